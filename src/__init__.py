@@ -1,0 +1,1 @@
+"""ILRec and GISA as Hydra experiment suites; the way in is ``python -m src.run``."""
