@@ -1,0 +1,167 @@
+"""ILRec's cross-layer losses: self-hard negatives from intermediate layers and the preference loss that uses them.
+
+Symbols used throughout: N label positions (response tokens only), V vocabulary size, L intermediate layers.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812 - the field's usual name
+
+Space = Literal["probability", "logit"]
+Form = Literal["scaled", "additive", "log"]
+
+
+def self_hard_negatives(
+    ensemble_logits: Tensor,
+    final_logits: Tensor,
+    target: Tensor,
+    *,
+    ratio: float,
+    space: Space = "probability",
+    max_negatives: int | None = None,
+) -> Tensor:
+    """Mark the tokens that the intermediate layers hold at least as likely as the true token's threshold.
+
+    ``Neg = {v != y : softmax(zbar)(v) >= ratio * softmax(z)(y)}`` in probability space; in logit space the same with
+    ``zbar(v) >= ratio * z(y)``. No gradient flows through the mask.
+
+    Source: ILRec (arXiv 2602.17410), self-hard negative extraction. Comparing probabilities and taking the mean (not the
+    sum) over layers are our choices; logit space follows the released code. ``max_negatives`` is our choice.
+
+    Args:
+        ensemble_logits: Mean of the intermediate layers' logits, shape ``(N, V)``, float.
+        final_logits: Last layer's logits, shape ``(N, V)``, float.
+        target: True token ids, shape ``(N,)``, int64, no ignore index left in.
+        ratio: Threshold as a multiple of the true token's final probability (or logit); dimensionless, > 0.
+        space: ``"probability"`` or ``"logit"``.
+        max_negatives: Keep at most this many negatives a position, the strongest ones; ``None`` keeps all.
+
+    Returns:
+        Mask of shape ``(N, V)``, bool. The true token is never marked.
+
+    Raises:
+        ValueError: the shapes disagree, ``ratio`` is not positive, ``max_negatives`` is below 1 or ``space`` is unknown.
+    """
+    if ensemble_logits.shape != final_logits.shape or final_logits.shape[:1] != target.shape:
+        raise ValueError(
+            f"shapes disagree: ensemble_logits {tuple(ensemble_logits.shape)}, final_logits "
+            f"{tuple(final_logits.shape)}, target {tuple(target.shape)}; need (N, V), (N, V), (N,)"
+        )
+    if not ratio > 0:
+        raise ValueError(f"ratio={ratio} must be positive")
+    if max_negatives is not None and max_negatives < 1:
+        raise ValueError(f"max_negatives={max_negatives} must be at least 1, or null for all")
+    if space not in ("probability", "logit"):
+        raise ValueError(f"space={space!r} must be 'probability' or 'logit'")
+    with torch.no_grad():
+        true_logit = final_logits.gather(1, target[:, None])
+        if space == "probability":
+            # softmax(zbar)(v) >= ratio * p(y), solved for zbar(v): one logsumexp a row instead of two softmaxes.
+            log_true = true_logit - final_logits.logsumexp(1, keepdim=True)
+            threshold = math.log(ratio) + log_true + ensemble_logits.logsumexp(1, keepdim=True)
+        else:
+            threshold = ratio * true_logit
+        negatives = (ensemble_logits >= threshold).scatter_(1, target[:, None], False)
+        if max_negatives is not None and max_negatives < negatives.shape[1]:
+            strength = ensemble_logits.masked_fill(~negatives, -torch.inf)
+            strongest = strength.topk(max_negatives, dim=1).indices
+            negatives = torch.zeros_like(negatives).scatter_(1, strongest, True) & negatives
+    return negatives
+
+
+def negative_weights(ensemble_logits: Tensor, negatives: Tensor) -> Tensor:
+    """Share one unit of penalty among a position's negatives by the intermediate layers' confidence.
+
+    ``w(v) = softmax over Neg of zbar(v)``; 0 outside Neg and everywhere in a row without negatives. No gradient.
+
+    Source: ILRec (arXiv 2602.17410), token-level weights of the self-hard negatives.
+
+    Args:
+        ensemble_logits: Mean of the intermediate layers' logits, shape ``(N, V)``, float.
+        negatives: Mask from :func:`self_hard_negatives`, shape ``(N, V)``, bool.
+
+    Returns:
+        Weights of shape ``(N, V)``, float32 or the logits' wider type; each row sums to 1, or to 0 without negatives.
+
+    Raises:
+        ValueError: the shapes disagree.
+    """
+    if ensemble_logits.shape != negatives.shape:
+        raise ValueError(
+            f"shapes disagree: ensemble_logits {tuple(ensemble_logits.shape)}, negatives {tuple(negatives.shape)}"
+        )
+    with torch.no_grad():
+        # An empty row would be softmax of all -inf = NaN: the final fill turns it into the zeros it stands for.
+        return ensemble_logits.masked_fill(~negatives, -torch.inf).softmax(1).masked_fill_(~negatives, 0.0)
+
+
+def preference_loss(
+    final_logits: Tensor,
+    target: Tensor,
+    negatives: Tensor,
+    weights: Tensor,
+    *,
+    strength: float,
+    form: Form = "scaled",
+) -> Tensor:
+    """Cross-layer preference optimisation (CPO): cross-entropy after the negatives' logits have been raised.
+
+    ``z'(v) = z(v) + shift(v)`` on Neg, ``z' = z`` elsewhere, ``L = mean CE(z', y)``, with ``a = strength``:
+    ``scaled``: ``shift = a w |z|`` (equal to ``z (1 + a w)`` where ``z >= 0``); ``additive``: ``a w``;
+    ``log``: ``log(1 + a w)``. ``strength=0`` is plain cross-entropy to the bit.
+
+    For every negative the gradient with respect to ``z(v)`` is at least that of plain cross-entropy. Two details see
+    to that. Where ``z < 0``, ``|z|`` carries no gradient (it would pull the logit up, towards a smaller penalty). And
+    as one strong negative's shift enlarges the softmax's denominator, it would relieve the weaker ones; the difference
+    to plain cross-entropy is added back to their gradient, and leaves the loss's value alone.
+
+    Source: ILRec (arXiv 2602.17410), CPO. ``|z|`` instead of ``z``, the two other forms and the gradient floor are our
+    choices.
+
+    Args:
+        final_logits: Last layer's logits, shape ``(N, V)``, float.
+        target: True token ids, shape ``(N,)``, int64.
+        negatives: Mask from :func:`self_hard_negatives`, shape ``(N, V)``, bool.
+        weights: Weights from :func:`negative_weights`, shape ``(N, V)``, float.
+        strength: Size ``a`` of the penalty; dimensionless, >= 0.
+        form: ``"scaled"``, ``"additive"`` or ``"log"``.
+
+    Returns:
+        Loss, shape ``()``, nats a label position.
+
+    Raises:
+        ValueError: ``strength`` is negative, ``form`` is unknown or the shapes disagree.
+    """
+    if not strength >= 0:
+        raise ValueError(f"strength={strength} must not be negative")
+    if form not in ("scaled", "additive", "log"):
+        raise ValueError(f"form={form!r} must be 'scaled', 'additive' or 'log'")
+    if not final_logits.shape == negatives.shape == weights.shape or final_logits.shape[:1] != target.shape:
+        raise ValueError(
+            f"shapes disagree: final_logits {tuple(final_logits.shape)}, negatives {tuple(negatives.shape)}, "
+            f"weights {tuple(weights.shape)}, target {tuple(target.shape)}; need (N, V) three times and (N,)"
+        )
+    # Only the marked entries are touched: they are few, and the rest of (N, V) is left to one fused cross-entropy.
+    row, column = negatives.nonzero(as_tuple=True)
+    if strength == 0 or len(row) == 0:
+        return F.cross_entropy(final_logits, target)
+    penalty = strength * weights[row, column].detach()
+    logit = final_logits[row, column]
+    if form == "scaled":
+        shift = penalty * (logit.relu() + (-logit.detach()).relu())
+        slope = 1 + penalty * (logit.detach() > 0)  # relu has gradient 0 at 0
+    else:
+        shift = penalty if form == "additive" else penalty.log1p()
+        slope = torch.ones_like(penalty)
+    penalised = final_logits.index_put((row, column), shift, accumulate=True)
+    with torch.no_grad():
+        plain = (logit - final_logits.logsumexp(1)[row]).exp()
+        raised = (logit + shift - penalised.logsumexp(1)[row]).exp() * slope
+        relief = (plain - raised).relu()
+    floor = (relief * (logit - logit.detach())).sum()  # value 0, gradient `relief`
+    return F.cross_entropy(penalised, target) + floor / len(target)
