@@ -1,0 +1,100 @@
+"""The tokens that write every item: the new vocabulary, each item's semantic ID, and how good the IDs are."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from src.storage import write_atomic
+
+ReportValue = float | list[int] | list[float]
+
+
+@dataclass(frozen=True)
+class ItemTokens:
+    """Semantic IDs of all items.
+
+    Attributes:
+        vocabulary: New tokens of the language model, by level, then code: ``<a_0>, <a_1>, ..., <b_0>, ...``.
+        tokens: Each item's tokens as positions in ``vocabulary``, shape ``(items, levels)``, int64; row = item index.
+        report: Named measures of the IDs, see ``id_statistics``; a tokenizer may add its own.
+    """
+
+    vocabulary: list[str]
+    tokens: np.ndarray
+    report: dict[str, ReportValue]
+
+    @classmethod
+    def from_codes(
+        cls, codes: np.ndarray, codebooks: Sequence[Sequence[int]], extra: Mapping[str, ReportValue]
+    ) -> ItemTokens:
+        """Name the codes ``<letter of the level>_<code>`` and measure them.
+
+        Args:
+            codes: Position of each item's code in its level's codebook, shape ``(items, levels)``, int.
+            codebooks: For each level the numbers its tokens carry, ascending; at most 26 levels.
+            extra: Measures to add to the report.
+        """
+        sizes = [len(codebook) for codebook in codebooks]
+        first_token = np.cumsum([0, *sizes[:-1]])
+        vocabulary = [
+            f"<{chr(ord('a') + level)}_{number}>" for level, codebook in enumerate(codebooks) for number in codebook
+        ]
+        tokens = codes.astype(np.int64) + first_token
+        return cls(vocabulary, tokens, {**id_statistics(codes, sizes), **extra})
+
+    def report_table(self) -> str:
+        """Return the report as aligned lines of ``name  value``, one value per level where a measure has several."""
+        width = max(map(len, self.report))
+        return "\n".join(f"{name:<{width}}  {_in_words(value)}" for name, value in self.report.items())
+
+    def save_index(self, path: Path, item_ids: Sequence[str]) -> None:
+        """Write the IDs as an LC-Rec ``.index.json``: ``{"item id": ["<a_1>", "<b_2>", "<c_3>"], ...}``.
+
+        Args:
+            path: The file to make or replace, whole or not at all.
+            item_ids: Original item ids, in row order.
+        """
+        index = {
+            item: [self.vocabulary[token] for token in row]
+            for item, row in zip(item_ids, self.tokens.tolist(), strict=True)
+        }
+        write_atomic(path, json.dumps(index, ensure_ascii=False))
+
+
+def id_statistics(codes: np.ndarray, codebook_sizes: Sequence[int]) -> dict[str, ReportValue]:
+    """Count collisions and the use of each codebook.
+
+    Args:
+        codes: Each item's code per level, shape ``(items, levels)``, int.
+        codebook_sizes: Codes available per level.
+
+    Returns:
+        ``items``; ``distinct_ids``; ``collision_rate``, the share of items whose ID another item has too;
+        ``largest_group``, the most items under one ID; and per level ``codebook_sizes``, ``codes_used`` and
+        ``perplexity``, the exponential of the entropy of the code frequencies: the number of codes in effective use.
+    """
+    _, group_sizes = np.unique(codes, axis=0, return_counts=True)
+    perplexity = []
+    for level, size in enumerate(codebook_sizes):
+        share = np.bincount(codes[:, level], minlength=size) / len(codes)
+        used = share[share > 0]
+        perplexity.append(float(np.exp(-(used * np.log(used)).sum())))
+    return {
+        "items": len(codes),
+        "distinct_ids": len(group_sizes),
+        "collision_rate": float(group_sizes[group_sizes > 1].sum() / len(codes)),
+        "largest_group": int(group_sizes.max()),
+        "codebook_sizes": list(codebook_sizes),
+        "codes_used": [len(np.unique(column)) for column in codes.T],
+        "perplexity": perplexity,
+    }
+
+
+def _in_words(value: ReportValue) -> str:
+    values = value if isinstance(value, list) else [value]
+    return " / ".join(f"{number:,}" if isinstance(number, int) else f"{number:.4g}" for number in values)
