@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -26,37 +27,43 @@ class Embedding(Protocol):
 class TextEmbedding:
     """Latent semantic analysis of title and description: TF-IDF of words and word pairs, then truncated SVD."""
 
-    def __init__(self, *, dimensions: int, seed: int) -> None:
+    def __init__(self, *, dimensions: int, terms: int, seed: int) -> None:
         """Keep the settings.
 
         Args:
-            dimensions: Singular vectors kept, at most; fewer where the texts span fewer.
+            dimensions: Singular vectors kept, at most; fewer where there are fewer items or terms.
+            terms: Most frequent words and word pairs kept, at most; bounds the memory on long descriptions.
             seed: Seed of the randomised SVD.
         """
         self.dimensions = dimensions
+        self.terms = terms
         self.seed = seed
 
     def embed(self, interactions: Interactions) -> np.ndarray:
         """Return unit vectors, shape ``(items, dimensions)``, float32.
 
         Raises:
-            InputError: an item has neither title nor text, or no word.
+            InputError: an item has no word in its title and text.
         """
         documents = [
             text if title in text else f"{title} {text}"
             for title, text in zip(interactions.titles, interactions.texts, strict=True)
         ]
-        empty = [item for item, text in zip(interactions.item_ids, documents, strict=True) if not text.strip()]
+        empty = [
+            item for item, text in zip(interactions.item_ids, documents, strict=True) if not re.search(r"\w", text)
+        ]
         if empty:
             raise InputError(
-                f"{len(empty)} of {len(documents)} items of '{interactions.name}' have neither title nor text "
+                f"{len(empty)} of {len(documents)} items of '{interactions.name}' have no word of title or text "
                 f"(first: {', '.join(empty[:3])}), but tokenizer/embedding text and joint need words.\n"
                 "Embed items by their users instead:  tokenizer/embedding=collaborative\n"
                 "or take ready-made semantic IDs:     tokenizer=index_file tokenizer.path=<X.index.json>"
             )
         # One-letter words carry meaning in titles ("M", "Z"), which scikit-learn's default pattern would drop.
-        weights = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, token_pattern=r"\w+").fit_transform(documents)
-        return _unit_rows(_svd(weights, self.dimensions, self.seed))
+        weighting = TfidfVectorizer(
+            ngram_range=(1, 2), sublinear_tf=True, token_pattern=r"\w+", max_features=self.terms
+        )
+        return _unit_rows(_svd(weighting.fit_transform(documents), self.dimensions, self.seed))
 
 
 class CollaborativeEmbedding:
@@ -129,4 +136,5 @@ def _unit_rows(vectors: np.ndarray) -> np.ndarray:
 def _standardised(vectors: np.ndarray) -> np.ndarray:
     centred = vectors - vectors.mean(axis=0)
     spread = np.sqrt((centred**2).sum(axis=1).mean())
-    return centred / np.where(spread > 0, spread, 1)
+    scaled: np.ndarray = centred / np.where(spread > 0, spread, 1)
+    return scaled

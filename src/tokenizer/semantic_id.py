@@ -1,20 +1,17 @@
-"""Semantic IDs: residual k-means over item embeddings, or a ready-made LC-Rec index."""
+"""Semantic IDs cut from item embeddings by residual k-means."""
 
 from __future__ import annotations
 
-import json
-import re
+import math
 from collections.abc import Iterator
-from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
-from scipy.special import logsumexp
 from sklearn.cluster import KMeans
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from src.errors import InputError
+from src.tokenizer.assignment import balanced_log_plan, exact_assignment, greedy_assignment
 from src.tokenizer.embeddings import Embedding
 from src.tokenizer.item_tokens import ItemTokens, ReportValue
 
@@ -59,8 +56,16 @@ class ResidualKMeans:
         """
         if not 1 <= levels <= 26:
             raise InputError(f"tokenizer.levels={levels}, but levels are named <a_..> to <z_..>: give 1 to 26.")
-        if last_level not in ("greedy", "sinkhorn", "none"):
-            raise InputError(f"tokenizer.last_level={last_level} is unknown: give greedy, sinkhorn or none.")
+        if last_level not in get_args(LastLevel):
+            raise InputError(f"tokenizer.last_level={last_level} is unknown: give {', '.join(get_args(LastLevel))}.")
+        for setting, value in (
+            ("codebook_size", codebook_size),
+            ("restarts", restarts),
+            ("sinkhorn_epsilon", sinkhorn_epsilon),
+            ("sinkhorn_iterations", sinkhorn_iterations),
+        ):
+            if value <= 0:
+                raise InputError(f"tokenizer.{setting}={value}: give a number above 0.")
         self.embedding = embedding
         self.levels = levels
         self.codebook_size = codebook_size
@@ -84,7 +89,7 @@ class ResidualKMeans:
             raise InputError(
                 f"tokenizer.codebook_size={self.codebook_size} is more than the {interactions.num_items} items of "
                 f"'{interactions.name}'. Type a smaller one:  tokenizer.codebook_size="
-                f"{max(1, round(interactions.num_items ** (1 / self.levels)) + 1)}"
+                f"{math.ceil(interactions.num_items ** (1 / self.levels))}"
             )
         # One thread: with more, the order of additions varies, and so the last bits, and so now and then a code.
         with threadpool_limits(limits=1):
@@ -124,62 +129,6 @@ class ResidualKMeans:
         return chosen
 
 
-def greedy_assignment(cost: np.ndarray, capacity: int) -> np.ndarray:
-    """Give each row a column, cheapest pair first, no column more than ``capacity`` times.
-
-    Args:
-        cost: Shape ``(rows, columns)``, with ``rows <= columns * capacity``.
-        capacity: Rows that one column may take.
-
-    Returns:
-        The column of each row, shape ``(rows,)``, int64. Equal costs go to the lower row, then the lower column.
-    """
-    nearest: np.ndarray = cost.argmin(axis=1)
-    if np.bincount(nearest).max() <= capacity:
-        return nearest
-    chosen = np.full(len(cost), -1, dtype=np.int64)
-    free = np.full(cost.shape[1], capacity)
-    unplaced = len(cost)
-    for pair in cost.argsort(axis=None, kind="stable"):
-        row, column = divmod(int(pair), cost.shape[1])
-        if chosen[row] < 0 and free[column] > 0:
-            chosen[row] = column
-            free[column] -= 1
-            unplaced -= 1
-            if unplaced == 0:
-                break
-    return chosen
-
-
-def exact_assignment(cost: np.ndarray, capacity: int) -> np.ndarray:
-    """Give each row a column at the least total cost, no column more than ``capacity`` times.
-
-    Args and Returns as in ``greedy_assignment``.
-    """
-    _, seats = linear_sum_assignment(np.repeat(cost, min(capacity, len(cost)), axis=1))
-    return np.asarray(seats // min(capacity, len(cost)), dtype=np.int64)
-
-
-def balanced_log_plan(distances: np.ndarray, epsilon: float, iterations: int) -> np.ndarray:
-    """Spread rows evenly over columns by entropic optimal transport (Sinkhorn), in the log domain.
-
-    Source: the last level of LC-Rec's tokenizer; the regularisation relative to the mean distance is our choice.
-
-    Args:
-        distances: Shape ``(rows, columns)``, >= 0.
-        epsilon: Regularisation in units of the mean distance, > 0.
-        iterations: Rounds of row and column scaling.
-
-    Returns:
-        Log of a plan whose rows each sum to 1 and whose columns tend to equal sums, shape ``(rows, columns)``.
-    """
-    log_plan = -distances / (epsilon * (distances.mean() or 1.0))
-    for _ in range(iterations):
-        log_plan -= logsumexp(log_plan, axis=0, keepdims=True)
-        log_plan -= logsumexp(log_plan, axis=1, keepdims=True)
-    return log_plan
-
-
 def _groups(prefixes: np.ndarray) -> Iterator[np.ndarray]:
     """Yield the row numbers of each set of equal rows, ascending; all rows where there are no columns."""
     if prefixes.shape[1] == 0:
@@ -187,62 +136,3 @@ def _groups(prefixes: np.ndarray) -> Iterator[np.ndarray]:
         return
     _, group, sizes = np.unique(prefixes, axis=0, return_inverse=True, return_counts=True)
     yield from np.split(group.ravel().argsort(kind="stable"), sizes.cumsum()[:-1])
-
-
-TOKEN = re.compile(r"<([a-z])_(0|[1-9][0-9]*)>")
-
-
-class IndexFile:
-    """Ready-made semantic IDs in LC-Rec's format: ``{"item id": ["<a_128>", "<b_241>", "<c_146>"], ...}``."""
-
-    def __init__(self, *, path: str) -> None:
-        """Keep the path of the ``.index.json``."""
-        self.path = Path(path)
-
-    def fit(self, interactions: Interactions) -> ItemTokens:
-        """Read the IDs of the data set's items.
-
-        Returns:
-            The IDs; the vocabulary holds the tokens that these items use. The report also has ``items_ignored``:
-            items of the file that the data set does not have.
-
-        Raises:
-            InputError: the file is absent or broken, misses an item, or its IDs are not one token per level.
-        """
-        index = self._read()
-        missing = [item for item in interactions.item_ids if item not in index]
-        if missing:
-            raise InputError(
-                f"{self.path} misses {len(missing)} of the {interactions.num_items} items of '{interactions.name}' "
-                f"(first: {', '.join(missing[:3])}). It must hold every item that is left after the k-core filter.\n"
-                "Point to the data set's own file:  tokenizer.path=<X.index.json>\n"
-                "or make IDs from the data:         tokenizer=residual_kmeans"
-            )
-        levels = len(index[interactions.item_ids[0]])
-        numbers = np.array([self._numbers(item, index[item], levels=levels) for item in interactions.item_ids])
-        codebooks, codes = zip(*(np.unique(column, return_inverse=True) for column in numbers.T), strict=True)
-        extra: dict[str, ReportValue] = {"items_ignored": len(index) - interactions.num_items}
-        return ItemTokens.from_codes(np.column_stack(codes), [book.tolist() for book in codebooks], extra)
-
-    def _read(self) -> dict[str, list[str]]:
-        try:
-            index = json.loads(self.path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise InputError(f"{self.path} does not exist. Point to an index:  tokenizer.path=<X.index.json>") from None
-        except ValueError as fault:
-            raise InputError(f"{self.path} is not valid JSON: {fault}. Fetch or write the file again.") from None
-        if not isinstance(index, dict):
-            raise InputError(f'{self.path} holds no object: it must read {{"item id": ["<a_1>", "<b_2>"], ...}}.')
-        return index
-
-    def _numbers(self, item: str, tokens: object, *, levels: int) -> list[int]:
-        """Return the code numbers of one item's ID, which must read ``<a_N>``, ``<b_N>``, ... level by level."""
-        matches = [TOKEN.fullmatch(str(token)) for token in tokens] if isinstance(tokens, list) else []
-        letters = [match[1] for match in matches if match]
-        if not letters or len(letters) != len(matches) or letters != [chr(ord("a") + level) for level in range(levels)]:
-            pattern = ", ".join(f"<{chr(ord('a') + level)}_N>" for level in range(levels))
-            raise InputError(
-                f"{self.path}: item {item} has the ID {json.dumps(tokens)}, but every item needs {levels} tokens "
-                f"{pattern}, as the first item has. Mend that line, or make IDs:  tokenizer=residual_kmeans"
-            )
-        return [int(match[2]) for match in matches if match]
