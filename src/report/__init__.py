@@ -1,0 +1,1 @@
+"""Tables and plots over runs and sweeps: ``python -m src.report FOLDER...``."""

@@ -1,0 +1,172 @@
+"""The report's figures: test metrics with intervals, and training curves."""
+
+from __future__ import annotations
+
+import csv
+import io
+import textwrap
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from src.errors import InputError
+from src.report.comparison import Summary
+from src.report.runs import Cell, Run
+from src.storage import write_atomic
+
+# Okabe and Ito's palette, which colour-blind readers can tell apart, without its yellow (too faint on white).
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#555555")
+LINE_STYLES = ("-", "--", ":", "-.")
+THIN = 0.8
+STYLE: dict[Any, Any] = {
+    "font.size": 9,
+    "axes.titlesize": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "grid.color": "#DDDDDD",
+    "grid.linewidth": 0.6,
+    "legend.frameon": False,
+    # Element names in an SVG come from this salt: the same runs give the same bytes.
+    "svg.hashsalt": "report",
+}
+
+Curve = dict[int, float]
+"""Value by optimiser step."""
+
+
+def metric_bars(summaries: Sequence[Sequence[Summary]]) -> Figure:
+    """Draw one panel a metric and one bar a cell.
+
+    Args:
+        summaries: Cells by protocol; a gap separates the protocols.
+
+    Returns:
+        The figure. Whiskers are the 95% bootstrap intervals over users and seeds, where there are any.
+    """
+    flat = [(y, summary) for y, summary in _positions(summaries)]
+    metrics = list(flat[0][1].over_seeds)
+    columns = -(-len(metrics) // 2)
+    height = 1.3 + 2 * (0.5 + 0.3 * (flat[-1][0] + 1))
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(2.5 + 2.4 * columns, height), layout="constrained")
+        grid = figure.subplots(min(2, len(metrics)), columns, sharey=True, squeeze=False)
+        for axes, metric in zip(grid.flat, metrics, strict=False):
+            for index, (y, summary) in enumerate(flat):
+                _bar(axes, y, summary, metric, COLOURS[index % len(COLOURS)])
+            axes.set_title(metric)
+            axes.margins(x=0.22)
+            axes.set_xlim(left=0)
+            axes.grid(axis="x")
+            axes.tick_params(axis="y", length=0)
+            axes.set_yticks([y for y, _ in flat], [_wrapped(summary.cell.label) for _, summary in flat])
+        for axes in grid.flat[len(metrics) :]:
+            axes.remove()
+        grid[0, 0].invert_yaxis()
+        figure.supxlabel("Mean over seeds. Whisker: 95% bootstrap interval over users and seeds.", fontsize=9)
+    return figure
+
+
+def training_curves(cells: Sequence[Cell], metric: str) -> Figure | None:
+    """Draw training loss and the validation metric over the optimiser steps.
+
+    Args:
+        cells: Each in a colour of its own: its seeds as thin lines, their mean at shared steps as a thick one.
+        metric: The test metric whose validation counterpart is drawn.
+
+    Returns:
+        The figure, or None where no run has a ``metrics.csv`` with either curve.
+
+    Raises:
+        InputError: a ``metrics.csv`` cannot be read.
+    """
+    names = ("train/loss", metric.replace("test/", "val/"))
+    curves = {(cell.label, name): _curves(cell, name) for cell in cells for name in names}
+    drawn = [name for name in names if any(curves[cell.label, name] for cell in cells)]
+    if not drawn:
+        return None
+    legend_rows = -(-len(cells) // 2)
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(4.6 * len(drawn), 3.3 + 0.2 * legend_rows), layout="constrained")
+        panels = figure.subplots(1, len(drawn), squeeze=False)[0]
+        for axes, name in zip(panels, drawn, strict=True):
+            for index, cell in enumerate(cells):
+                style = LINE_STYLES[index // len(COLOURS) % len(LINE_STYLES)]
+                _draw_seeds(axes, curves[cell.label, name], COLOURS[index % len(COLOURS)], style, cell.label)
+            axes.set_title(name)
+            axes.set_xlabel("optimiser step")
+            axes.set_ylabel("loss (nats)" if name == "train/loss" else name.removeprefix("val/"))
+            axes.grid()
+        handles = {line.get_label(): line for axes in panels for line in axes.lines if line.get_linewidth() > THIN}
+        figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=min(2, len(cells)))
+    return figure
+
+
+def save(figure: Figure, stem: Path) -> None:
+    """Write a figure as ``stem.png`` and ``stem.svg``, without dates, so that equal figures are equal files."""
+    with mpl.rc_context(STYLE):
+        for suffix, metadata in ((".png", {"Software": None}), (".svg", {"Date": None})):
+            content = io.BytesIO()
+            figure.savefig(content, format=suffix[1:], dpi=160, metadata=metadata)
+            write_atomic(stem.with_suffix(suffix), content.getvalue())
+
+
+def _positions(summaries: Sequence[Sequence[Summary]]) -> Iterator[tuple[float, Summary]]:
+    """Number the bars downwards, with a gap between protocols."""
+    y = 0.0
+    for group in summaries:
+        for summary in group:
+            yield y, summary
+            y += 1
+        y += 0.6
+
+
+def _bar(axes: Axes, y: float, summary: Summary, metric: str, colour: str) -> None:
+    mean = summary.over_seeds[metric].mean
+    interval = summary.over_users.get(metric)
+    end = interval.high if interval else mean
+    axes.barh(y, mean, height=0.72, color=colour)
+    if interval:
+        axes.errorbar([mean], [y], xerr=[[mean - interval.low], [end - mean]], color="black", capsize=2.5, linewidth=1)
+    axes.annotate(f"{mean:.3f}", (end, y), xytext=(4, 0), textcoords="offset points", va="center", fontsize=8)
+
+
+def _draw_seeds(axes: Axes, seeds: Sequence[Curve], colour: str, style: str, label: str) -> None:
+    if not seeds:
+        return
+    if len(seeds) > 1:
+        for curve in seeds:
+            axes.plot(list(curve), list(curve.values()), style, color=colour, linewidth=THIN, alpha=0.45)
+    shared = sorted(set.intersection(*(set(curve) for curve in seeds)))
+    mean = [np.mean([curve[step] for curve in seeds]) for step in shared]
+    marker = "o" if len(shared) <= 30 else None
+    axes.plot(shared, mean, style, color=colour, linewidth=1.8, marker=marker, markersize=3, label=label)
+
+
+def _curves(cell: Cell, name: str) -> list[Curve]:
+    curves = [_read_curve(run, name) for run in cell.runs]
+    return [curve for curve in curves if curve]
+
+
+def _read_curve(run: Run, name: str) -> Curve:
+    path = run.folder / "metrics.csv"
+    if not path.exists():
+        return {}
+    with path.open(newline="") as stream:
+        reader = csv.DictReader(stream)
+        try:
+            return {int(row["step"]): float(row["value"]) for row in reader if row["metric"] == name}
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(
+                f"{path}, line {reader.line_num}: needed are the columns step, epoch, metric and value with numbers; "
+                f"got {error}.\nDelete the file to report without its training curve."
+            ) from error
+
+
+def _wrapped(label: str) -> str:
+    return textwrap.fill(label, 30, break_on_hyphens=False)

@@ -1,0 +1,230 @@
+"""Finished, failed and unfinished runs of any suite, collected from the ``result.json`` files below some folders."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
+
+from src.errors import InputError
+
+# Overrides that do not tell two cells apart: the seed is averaged over, the name already stands for the experiment.
+SAME_CELL = ("seed", "experiment", "resume")
+
+
+class Failure(BaseModel):
+    """The exception that ended a run."""
+
+    type: str
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.type}: {self.message}"
+
+
+class Run(BaseModel):
+    """One ``result.json``, checked."""
+
+    model_config = ConfigDict(frozen=True)
+
+    folder: Path
+    source: Path
+    """The folder given by the user below which this run was found."""
+    status: Literal["finished", "failed", "running"]
+    name: str
+    seed: int
+    started_at: AwareDatetime
+    overrides: list[str]
+    metrics: dict[str, float] = {}
+    error: Failure | None = None
+    config: dict[str, Any] = {}
+    protocol: dict[str, Any] = {}
+    versions: dict[str, str] = {}
+    commit: str | None = None
+    dirty: bool | None = None
+    timings_s: dict[str, float] = {}
+    peak_memory_mib: float | None = None
+    evaluated_users: int | None = None
+
+    @property
+    def label(self) -> str:
+        """The name and every override that matters, in the order typed."""
+        kept = [text for text in self.overrides if text.lstrip("+~").partition("=")[0] not in SAME_CELL]
+        return " ".join([self.name, *kept])
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Finished runs that differ in nothing but the seed, one a seed, by rising seed.
+
+    Attributes:
+        label: Unique in a collection: name, overrides and, where two cells would share that, the protocol.
+        runs: At least one run.
+    """
+
+    label: str
+    runs: tuple[Run, ...]
+
+    @property
+    def name(self) -> str:
+        """The experiment's name."""
+        return self.runs[0].name
+
+    @property
+    def protocol(self) -> dict[str, Any]:
+        """The evaluation settings, equal in all runs."""
+        return self.runs[0].protocol
+
+
+@dataclass(frozen=True)
+class Collection:
+    """All runs below the given folders, sorted out.
+
+    Attributes:
+        runs: Every run in the order of starting.
+        cells: In the order of their first run.
+        missing: "label seed=s" of each cell without the seed s that another cell of the same folder has.
+        warnings: Reasons to distrust a cell's mean, in sentences.
+    """
+
+    runs: list[Run]
+    cells: list[Cell]
+    missing: list[str]
+    warnings: list[str]
+
+    def having(self, status: str) -> list[Run]:
+        """Return the runs of one status."""
+        return [run for run in self.runs if run.status == status]
+
+
+def find_runs(folders: Sequence[Path]) -> list[Run]:
+    """Read every ``result.json`` below the folders, at any depth.
+
+    Returns:
+        The runs in the order of starting, each once.
+
+    Raises:
+        InputError: there is no such folder, nothing below it, or a file that is not a result.
+    """
+    found: dict[Path, Run] = {}
+    for source in folders:
+        if not source.is_dir():
+            raise InputError(f"{source} is not a folder; needed: a run folder, or a folder that holds some.")
+        for path in sorted(source.rglob("result.json")):
+            found.setdefault(path.resolve(), _read_run(path, source))
+    if not found:
+        raise InputError(
+            f"no result.json below {', '.join(map(str, folders))}; needed: folders written by src.run.\n"
+            "Make one: python -m src.run +experiment=ilrec_stage1"
+        )
+    return sorted(found.values(), key=lambda run: (run.started_at, run.folder))
+
+
+def collect(runs: Sequence[Run]) -> Collection:
+    """Sort runs into cells; runs evaluated under different protocols never share one."""
+    groups: dict[tuple[str, str], list[Run]] = {}
+    for run in runs:
+        if run.status == "finished":
+            groups.setdefault((run.label, json.dumps(run.protocol, sort_keys=True)), []).append(run)
+    labels = [label for label, _ in groups]
+    warnings: list[str] = []
+    cells = []
+    for (label, _), members in groups.items():
+        same_label = [other[0].protocol for (name, _), other in groups.items() if name == label]
+        if labels.count(label) > 1:
+            differing = _differing(same_label)
+            label += f" ({as_typed({key: members[0].protocol.get(key) for key in differing})})"
+        # A seed run twice would count as two independent seeds and make the interval too narrow.
+        latest = {run.seed: run for run in members}
+        if len(latest) < len(members):
+            warnings.append(f"{label}: a seed was run more than once; only its latest run counts.")
+        cell = Cell(label, tuple(latest[seed] for seed in sorted(latest)))
+        warnings += _inconsistencies(cell)
+        cells.append(cell)
+    return Collection(list(runs), cells, _missing(runs), warnings)
+
+
+def by_protocol(cells: Iterable[Cell]) -> list[list[Cell]]:
+    """Group cells that may be compared with each other, keeping their order."""
+    groups: dict[str, list[Cell]] = {}
+    for cell in cells:
+        groups.setdefault(json.dumps(cell.protocol, sort_keys=True), []).append(cell)
+    return list(groups.values())
+
+
+def as_typed(settings: Mapping[str, Any]) -> str:
+    """Write settings as one would type them: ``exclude_history=false, num_beams=20``."""
+    return ", ".join(
+        f"{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in settings.items()
+    )
+
+
+def _read_run(path: Path, source: Path) -> Run:
+    try:
+        content = json.loads(path.read_bytes())
+        if not isinstance(content, dict):
+            raise ValueError(f"it holds a {type(content).__name__}, not an object")
+        return Run.model_validate({**content, "folder": path.parent, "source": source})
+    except ValidationError as error:
+        faults = "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors())
+    except ValueError as error:
+        faults = str(error)
+    raise InputError(
+        f"{path} is not a result of src.run: {faults}.\nDelete the folder {path.parent}, or run that job again."
+    )
+
+
+def _missing(runs: Sequence[Run]) -> list[str]:
+    missing = []
+    for source in dict.fromkeys(run.source for run in runs):
+        seeds: dict[str, set[int]] = {}
+        for run in runs:
+            if run.source == source:
+                seeds.setdefault(run.label, set()).add(run.seed)
+        wanted = set().union(*seeds.values())
+        missing += [f"{label} seed={seed}" for label, present in seeds.items() for seed in sorted(wanted - present)]
+    return missing
+
+
+def _inconsistencies(cell: Cell) -> list[str]:
+    warnings = []
+    configs = [dict(_leaves(run.config)) for run in cell.runs]
+    suspect = [
+        key
+        for key in _differing(configs)
+        if not all(
+            _differs_by_design(run, key, config.get(key)) for run, config in zip(cell.runs, configs, strict=True)
+        )
+    ]
+    if suspect:
+        warnings.append(f"{cell.label}: its runs differ in more than the seed: {', '.join(suspect)}.")
+    for what in ("commit", "dirty", "versions", "evaluated_users"):
+        values = dict.fromkeys(json.dumps(getattr(run, what), sort_keys=True) for run in cell.runs)
+        if len(values) > 1:
+            warnings.append(f"{cell.label}: its runs differ in {what}: {' / '.join(values)}.")
+    return warnings
+
+
+def _differs_by_design(run: Run, key: str, value: Any) -> bool:
+    """Whether a setting is a copy of the seed, the path of the run's own folder, or says that the run was resumed."""
+    own_path = isinstance(value, str) and run.folder.name in Path(value).parts
+    return value == run.seed or own_path or key == "resume"
+
+
+def _differing(settings: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the keys that are not equal everywhere, in order of appearance."""
+    keys = dict.fromkeys(key for mapping in settings for key in mapping)
+    return [key for key in keys if any((key, mapping.get(key)) not in settings[0].items() for mapping in settings)]
+
+
+def _leaves(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Flatten a nested config to dotted keys."""
+    for key, value in node.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value

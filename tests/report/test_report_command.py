@@ -1,0 +1,140 @@
+import csv
+import subprocess
+import sys
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from src.errors import InputError
+from src.report.__main__ import main, write_report
+from src.report.comparison import build_report
+from src.report.tables import markdown_table
+
+
+def report(folder):
+    return write_report(build_report([folder]), folder / "out", "Title")
+
+
+def rows(path):
+    with path.open(newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+# Mean over the seeds of sft: Hit@10 (3/4 + 2/4) / 2 = 0.625, NDCG@10 (11/24 + 9/24) / 2 = 5/12. Two seeds: half width
+# t(0.975, 1) * half their distance = 12.7062 * 0.125 = 1.5883 and 12.7062 / 24 = 0.5294.
+# Paired, in seed 1 alone: one of four users gains 1 - 1/log2(4) = 0.5, so the mean gains 0.125, of 11/24 that is 27.3%.
+# The number of times that this user is drawn is binomial(4, 1/4): 0 in 31.6%, at most 2 in 94.9%, at most 3 in 99.6% of
+# the resamples; so the ends are 0 and 3 * 0.5 / 4 = 0.375, and about 68.4% lie above 0.
+SWEEP_REPORT = """\
+# Sweep of May
+
+Runs: 3 finished, 1 failed, 1 unfinished, 1 missing.
+
+- failed: ilrec_stage1 seed=2 (sweep/3): ValueError: loss is NaN
+- unfinished: ilrec_stage1 stage.strength=0.5 seed=1 (sweep/4)
+- missing: ilrec_stage1 stage.strength=0.5 seed=2
+
+## Test metrics
+
+Mean over the seeds ± half the width of Student's 95% interval over the seeds.
+
+Protocol: exclude_history=false, num_beams=20
+
+| cell         | seeds |          hit@10 |         ndcg@10 | time (s) | memory (MiB) | users |
+| ------------ | ----: | --------------: | --------------: | -------: | -----------: | ----: |
+| sft          |     2 | 0.6250 ± 1.5883 | 0.4167 ± 0.5294 |      106 |          900 |     4 |
+| ilrec_stage1 |     1 |          0.7500 |          0.5833 |      106 |          900 |     4 |
+
+## Paired differences in test/ndcg@10
+
+Same users, same seeds; 95% interval by bootstrap over users and seeds (over users only for one seed).
+
+| cell         | minus | seeds | difference |       95% interval | relative | resamples > 0 |
+| ------------ | ----: | ----: | ---------: | -----------------: | -------: | ------------: |
+| ilrec_stage1 |   sft |     1 |    +0.1250 | +0.0000 to +0.3750 |   +27.3% |         SHARE |
+
+![metrics](metrics.png)
+
+![training curves](training_curves.png)
+"""
+
+
+def test_report_of_a_sweep_with_a_failed_an_unfinished_and_a_missing_job(sweep, capsys):
+    assert main([str(sweep), "--title", "Sweep of May"]) == 0
+    text = (sweep / "report/report.md").read_text()
+    share = text.rpartition("%")[0].rpartition(" ")[2]
+    assert float(share) == pytest.approx(68.4, abs=1.5)
+    assert text == SWEEP_REPORT.replace("SHARE", f"{share}%".rjust(5))
+    assert capsys.readouterr().out == f"{text}\nWritten to sweep/report\n"
+    assert sorted(path.name for path in (sweep / "report").iterdir()) == [
+        *("metrics.png", "metrics.svg", "report.csv", "report.md", "runs.csv"),
+        *("training_curves.png", "training_curves.svg"),
+    ]
+
+
+def test_csv_files_hold_one_row_a_cell_and_one_row_a_run(sweep):
+    report(sweep)
+    cells, runs = rows(sweep / "out/report.csv"), rows(sweep / "out/runs.csv")
+    assert [row["cell"] for row in cells] == ["sft", "ilrec_stage1"]
+    assert float(cells[1]["difference"]) == pytest.approx(0.125)
+    assert float(cells[0]["test/hit@10 seed half width"]) == pytest.approx(1.5883, abs=1e-4)
+    assert float(cells[0]["test/hit@10 user low"]) <= 0.625 <= float(cells[0]["test/hit@10 user high"])
+    assert [row["status"] for row in runs] == ["finished", "finished", "finished", "failed", "running"]
+    assert runs[3]["error"] == "ValueError: loss is NaN\nsecond line"
+
+
+def test_the_same_runs_give_the_same_bytes(sweep):
+    report(sweep)
+    first = {path.name: path.read_bytes() for path in (sweep / "out").iterdir()}
+    report(sweep)
+    assert {path.name: path.read_bytes() for path in (sweep / "out").iterdir()} == first
+
+
+def test_help_does_not_import_matplotlib_pandas_or_torch():
+    code = (
+        "import sys; from src.report.__main__ import main\n"
+        "try: main(['--help'])\n"
+        "except SystemExit: print(sorted({'matplotlib', 'pandas', 'torch'} & set(sys.modules)))"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.endswith("[]\n")
+
+
+def test_a_folder_with_failed_jobs_only_is_reported_without_tables(tmp_path, write_run):
+    write_run(tmp_path / "0", status="failed", metrics={}, error={"type": "OSError", "message": "disk full"})
+    text = report(tmp_path)
+    assert "0 finished, 1 failed" in text
+    assert "OSError: disk full" in text
+    assert "Test metrics" not in text
+
+
+def test_no_result_below_the_folders_is_told_with_what_to_type(tmp_path, capsys):
+    assert main([str(tmp_path)]) == 1
+    error = capsys.readouterr().err
+    assert f"no result.json below {tmp_path}" in error
+    assert "python -m src.run +experiment=ilrec_stage1" in error
+
+
+def test_runs_without_training_curves_get_no_such_plot(tmp_path, write_run):
+    write_run(tmp_path / "0")
+    (tmp_path / "0/metrics.csv").unlink()
+    assert "training_curves" not in report(tmp_path)
+    assert not (tmp_path / "out/training_curves.png").exists()
+
+
+def test_a_torn_metrics_file_is_named_with_its_line(tmp_path, write_run):
+    write_run(tmp_path / "0")
+    with (tmp_path / "0/metrics.csv").open("a") as stream:
+        stream.write("30,1,train/loss")
+    with pytest.raises(InputError, match=r"metrics\.csv, line 5: needed are the columns step, epoch, metric and value"):
+        report(tmp_path)
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.text("ab|\n", max_size=5), st.text("ab|\n", max_size=5)), max_size=4))
+def test_every_line_of_a_markdown_table_has_its_columns_and_one_length(body):
+    lines = markdown_table(("cell", "value"), body).split("\n")
+    assert len(lines) == len(body) + 2
+    assert len({len(line) for line in lines}) == 1
+    assert {line.replace("\\|", "").count("|") for line in lines} == {3}
