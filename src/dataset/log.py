@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-
-# Work that needs more than 16 bytes an interaction is done on this many interactions at a time.
-_BLOCK = 1 << 21
 
 
 class Sequences(NamedTuple):
@@ -71,8 +68,8 @@ class Log:
         Source: the k-core of the field's evaluation protocols, iterated over users and items.
         """
         while True:
-            kept = (_counts(self.users, len(self.user_ids)) >= per_user)[self.users]
-            kept &= (_counts(self.items, len(self.item_ids)) >= per_item)[self.items]
+            kept = _looked_up(_counts(self.users, len(self.user_ids)) >= per_user, self.users)
+            kept &= _looked_up(_counts(self.items, len(self.item_ids)) >= per_item, self.items)
             if kept.all():
                 return
             self._keep(kept)
@@ -125,8 +122,10 @@ class Log:
         first = 0
         while first < len(ends):
             start = ends[first - 1] if first else 0
-            last = max(first + 1, int(np.searchsorted(ends, start + _BLOCK, side="right")))
-            rows = np.flatnonzero((self.users >= first) & (self.users < last))
+            last = max(first + 1, int(np.searchsorted(ends, start + _block_size(len(self)), side="right")))
+            chosen = self.users >= first
+            chosen &= self.users < last
+            rows = np.flatnonzero(chosen)
             keys = (self.users[rows],) if self.timestamps is None else (self.timestamps[rows], self.users[rows])
             # The sort is stable, so rows with equal keys stay in file order.
             yield rows[np.lexsort(keys)]
@@ -138,13 +137,31 @@ class Log:
         self.timestamps = None if self.timestamps is None else self.timestamps[kept]
 
 
+def _block_size(interactions: int) -> int:
+    """Return how many interactions to work on at a time where the work needs more than their own 16 bytes.
+
+    A sixty-fourth, so that the extra memory stays below a byte or two an interaction and the log is scanned 64 times.
+    """
+    return max(1 << 18, interactions // 64)
+
+
 def _counts(numbers: NDArray[np.int32], size: int) -> NDArray[np.int64]:
     """Count each number below ``size``; in blocks, because bincount makes an 8-byte copy of what it counts."""
     counts = np.zeros(size, dtype=np.int64)
-    for start in range(0, len(numbers), _BLOCK):
-        block = np.bincount(numbers[start : start + _BLOCK])
+    step = _block_size(len(numbers))
+    for start in range(0, len(numbers), step):
+        block = np.bincount(numbers[start : start + step])
         counts[: len(block)] += block
     return counts
+
+
+def _looked_up(table: NDArray[Any], numbers: NDArray[np.int32]) -> NDArray[Any]:
+    """Return ``table[numbers]``; in blocks, because numpy makes an 8-byte copy of the index."""
+    values = np.empty(len(numbers), dtype=table.dtype)
+    step = _block_size(len(numbers))
+    for start in range(0, len(numbers), step):
+        values[start : start + step] = table[numbers[start : start + step]]
+    return values
 
 
 def _renumbered(numbers: NDArray[np.int32], ids: list[str]) -> tuple[NDArray[np.int32], list[str]]:
@@ -153,4 +170,4 @@ def _renumbered(numbers: NDArray[np.int32], ids: list[str]) -> tuple[NDArray[np.
     order = sorted(present.tolist(), key=lambda number: (len(ids[number]), ids[number]))
     new = np.zeros(len(ids), dtype=np.int32)
     new[order] = np.arange(len(order), dtype=np.int32)
-    return new[numbers], [ids[number] for number in order]
+    return _looked_up(new, numbers), [ids[number] for number in order]
