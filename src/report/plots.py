@@ -52,7 +52,9 @@ def metric_bars(summaries: Sequence[Sequence[Summary]]) -> Figure:
     flat = [(y, summary) for y, summary in _positions(summaries)]
     metrics = list(flat[0][1].over_seeds)
     columns = -(-len(metrics) // 2)
-    height = 1.3 + 2 * (0.5 + 0.3 * (flat[-1][0] + 1))
+    labels = [textwrap.fill(summary.cell.label, 36, break_on_hyphens=False) for _, summary in flat]
+    bar_inches = 0.12 + 0.16 * max(label.count("\n") + 1 for label in labels)
+    height = 0.3 + 2 * (0.6 + bar_inches * (flat[-1][0] + 1))
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(2.5 + 2.4 * columns, height), layout="constrained")
         grid = figure.subplots(min(2, len(metrics)), columns, sharey=True, squeeze=False)
@@ -64,10 +66,10 @@ def metric_bars(summaries: Sequence[Sequence[Summary]]) -> Figure:
             axes.set_xlim(left=0)
             axes.grid(axis="x")
             axes.tick_params(axis="y", length=0)
-            axes.set_yticks([y for y, _ in flat], [_wrapped(summary.cell.label) for _, summary in flat])
+            axes.set_yticks([y for y, _ in flat], labels)
+            axes.set_ylim(flat[-1][0] + 0.6, -0.6)  # downwards
         for axes in grid.flat[len(metrics) :]:
             axes.remove()
-        grid[0, 0].invert_yaxis()
         figure.supxlabel("Mean over seeds. Whisker: 95% bootstrap interval over users and seeds.", fontsize=9)
     return figure
 
@@ -90,7 +92,8 @@ def training_curves(cells: Sequence[Cell], metric: str) -> Figure | None:
     drawn = [name for name in names if any(curves[cell.label, name] for cell in cells)]
     if not drawn:
         return None
-    legend_rows = -(-len(cells) // 2)
+    legend_columns = 2 if max(len(cell.label) for cell in cells) <= 45 else 1
+    legend_rows = -(-len(cells) // legend_columns)
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(4.6 * len(drawn), 3.3 + 0.2 * legend_rows), layout="constrained")
         panels = figure.subplots(1, len(drawn), squeeze=False)[0]
@@ -103,7 +106,7 @@ def training_curves(cells: Sequence[Cell], metric: str) -> Figure | None:
             axes.set_ylabel("loss (nats)" if name == "train/loss" else name.removeprefix("val/"))
             axes.grid()
         handles = {line.get_label(): line for axes in panels for line in axes.lines if line.get_linewidth() > THIN}
-        figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=min(2, len(cells)))
+        figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=legend_columns)
     return figure
 
 
@@ -166,7 +169,3 @@ def _read_curve(run: Run, name: str) -> Curve:
                 f"{path}, line {reader.line_num}: needed are the columns step, epoch, metric and value with numbers; "
                 f"got {error}.\nDelete the file to report without its training curve."
             ) from error
-
-
-def _wrapped(label: str) -> str:
-    return textwrap.fill(label, 30, break_on_hyphens=False)
