@@ -30,8 +30,8 @@ def self_hard_negatives(
     ``Neg = {v != y : softmax(zbar)(v) >= ratio * softmax(z)(y)}`` in probability space; in logit space the same with
     ``zbar(v) >= ratio * z(y)``. No gradient flows through the mask.
 
-    Source: ILRec (arXiv 2602.17410), self-hard negative extraction. Comparing probabilities and taking the mean (not the
-    sum) over layers are our choices; logit space follows the released code. ``max_negatives`` is our choice.
+    Source: ILRec (arXiv 2602.17410), self-hard negative extraction. Comparing probabilities, the mean (not the sum)
+    over layers and ``max_negatives`` are our choices; logit space follows the released code.
 
     Args:
         ensemble_logits: Mean of the intermediate layers' logits, shape ``(N, V)``, float.
@@ -45,7 +45,7 @@ def self_hard_negatives(
         Mask of shape ``(N, V)``, bool. The true token is never marked.
 
     Raises:
-        ValueError: the shapes disagree, ``ratio`` is not positive, ``max_negatives`` is below 1 or ``space`` is unknown.
+        ValueError: the shapes disagree, ``ratio`` or ``max_negatives`` is not positive, ``space`` is unknown.
     """
     if ensemble_logits.shape != final_logits.shape or final_logits.shape[:1] != target.shape:
         raise ValueError(

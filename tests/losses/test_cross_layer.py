@@ -27,8 +27,8 @@ def reference_negatives(ensemble, final, target, ratio, space, max_negatives):
         pbar, p = ensemble[n].softmax(0), final[n].softmax(0)
         chosen = []
         for v in range(final.shape[1]):
-            value, threshold = (pbar[v], ratio * p[y]) if space == "probability" else (ensemble[n, v], ratio * final[n, y])
-            if v != y and value >= threshold:
+            by_probability, by_logit = pbar[v] >= ratio * p[y], ensemble[n, v] >= ratio * final[n, y]
+            if v != y and (by_probability if space == "probability" else by_logit):
                 chosen.append(v)
         chosen.sort(key=lambda v, n=n: -float(ensemble[n, v]))
         for v in chosen[:max_negatives]:
@@ -64,7 +64,8 @@ def random_case(seed, positions=6, vocabulary=40, scale=2.0):
 
 def test_negatives_are_the_tokens_at_or_above_the_true_tokens_probability():
     # p(y=0) = .3. pbar = (.1, .3, .35, .25): token 1 (.3 >= .3) and token 2 (.35) pass, token 3 (.25) does not.
-    mask = self_hard_negatives(log((0.1, 0.3, 0.35, 0.25)), log((0.3, 0.3, 0.2, 0.2)), torch.tensor([0]), ratio=0.9999999)
+    ensemble, final = log((0.1, 0.3, 0.35, 0.25)), log((0.3, 0.3, 0.2, 0.2))
+    mask = self_hard_negatives(ensemble, final, torch.tensor([0]), ratio=0.9999999)
     assert mask.tolist() == [[False, True, True, False]]
 
 
@@ -170,7 +171,8 @@ def test_every_negative_is_pushed_down_at_least_as_hard_as_by_cross_entropy(seed
     ensemble, final, target = random_case(seed, scale=scale)
     final.requires_grad_()
     negatives = self_hard_negatives(ensemble, final, target, ratio=ratio)
-    loss = preference_loss(final, target, negatives, negative_weights(ensemble, negatives), strength=strength, form=form)
+    weights = negative_weights(ensemble, negatives)
+    loss = preference_loss(final, target, negatives, weights, strength=strength, form=form)
     (gradient,) = torch.autograd.grad(loss, final)
     (plain,) = torch.autograd.grad(F.cross_entropy(final, target), final)
     assert (gradient[negatives] >= plain[negatives] - 1e-12).all()
