@@ -1,0 +1,68 @@
+"""What is done to the command line before Hydra reads it."""
+
+from __future__ import annotations
+
+import json
+import re
+import tempfile
+from pathlib import Path
+
+from src.errors import InputError
+from src.record import first_process
+
+_SHOWS_ONLY = ("--help", "-h", "--hydra-help", "--cfg", "-c", "--info", "-i", "--version", "--shell-completion", "-sc")
+_PLAIN = re.compile(r"[A-Za-z_][\w.\-]*=")
+
+
+def prepare_arguments(arguments: list[str], conf: Path) -> list[str]:
+    """Rewrite the command line.
+
+    Plain overrides become forced ones (``++a.b=c``), so that a typo reaches ``src.schema.check``, which lists all
+    faults at once, instead of ending in Hydra's complaint about the first. ``resume=FOLDER`` makes Hydra work in that
+    folder. Processes other than the first of a distributed run get a throw-away run folder.
+
+    Args:
+        arguments: As typed, without the program.
+        conf: The config folder; its subfolders are the groups, whose choice is left to Hydra.
+
+    Raises:
+        InputError: ``resume`` stands beside other overrides, or names something else than a run folder.
+    """
+    if any(argument.partition("=")[0] in _SHOWS_ONLY for argument in arguments):
+        return arguments
+    groups = {path.name for path in conf.iterdir() if path.is_dir()}
+    resumed = [argument for argument in arguments if argument.lstrip("+").startswith("resume=")]
+    if resumed and resumed[-1].partition("=")[2] not in ("", "null"):
+        rest = [argument for argument in arguments if argument not in resumed]
+        arguments = _resume(Path(resumed[-1].partition("=")[2]), rest)
+    else:
+        arguments = [_forced(argument, groups) for argument in arguments]
+    if not first_process():
+        arguments = [argument for argument in arguments if not argument.startswith("hydra.run.dir=")]
+        arguments.append(f"hydra.run.dir={tempfile.mkdtemp(prefix='rank-')}")
+    return arguments
+
+
+def as_typed(overrides: list[str]) -> list[str]:
+    """Return Hydra's list of overrides without what ``prepare_arguments`` made of it, and without the sweep's name."""
+    return [text.removeprefix("++") for text in overrides if not text.startswith(("+sweep=", "++resume="))]
+
+
+def _forced(argument: str, groups: set[str]) -> str:
+    key = argument.partition("=")[0]
+    plain = _PLAIN.match(argument) and key not in groups | {"hydra"} and not key.startswith("hydra.")
+    return f"++{argument}" if plain else argument
+
+
+def _resume(folder: Path, rest: list[str]) -> list[str]:
+    if rest:
+        raise InputError(
+            f"resume={folder} takes its whole config from the folder; remove: {' '.join(rest)}\n"
+            f"  python -m src.run resume={folder}"
+        )
+    if not (folder / "config.yaml").is_file() or not (folder / "result.json").is_file():
+        raise InputError(
+            f"resume={folder}: I find no run there. I need a folder with config.yaml and result.json, as src.run "
+            "writes it below outputs/."
+        )
+    return [f"++resume={json.dumps(str(folder))}", f"hydra.run.dir={json.dumps(str(folder))}"]

@@ -1,0 +1,203 @@
+"""What a config may hold, and the check that lists all of its faults before anything is built."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import types
+import typing
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Literal
+
+from src.errors import InputError
+
+Node = dict[str, Any]
+_INSTRUCTIONS = ("_target_", "_partial_", "_args_", "_recursive_", "_convert_")
+_MISSING = "???"
+
+
+@dataclass(frozen=True)
+class Config:
+    """The closed set of top-level keys of a run."""
+
+    name: str  # of the recipe: folder below outputs/, row of the report
+    seed: int  # of everything random
+    threads: int  # of PyTorch on the CPU; a busy neighbour makes two slower than one
+    resume: str | None  # folder of the run to go on with; it brings its whole config
+    dataset: Node  # interactions
+    tokenizer: Node  # items to tokens
+    prompt: Node  # history to model input
+    data: Node  # batches
+    model: Node  # language model
+    stage: Node  # what is trained, and how
+    evaluator: Node  # how it is measured
+    trainer: Node  # arguments of lightning.Trainer
+    checkpoint: Node  # what is kept, and when to stop
+    logger: Node  # dashboard beside metrics.csv; empty for none
+
+
+def resolve(cfg: Any) -> dict[str, Any]:
+    """Turn a composed config into plain containers, with its interpolations filled in.
+
+    Raises:
+        InputError: an interpolation points nowhere.
+    """
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        return dict(OmegaConf.to_container(cfg, resolve=True))
+    except OmegaConfBaseException as error:
+        raise InputError(f"The config refers to something that is not there: {error}") from error
+
+
+def check(config: Mapping[str, Any], *, multirun: bool = False) -> None:
+    """Look for everything that can be known to be wrong before anything is built.
+
+    Args:
+        config: The config as plain containers, interpolations resolved.
+        multirun: Whether it is one of several jobs.
+
+    Raises:
+        InputError: it lists all faults.
+    """
+    faults = [*_top_level(config)]
+    for key, value in config.items():
+        faults += _nodes(value, key)
+    faults += _refused(config, multirun)
+    if faults:
+        raise InputError("\n".join([f"The config has {len(faults)} fault(s):", *(f"- {fault}" for fault in faults)]))
+
+
+def _top_level(config: Mapping[str, Any]) -> Iterator[str]:
+    """Compare the keys and their types with ``Config``."""
+    hints = typing.get_type_hints(Config)
+    for key in config.keys() - hints.keys():
+        yield f"{key}: no such key{_did_you_mean(key, hints)}"
+    for field in fields(Config):
+        if field.name not in config:
+            yield f"{field.name}: missing"
+        elif config[field.name] == _MISSING:
+            yield f"{field.name}: needs a value; type {field.name}=..."
+        else:
+            yield from _mistyped(field.name, config[field.name], hints[field.name])
+
+
+def _nodes(value: Any, path: str) -> Iterator[str]:
+    """Check every node with a ``_target_``, at any depth."""
+    if isinstance(value, dict):
+        if "_target_" in value:
+            yield from _call(value, path)
+        for key, inner in value.items():
+            yield from _nodes(inner, f"{path}.{key}")
+    elif isinstance(value, list):
+        for index, inner in enumerate(value):
+            yield from _nodes(inner, f"{path}[{index}]")
+
+
+def _call(node: Node, path: str) -> Iterator[str]:
+    """Bind a node to the signature of its target."""
+    from hydra.utils import get_object
+
+    arguments = {key: value for key, value in node.items() if key not in _INSTRUCTIONS}
+    yield from (f"{path}.{key}: needs a value; type {path}.{key}=..." for key in _missing(arguments))
+    try:
+        target = get_object(node["_target_"])
+    except Exception as error:  # importing runs code of any kind
+        yield f"{path}._target_: cannot import {node['_target_']}: {error}"
+        return
+    signature = inspect.signature(target).parameters
+    accepted = {
+        name: one for name, one in signature.items() if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)
+    }
+    if not any(one.kind is one.VAR_KEYWORD for one in signature.values()):
+        for key in arguments.keys() - accepted.keys():
+            yield f"{path}.{key}: {node['_target_']} has no such setting{_did_you_mean(key, accepted)}"
+    if not node.get("_partial_"):
+        for name, one in accepted.items():
+            if one.default is one.empty and name not in arguments:
+                yield f"{path}.{name}: missing; type +{path}.{name}=..."
+    hints = _hints(target)
+    for key in arguments.keys() & hints.keys():
+        if arguments[key] != _MISSING:
+            yield from _mistyped(f"{path}.{key}", arguments[key], hints[key])
+
+
+def _missing(arguments: Node) -> list[str]:
+    return [key for key, value in arguments.items() if value == _MISSING]
+
+
+def _hints(target: Callable[..., Any]) -> dict[str, Any]:
+    """Return the type hints of a callable's arguments; none where they cannot be resolved."""
+    try:
+        return typing.get_type_hints(target.__init__ if inspect.isclass(target) else target)
+    except (NameError, TypeError):
+        return {}
+
+
+def _mistyped(path: str, value: Any, hint: Any) -> Iterator[str]:
+    """Validate a value against a hint made of plain types; other hints are let pass."""
+    from pydantic import TypeAdapter, ValidationError
+
+    if not _is_plain(hint):
+        return
+    try:
+        TypeAdapter(hint).validate_python(value, strict=True)
+    except ValidationError:
+        yield f"{path}={value!r}: needed: {_in_words(hint)}"
+
+
+def _is_plain(hint: Any) -> bool:
+    if hint in (int, float, bool, str, types.NoneType, Node):
+        return True
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Literal:
+        return True
+    return origin in (typing.Union, types.UnionType, list, Sequence) and all(map(_is_plain, inner))
+
+
+def _in_words(hint: Any) -> str:
+    if hint is types.NoneType:
+        return "null"
+    if hint == Node:
+        return "a group of settings"
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Literal:
+        return " | ".join(map(str, inner))
+    if origin in (typing.Union, types.UnionType):
+        return " | ".join(map(_in_words, inner))
+    if origin in (list, Sequence):
+        return f"[{_in_words(inner[0])}, ...]"
+    return {int: "whole number", float: "number", bool: "true | false", str: "text"}[hint]
+
+
+def _refused(config: Mapping[str, Any], multirun: bool) -> Iterator[str]:
+    """Name combinations that are known to break, and paths and devices that are absent."""
+    trainer, logger, stage = (config.get(key) or {} for key in ("trainer", "logger", "stage"))
+    if multirun and (trainer.get("devices") not in (1, "1", None) or "ddp" in str(trainer.get("strategy"))):
+        yield (
+            f"trainer: several devices (devices={trainer.get('devices')}, strategy={trainer.get('strategy')}) in a "
+            "multirun would start its jobs over in every process. Give each job one device (trainer.devices=1 "
+            "trainer.strategy=auto), start one `torchrun --nproc-per-node=N -m src.run ...` a job, or use one of "
+            "Hydra's launcher plugins"
+        )
+    if trainer.get("accelerator") in ("cuda", "gpu"):
+        import torch
+
+        if not torch.cuda.is_available():
+            yield f"trainer.accelerator={trainer['accelerator']}: there is no CUDA here; type trainer.accelerator=cpu"
+    if logger.get("mode") == "online":
+        from src.tracking import has_wandb_key
+
+        if not has_wandb_key():
+            yield "logger.mode=online: no key of Weights & Biases; run `wandb login` once, or type logger.mode=offline"
+    start = stage.get("init_from")
+    if start not in (None, _MISSING) and not Path(start).is_file():
+        yield f"stage.init_from={start}: no such file; needed: checkpoints/best.ckpt of a run"
+
+
+def _did_you_mean(key: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(key, list(known), n=1)
+    return f"; did you mean {close[0]}?" if close else f"; there are: {', '.join(sorted(known))}"
