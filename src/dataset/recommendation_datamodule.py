@@ -1,0 +1,175 @@
+"""Batches for sequential recommendation: reproducible from (seed, epoch), resumable at any batch, exact under DDP."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import lightning
+import numpy as np
+import torch
+from torch import Tensor
+
+from src.dataset.interactions import Interactions, Split
+from src.errors import InputError
+
+Batch = dict[str, Tensor]
+
+
+class RecommendationData(lightning.LightningDataModule):
+    """Training and evaluation batches of one data set under one prompt.
+
+    Args:
+        interactions: The prepared interactions.
+        prompt: How histories and responses are written, see ``src.prompt``.
+        pad_token_id: Fills up shorter sequences; never attended to.
+        seed: Seed of the order of examples.
+        batch_size: Examples of one optimiser step, over all devices together.
+        evaluation_batch_size: Users decoded at once on one device.
+        max_users: Evaluate only the first users; ``None`` evaluates all.
+    """
+
+    def __init__(
+        self,
+        *,
+        interactions: Interactions,
+        prompt: Any,
+        pad_token_id: int,
+        seed: int,
+        batch_size: int,
+        evaluation_batch_size: int,
+        max_users: int | None,
+    ) -> None:
+        super().__init__()
+        for name, value in (("batch_size", batch_size), ("evaluation_batch_size", evaluation_batch_size)):
+            if value < 1:
+                raise InputError(f"data.{name}={value}: I need a whole number of at least 1.")
+        self.interactions = interactions
+        self.prompt = prompt
+        self.pad_token_id = pad_token_id
+        self.seed = seed
+        self.batch_size = batch_size
+        self.evaluation_batch_size = evaluation_batch_size
+        self.num_evaluated = min(max_users or interactions.num_users, interactions.num_users)
+
+    def train_dataloader(self) -> TrainingBatches:
+        """Return the training batches; iterating once is one epoch."""
+        return TrainingBatches(self, *self._shard())
+
+    def val_dataloader(self) -> EvaluationBatches:
+        """Return the users with their second last item as target."""
+        return EvaluationBatches(self, "val", *self._shard())
+
+    def test_dataloader(self) -> EvaluationBatches:
+        """Return the users with their last item as target."""
+        return EvaluationBatches(self, "test", *self._shard())
+
+    def _shard(self) -> tuple[int, int]:
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+
+
+class TrainingBatches:
+    """All training batches of one process; knows where it stands, so that a resumed run sees each batch once.
+
+    The number of batches is the same in every epoch, though the number of examples may vary a little.
+
+    Args:
+        data: The data module.
+        rank: This process, from 0.
+        world_size: Number of processes; each takes every ``world_size``-th example of a batch.
+    """
+
+    def __init__(self, data: RecommendationData, rank: int, world_size: int) -> None:
+        self.data, self.rank, self.world_size = data, rank, world_size
+        sequences = data.interactions
+        self.lengths = np.diff(sequences.offsets) - 2
+        self.num_batches = max(data.prompt.most_examples(self.lengths) // data.batch_size, 1)
+        self.epoch, self.batch = 0, 0
+
+    def __len__(self) -> int:
+        """Return the number of batches of an epoch."""
+        return self.num_batches
+
+    def state_dict(self) -> dict[str, int]:
+        """Return the epoch and the number of its batches already given."""
+        return {"epoch": self.epoch, "batch": self.batch}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Continue after the batches that were already given."""
+        self.epoch, self.batch = state["epoch"], state["batch"]
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Give what is left of the epoch; after its last batch, the next epoch."""
+        if self.batch == self.num_batches:
+            self.epoch, self.batch = self.epoch + 1, 0
+        rng = np.random.default_rng([self.data.seed, self.epoch])
+        examples = self.data.prompt.examples(self.lengths, rng)
+        order = np.array_split(rng.permutation(len(examples)), self.num_batches)
+        while self.batch < self.num_batches:
+            chosen = order[self.batch][self.rank :: self.world_size]
+            self.batch += 1
+            yield self._collate(examples, chosen)
+
+    def _collate(self, examples: Any, chosen: np.ndarray) -> Batch:
+        encoded = []
+        for row in chosen:
+            items = self.data.interactions.training_sequence(int(examples.user[row]))
+            start, stop = examples.start[row], examples.stop[row]
+            encoded.append(self.data.prompt.encode(items[start:stop], int(examples.first_label[row] - start)))
+        length = max(len(tokens) for tokens, _ in encoded)
+        input_ids = torch.full((len(encoded), length), self.data.pad_token_id)
+        attention_mask = torch.zeros(len(encoded), length, dtype=torch.int64)
+        response = torch.zeros(len(encoded), length, dtype=torch.bool)
+        for row, (tokens, is_response) in enumerate(encoded):
+            input_ids[row, : len(tokens)] = torch.from_numpy(tokens)
+            attention_mask[row, : len(tokens)] = 1
+            response[row, : len(tokens)] = torch.from_numpy(is_response)
+        rows = torch.zeros_like(response)
+        rows[:, :-1] = response[:, 1:]  # the state at t predicts token t + 1
+        return {"input_ids": input_ids, "attention_mask": attention_mask, "rows": rows, "target": input_ids[response]}
+
+
+class EvaluationBatches:
+    """Every evaluated user once, split over the processes without padding or repetition.
+
+    Args:
+        data: The data module.
+        split: ``val`` or ``test``.
+        rank: This process, from 0.
+        world_size: Number of processes.
+    """
+
+    def __init__(self, data: RecommendationData, split: Split, rank: int, world_size: int) -> None:
+        self.data, self.split = data, split
+        lengths = np.diff(data.interactions.offsets)[: data.num_evaluated]
+        by_length = np.argsort(lengths, kind="stable")  # prompts of similar length need little padding
+        self.users = by_length[rank::world_size]
+
+    def __len__(self) -> int:
+        """Return the number of batches."""
+        return -(-len(self.users) // self.data.evaluation_batch_size)
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Give the users in order of their history's length."""
+        for start in range(0, len(self.users), self.data.evaluation_batch_size):
+            yield self._collate(self.users[start : start + self.data.evaluation_batch_size])
+
+    def _collate(self, users: np.ndarray) -> Batch:
+        histories = [self.data.interactions.history(int(user), self.split) for user in users]
+        prompts = [self.data.prompt.prompt(history) for history in histories]
+        length, longest = max(map(len, prompts)), max(map(len, histories))
+        input_ids = torch.full((len(users), length), self.data.pad_token_id)
+        attention_mask = torch.zeros(len(users), length, dtype=torch.int64)
+        history = torch.full((len(users), longest), -1)
+        for row, (tokens, items) in enumerate(zip(prompts, histories, strict=True)):
+            input_ids[row, length - len(tokens) :] = torch.from_numpy(tokens)
+            attention_mask[row, length - len(tokens) :] = 1
+            history[row, : len(items)] = torch.from_numpy(items)
+        target = torch.tensor([self.data.interactions.target(int(user), self.split) for user in users])
+        return {
+            "input_ids": input_ids,
+            "attention_mask": attention_mask,
+            "history": history,
+            "target": target,
+            "user": torch.from_numpy(users),
+        }

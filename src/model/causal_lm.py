@@ -1,0 +1,278 @@
+"""Any transformers causal language model, with item tokens as new vocabulary and logits only where they are wanted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from src.errors import InputError
+
+_FINAL_NORMS = ("norm", "final_layernorm", "ln_f", "final_layer_norm")
+_LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
+@dataclass(frozen=True)
+class RowStates:
+    """Hidden states at the label rows, ready for the language-model head.
+
+    Attributes:
+        final: After the last block and the final norm, shape ``(N, D)``.
+        intermediate: After each chosen block and the final norm, shape ``(L, N, D)``.
+    """
+
+    final: Tensor
+    intermediate: Tensor
+
+
+class CausalLM(nn.Module):
+    """A causal language model whose vocabulary ends with the item tokens.
+
+    Args:
+        network: A transformers causal LM, or a PEFT model around one.
+        tokenizer: Its text tokenizer, item tokens added.
+        item_vocabulary: The item tokens, in the order of the item tokenizer's vocabulary.
+        spec: What the network is, as plain values; kept in checkpoints to refuse another model's weights.
+    """
+
+    def __init__(self, network: Any, tokenizer: Any, item_vocabulary: Sequence[str], spec: dict[str, Any]) -> None:
+        super().__init__()
+        self.network = network
+        self.tokenizer = tokenizer
+        self.spec = {**spec, "item_tokens": len(item_vocabulary)}
+        ids = torch.tensor(tokenizer.convert_tokens_to_ids(list(item_vocabulary)), dtype=torch.int64)
+        self.item_token_ids: Tensor
+        self.register_buffer("item_token_ids", ids, persistent=False)
+
+    @property
+    def causal_network(self) -> Any:
+        """The transformers model itself, adapters included, without PEFT's wrapper."""
+        return self.network.get_base_model() if hasattr(self.network, "get_base_model") else self.network
+
+    @property
+    def decoder(self) -> Any:
+        """The transformer blocks with the final norm, without the head."""
+        return self.causal_network.get_decoder()
+
+    @property
+    def num_blocks(self) -> int:
+        """Number of transformer blocks."""
+        return int(self.causal_network.config.num_hidden_layers)
+
+    def head(self, states: Tensor) -> Tensor:
+        """Return float32 logits ``(..., V)`` of normed hidden states ``(..., D)``."""
+        logits: Tensor = self.causal_network.get_output_embeddings()(states)
+        return logits.float()
+
+    def row_states(self, input_ids: Tensor, attention_mask: Tensor, rows: Tensor, blocks: Sequence[int]) -> RowStates:
+        """Run the blocks over whole sequences and keep the states of the label rows only.
+
+        The final norm is applied once to each intermediate state; transformers has already applied it to the last one.
+
+        Args:
+            input_ids: Tokens, shape ``(B, T)``, int64.
+            attention_mask: 1 for tokens, 0 for padding, shape ``(B, T)``.
+            rows: Positions whose next token is a label, shape ``(B, T)``, bool, N of them True.
+            blocks: Intermediate blocks to read, counted from 1; the last block is not one of them.
+
+        Returns:
+            States at the N rows.
+        """
+        output = self.decoder(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            output_hidden_states=bool(blocks),
+            use_cache=False,
+        )
+        final = output.last_hidden_state[rows]
+        intermediate = [self._final_norm(output.hidden_states[block][rows]) for block in blocks]
+        return RowStates(final, torch.stack(intermediate) if blocks else final.new_zeros(0, *final.shape))
+
+    def _final_norm(self, states: Tensor) -> Tensor:
+        for name in _FINAL_NORMS:
+            norm = getattr(self.decoder, name, None)
+            if norm is not None:
+                normed: Tensor = norm(states)
+                return normed
+        raise InputError(
+            f"{type(self.decoder).__name__} has no final norm under any of the names {', '.join(_FINAL_NORMS)}: "
+            "intermediate layers cannot be read. Train it with stage=sft, or use a Llama-like model."
+        )
+
+
+def last_blocks(model: CausalLM, count: int) -> list[int]:
+    """Choose the last ``count`` blocks before the final one, counted from 1.
+
+    Raises:
+        InputError: the model has too few blocks.
+    """
+    if not 1 <= count < model.num_blocks:
+        raise InputError(
+            f"stage.layers={count}: a model of {model.num_blocks} blocks has {model.num_blocks - 1} intermediate ones "
+            f"(the final block never votes).\nType:  stage.layers={max(model.num_blocks - 1, 1)}"
+        )
+    return list(range(model.num_blocks - count, model.num_blocks))
+
+
+def from_scratch(
+    item_vocabulary: Sequence[str],
+    *,
+    hidden_size: int,
+    intermediate_size: int,
+    num_layers: int,
+    num_heads: int,
+    dropout: float,
+    max_length: int,
+    seed: int,
+) -> CausalLM:
+    """Make a small Llama with random weights over bytes and item tokens.
+
+    Args:
+        item_vocabulary: The item tokens to add.
+        hidden_size: Width D of the residual stream.
+        intermediate_size: Width of the feed-forward layers.
+        num_layers: Number of blocks.
+        num_heads: Attention heads; divides ``hidden_size``.
+        dropout: Probability of dropping an attention weight and an input embedding, 0 to 1.
+        max_length: Longest sequence in tokens.
+        seed: Seed of the weights.
+
+    Returns:
+        The model, float32.
+    """
+    tokenizer = _byte_tokenizer()
+    _add_item_tokens(tokenizer, item_vocabulary)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=hidden_size,
+        intermediate_size=intermediate_size,
+        num_hidden_layers=num_layers,
+        num_attention_heads=num_heads,
+        attention_dropout=dropout,
+        max_position_embeddings=max_length,
+        tie_word_embeddings=True,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = LlamaForCausalLM(config)
+    if dropout:
+        embedding = network.get_input_embeddings()
+        embedding.register_forward_hook(
+            lambda module, _, states: nn.functional.dropout(states, dropout, training=module.training)
+        )
+    spec = {"kind": "from_scratch", "hidden_size": hidden_size, "num_layers": num_layers}
+    return CausalLM(network, tokenizer, item_vocabulary, spec)
+
+
+def from_pretrained(
+    item_vocabulary: Sequence[str],
+    *,
+    name: str,
+    dtype: Literal["float32", "bfloat16"],
+    gradient_checkpointing: bool,
+    lora: dict[str, Any] | None,
+    seed: int,
+) -> CausalLM:
+    """Load a causal LM of the hub or of a local folder and add the item tokens to it.
+
+    Args:
+        item_vocabulary: The item tokens to add.
+        name: Hub name such as ``meta-llama/Llama-3.1-8B``, or a folder written by ``save_pretrained``.
+        dtype: Type of the weights in memory.
+        gradient_checkpointing: Recompute activations in the backward pass: less memory, about a third more time.
+        lora: ``rank``, ``alpha``, ``dropout`` of adapters on the seven linear layers of every block; the item tokens'
+            rows are trained in full. ``None`` trains everything.
+        seed: Seed of the new rows and adapters.
+
+    Returns:
+        The model.
+
+    Raises:
+        InputError: the name is no folder and the hub does not give it, or PEFT is not installed.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name)
+        network = AutoModelForCausalLM.from_pretrained(name, dtype=getattr(torch, dtype))
+    except (OSError, ValueError) as error:
+        known = "is a folder, but not one that save_pretrained wrote" if Path(name).is_dir() else "is no local folder"
+        raise InputError(
+            f"model.name={name!r} {known}, and no causal language model of that name could be loaded:\n{error}\n"
+            "Type a hub name or a folder with config.json, weights and tokenizer:  model.name=path/to/folder"
+        ) from error
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    _add_item_tokens(tokenizer, item_vocabulary)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        _grow_vocabulary(network, len(tokenizer), len(item_vocabulary))
+        if gradient_checkpointing:
+            network.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        ids = tokenizer.convert_tokens_to_ids(list(item_vocabulary))
+        wrapped = network if lora is None else _with_lora(network, ids, **lora)
+    spec = {"kind": "from_pretrained", "hidden_size": network.config.hidden_size, "lora": dict(lora or {})}
+    return CausalLM(wrapped, tokenizer, item_vocabulary, spec)
+
+
+def _byte_tokenizer() -> Any:
+    alphabet = {symbol: index for index, symbol in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
+    bytes_only = Tokenizer(models.BPE(vocab=alphabet, merges=[]))
+    bytes_only.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    bytes_only.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=bytes_only,
+        bos_token="<s>",
+        eos_token="</s>",
+        pad_token="<pad>",
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def _add_item_tokens(tokenizer: Any, item_vocabulary: Sequence[str]) -> None:
+    clash = [token for token in item_vocabulary if token in tokenizer.get_vocab()]
+    if clash:
+        raise InputError(
+            f"the text tokenizer already has the item tokens {clash[:5]}: the model was saved with them in"
+        )
+    tokenizer.add_tokens([AddedToken(token, normalized=False, special=False) for token in item_vocabulary])
+
+
+def _grow_vocabulary(network: Any, size: int, added: int) -> None:
+    """Append rows around the mean of the known ones, so that a new token starts out neither likely nor unlikely."""
+    known = size - added
+    network.resize_token_embeddings(max(size, network.get_input_embeddings().num_embeddings), mean_resizing=False)
+    tied = network.config.tie_word_embeddings
+    matrices = [network.get_input_embeddings().weight] + ([] if tied else [network.get_output_embeddings().weight])
+    with torch.no_grad():
+        for weight in matrices:
+            rows = weight[:known].float()
+            noise = torch.randn(added, weight.shape[1]) * rows.std(0)
+            weight[known:size] = (rows.mean(0) + 0.1 * noise).to(weight.dtype)
+
+
+def _with_lora(network: Any, token_ids: list[int], *, rank: int, alpha: float, dropout: float) -> Any:
+    try:
+        from peft import LoraConfig, get_peft_model
+    except ImportError as error:
+        raise InputError(
+            "model.lora needs the package peft.\nType:  pip install 'ilrec-gisa[lora]'  or train all weights: model.lora=null"
+        ) from error
+    tied = network.config.tie_word_embeddings
+    names = {"embed_tokens": token_ids} if tied else {"embed_tokens": token_ids, "lm_head": token_ids}
+    config = LoraConfig(
+        r=rank,
+        lora_alpha=alpha,
+        lora_dropout=dropout,
+        target_modules=list(_LORA_TARGETS),
+        trainable_token_indices=names,
+        task_type="CAUSAL_LM",
+    )
+    return get_peft_model(network, config)

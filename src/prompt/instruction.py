@@ -1,0 +1,86 @@
+"""The instruction prompt: a text template around the history, one response per sample."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from src.errors import InputError
+from src.prompt.examples import Examples
+from src.tokenizer.item_tokens import ItemTokens
+
+
+class InstructionPrompt:
+    """A text template with ``{history}``; the response is the next item's tokens and the end-of-text token.
+
+    Source: our own wording; the form (instruction, history, one response) follows LC-Rec as ILRec uses it.
+
+    Args:
+        tokenizer: The language model's tokenizer, item tokens added.
+        items: Semantic IDs of all items.
+        template: Text with ``{history}`` exactly once.
+        separator: Text between two items of the history.
+        max_history: Most recent items shown to the model.
+
+    Raises:
+        InputError: the template does not hold ``{history}`` exactly once.
+    """
+
+    def __init__(self, tokenizer: Any, items: ItemTokens, *, template: str, separator: str, max_history: int) -> None:
+        if template.count("{history}") != 1:
+            raise InputError(f"prompt.template must hold {{history}} exactly once, got: {template!r}")
+        before, after = template.split("{history}")
+        self.max_history = max_history
+        begin = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
+        self._before = np.array(begin + _text_ids(tokenizer, before), dtype=np.int64)
+        self._after = np.array(_text_ids(tokenizer, after), dtype=np.int64)
+        self._separator = np.array(_text_ids(tokenizer, separator), dtype=np.int64)
+        self._end = np.array([tokenizer.eos_token_id], dtype=np.int64)
+        self._item_ids = np.array(tokenizer.convert_tokens_to_ids(items.vocabulary))[items.tokens]
+
+    def most_examples(self, lengths: NDArray[np.int64]) -> int:
+        """Return the number of examples of one epoch."""
+        return int((lengths - 1).clip(min=0).sum())
+
+    def examples(self, lengths: NDArray[np.int64], rng: np.random.Generator) -> Examples:
+        """Make one example of every training item that has an item before it.
+
+        Args:
+            lengths: Number of training items of each user, shape ``(users,)``.
+            rng: Not used: there is nothing to draw.
+
+        Returns:
+            The examples.
+        """
+        count = (lengths - 1).clip(min=0)
+        user = np.repeat(np.arange(len(lengths)), count)
+        label = np.arange(len(user)) - np.repeat(np.cumsum(count) - count, count) + 1
+        return Examples(user, np.maximum(label - self.max_history, 0), label + 1, label)
+
+    def encode(self, items: NDArray[np.int64], first_label: int) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        """Write the prompt of ``items[:first_label]`` and the response ``items[first_label]``.
+
+        Args:
+            items: Item indices, oldest first, shape ``(first_label + 1,)``.
+            first_label: Position of the response.
+
+        Returns:
+            Tokens, shape ``(T,)``, and a mask of the same shape that marks the response tokens.
+        """
+        prompt = self.prompt(items[:first_label])
+        response = np.concatenate([self._item_ids[items[first_label]], self._end])
+        tokens = np.concatenate([prompt, response])
+        return tokens, np.arange(len(tokens)) >= len(prompt)
+
+    def prompt(self, history: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Write the latest ``max_history`` items into the template."""
+        pieces = [self._before]
+        for number, item in enumerate(history[-self.max_history :]):
+            pieces += [self._separator, self._item_ids[item]] if number else [self._item_ids[item]]
+        return np.concatenate([*pieces, self._after])
+
+
+def _text_ids(tokenizer: Any, text: str) -> list[int]:
+    return list(tokenizer(text, add_special_tokens=False)["input_ids"]) if text else []
