@@ -123,9 +123,10 @@ def peak_memory_mib() -> float:
     """Return the most memory held so far: of the GPU if one was used, or else of this process."""
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available() and torch.cuda.max_memory_allocated():
-        return round(torch.cuda.max_memory_allocated() / 2**20, 1)
+        return round(float(torch.cuda.max_memory_allocated()) / 2**20, 1)
     unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss: bytes there, KiB elsewhere
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20, 1)
+    peak = int(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+    return round(peak * unit / 2**20, 1)
 
 
 def _reset_peak_memory() -> None:

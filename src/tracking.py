@@ -93,7 +93,7 @@ def open_logs(
         if open_dashboard:
             import wandb
 
-            wandb.finish(exit_code=exit_code, quiet=True)
+            wandb.finish(exit_code=exit_code)
 
 
 def wandb_logger(

@@ -22,7 +22,6 @@ class RecommendationData(lightning.LightningDataModule):
     Args:
         interactions: The prepared interactions.
         prompt: How histories and responses are written, see ``src.prompt``.
-        pad_token_id: Fills up shorter sequences; never attended to.
         seed: Seed of the order of examples.
         batch_size: Examples of one optimiser step, over all devices together.
         evaluation_batch_size: Users decoded at once on one device.
@@ -34,7 +33,6 @@ class RecommendationData(lightning.LightningDataModule):
         *,
         interactions: Interactions,
         prompt: Any,
-        pad_token_id: int,
         seed: int,
         batch_size: int,
         evaluation_batch_size: int,
@@ -46,7 +44,6 @@ class RecommendationData(lightning.LightningDataModule):
                 raise InputError(f"data.{name}={value}: I need a whole number of at least 1.")
         self.interactions = interactions
         self.prompt = prompt
-        self.pad_token_id = pad_token_id
         self.seed = seed
         self.batch_size = batch_size
         self.evaluation_batch_size = evaluation_batch_size
@@ -83,7 +80,7 @@ class TrainingBatches:
         self.data, self.rank, self.world_size = data, rank, world_size
         sequences = data.interactions
         self.lengths = np.diff(sequences.offsets) - 2
-        self.num_batches = max(data.prompt.most_examples(self.lengths) // data.batch_size, 1)
+        self.num_batches: int = max(data.prompt.most_examples(self.lengths) // data.batch_size, 1)
         self.epoch, self.batch = 0, 0
 
     def __len__(self) -> int:
@@ -117,7 +114,7 @@ class TrainingBatches:
             start, stop = examples.start[row], examples.stop[row]
             encoded.append(self.data.prompt.encode(items[start:stop], int(examples.first_label[row] - start)))
         length = max(len(tokens) for tokens, _ in encoded)
-        input_ids = torch.full((len(encoded), length), self.data.pad_token_id)
+        input_ids = torch.full((len(encoded), length), self.data.prompt.pad_token_id)
         attention_mask = torch.zeros(len(encoded), length, dtype=torch.int64)
         response = torch.zeros(len(encoded), length, dtype=torch.bool)
         for row, (tokens, is_response) in enumerate(encoded):
@@ -158,7 +155,7 @@ class EvaluationBatches:
         histories = [self.data.interactions.history(int(user), self.split) for user in users]
         prompts = [self.data.prompt.prompt(history) for history in histories]
         length, longest = max(map(len, prompts)), max(map(len, histories))
-        input_ids = torch.full((len(users), length), self.data.pad_token_id)
+        input_ids = torch.full((len(users), length), self.data.prompt.pad_token_id)
         attention_mask = torch.zeros(len(users), length, dtype=torch.int64)
         history = torch.full((len(users), longest), -1)
         for row, (tokens, items) in enumerate(zip(prompts, histories, strict=True)):

@@ -263,7 +263,8 @@ def _with_lora(network: Any, token_ids: list[int], *, rank: int, alpha: float, d
         from peft import LoraConfig, get_peft_model
     except ImportError as error:
         raise InputError(
-            "model.lora needs the package peft.\nType:  pip install 'ilrec-gisa[lora]'  or train all weights: model.lora=null"
+            "model.lora needs the package peft.\nType:  pip install -e '.[lora]'\n"
+            "or train all weights:  model.lora=null"
         ) from error
     tied = network.config.tie_word_embeddings
     names = {"embed_tokens": token_ids} if tied else {"embed_tokens": token_ids, "lm_head": token_ids}

@@ -121,7 +121,7 @@ def _blocked_positions(trie: TokenTrie, excluded: Tensor | None) -> Tensor | Non
 
 
 def _items_left(trie: TokenTrie, node: Tensor, blocked: Tensor) -> Tensor:
-    """Count the items below each node ``(B, ...)`` that are not blocked: every node is an interval of the item order."""
+    """Count the items below each node ``(B, ...)`` that are not blocked; a node is an interval of the item order."""
     first, last = trie.first_item[node], trie.last_item[node]
     before_first = torch.searchsorted(blocked, first.flatten(1)).view_as(first)
     before_last = torch.searchsorted(blocked, last.flatten(1)).view_as(last)

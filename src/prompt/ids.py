@@ -30,6 +30,7 @@ class IdsPrompt:
         self.max_history = max_history
         self.stride = stride
         begin = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
+        self.pad_token_id = tokenizer.pad_token_id
         self._begin = np.array([begin])
         self._item_ids = np.array(tokenizer.convert_tokens_to_ids(items.vocabulary))[items.tokens]
 

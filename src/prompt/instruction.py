@@ -34,6 +34,7 @@ class InstructionPrompt:
         before, after = template.split("{history}")
         self.max_history = max_history
         begin = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
+        self.pad_token_id = tokenizer.pad_token_id
         self._before = np.array(begin + _text_ids(tokenizer, before), dtype=np.int64)
         self._after = np.array(_text_ids(tokenizer, after), dtype=np.int64)
         self._separator = np.array(_text_ids(tokenizer, separator), dtype=np.int64)

@@ -111,8 +111,7 @@ class FineTuning(lightning.LightningModule):
     @torch.no_grad()
     def _ensemble_logits(self, states: Tensor) -> Tensor:
         if self.hparams["ensemble"] == "probabilities":
-            mean: Tensor = self.model.head(states).softmax(-1).mean(0).log()
-            return mean
+            return self.model.head(states).softmax(-1).mean(0).log()
         # The head is linear: one product with the mean state equals the mean of the layers' logits.
         return self.model.head(states.mean(0))
 
@@ -125,10 +124,12 @@ class FineTuning(lightning.LightningModule):
         if self.trainer.world_size == 1:
             return 1.0
         mine = torch.tensor(float(count), device=self.device)
-        return mine / self.all_gather(mine).mean()
+        everyones: Tensor = self.all_gather(mine)  # type: ignore[assignment]
+        return mine / everyones.mean()
 
     def _is_log_step(self) -> bool:
-        return (self.global_step + 1) % self.trainer.log_every_n_steps == 0
+        every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
+        return (self.global_step + 1) % every == 0
 
     def _log_training(self, values: Mapping[str, Tensor]) -> None:
         if self._is_log_step():
@@ -174,7 +175,7 @@ class FineTuning(lightning.LightningModule):
             self.log("ndcg@10", metrics.get("ndcg@10", 0.0), prog_bar=split == "val", logger=False)
         return users, ranks
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> Any:
         """AdamW with warm-up and cosine decay over all steps of the run."""
         settings = self.hparams
         trainable = [parameter for parameter in self.model.parameters() if parameter.requires_grad]

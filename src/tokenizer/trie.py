@@ -66,8 +66,8 @@ class TokenTrie:
         _check_sequences(sequences, vocabulary_size)
         count, length = sequences.shape
         order = torch.arange(count)
-        for column in reversed(range(length)):  # least significant first: a lexicographic sort, ties by item index
-            order = order[sequences[order, column].argsort(stable=True)]
+        for level in reversed(range(length)):  # least significant first: a lexicographic sort, ties by item index
+            order = order[sequences[order, level].argsort(stable=True)]
         tokens = sequences[order]
 
         # Level by level: a node starts wherever a sorted row differs from the row above in its first `level` tokens.
@@ -116,8 +116,8 @@ class TokenTrie:
             nodes: Node ids, any shape, int64.
 
         Returns:
-            Child ids of shape ``(*nodes.shape, widest)``, int64, and a mask of the same shape, bool, that is False where
-            a node has fewer children (the id there is 0).
+            Child ids of shape ``(*nodes.shape, widest)``, int64, and a mask of the same shape, bool, that is False
+            where a node has fewer children (the id there is 0).
         """
         start, stop = self.first_child[nodes], self.first_child[nodes + 1]
         width = int((stop - start).max()) if nodes.numel() else 0
