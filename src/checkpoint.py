@@ -13,6 +13,7 @@ import lightning
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.trainer.states import TrainerFn
 
 from src.errors import InputError
 from src.storage import write_atomic
@@ -59,7 +60,9 @@ class Checkpoints(Checkpoint):
     """Keep the best weights and the last state, and stop when the best is long past.
 
     One callback does all three so that ``last.ckpt``, written last, always knows the best score and the patience left
-    as of its own validation: a run killed at any moment goes on exactly as it would have.
+    as of its own validation: a run killed at any moment goes on exactly as it would have. It also keeps the place in
+    the training data, which Lightning restores within an epoch only; the training batches must have ``state_dict`` and
+    ``load_state_dict`` for that.
 
     Source: our choice.
     """
@@ -83,6 +86,8 @@ class Checkpoints(Checkpoint):
         self.waited = 0
         self.fit_seconds = 0.0
         self._resumed_at = 0.0
+        self._batches: Any = None
+        self._position: dict[str, Any] | None = None
 
     @property
     def last(self) -> Path:
@@ -103,9 +108,15 @@ class Checkpoints(Checkpoint):
         self._resumed_at = time.monotonic()
         trainer.should_stop = self.waited >= self.patience
 
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Find the place in the training data."""
+        self._batches = trainer.train_dataloader
+        if self._position is not None:
+            self._batches.load_state_dict(self._position)
+
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Keep the weights if they are the best so far."""
-        if not trainer.training and trainer.state.fn != "fit":
+        if trainer.sanity_checking or trainer.state.fn != TrainerFn.FITTING:
             return
         score = float(trainer.strategy.broadcast(trainer.callback_metrics[self.monitor].item()))
         if self.best_score is None or score > self.best_score:
@@ -135,12 +146,17 @@ class Checkpoints(Checkpoint):
     def state_dict(self) -> dict[str, Any]:
         """Return what ``last.ckpt`` knows of the run, and the seconds of training behind it."""
         seconds = self.fit_seconds + time.monotonic() - self._resumed_at
-        return {"best_score": self.best_score, "waited": self.waited, "fit_seconds": seconds}
+        return {
+            "best_score": self.best_score,
+            "waited": self.waited,
+            "fit_seconds": seconds,
+            "position": self._batches.state_dict(),
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take up the state."""
         self.best_score, self.waited = state_dict["best_score"], state_dict["waited"]
-        self.fit_seconds = state_dict["fit_seconds"]
+        self.fit_seconds, self._position = state_dict["fit_seconds"], state_dict["position"]
 
     def on_fit_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Stop the clock."""

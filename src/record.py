@@ -78,11 +78,12 @@ class Record:
 
     @classmethod
     def resume(cls, folder: Path) -> Record:
-        """Read the record of a run to go on with; a finished one is left as it is."""
+        """Read the record and the config of a run to go on with; a finished one is left as it is."""
         record = cls(folder, json.loads((folder / "result.json").read_bytes()))
         if record.content["status"] != "finished":
             _reset_peak_memory()
-            record.update(status="running", error=None, resumed=record.content["resumed"] + 1)
+            config = yaml.safe_load((folder / "config.yaml").read_text())
+            record.update(status="running", error=None, config=config, resumed=record.content["resumed"] + 1)
         return record
 
     def update(self, **changes: Any) -> None:

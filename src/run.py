@@ -90,6 +90,9 @@ def run(config: dict[str, Any], folder: Path, record: Record, sweep: str | None)
     from src.checkpoint import AtomicCheckpointIO
     from src.tracking import open_logs
 
+    # Notes on devices and restored files at every start; warnings still show.
+    logging.getLogger("lightning").setLevel(logging.WARNING)
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     torch.set_num_threads(config["threads"])
     lightning.seed_everything(config["seed"], verbose=False)
     record.trace_origin(config["stage"].get("init_from"))
