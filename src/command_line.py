@@ -10,7 +10,7 @@ from pathlib import Path
 from src.errors import InputError
 from src.record import first_process
 
-_SHOWS_ONLY = ("--help", "-h", "--hydra-help", "--cfg", "-c", "--info", "-i", "--version", "--shell-completion", "-sc")
+_SHOWS_ONLY = ("--hydra-help", "--cfg", "-c", "--info", "-i", "--version", "--shell-completion", "-sc")
 _PLAIN = re.compile(r"[A-Za-z_][\w.\-]*=")
 
 
@@ -41,6 +41,26 @@ def prepare_arguments(arguments: list[str], conf: Path) -> list[str]:
         arguments = [argument for argument in arguments if not argument.startswith("hydra.run.dir=")]
         arguments.append(f"hydra.run.dir={tempfile.mkdtemp(prefix='rank-')}")
     return arguments
+
+
+def help_text(conf: Path) -> str:
+    """Return the usage with every group and its choices; Hydra takes three times as long to find them."""
+    folders = sorted(path for path in conf.iterdir() if path.is_dir())
+    groups = {folder.name: sorted(path.stem for path in folder.glob("*.yaml")) for folder in folders}
+    added = {group: groups.pop(group) for group in ("experiment", "sweep") if group in groups}
+    return "\n".join(
+        [
+            "python -m src.run [+experiment=NAME] [GROUP=CHOICE]... [KEY=VALUE]...",
+            "",
+            *(f"  +{group}={'|'.join(choices)}" for group, choices in added.items()),
+            *(f"  {group}={'|'.join(choices)}" for group, choices in groups.items()),
+            "",
+            "Every setting:   python -m src.run +experiment=sft --cfg job",
+            "A sweep:         python -m src.run -m +experiment=sft seed=1,2,3",
+            "Go on with one:  python -m src.run resume=FOLDER",
+            "A report:        python -m src.report FOLDER...",
+        ]
+    )
 
 
 def as_typed(overrides: list[str]) -> list[str]:

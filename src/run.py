@@ -15,7 +15,7 @@ from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from src.command_line import as_typed, prepare_arguments
+from src.command_line import as_typed, help_text, prepare_arguments
 from src.errors import InputError
 from src.record import Record, first_process
 from src.schema import check, resolve
@@ -27,6 +27,9 @@ log = logging.getLogger("run")
 
 def main() -> int:
     """Run the job or jobs of the command line and return the exit status: 1 for a defect, 2 for a fault to mend."""
+    if {"--help", "-h"} & set(sys.argv[1:]):
+        print(help_text(CONF))
+        return 0
     statuses: list[int] = []
 
     @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")

@@ -74,7 +74,7 @@ def check(config: Mapping[str, Any], *, multirun: bool = False) -> None:
 def _top_level(config: Mapping[str, Any]) -> Iterator[str]:
     """Compare the keys and their types with ``Config``."""
     hints = typing.get_type_hints(Config)
-    for key in config.keys() - hints.keys():
+    for key in sorted(config.keys() - hints.keys()):
         yield f"{key}: no such key{_did_you_mean(key, hints)}"
     for field in fields(Config):
         if field.name not in config:
@@ -113,14 +113,14 @@ def _call(node: Node, path: str) -> Iterator[str]:
         name: one for name, one in signature.items() if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)
     }
     if not any(one.kind is one.VAR_KEYWORD for one in signature.values()):
-        for key in arguments.keys() - accepted.keys():
+        for key in sorted(arguments.keys() - accepted.keys()):
             yield f"{path}.{key}: {node['_target_']} has no such setting{_did_you_mean(key, accepted)}"
     if not node.get("_partial_"):
         for name, one in accepted.items():
             if one.default is one.empty and name not in arguments:
                 yield f"{path}.{name}: missing; type +{path}.{name}=..."
     hints = _hints(target)
-    for key in arguments.keys() & hints.keys():
+    for key in sorted(arguments.keys() & hints.keys()):
         if arguments[key] != _MISSING:
             yield from _mistyped(f"{path}.{key}", arguments[key], hints[key])
 

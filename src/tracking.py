@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import csv
 import io
+import netrc
+import os
 import uuid
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
@@ -108,6 +111,7 @@ def wandb_logger(
         project: Project of the dashboard.
         mode: Offline keeps everything in the folder.
     """
+    import wandb
     from lightning.pytorch.loggers import WandbLogger
 
     path = folder / "wandb_id"
@@ -122,11 +126,15 @@ def wandb_logger(
         group=group,
         job_type=str(config["stage"]["_target_"]).rpartition(".")[2],
         config=config,
+        settings=wandb.Settings(silent=mode == "offline"),  # online, it prints the dashboard's address
     )
 
 
 def has_wandb_key() -> bool:
-    """Whether Weights & Biases finds a key: in ``WANDB_API_KEY``, in a netrc file or in its settings."""
-    import wandb
-
-    return bool(wandb.api.api_key)
+    """Whether Weights & Biases will find a key: in ``WANDB_API_KEY``, or where ``wandb login`` puts it."""
+    host = urlsplit(os.environ.get("WANDB_BASE_URL") or "https://api.wandb.ai").netloc
+    try:
+        stored = netrc.netrc(Path(os.environ.get("NETRC") or "~/.netrc").expanduser()).authenticators(host)
+    except (OSError, netrc.NetrcParseError):
+        stored = None
+    return bool(os.environ.get("WANDB_API_KEY") or stored)

@@ -49,6 +49,7 @@ class CausalLM(nn.Module):
         ids = torch.tensor(tokenizer.convert_tokens_to_ids(list(item_vocabulary)), dtype=torch.int64)
         self.item_token_ids: Tensor
         self.register_buffer("item_token_ids", ids, persistent=False)
+        self.train()  # from_pretrained leaves networks in eval mode, without dropout
 
     @property
     def causal_network(self) -> Any:
