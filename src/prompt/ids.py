@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from src.errors import InputError
 from src.prompt.examples import Examples
 from src.tokenizer.item_tokens import ItemTokens
 
@@ -22,11 +23,14 @@ class IdsPrompt:
         max_history: Most recent items shown to the model.
         stride: Items labelled in each training window; a window shows up to ``max_history`` items before each label
             and at least ``max_history + 1 - stride`` wherever the user has so many. Smaller strides cost more passes.
+
+    Raises:
+        InputError: the stride does not fit the window.
     """
 
     def __init__(self, tokenizer: Any, items: ItemTokens, *, max_history: int, stride: int) -> None:
         if not 1 <= stride <= max_history + 1:
-            raise ValueError(f"prompt.stride={stride} must lie between 1 and max_history + 1 = {max_history + 1}")
+            raise InputError(f"prompt.stride={stride} must lie between 1 and max_history + 1 = {max_history + 1}")
         self.max_history = max_history
         self.stride = stride
         begin = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id

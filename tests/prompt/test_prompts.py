@@ -1,0 +1,100 @@
+"""Both prompt forms: what is written, what is a response, and that training and evaluation write the same."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from src.errors import InputError
+from src.model.causal_lm import from_scratch
+from src.prompt.ids import IdsPrompt
+from src.prompt.instruction import InstructionPrompt
+from src.tokenizer.item_tokens import ItemTokens
+
+CODES = np.array([[0, 0], [0, 1], [1, 0], [1, 1], [2, 0]])
+ITEMS = ItemTokens.from_codes(CODES, [range(3), range(2)], {})
+TOKENIZER = from_scratch(
+    ITEMS.vocabulary,
+    hidden_size=8,
+    intermediate_size=8,
+    num_layers=2,
+    num_heads=1,
+    dropout=0.0,
+    max_length=64,
+    seed=0,
+).tokenizer
+TEMPLATE = "Seen so far: {history}. Next: "
+
+
+def ids_prompt(max_history=3, stride=2):
+    return IdsPrompt(TOKENIZER, ITEMS, max_history=max_history, stride=stride)
+
+
+def instruction(max_history=3, template=TEMPLATE):
+    return InstructionPrompt(TOKENIZER, ITEMS, template=template, separator=", ", max_history=max_history)
+
+
+def test_ids_prompt_writes_codes_and_marks_the_responses():
+    tokens, response = ids_prompt().encode(np.array([2, 4]), first_label=1)
+    assert TOKENIZER.decode(tokens) == "<s><a_1><b_0><a_2><b_0>"
+    assert response.tolist() == [False, False, False, True, True]
+
+
+def test_ids_prompt_shows_only_the_latest_items():
+    assert TOKENIZER.decode(ids_prompt(max_history=2).prompt(np.array([0, 1, 2]))) == "<s><a_0><b_1><a_1><b_0>"
+
+
+def test_instruction_writes_the_template_and_ends_the_response():
+    tokens, response = instruction().encode(np.array([2, 4, 0]), first_label=2)
+    assert TOKENIZER.decode(tokens) == "<s>Seen so far: <a_1><b_0>, <a_2><b_0>. Next: <a_0><b_0></s>"
+    assert TOKENIZER.decode(tokens[response]) == "<a_0><b_0></s>"
+
+
+def test_instruction_equals_tokenizing_the_whole_text():
+    text = "Seen so far: <a_0><b_0>, <a_2><b_0>. Next: "
+    written = instruction().prompt(np.array([0, 4]))
+    assert written.tolist() == [TOKENIZER.bos_token_id, *TOKENIZER(text, add_special_tokens=False)["input_ids"]]
+
+
+@pytest.mark.parametrize("prompt", [ids_prompt(), instruction()], ids=["ids", "instruction"])
+def test_training_and_evaluation_write_the_same_prompt(prompt):
+    items = np.array([3, 1, 4, 0])
+    tokens, response = prompt.encode(items[:4], first_label=3)
+    first = int(np.argmax(response))
+    assert tokens[:first].tolist() == prompt.prompt(items[:3]).tolist()
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.integers(1, 12), min_size=1, max_size=6), st.integers(1, 5), st.data())
+def test_ids_windows_label_every_item_once_with_as_much_history_as_promised(lengths, max_history, data):
+    stride = data.draw(st.integers(1, max_history + 1))
+    prompt = ids_prompt(max_history, stride)
+    examples = prompt.examples(np.array(lengths), np.random.default_rng(data.draw(st.integers(0, 99))))
+    labelled = []
+    for row in range(len(examples)):
+        user, start, stop, first = (
+            int(column[row]) for column in (examples.user, examples.start, examples.stop, examples.first_label)
+        )
+        assert 0 <= start <= first < stop <= lengths[user]
+        assert stop - start <= max_history + 1
+        for item in range(first, stop):
+            assert item - start >= min(item, max_history + 1 - stride)
+            labelled.append((user, item))
+    assert sorted(labelled) == [(user, item) for user, length in enumerate(lengths) for item in range(length)]
+    assert len(examples) <= prompt.most_examples(np.array(lengths))
+
+
+def test_instruction_makes_one_example_of_every_item_but_the_first():
+    # Lengths 3 and 1: user 0 gives the targets 1 and 2, user 1 none. max_history 1 shows one item before each.
+    examples = instruction(max_history=1).examples(np.array([3, 1]), np.random.default_rng(0))
+    assert examples.user.tolist() == [0, 0]
+    assert examples.start.tolist() == [0, 1]
+    assert examples.first_label.tolist() == [1, 2]
+    assert examples.stop.tolist() == [2, 3]
+
+
+def test_bad_prompt_settings_are_named():
+    with pytest.raises(InputError, match=r"must hold \{history\} exactly once, got: 'no slot'"):
+        instruction(template="no slot")
+    with pytest.raises(InputError, match=r"prompt.stride=9 must lie between 1 and max_history \+ 1 = 4"):
+        ids_prompt(max_history=3, stride=9)
