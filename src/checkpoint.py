@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-import pickle
 import time
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +29,13 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         path = Path(path)
         try:
             write_atomic(path, lambda stream: torch.save(checkpoint, stream))
-        except OSError as error:
+        except (OSError, RuntimeError) as error:
+            # torch.save ends in an error of its own when a write fails.
+            reason = error if isinstance(error, OSError) else error.__context__
+            if not isinstance(reason, OSError):
+                raise
             raise InputError(
-                f"Cannot write {path.name} into {path.parent}: {error.strerror or error}.\n"
+                f"Cannot write {path.name} into {path.parent}: {reason.strerror or reason}.\n"
                 f"Free some room there, then go on:  python -m src.run resume={path.parent.parent}"
             ) from error
 
@@ -49,9 +51,9 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             return dict(torch.load(path, map_location=map_location, weights_only=True))
         except FileNotFoundError as error:
             raise InputError(f"{path}: no such checkpoint.") from error
-        except (RuntimeError, EOFError, ValueError, TypeError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
+        except Exception as error:  # torch.load answers damage with errors of a dozen types
             raise InputError(
-                f"{path} is damaged or not a checkpoint: {str(error).splitlines()[0]}\n"
+                f"{path} is damaged or not a checkpoint: {type(error).__name__}: {str(error).partition(chr(10))[0]}\n"
                 "Delete it; a run resumed without last.ckpt starts over."
             ) from error
 

@@ -11,6 +11,7 @@ from src.errors import InputError
 from src.record import first_process
 
 _SHOWS_ONLY = ("--hydra-help", "--cfg", "-c", "--info", "-i", "--version", "--shell-completion", "-sc")
+_MULTIRUN = ("-m", "--multirun")
 _PLAIN = re.compile(r"[A-Za-z_][\w.\-]*=")
 
 
@@ -36,7 +37,8 @@ def prepare_arguments(arguments: list[str], conf: Path) -> list[str]:
         rest = [argument for argument in arguments if argument not in resumed]
         arguments = _resume(Path(resumed[-1].partition("=")[2]), rest)
     else:
-        arguments = [_forced(argument, groups) for argument in arguments]
+        # Stable sort: Hydra's parser stumbles over a `-m` between overrides.
+        arguments = sorted((_forced(argument, groups) for argument in arguments), key=lambda one: one not in _MULTIRUN)
     if not first_process():
         arguments = [argument for argument in arguments if not argument.startswith("hydra.run.dir=")]
         arguments.append(f"hydra.run.dir={tempfile.mkdtemp(prefix='rank-')}")

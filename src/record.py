@@ -8,6 +8,7 @@ import platform
 import resource
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -34,6 +35,7 @@ class Record:
         """Take the content as it is; see ``start`` and ``resume``."""
         self.path = folder / "result.json"
         self.content = content
+        self._lap_began = time.monotonic()
 
     @classmethod
     def start(cls, folder: Path, config: dict[str, Any], overrides: list[str]) -> Record:
@@ -82,6 +84,9 @@ class Record:
         record = cls(folder, json.loads((folder / "result.json").read_bytes()))
         if record.content["status"] != "finished":
             _reset_peak_memory()
+            if first_process():
+                for unfinished in folder.rglob(".*.tmp"):  # left by a kill in the middle of a write
+                    unfinished.unlink()
             config = yaml.safe_load((folder / "config.yaml").read_text())
             record.update(status="running", error=None, config=config, resumed=record.content["resumed"] + 1)
         return record
@@ -92,11 +97,17 @@ class Record:
         if first_process():
             write_atomic(self.path, json.dumps(self.content, indent=1))
 
-    def add_seconds(self, **seconds: float) -> None:
-        """Add to the timings; a resumed run goes on counting."""
-        timings = self.content["timings_s"]
-        timings |= {name: round(timings[name] + value, 3) for name, value in seconds.items()}
+    def lap(self, part: str, total: float | None = None) -> None:
+        """Add the seconds since the last lap to a part of the run; a resumed run goes on counting.
+
+        Args:
+            part: ``prepare``, ``fit`` or ``test``.
+            total: The part's seconds over all resumes, where they are known from elsewhere.
+        """
+        now, timings = time.monotonic(), self.content["timings_s"]
+        timings[part] = round(timings[part] + now - self._lap_began if total is None else total, 3)
         timings["total"] = round(timings["prepare"] + timings["fit"] + timings["test"], 3)
+        self._lap_began = now
         self.update()
 
     def trace_origin(self, start: str | None) -> None:

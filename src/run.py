@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import logging
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +85,6 @@ def run(config: dict[str, Any], folder: Path, record: Record, sweep: str | None)
         record: The run's record.
         sweep: Name of the sweep it is a job of, if any.
     """
-    began = time.monotonic()
     import lightning  # seconds of imports that --help must not wait for
     import torch
 
@@ -119,12 +117,11 @@ def run(config: dict[str, Any], folder: Path, record: Record, sweep: str | None)
         trainer = build(config["trainer"])(
             default_root_dir=folder, callbacks=[checkpoints], logger=logs, plugins=[checkpoint_io]
         )
-        record.add_seconds(prepare=time.monotonic() - began)
+        record.lap("prepare")
         trainer.fit(stage, datamodule=data, ckpt_path=start)
-        record.add_seconds(fit=checkpoints.fit_seconds - record.content["timings_s"]["fit"])
-        began = time.monotonic()
+        record.lap("fit", total=checkpoints.fit_seconds)
         trainer.test(stage, datamodule=data, ckpt_path=checkpoints.selected, verbose=False)
-        record.add_seconds(test=time.monotonic() - began)
+        record.lap("test")
     if trainer.is_global_zero:
         save_ranks(stage.test_ranks, folder / "ranks.parquet")
     record.finish(

@@ -1,0 +1,202 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+from src.report.runs import find_runs
+
+ROOT = Path(__file__).parents[1]
+# Lightning warns of short epochs, of batches without workers and the like.
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+def result(folder):
+    return json.loads((folder / "result.json").read_text())
+
+
+def outcome(folder):
+    """Everything about a finished run that must not depend on whether it was killed and resumed."""
+    last = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
+    weights = {name: value.tolist() for name, value in last["state_dict"].items()}
+    ranks = pd.read_parquet(folder / "ranks.parquet").to_dict("list")
+    return result(folder)["status"], result(folder)["metrics"], ranks, last["global_step"], weights
+
+
+def test_a_run_leaves_a_whole_folder(run, toy_arguments, tmp_path, capsys):
+    folder = tmp_path / "a"
+    assert run(*toy_arguments, "seed=3", f"hydra.run.dir={folder}") == 0
+    assert {path.name for path in folder.rglob("*") if path.is_file()} == {
+        "config.yaml", "result.json", "metrics.csv", "run.log", "ranks.parquet", "best.ckpt", "last.ckpt",
+    }  # fmt: skip
+    content = result(folder)
+    assert content.keys() == {
+        "status", "name", "seed", "metrics", "error", "config", "overrides", "versions", "commit", "dirty",
+        "started_at", "finished_at", "timings_s", "peak_memory_mib", "evaluated_users", "protocol", "lineage",
+        "resumed",
+    }  # fmt: skip
+    assert content["overrides"] == ["+experiment=toy", "seed=3"]
+    assert content["protocol"] == {
+        "num_beams": 20, "exclude_history": False, "dataset": "toy (ffffffffffff)", "max_users": None,
+    }  # fmt: skip
+    assert (content["status"], content["seed"], content["evaluated_users"]) == ("finished", 3, 24)
+    timings = content["timings_s"]
+    assert timings["total"] == pytest.approx(timings["prepare"] + timings["fit"] + timings["test"], abs=0.002)
+    assert find_runs([folder])[0].label == "toy"
+    printed = capsys.readouterr().out
+    assert f"{content['metrics']['test/ndcg@10']:.4f}" in printed
+    assert "toy (ffffffffffff)" in printed
+
+
+def test_the_same_seed_gives_the_same_result(run, toy_arguments, tmp_path):
+    for name in "ab":
+        assert run(*toy_arguments, f"hydra.run.dir={tmp_path / name}") == 0
+    assert outcome(tmp_path / "a") == outcome(tmp_path / "b")
+
+
+def test_all_faults_of_the_command_line_end_in_one_list(run, toy_arguments, tmp_path, caplog):
+    assert run(*toy_arguments, f"hydra.run.dir={tmp_path / 'a'}", "stage.lrr=1", "sed=3", "trainer.max_epoch=2") == 2
+    message = result(tmp_path / "a")["error"]["message"]
+    for text in ("did you mean lr?", "did you mean seed?", "did you mean max_epochs?"):
+        assert text in message
+    assert result(tmp_path / "a")["status"] == "failed"
+
+
+def test_a_typo_in_a_recipe_is_found_too(run, toy_arguments, tmp_path):
+    recipe = Path(toy_arguments[1]) / "experiment" / "toy.yaml"
+    recipe.write_text(recipe.read_text() + "stage: {lrr: 0.2}\n")
+    assert run(*toy_arguments, f"hydra.run.dir={tmp_path / 'a'}") == 2
+    assert "stage.lrr: stand_in_parts.Stage has no such setting" in result(tmp_path / "a")["error"]["message"]
+
+
+def test_an_unknown_experiment_is_answered_with_those_there_are(run, capsys):
+    assert run("+experiment=unknown") == 1
+    message = capsys.readouterr().err
+    assert "Could not find 'experiment/unknown'" in message
+    for recipe in (ROOT / "conf" / "experiment").glob("*.yaml"):
+        assert recipe.stem in message
+
+
+def test_a_folder_that_holds_a_run_is_refused_and_left_as_it_is(run, toy_arguments, tmp_path, capsys):
+    folder = tmp_path / "a"
+    folder.mkdir()
+    (folder / "result.json").write_text("mine")
+    assert run(*toy_arguments, f"hydra.run.dir={folder}") == 2
+    assert f"python -m src.run resume={folder}" in (folder / "run.log").read_text()
+    assert (folder / "result.json").read_text() == "mine"
+
+
+def test_one_failing_job_is_recorded_and_the_others_finish(run, toy_arguments, tmp_path):
+    sweep = tmp_path / "sweep"
+    assert run(*toy_arguments, "-m", f"hydra.sweep.dir={sweep}", "stage.fail_in_epoch=1,null", "+sweep=seeds") == 1
+    runs = find_runs([sweep])
+    assert [(one.seed, one.status) for one in runs] == [
+        (1, "failed"), (1, "finished"), (2, "failed"), (2, "finished"), (3, "failed"), (3, "finished"),
+    ]  # fmt: skip
+    assert str(runs[0].error) == "FloatingPointError: loss is NaN"
+    assert {one.label for one in runs} == {"toy stage.fail_in_epoch=1", "toy stage.fail_in_epoch=null"}
+
+
+def killed(run, arguments, *, at_write=None, at_step=None):
+    """Run in a forked process that kills itself at its n-th call of fsync (two an atomic write) or training step."""
+    pid = os.fork()
+    if pid:
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
+        return
+    import stand_in_parts
+
+    def killing(function, number):
+        calls = iter(range(1, 10_000))
+
+        def wrapped(*arguments):
+            if next(calls) == number:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return function(*arguments)
+
+        return wrapped
+
+    try:
+        os.fsync = killing(os.fsync, at_write)
+        stand_in_parts.Stage.training_step = killing(stand_in_parts.Stage.training_step, at_step)
+        run(*arguments)
+    finally:
+        os._exit(0)
+
+
+# Writes: 2 fsyncs each of config.yaml, result.json, metrics.csv, result.json, then best.ckpt (9, 10), last.ckpt
+# (11, 12) and so on. Patience 1 ends this run after 5 epochs of 6 steps: two writes of best.ckpt late in it.
+@pytest.mark.parametrize(
+    ("extra", "moment"),
+    [
+        ([], {"at_write": 9}),  # before the first checkpoint: starts over
+        ([], {"at_write": 13}),  # best.ckpt half written
+        ([], {"at_write": 15}),  # last.ckpt half written: it lags behind best.ckpt
+        ([], {"at_step": 20}),
+        (["checkpoint.every_steps=2"], {"at_step": 16}),  # within an epoch, between two checkpoints
+        (["trainer.accumulate_grad_batches=4", "checkpoint.every_steps=1"], {"at_step": 18}),
+        (["trainer.max_steps=15"], {"at_step": 14}),
+        (["checkpoint.patience=1", "stage.lr=0.5", "trainer.max_epochs=20"], {"at_step": 22}),
+        (["checkpoint.patience=1", "stage.lr=0.5", "trainer.max_epochs=20"], {"at_write": 33}),  # after training
+    ],
+    ids=str,
+)
+def test_a_run_killed_at_any_moment_ends_as_if_it_had_not_been(run, toy_arguments, tmp_path, extra, moment):
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    assert run(*toy_arguments, *extra, f"hydra.run.dir={whole}") == 0
+    killed(run, [*toy_arguments, *extra, f"hydra.run.dir={broken}"], **moment)
+    assert result(broken)["status"] == "running"
+    assert run(f"resume={broken}") == 0
+    assert outcome(broken) == outcome(whole)
+    assert result(broken)["resumed"] == 1
+    assert result(broken)["overrides"] == result(whole)["overrides"]
+    assert not list(broken.rglob("*.tmp"))
+
+
+def test_a_failed_run_resumes_once_its_config_is_mended(run, toy_arguments, tmp_path):
+    folder = tmp_path / "a"
+    assert run(*toy_arguments, "stage.fail_in_epoch=2", f"hydra.run.dir={folder}") == 1
+    config = folder / "config.yaml"
+    config.write_text(config.read_text().replace("fail_in_epoch: 2", "fail_in_epoch: null"))
+    assert run(f"resume={folder}") == 0
+    assert run(*toy_arguments, f"hydra.run.dir={tmp_path / 'b'}") == 0
+    assert outcome(folder) == outcome(tmp_path / "b")
+    assert result(folder)["error"] is None
+
+
+def test_a_finished_run_is_shown_again_and_left_as_it_is(run, toy_arguments, tmp_path, capsys):
+    folder = tmp_path / "a"
+    assert run(*toy_arguments, f"hydra.run.dir={folder}") == 0
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    capsys.readouterr()
+    assert run(f"resume={folder}") == 0
+    assert "nothing to resume" in capsys.readouterr().out
+    assert before == {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_start_from_a_checkpoint_is_traced_by_its_content(run, toy_arguments, tmp_path):
+    start = tmp_path / "start.ckpt"
+    start.write_bytes(b"abc")
+    assert run(*toy_arguments, f"stage.init_from={start}", f"hydra.run.dir={tmp_path / 'a'}") == 0
+    # SHA-256 of "abc", as in FIPS 180-2.
+    sha256 = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    assert result(tmp_path / "a")["lineage"] == {"path": str(start), "sha256": sha256}
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["+experiment=sft", "--cfg", "job"]])
+def test_looking_around_imports_nothing_heavy(arguments):
+    program = (
+        "import sys, src.run\n"
+        f"sys.argv = ['src.run', *{arguments!r}]\n"
+        "try:\n    src.run.main()\n"
+        "finally:\n"
+        "    heavy = {'torch', 'lightning', 'transformers', 'pandas', 'wandb', 'numpy', 'pydantic'} & {*sys.modules}\n"
+        "    assert not heavy, heavy\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "dataset" in done.stdout
