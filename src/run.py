@@ -125,7 +125,12 @@ def run(config: dict[str, Any], folder: Path, record: Record, sweep: str | None)
     if trainer.is_global_zero:
         save_ranks(stage.test_ranks, folder / "ranks.parquet")
     record.finish(
-        metrics={name: value.item() for name, value in trainer.callback_metrics.items() if name.startswith("test/")},
+        # The number of users is no measure of quality; it has a key of its own.
+        metrics={
+            name: value.item()
+            for name, value in trainer.callback_metrics.items()
+            if name.startswith("test/") and name != "test/users"
+        },
         evaluated_users=len(stage.test_ranks["user"]),
         protocol=protocol(config, interactions),
     )

@@ -62,7 +62,13 @@ class RecommendationData(lightning.LightningDataModule):
         return EvaluationBatches(self, "test", *self._shard())
 
     def _shard(self) -> tuple[int, int]:
-        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        if self.batch_size < world_size:
+            raise InputError(
+                f"data.batch_size={self.batch_size} leaves some of {world_size} processes without an example.\n"
+                f"Type:  data.batch_size={world_size}"
+            )
+        return rank, world_size
 
 
 class TrainingBatches:

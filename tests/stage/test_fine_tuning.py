@@ -1,0 +1,201 @@
+"""The fine-tuning stage on a small real model: losses, checkpoints, refusals."""
+
+import lightning
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F  # noqa: N812
+
+from src.dataset.interactions import Interactions
+from src.dataset.recommendation_datamodule import RecommendationData
+from src.errors import InputError
+from src.evaluator.ranking import RankingEvaluator
+from src.model.causal_lm import from_scratch, last_blocks
+from src.prompt.ids import IdsPrompt
+from src.stage.fine_tuning import FineTuning
+from src.tokenizer.item_tokens import ItemTokens
+
+CODES = np.stack(np.unravel_index(np.arange(20), (5, 4)), axis=1)
+ITEMS = ItemTokens.from_codes(CODES, [range(5), range(4)], {})
+
+
+def interactions(users=20):
+    """Users who walk through the items in steps of one: the next item can be learned."""
+    lengths = np.full(users, 9)
+    return Interactions(
+        name="walks",
+        offsets=np.concatenate([[0], np.cumsum(lengths)]),
+        items=np.concatenate([(start + np.arange(9)) % 20 for start in range(users)]),
+        user_ids=[f"u{n}" for n in range(users)],
+        item_ids=[f"i{n}" for n in range(20)],
+        titles=[""] * 20,
+        texts=[""] * 20,
+        fingerprint="f" * 64,
+        statistics={},
+    )
+
+
+def model(hidden_size=16, num_layers=3, dropout=0.1):
+    return from_scratch(
+        ITEMS.vocabulary,
+        hidden_size=hidden_size,
+        intermediate_size=32,
+        num_layers=num_layers,
+        num_heads=2,
+        dropout=dropout,
+        max_length=64,
+        seed=0,
+    )
+
+
+def stage(network=None, **changes):
+    settings = {
+        "seed": 1,
+        "learning_rate": 1e-2,
+        "weight_decay": 0.1,
+        "warmup_ratio": 0.1,
+        "strength": 0.5,
+        "form": "scaled",
+        "ratio": 1.0,
+        "space": "probability",
+        "max_negatives": None,
+        "layers": 2,
+        "ensemble": "logits",
+        "init_from": None,
+    }
+    evaluator = RankingEvaluator(ITEMS, num_beams=10, exclude_history=False, cutoffs=[5, 10])
+    return FineTuning(model=network or model(), evaluator=evaluator, **{**settings, **changes})
+
+
+def data(network):
+    prompt = IdsPrompt(network.tokenizer, ITEMS, max_history=4, stride=5)
+    return RecommendationData(
+        interactions=interactions(), prompt=prompt, seed=1, batch_size=8, evaluation_batch_size=8, max_users=None
+    )
+
+
+def trainer(folder, **settings):
+    return lightning.Trainer(
+        accelerator="cpu",
+        devices=1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        default_root_dir=folder,
+        **{"max_epochs": 60, "log_every_n_steps": 1, **settings},
+    )
+
+
+@pytest.mark.parametrize("strength", [0.0, 0.5])
+def test_training_learns_to_rank_the_next_item_first(tmp_path, strength):
+    module = stage(strength=strength)
+    run = trainer(tmp_path)
+    run.fit(module, datamodule=data(module.model))
+    logged = {name for name in run.callback_metrics if name.startswith("train/")}
+    (metrics,) = run.test(module, datamodule=data(module.model), verbose=False)
+    assert metrics["test/users"] == 20
+    assert metrics["test/hit@5"] > 0.8
+    assert module.test_ranks["user"][:2] == ["u0", "u1"]
+    assert module.test_ranks["target"][:2] == ["i8", "i9"]
+    parts = {"train/loss_cross_entropy", "train/negatives_per_position", "train/positions_without_negatives"}
+    parts |= {"train/negative_mass", "train/negative_mass_intermediate"}
+    assert logged == {"train/loss"} | (parts if strength else set())
+
+
+def test_intermediate_states_are_normed_once_and_the_final_ones_not_again():
+    network = model(dropout=0.0).eval()
+    ids = torch.randint(0, 200, (2, 6))
+    rows = torch.ones_like(ids, dtype=torch.bool)
+    states = network.row_states(ids, torch.ones_like(ids), rows, [1, 2])
+    # By hand: the blocks one after the other, as transformers runs them.
+    whole = network.causal_network(ids, output_hidden_states=True)
+    torch.testing.assert_close(network.head(states.final), whole.logits.flatten(0, 1))
+    for index, block in enumerate((1, 2)):
+        by_hand = network.decoder.norm(whole.hidden_states[block]).flatten(0, 1)
+        torch.testing.assert_close(states.intermediate[index], by_hand)
+
+
+def test_mean_of_states_through_the_head_is_the_mean_of_the_layers_logits():
+    module = stage()
+    states = torch.randn(2, 7, 16)
+    by_layer = module.model.head(states).mean(0)
+    torch.testing.assert_close(module._ensemble_logits(states), by_layer)
+
+
+def test_ensemble_of_probabilities_averages_probabilities():
+    module = stage(ensemble="probabilities")
+    states = torch.randn(2, 7, 16)
+    by_layer = module.model.head(states).softmax(-1).mean(0)
+    torch.testing.assert_close(module._ensemble_logits(states).softmax(-1), by_layer)
+
+
+def gradient_of(module, batch):
+    torch.manual_seed(0)
+    module.zero_grad()
+    module._share_of_positions = lambda count: 1.0
+    module._log_training = lambda values: None
+    module._is_log_step = lambda: False
+    loss = module.training_step(batch, 0)
+    loss.backward()
+    return loss.detach(), [p.grad.clone() for p in module.parameters() if p.grad is not None]
+
+
+def test_strength_zero_equals_cross_entropy_over_the_responses():
+    module = stage(model(dropout=0.0), strength=0.0)
+    batch = next(iter(data(module.model).train_dataloader()))
+    loss, _ = gradient_of(module, batch)
+    logits = module.model.causal_network(batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+    torch.testing.assert_close(loss, F.cross_entropy(logits[batch["rows"]], batch["target"]))
+
+
+def test_last_blocks_leave_the_final_one_out():
+    assert last_blocks(model(num_layers=6), 4) == [2, 3, 4, 5]
+    with pytest.raises(InputError, match=r"stage.layers=3: a model of 3 blocks has 2 intermediate ones"):
+        last_blocks(model(num_layers=3), 3)
+
+
+def saved(folder, module):
+    run = trainer(folder, max_epochs=1)
+    run.fit(module, datamodule=data(module.model))
+    path = folder / "some.ckpt"
+    run.save_checkpoint(path)
+    return path
+
+
+def test_a_saved_checkpoint_gives_the_same_logits_when_loaded(tmp_path):
+    module = stage()
+    path = saved(tmp_path, module)
+    other = stage(model(), init_from=str(path))
+    ids = torch.randint(0, 200, (2, 6))
+    for one in (module, other):
+        one.eval()
+    torch.testing.assert_close(
+        other.model.causal_network(ids).logits, module.model.causal_network(ids).logits, rtol=0, atol=0
+    )
+
+
+def test_a_checkpoint_of_another_model_is_refused(tmp_path):
+    path = saved(tmp_path, stage())
+    with pytest.raises(InputError, match=r"holds another model:\n  there .*'hidden_size': 16.*\n  here  .*32"):
+        stage(model(hidden_size=32), init_from=str(path))
+
+
+def test_a_checkpoint_of_another_stage_is_refused(tmp_path):
+    path = tmp_path / "other.ckpt"
+    torch.save({"state_dict": {}, "stage": "SequenceModel", "model": {}}, path)
+    with pytest.raises(InputError, match=r"holds the stage 'SequenceModel', but this is 'FineTuning'"):
+        stage(init_from=str(path))
+
+
+def test_an_unreadable_checkpoint_is_named(tmp_path):
+    path = tmp_path / "torn.ckpt"
+    path.write_bytes(b"PK\x03\x04 torn")
+    with pytest.raises(InputError, match=r"torn.ckpt' is not a checkpoint that can be read"):
+        stage(init_from=str(path))
+
+
+def test_an_unknown_ensemble_is_refused():
+    with pytest.raises(InputError, match=r"stage.ensemble='median': type stage.ensemble=logits"):
+        stage(ensemble="median")
