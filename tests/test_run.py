@@ -102,6 +102,16 @@ def test_one_failing_job_is_recorded_and_the_others_finish(run, toy_arguments, t
     assert {one.label for one in runs} == {"toy stage.fail_in_epoch=1", "toy stage.fail_in_epoch=null"}
 
 
+def test_a_sweep_over_recipes_runs_where_the_command_line_names_no_folder(run, toy_arguments, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    recipes = Path(toy_arguments[1]) / "experiment"
+    text = (recipes / "toy.yaml").read_text()
+    (recipes / "other.yaml").write_text(text.replace("name: toy", "name: other"))
+    assert run("-m", *toy_arguments[:2], "+experiment=toy,other") == 0
+    runs = find_runs([tmp_path / "outputs" / "sweeps"])
+    assert {one.label for one in runs} == {"toy", "other"}
+
+
 def killed(run, arguments, *, at_write=None, at_step=None):
     """Run in a forked process that kills itself at its n-th call of fsync (two an atomic write) or training step."""
     pid = os.fork()

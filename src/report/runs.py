@@ -12,8 +12,9 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
 
 from src.errors import InputError
 
-# Overrides that do not tell two cells apart: the seed is averaged over, the name already stands for the experiment.
-SAME_CELL = ("seed", "experiment", "resume")
+# Overrides that do not tell two cells apart: the seed is averaged over, the name already stands for the experiment, and
+# the others change no result.
+SAME_CELL = ("seed", "experiment", "resume", "logger", "logger.mode", "trainer.enable_progress_bar")
 
 
 class Failure(BaseModel):
