@@ -1,4 +1,4 @@
-"""ILRec's cross-layer losses: self-hard negatives from intermediate layers and the preference loss that uses them.
+"""ILRec's cross-layer losses: self-hard negatives, the preference loss that uses them, distillation into the layers.
 
 Symbols used throughout: N label positions (response tokens only), V vocabulary size, L intermediate layers.
 """
@@ -165,3 +165,44 @@ def preference_loss(
         relief = (plain - raised).relu()
     floor = (relief * (logit - logit.detach())).sum()  # value 0, gradient `relief`
     return F.cross_entropy(penalised, target) + floor / len(target)
+
+
+def distillation_loss(
+    layer_logits: Tensor, final_logits: Tensor, *, vocabulary: Tensor | None = None, keep: Tensor | None = None
+) -> Tensor:
+    """Cross-layer preference distillation (CPD): the intermediate layers learn to agree with the final one.
+
+    ``L = mean over layers and kept positions of KL(softmax_S(z) || softmax_S(z^(l)))``. The final layer is the teacher
+    and gets no gradient.
+
+    Source: ILRec (arXiv 2602.17410), CPD. The restriction to the item tokens S and leaving the end of the response out
+    are ilrec.md's reading; the mean where the released code sums is our choice.
+
+    Args:
+        layer_logits: Intermediate layers' logits, shape ``(L, N, V)``, float.
+        final_logits: Last layer's logits, shape ``(N, V)``, float.
+        vocabulary: Token ids of S, shape ``(|S|,)``, int64; ``None`` takes all V.
+        keep: Positions that count, shape ``(N,)``, bool; ``None`` keeps all.
+
+    Returns:
+        Loss, shape ``()``, nats a layer and position. With no position kept it is 0 and its gradient is zeros.
+
+    Raises:
+        ValueError: the shapes disagree, or there is no layer.
+    """
+    rows = final_logits.shape[:1]
+    if layer_logits.shape[1:] != final_logits.shape or (keep is not None and keep.shape != rows):
+        raise ValueError(
+            f"shapes disagree: layer_logits {tuple(layer_logits.shape)}, final_logits {tuple(final_logits.shape)}, "
+            f"keep {None if keep is None else tuple(keep.shape)}; need (L, N, V), (N, V), (N,)"
+        )
+    if len(layer_logits) == 0:
+        raise ValueError("layer_logits holds no layer; at least one must learn")
+    if keep is not None:
+        layer_logits, final_logits = layer_logits[:, keep], final_logits[keep]
+    if vocabulary is not None:
+        layer_logits, final_logits = layer_logits[..., vocabulary], final_logits[..., vocabulary]
+    student = layer_logits.log_softmax(2)
+    teacher = final_logits.detach().log_softmax(1).expand_as(student)
+    divergence = F.kl_div(student, teacher, reduction="sum", log_target=True)
+    return divergence / max(student.shape[0] * student.shape[1], 1)

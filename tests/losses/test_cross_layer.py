@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F  # noqa: N812
 
-from src.losses.cross_layer import negative_weights, preference_loss, self_hard_negatives
+from src.losses.cross_layer import distillation_loss, negative_weights, preference_loss, self_hard_negatives
 
 
 def logits(*rows):
@@ -52,6 +52,18 @@ def reference_loss(final, target, negatives, weights, strength, form):
                 raised[v] = z + shift
         total = total - torch.log(torch.exp(raised[target[n]]) / torch.exp(raised).sum())
     return total / len(target)
+
+
+def reference_distillation(layers, final, vocabulary, keep):
+    """Layer by layer, position by position, token by token."""
+    divergences = []
+    for layer in layers:
+        for n in range(len(final)):
+            if keep[n]:
+                p = torch.exp(final[n, vocabulary]) / torch.exp(final[n, vocabulary]).sum()
+                q = torch.exp(layer[n, vocabulary]) / torch.exp(layer[n, vocabulary]).sum()
+                divergences.append(sum(p[v] * torch.log(p[v] / q[v]) for v in range(len(vocabulary))))
+    return sum(divergences) / len(divergences)
 
 
 def random_case(seed, positions=6, vocabulary=40, scale=2.0):
@@ -208,6 +220,62 @@ def test_masks_and_weights_carry_no_gradient():
     assert torch.autograd.grad(loss, ensemble, allow_unused=True) == (None,)
 
 
+def test_distillation_worked_by_hand():
+    # Teacher (.5, .5). Layer 1 (.25, .75): .5 ln(.5/.25) + .5 ln(.5/.75) = .5 * .693147 - .5 * .405465 = .143841;
+    # layer 2 agrees: 0. Mean over the two layers: .071921.
+    loss = distillation_loss(torch.stack([log((0.25, 0.75)), log((0.5, 0.5))]), log((0.5, 0.5)))
+    assert loss.item() == pytest.approx(0.071921, abs=1e-6)
+
+
+def test_distillation_looks_at_the_vocabulary_only():
+    # Token 1's share differs; between tokens 0 and 2 the teacher gives (.5, .5), the layer (.25, .75): .143841 again.
+    loss = distillation_loss(log((0.2, 0.2, 0.6))[None], log((0.05, 0.9, 0.05)), vocabulary=torch.tensor([0, 2]))
+    assert loss.item() == pytest.approx(0.143841, abs=1e-6)
+
+
+def test_distillation_leaves_positions_out():
+    # Position 1 disagrees, but is not kept; what is left is position 0's .143841, and not half of it.
+    layers, final = log((0.25, 0.75), (0.9, 0.1))[None], log((0.5, 0.5), (0.5, 0.5))
+    loss = distillation_loss(layers, final, keep=torch.tensor([True, False]))
+    assert loss.item() == pytest.approx(0.143841, abs=1e-6)
+
+
+def test_distillation_equals_the_slow_reference():
+    for seed in range(5):
+        generator = torch.Generator().manual_seed(seed)
+        layers = torch.randn(3, 6, 12, generator=generator, dtype=torch.float64)
+        final = torch.randn(6, 12, generator=generator, dtype=torch.float64)
+        vocabulary, keep = torch.randperm(12, generator=generator)[:5], torch.tensor([1, 1, 0, 1, 0, 1]).bool()
+        fast = distillation_loss(layers, final, vocabulary=vocabulary, keep=keep)
+        torch.testing.assert_close(fast, reference_distillation(layers, final, vocabulary, keep))
+
+
+def test_a_layer_that_agrees_up_to_a_constant_has_nothing_to_learn():
+    _, final, _ = random_case(4)
+    layers = torch.stack([final, final + 3]).requires_grad_()
+    loss = distillation_loss(layers, final)
+    assert loss.item() == pytest.approx(0, abs=1e-12)
+    assert torch.autograd.grad(loss, layers)[0].abs().max() < 1e-12
+
+
+def test_distillation_teaches_the_layers_and_leaves_the_teacher_alone():
+    # d KL(p || softmax(z)) / dz = softmax(z) - p; divided by 2 layers and 6 positions.
+    layer, final, _ = random_case(5)
+    layers = torch.stack([layer, 2 * layer]).requires_grad_()
+    final.requires_grad_()
+    student, teacher = torch.autograd.grad(distillation_loss(layers, final), (layers, final), allow_unused=True)
+    assert teacher is None
+    torch.testing.assert_close(student, (layers.softmax(2) - final.softmax(1)) / 12)
+
+
+def test_distillation_without_a_position_is_zero_and_can_still_be_added_and_differentiated():
+    layer, final, _ = random_case(6)
+    layers = layer[None].requires_grad_()
+    loss = distillation_loss(layers, final, keep=torch.zeros(6, dtype=torch.bool))
+    assert loss.item() == 0
+    assert torch.equal(torch.autograd.grad(loss, layers)[0], torch.zeros(1, 6, 40, dtype=torch.float64))
+
+
 def test_bad_arguments_are_named():
     ensemble, final, target = random_case(3)
     negatives = torch.zeros_like(final, dtype=torch.bool)
@@ -227,3 +295,9 @@ def test_bad_arguments_are_named():
         preference_loss(final, target, negatives, final, strength=1, form="cubic")
     with pytest.raises(ValueError, match=r"weights \(6, 39\)"):
         preference_loss(final, target, negatives, final[:, :39], strength=1)
+    with pytest.raises(ValueError, match=r"shapes disagree: layer_logits \(6, 40\), final_logits \(6, 40\), keep None"):
+        distillation_loss(final, final)
+    with pytest.raises(ValueError, match=r"keep \(5,\); need"):
+        distillation_loss(final[None], final, keep=torch.ones(5, dtype=torch.bool))
+    with pytest.raises(ValueError, match=r"layer_logits holds no layer"):
+        distillation_loss(final[:0].view(0, 6, 40), final)
