@@ -15,7 +15,6 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Llama
 from src.errors import InputError
 
 _FINAL_NORMS = ("norm", "final_layernorm", "ln_f", "final_layer_norm")
-_LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
 @dataclass(frozen=True)
@@ -139,14 +138,22 @@ def from_scratch(
         hidden_size: Width D of the residual stream.
         intermediate_size: Width of the feed-forward layers.
         num_layers: Number of blocks.
-        num_heads: Attention heads; divides ``hidden_size``.
+        num_heads: Attention heads; each takes an even share of ``hidden_size``.
         dropout: Probability of dropping an attention weight and an input embedding, 0 to 1.
         max_length: Longest sequence in tokens.
         seed: Seed of the weights.
 
     Returns:
         The model, float32.
+
+    Raises:
+        InputError: the heads do not divide the width into even parts.
     """
+    if hidden_size % (2 * num_heads):
+        raise InputError(
+            f"model.hidden_size={hidden_size} does not split into model.num_heads={num_heads} heads of an even width.\n"
+            f"Type:  model.hidden_size={-(-hidden_size // (2 * num_heads)) * 2 * num_heads}"
+        )
     tokenizer = _byte_tokenizer()
     _add_item_tokens(tokenizer, item_vocabulary)
     config = LlamaConfig(
@@ -172,7 +179,8 @@ def from_scratch(
         embedding.register_forward_hook(
             lambda module, _, states: nn.functional.dropout(states, dropout, training=module.training)
         )
-    spec = {"kind": "from_scratch", "hidden_size": hidden_size, "num_layers": num_layers}
+    sizes = {"hidden_size": hidden_size, "intermediate_size": intermediate_size}
+    spec = {"kind": "from_scratch", **sizes, "num_layers": num_layers, "num_heads": num_heads}
     return CausalLM(network, tokenizer, item_vocabulary, spec)
 
 
@@ -192,25 +200,27 @@ def from_pretrained(
         name: Hub name such as ``meta-llama/Llama-3.1-8B``, or a folder written by ``save_pretrained``.
         dtype: Type of the weights in memory.
         gradient_checkpointing: Recompute activations in the backward pass: less memory, about a third more time.
-        lora: ``rank``, ``alpha``, ``dropout`` of adapters on the seven linear layers of every block; the item tokens'
-            rows are trained in full. ``None`` trains everything.
+        lora: ``rank``, ``alpha``, ``dropout`` of adapters on all linear layers of every block; the item tokens' rows
+            are trained in full. ``None`` trains everything.
         seed: Seed of the new rows and adapters.
 
     Returns:
         The model.
 
     Raises:
-        InputError: the name is no folder and the hub does not give it, or PEFT is not installed.
+        InputError: the name is no folder and the hub does not give it, the model's logits are not those of a linear
+            head, its tokenizer has the item tokens already, or PEFT is not installed.
     """
     try:
         tokenizer = AutoTokenizer.from_pretrained(name)
         network = AutoModelForCausalLM.from_pretrained(name, dtype=getattr(torch, dtype))
-    except (OSError, ValueError) as error:
+    except Exception as error:  # unknown names and torn files end in errors of a dozen types
         known = "is a folder, but not one that save_pretrained wrote" if Path(name).is_dir() else "is no local folder"
         raise InputError(
             f"model.name={name!r} {known}, and no causal language model of that name could be loaded:\n{error}\n"
             "Type a hub name or a folder with config.json, weights and tokenizer:  model.name=path/to/folder"
         ) from error
+    _require_linear_head(network, name)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     _add_item_tokens(tokenizer, item_vocabulary)
@@ -221,8 +231,21 @@ def from_pretrained(
             network.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         ids = tokenizer.convert_tokens_to_ids(list(item_vocabulary))
         wrapped = network if lora is None else _with_lora(network, ids, **lora)
-    spec = {"kind": "from_pretrained", "hidden_size": network.config.hidden_size, "lora": dict(lora or {})}
+    sizes = {"hidden_size": network.config.hidden_size, "num_layers": network.config.num_hidden_layers}
+    spec = {"kind": type(network).__name__, **sizes, "lora": dict(lora or {})}
     return CausalLM(wrapped, tokenizer, item_vocabulary, spec)
+
+
+@torch.no_grad()
+def _require_linear_head(network: Any, name: str) -> None:
+    """Refuse models that cap or scale what their head gives: losses and decoding here read the head itself."""
+    token = torch.zeros(1, 1, dtype=torch.int64)
+    states = network.get_decoder()(token).last_hidden_state
+    if not torch.allclose(network.get_output_embeddings()(states), network(token).logits):
+        raise InputError(
+            f"model.name={name!r} is a {type(network).__name__}, which caps or scales the logits of its head; I need "
+            "one with a plain linear head, such as Llama, Qwen, Mistral or GPT-2.\nType:  model.name=<another model>"
+        )
 
 
 def _byte_tokenizer() -> Any:
@@ -243,7 +266,9 @@ def _add_item_tokens(tokenizer: Any, item_vocabulary: Sequence[str]) -> None:
     clash = [token for token in item_vocabulary if token in tokenizer.get_vocab()]
     if clash:
         raise InputError(
-            f"the text tokenizer already has the item tokens {clash[:5]}: the model was saved with them in"
+            f"The model's tokenizer already has {len(clash)} of the {len(item_vocabulary)} item tokens (first: "
+            f"{', '.join(clash[:3])}): it was saved with them in. I need one without, to add them myself.\n"
+            "Type:  model.name=<the model that it was made from>"
         )
     tokenizer.add_tokens([AddedToken(token, normalized=False, special=False) for token in item_vocabulary])
 
@@ -269,14 +294,15 @@ def _with_lora(network: Any, token_ids: list[int], *, rank: int, alpha: float, d
             "model.lora needs the package peft.\nType:  pip install -e '.[lora]'\n"
             "or train all weights:  model.lora=null"
         ) from error
-    tied = network.config.tie_word_embeddings
-    names = {"embed_tokens": token_ids} if tied else {"embed_tokens": token_ids, "lm_head": token_ids}
+    ends = [network.get_input_embeddings()]
+    if not network.config.tie_word_embeddings:
+        ends.append(network.get_output_embeddings())
     config = LoraConfig(
         r=rank,
         lora_alpha=alpha,
         lora_dropout=dropout,
-        target_modules=list(_LORA_TARGETS),
-        trainable_token_indices=names,
+        target_modules="all-linear",
+        trainable_token_indices={name: token_ids for name, module in network.named_modules() if module in ends},
         task_type="CAUSAL_LM",
     )
     return get_peft_model(network, config)
