@@ -2,13 +2,10 @@ import types
 from typing import Literal
 
 import pytest
-from hydra import compose, initialize_config_dir
-from hydra.core.hydra_config import HydraConfig
-from omegaconf import OmegaConf, open_dict
+from omegaconf import OmegaConf
 
 from src import schema
 from src.errors import InputError
-from src.run import CONF
 from src.schema import check, resolve
 
 
@@ -120,62 +117,6 @@ def test_the_dashboard_online_needs_a_key(monkeypatch, tmp_path):
 def test_an_interpolation_that_points_nowhere_is_an_input_error():
     with pytest.raises(InputError, match="refers to something that is not there"):
         resolve(OmegaConf.create({"a": "${b}"}))
-
-
-def composed(*overrides):
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = compose("config", list(overrides), return_hydra_config=True)
-    HydraConfig.instance().set_config(cfg.copy())
-    with open_dict(cfg):
-        del cfg["hydra"]
-    config = resolve(cfg)
-    HydraConfig.instance().cfg = None
-    return config
-
-
-@pytest.mark.parametrize("recipe", sorted(path.stem for path in (CONF / "experiment").glob("*.yaml")))
-def test_every_recipe_passes_the_check_and_carries_its_name(recipe):
-    config = composed(f"+experiment={recipe}")
-    check(config)
-    assert config["name"] == recipe
-
-
-@pytest.mark.parametrize(
-    "choice",
-    sorted(
-        f"{path.parent.name}={path.stem}"
-        for path in CONF.glob("*/*.yaml")
-        if path.parent.name not in ("experiment", "sweep")
-    ),
-)
-def test_every_choice_binds_to_its_target(choice):
-    try:
-        check(composed(choice))
-    except InputError as error:
-        faults_other_than_open_values = [
-            line for line in str(error).splitlines()[1:] if "needs a value" not in line and "no such file" not in line
-        ]
-        assert faults_other_than_open_values == []
-
-
-def test_the_keys_of_the_config_are_those_of_the_schema():
-    assert composed().keys() == {field.name for field in schema.fields(schema.Config)}
-
-
-def targets(value):
-    if isinstance(value, dict):
-        yield from [value["_target_"]] if "_target_" in value else []
-        for inner in value.values():
-            yield from targets(inner)
-
-
-@pytest.mark.parametrize("path", sorted(CONF.glob("*/**/*.yaml")), ids=lambda path: f"{path.parent.name}/{path.stem}")
-def test_targets_of_a_group_lie_in_the_package_of_its_name(path):
-    import yaml
-
-    group = path.relative_to(CONF).parts[0]
-    home = {"trainer": "lightning.", "logger": "src.tracking."}.get(group, f"src.{group}.")
-    assert all(target.startswith(home) for target in targets(yaml.safe_load(path.read_text())))
 
 
 def test_hints_made_of_other_types_are_let_pass():

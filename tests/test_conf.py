@@ -1,0 +1,146 @@
+"""The config folder: every file composes, passes the check, and points at the package of its name."""
+
+import re
+
+import pytest
+import yaml
+from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import open_dict
+
+from src.errors import InputError
+from src.run import CONF
+from src.schema import Config, check, fields, resolve
+
+ROOT = CONF.parent
+FILES = sorted(CONF.glob("*/**/*.yaml"))
+RECIPES = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
+SWEEPS = sorted(path.stem for path in (CONF / "sweep").glob("*.yaml"))
+CHOICES = [
+    f"{path.relative_to(CONF).parent}={path.stem}" for path in FILES if path.parent.name not in ("experiment", "sweep")
+]
+
+
+def composed(*overrides):
+    """Compose as ``src.run`` does; return the config and Hydra's own part of it."""
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = compose("config", list(overrides), return_hydra_config=True)
+    HydraConfig.instance().set_config(cfg.copy())
+    with open_dict(cfg):
+        hydra = cfg.pop("hydra")
+    config = resolve(cfg)
+    HydraConfig.instance().cfg = None
+    return config, hydra
+
+
+def open_values(value, path=""):
+    """Yield the path of every ``???``."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from open_values(inner, f"{path}.{key}".lstrip("."))
+    elif value == "???":
+        yield path
+
+
+def check_with_open_values_given(*overrides):
+    """Pass the check; where values are open, it first lists each of them with what to type, and nothing else."""
+    config, _ = composed(*overrides)
+    if paths := list(open_values(config)):
+        with pytest.raises(InputError) as caught:
+            check(config)
+        assert str(caught.value).splitlines()[1:] == [f"- {path}: needs a value; type {path}=..." for path in paths]
+        config, _ = composed(*overrides, *(f"{path}=given" for path in paths))
+    check(config)
+    return config
+
+
+@pytest.mark.parametrize("choice", CHOICES)
+def test_every_choice_composes_with_the_rest_and_passes_the_check(choice):
+    check_with_open_values_given(choice)
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_every_recipe_passes_the_check_and_carries_its_name(recipe):
+    assert check_with_open_values_given(f"+experiment={recipe}")["name"] == recipe
+
+
+@pytest.mark.parametrize("sweep", SWEEPS)
+def test_every_sweep_composes_with_every_recipe_and_names_what_is_swept(sweep):
+    for recipe in RECIPES:
+        _, hydra = composed(f"+experiment={recipe}", f"+sweep={sweep}")
+        assert hydra.sweeper.params
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_recipes_are_short_and_show_their_command(recipe):
+    lines = (CONF / "experiment" / f"{recipe}.yaml").read_text().splitlines()
+    assert len(lines) <= 40
+    assert any(f"python -m src.run +experiment={recipe}" in line for line in lines if line.startswith("#"))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(CONF)))
+def test_every_file_says_first_what_it_is(path):
+    lines = [line for line in path.read_text().splitlines() if line != "# @package _global_"]
+    assert lines[0].startswith("# ")
+
+
+def test_the_keys_of_the_config_are_those_of_the_schema():
+    assert composed()[0].keys() == {field.name for field in fields(Config)}
+
+
+def targets(value):
+    if isinstance(value, dict):
+        yield from [value["_target_"]] if "_target_" in value else []
+        for inner in value.values():
+            yield from targets(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from targets(inner)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(CONF)))
+def test_targets_of_a_group_lie_in_the_package_of_its_name(path):
+    group = path.relative_to(CONF).parts[0]
+    home = {"trainer": "lightning.", "logger": "src.tracking."}.get(group, f"src.{group}.")
+    assert all(target.startswith(home) for target in targets(yaml.safe_load(path.read_text())))
+
+
+@pytest.mark.parametrize(
+    ("model", "learning_rate", "rank"), [("hub", 5e-5, 64), ("smollm2", 5e-4, 16)], ids=["hub", "smollm2"]
+)
+@pytest.mark.parametrize("recipe", [[], ["+experiment=sft"], ["+experiment=ilrec_stage1"]], ids=str)
+def test_a_pretrained_model_brings_prompt_learning_rate_and_epochs_and_what_is_typed_wins(
+    model, learning_rate, rank, recipe
+):
+    config, _ = composed(*recipe, f"model={model}")
+    assert config["prompt"]["_target_"] == "src.prompt.instruction.InstructionPrompt"
+    assert (config["stage"]["learning_rate"], config["trainer"]["max_epochs"]) == (learning_rate, 1)
+    assert config["model"]["lora"]["rank"] == rank
+    typed = ("prompt=ids", "++stage.learning_rate=0.1", "++trainer.max_epochs=7")
+    for overrides in ((*typed, *recipe, f"model={model}"), (*recipe, f"model={model}", *typed)):
+        config, _ = composed(*overrides)
+        assert config["prompt"]["_target_"] == "src.prompt.ids.IdsPrompt"
+        assert (config["stage"]["learning_rate"], config["trainer"]["max_epochs"]) == (0.1, 7)
+
+
+def test_one_seed_reaches_every_part_that_draws():
+    def seeds(value):
+        if isinstance(value, dict):
+            yield from [value["seed"]] if "seed" in value else []
+            for inner in value.values():
+                yield from seeds(inner)
+
+    config, _ = composed("++seed=7", "tokenizer/embedding=joint")
+    # The run itself, both embeddings, the codes, the model and the stage; the data module takes it from the run.
+    assert list(seeds(config)) == [7] * 6
+
+
+def test_commands_in_comments_and_readme_name_choices_that_there_are():
+    """Overrides such as ``model=hub`` in a file's header or in README.md; those with a capital are placeholders."""
+    texts = [*(path.read_text() for path in FILES), (ROOT / "README.md").read_text()]
+    groups = {str(path.parent.relative_to(CONF)) for path in FILES}
+    known = {*CHOICES, *(f"experiment={name}" for name in RECIPES), *(f"sweep={name}" for name in SWEEPS)}
+    for text in texts:
+        for group, names in re.findall(r"(?:^|[\s`+])([a-z_/]+)=([a-z][\w,]*)(?=[\s`)])", text):
+            if group in groups:
+                assert {f"{group}={name}" for name in names.split(",")} <= known, (group, names)
