@@ -74,6 +74,11 @@ class RecommendationData(lightning.LightningDataModule):
 class TrainingBatches:
     """All training batches of one process; knows where it stands, so that a resumed run sees each batch once.
 
+    A batch of B examples of at most T tokens, with N response tokens, holds ``input_ids`` and ``attention_mask``
+    ``(B, T)`` padded on the right, ``rows`` ``(B, T)`` that marks the states which predict a response token, and for
+    these in order ``target`` ``(N,)``, the token, and ``interaction`` ``(N,)``, the index into ``Interactions.items`` of
+    the item it belongs to.
+
     The number of batches is the same in every epoch, though the number of examples may vary a little.
 
     Args:
@@ -116,20 +121,29 @@ class TrainingBatches:
     def _collate(self, examples: Any, chosen: np.ndarray) -> Batch:
         encoded = []
         for row in chosen:
-            items = self.data.interactions.training_sequence(int(examples.user[row]))
-            start, stop = examples.start[row], examples.stop[row]
-            encoded.append(self.data.prompt.encode(items[start:stop], int(examples.first_label[row] - start)))
+            user, start, stop = int(examples.user[row]), examples.start[row], examples.stop[row]
+            items = self.data.interactions.training_sequence(user)[start:stop]
+            tokens, owner = self.data.prompt.encode(items, int(examples.first_label[row] - start))
+            first = self.data.interactions.offsets[user] + start
+            encoded.append((tokens, np.where(owner >= 0, first + owner, -1)))
         length = max(len(tokens) for tokens, _ in encoded)
         input_ids = torch.full((len(encoded), length), self.data.prompt.pad_token_id)
         attention_mask = torch.zeros(len(encoded), length, dtype=torch.int64)
-        response = torch.zeros(len(encoded), length, dtype=torch.bool)
-        for row, (tokens, is_response) in enumerate(encoded):
+        interaction = torch.full((len(encoded), length), -1)
+        for row, (tokens, interactions) in enumerate(encoded):
             input_ids[row, : len(tokens)] = torch.from_numpy(tokens)
             attention_mask[row, : len(tokens)] = 1
-            response[row, : len(tokens)] = torch.from_numpy(is_response)
+            interaction[row, : len(tokens)] = torch.from_numpy(interactions)
+        response = interaction >= 0
         rows = torch.zeros_like(response)
         rows[:, :-1] = response[:, 1:]  # the state at t predicts token t + 1
-        return {"input_ids": input_ids, "attention_mask": attention_mask, "rows": rows, "target": input_ids[response]}
+        return {
+            "input_ids": input_ids,
+            "attention_mask": attention_mask,
+            "rows": rows,
+            "target": input_ids[response],
+            "interaction": interaction[response],
+        }
 
 
 class EvaluationBatches:

@@ -61,7 +61,7 @@ class IdsPrompt:
         start = np.maximum(stop - self.max_history - 1, 0)
         return Examples(user, start, stop, np.maximum(label, start))
 
-    def encode(self, items: NDArray[np.int64], first_label: int) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    def encode(self, items: NDArray[np.int64], first_label: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Write a window of items.
 
         Args:
@@ -69,10 +69,12 @@ class IdsPrompt:
             first_label: Position of the first item that is a response.
 
         Returns:
-            Tokens, shape ``(1 + n * levels,)``, and a mask of the same shape that marks the response tokens.
+            Tokens, shape ``(1 + n * levels,)``, and of the same shape the position of the item that each response
+            token belongs to, -1 for all other tokens.
         """
         tokens = np.concatenate([self._begin, self._item_ids[items].ravel()])
-        return tokens, np.arange(len(tokens)) > first_label * self._item_ids.shape[1]
+        owner = (np.arange(len(tokens)) - 1) // self._item_ids.shape[1]
+        return tokens, np.where(owner >= first_label, owner, -1)
 
     def prompt(self, history: NDArray[np.int64]) -> NDArray[np.int64]:
         """Write the latest ``max_history`` items as the prompt whose continuation is the next item."""

@@ -60,7 +60,7 @@ class InstructionPrompt:
         label = np.arange(len(user)) - np.repeat(np.cumsum(count) - count, count) + 1
         return Examples(user, np.maximum(label - self.max_history, 0), label + 1, label)
 
-    def encode(self, items: NDArray[np.int64], first_label: int) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    def encode(self, items: NDArray[np.int64], first_label: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Write the prompt of ``items[:first_label]`` and the response ``items[first_label]``.
 
         Args:
@@ -68,12 +68,12 @@ class InstructionPrompt:
             first_label: Position of the response.
 
         Returns:
-            Tokens, shape ``(T,)``, and a mask of the same shape that marks the response tokens.
+            Tokens, shape ``(T,)``, and of the same shape ``first_label`` for the response's tokens, -1 for all others.
         """
         prompt = self.prompt(items[:first_label])
         response = np.concatenate([self._item_ids[items[first_label]], self._end])
         tokens = np.concatenate([prompt, response])
-        return tokens, np.arange(len(tokens)) >= len(prompt)
+        return tokens, np.where(np.arange(len(tokens)) >= len(prompt), first_label, -1)
 
     def prompt(self, history: NDArray[np.int64]) -> NDArray[np.int64]:
         """Write the latest ``max_history`` items into the template."""

@@ -29,7 +29,8 @@ class OneTokenPrompt:
 
     def encode(self, items, first_label):
         tokens = np.concatenate([[1], 10 + items])
-        return tokens, np.arange(len(tokens)) > first_label
+        owner = np.arange(len(tokens)) - 1
+        return tokens, np.where(owner >= first_label, owner, -1)
 
     def prompt(self, history):
         return np.concatenate([[1], 10 + history])
@@ -71,6 +72,7 @@ def test_a_training_batch_holds_tokens_rows_and_targets_that_belong_together():
         row, column = batch["rows"].nonzero(as_tuple=True)
         assert batch["input_ids"][row, column + 1].tolist() == batch["target"].tolist()
         assert (batch["target"] >= 10).all()
+        assert (10 + interactions().items[batch["interaction"]] == batch["target"].numpy()).all()
         assert ((batch["input_ids"] == 0) == (batch["attention_mask"] == 0)).all()
 
 

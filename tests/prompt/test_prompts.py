@@ -35,9 +35,9 @@ def instruction(max_history=3, template=TEMPLATE):
 
 
 def test_ids_prompt_writes_codes_and_marks_the_responses():
-    tokens, response = ids_prompt().encode(np.array([2, 4]), first_label=1)
+    tokens, owner = ids_prompt().encode(np.array([2, 4]), first_label=1)
     assert TOKENIZER.decode(tokens) == "<s><a_1><b_0><a_2><b_0>"
-    assert response.tolist() == [False, False, False, True, True]
+    assert owner.tolist() == [-1, -1, -1, 1, 1]
 
 
 def test_ids_prompt_shows_only_the_latest_items():
@@ -45,9 +45,10 @@ def test_ids_prompt_shows_only_the_latest_items():
 
 
 def test_instruction_writes_the_template_and_ends_the_response():
-    tokens, response = instruction().encode(np.array([2, 4, 0]), first_label=2)
+    tokens, owner = instruction().encode(np.array([2, 4, 0]), first_label=2)
     assert TOKENIZER.decode(tokens) == "<s>Seen so far: <a_1><b_0>, <a_2><b_0>. Next: <a_0><b_0></s>"
-    assert TOKENIZER.decode(tokens[response]) == "<a_0><b_0></s>"
+    assert TOKENIZER.decode(tokens[owner == 2]) == "<a_0><b_0></s>"
+    assert set(owner) == {-1, 2}
 
 
 def test_instruction_equals_tokenizing_the_whole_text():
@@ -59,8 +60,8 @@ def test_instruction_equals_tokenizing_the_whole_text():
 @pytest.mark.parametrize("prompt", [ids_prompt(), instruction()], ids=["ids", "instruction"])
 def test_training_and_evaluation_write_the_same_prompt(prompt):
     items = np.array([3, 1, 4, 0])
-    tokens, response = prompt.encode(items[:4], first_label=3)
-    first = int(np.argmax(response))
+    tokens, owner = prompt.encode(items[:4], first_label=3)
+    first = int(np.argmax(owner >= 0))
     assert tokens[:first].tolist() == prompt.prompt(items[:3]).tolist()
 
 
