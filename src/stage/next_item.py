@@ -1,0 +1,149 @@
+"""What every stage that learns to predict the next item shares: ranking, logging, optimiser and checkpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import lightning
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import get_cosine_schedule_with_warmup
+
+from src.errors import InputError
+from src.metrics.ranking import ranking_metrics
+
+
+class NextItemStage(lightning.LightningModule):
+    """A stage whose subclass brings ``training_step`` and the hyperparameters.
+
+    These must hold ``seed``, ``learning_rate``, ``weight_decay`` and ``warmup_ratio``.
+
+    Args:
+        model: The network; its ``spec`` says in plain values what it is.
+        evaluator: Ranks the target of every validation and test user: ``rank(model, batch)`` and ``cutoffs``.
+    """
+
+    def __init__(self, model: Any, evaluator: Any) -> None:
+        super().__init__()
+        self.model = model
+        self.evaluator = evaluator
+        self.strict_loading = False  # frozen weights are not in the checkpoint; `on_load_checkpoint` checks the rest
+        self.test_ranks: dict[str, Any] | None = None
+        self._found: list[tuple[np.ndarray, np.ndarray]] = []
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Fix dropout by (seed, step), so that a resumed run draws what the uninterrupted one draws."""
+        torch.manual_seed(self.hparams["seed"] * 1_000_003 + self.global_step * 1_009 + self.global_rank)
+
+    def _share_of_positions(self, count: int) -> Tensor | float:
+        """Weigh a process by its label positions, so that the averaged gradient is that of the whole batch."""
+        if self.trainer.world_size == 1:
+            return 1.0
+        mine = torch.tensor(float(count), device=self.device)
+        everyones: Tensor = self.all_gather(mine)  # type: ignore[assignment]
+        return mine / everyones.mean()
+
+    def _is_log_step(self) -> bool:
+        every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
+        return (self.global_step + 1) % every == 0
+
+    def _log_training(self, values: Mapping[str, Tensor]) -> None:
+        if self._is_log_step():
+            shown = {f"train/{name}": value.detach() for name, value in values.items()}
+            self.log_dict(shown, prog_bar=True, batch_size=1)
+
+    def validation_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> None:
+        """Rank the validation targets of one batch of users."""
+        self._found.append((batch["user"].cpu().numpy(), self.evaluator.rank(self.model, batch)))
+
+    def test_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> None:
+        """Rank the test targets of one batch of users."""
+        self.validation_step(batch, batch_idx)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the validation metrics over all users of all processes."""
+        self._log_ranking("val")
+
+    def on_test_epoch_end(self) -> None:
+        """Log the test metrics and keep every user's rank."""
+        users, ranks = self._log_ranking("test")
+        interactions = self.trainer.datamodule.interactions  # type: ignore[attr-defined]
+        self.test_ranks = {
+            "user": [interactions.user_ids[user] for user in users],
+            "target": [interactions.item_ids[interactions.target(int(user), "test")] for user in users],
+            "rank": ranks,
+        }
+
+    def _log_ranking(self, split: str) -> tuple[np.ndarray, np.ndarray]:
+        users = np.concatenate([users for users, _ in self._found] or [np.empty(0, dtype=np.int64)])
+        ranks = np.concatenate([ranks for _, ranks in self._found] or [np.empty(0)])
+        self._found = []
+        if self.trainer.world_size > 1:
+            gathered: list[Any] = [None] * self.trainer.world_size
+            torch.distributed.all_gather_object(gathered, (users, ranks))
+            users, ranks = (np.concatenate(parts) for parts in zip(*gathered, strict=True))
+        order = np.argsort(users)
+        users, ranks = users[order], ranks[order]
+        if not self.trainer.sanity_checking:
+            metrics = ranking_metrics(ranks, self.evaluator.cutoffs)
+            self.log_dict({f"{split}/{name}": value for name, value in metrics.items()})
+            self.log(f"{split}/users", float(len(users)))
+            self.log("ndcg@10", metrics.get("ndcg@10", 0.0), prog_bar=split == "val", logger=False)
+        return users, ranks
+
+    def configure_optimizers(self) -> Any:
+        """AdamW with warm-up and cosine decay over all steps of the run."""
+        settings = self.hparams
+        trainable = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        groups = [
+            {"params": [p for p in trainable if p.ndim > 1], "weight_decay": settings["weight_decay"]},
+            {"params": [p for p in trainable if p.ndim <= 1], "weight_decay": 0.0},
+        ]
+        optimizer = torch.optim.AdamW([g for g in groups if g["params"]], lr=settings["learning_rate"])
+        steps = int(self.trainer.estimated_stepping_batches)
+        schedule = get_cosine_schedule_with_warmup(optimizer, int(settings["warmup_ratio"] * steps), steps)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def _trained_names(self) -> Iterator[str]:
+        return (name for name, parameter in self.named_parameters() if parameter.requires_grad)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the trained weights only, and say what they belong to."""
+        trained = set(self._trained_names())
+        checkpoint["state_dict"] = {n: w for n, w in checkpoint["state_dict"].items() if n in trained}
+        checkpoint["stage"] = type(self).__name__
+        checkpoint["model"] = self.model.spec
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse the weights of another stage or model.
+
+        Raises:
+            InputError: the checkpoint belongs to another stage or model, or misses weights that are trained here.
+        """
+        self._check(checkpoint, "the checkpoint")
+
+    def _check(self, checkpoint: Mapping[str, Any], source: str) -> None:
+        stage, model = checkpoint.get("stage"), checkpoint.get("model")
+        if stage != type(self).__name__:
+            raise InputError(f"{source} holds the stage {stage!r}, but this is {type(self).__name__!r}.")
+        if model != self.model.spec:
+            raise InputError(
+                f"{source} holds another model:\n  there {model}\n  here  {self.model.spec}\n"
+                "Compose the same model and tokenizer as that run's config.yaml, or train anew."
+            )
+        missing = [name for name in self._trained_names() if name not in checkpoint["state_dict"]]
+        if missing:
+            raise InputError(f"{source} misses {len(missing)} trained weights, the first is {missing[0]}.")
+
+    def _initialise(self, path: Path) -> None:
+        try:
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:
+            raise InputError(f"stage.init_from={str(path)!r} is not a checkpoint that can be read: {error}") from error
+        if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
+            raise InputError(f"stage.init_from={str(path)!r} is not a checkpoint of this project.")
+        self._check(checkpoint, f"stage.init_from={str(path)!r}")
+        self.load_state_dict(checkpoint["state_dict"], strict=False)
