@@ -1,7 +1,10 @@
+import os
 import sys
 from pathlib import Path
 
 import pytest
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # a busy neighbour makes two threads many times slower than one
 
 CHOICES = {
     "dataset": "_target_: stand_in_parts.dataset",
@@ -31,21 +34,46 @@ def toy_arguments(tmp_path, monkeypatch):
     return ["--config-dir", str(conf), "+experiment=toy"]
 
 
-@pytest.fixture
-def run(monkeypatch):
+@pytest.fixture(scope="module")
+def small_arguments(tmp_path_factory):
+    """The start of a command line that runs the real job: 24 users, 12 items, 2 blocks 16 wide, 7 steps an epoch."""
+    folder = tmp_path_factory.mktemp("small")
+    # Users walk through the items one by one or two by two, so that there is something to learn.
+    walks = [(user, (user + step * (1 + user % 2)) % 12, step) for user in range(24) for step in range(6 + user % 4)]
+    rows = [
+        "user_id:token\titem_id:token\ttimestamp:float",
+        *(f"u{user}\ti{item}\t{time}" for user, item, time in walks),
+    ]
+    (folder / "small.inter").write_text("\n".join(rows) + "\n")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ILREC_GISA_CACHE", str(folder / "cache"))
+        yield [
+            "+experiment=ilrec_stage1", "logger=none", "trainer.enable_progress_bar=false", "trainer.accelerator=cpu",
+            "dataset=recbole", f"dataset.source.folder={folder}", "dataset.source.name=small", "dataset.k_core=1",
+            "tokenizer.codebook_size=4", "model.hidden_size=16", "model.intermediate_size=32", "model.num_layers=2",
+            "model.num_heads=2", "stage.layers=1", "prompt.max_history=4", "prompt.stride=5", "data.batch_size=8",
+            "trainer.max_epochs=4", "trainer.log_every_n_steps=1",
+        ]  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def run():
     """Call ``src.run`` with a command line and return its exit status; what it sets in PyTorch is undone."""
     import torch
 
     from src.run import main
 
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["src.run", *map(str, arguments)])
-        try:
-            return main()
-        except SystemExit as error:
-            return error.code
-
     threads = torch.get_num_threads()
-    yield call
-    torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(False)
+
+    def call(*arguments):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sys, "argv", ["src.run", *map(str, arguments)])
+            try:
+                return main()
+            except SystemExit as error:
+                return error.code
+            finally:
+                torch.set_num_threads(threads)
+                torch.use_deterministic_algorithms(False)
+
+    return call

@@ -1,4 +1,4 @@
-"""Fine-tuning a language model as a recommender: supervised (SFT) and ILRec stage 1 (CPO)."""
+"""Fine-tuning a language model as a recommender: supervised (SFT) and ILRec (CPO, CPD)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,14 @@ from torch.nn import functional as F  # noqa: N812 - the field's usual name
 
 from src.errors import InputError
 from src.evaluator.ranking import RankingEvaluator
-from src.losses.cross_layer import Form, Space, negative_weights, preference_loss, self_hard_negatives
+from src.losses.cross_layer import (
+    Form,
+    Space,
+    distillation_loss,
+    negative_weights,
+    preference_loss,
+    self_hard_negatives,
+)
 from src.model.causal_lm import CausalLM, last_blocks
 from src.stage.next_item import NextItemStage
 
@@ -19,7 +26,7 @@ from src.stage.next_item import NextItemStage
 class FineTuning(NextItemStage):
     """Next-item prediction with a language model, with or without self-hard negatives.
 
-    ``strength=0`` is supervised fine-tuning: intermediate layers are then not even read.
+    With ``strength`` and ``distillation`` 0 it is supervised fine-tuning: intermediate layers are then not even read.
 
     Args:
         model: The language model.
@@ -34,6 +41,7 @@ class FineTuning(NextItemStage):
         space: Where the threshold is compared, see ``self_hard_negatives``.
         max_negatives: Most negatives of a position, see ``self_hard_negatives``.
         layers: How many blocks before the final one vote.
+        distillation: Weight of the distillation of the final layer into those that vote, see ``distillation_loss``.
         ensemble: ``logits`` averages the layers' logits, ``probabilities`` their probabilities.
         init_from: Checkpoint of this module to take the weights from.
     """
@@ -56,26 +64,34 @@ class FineTuning(NextItemStage):
         max_negatives: int | None,
         layers: int,
         ensemble: str,
+        distillation: float,
         init_from: str | None,
     ) -> None:
         super().__init__(model, evaluator)
         self.save_hyperparameters(ignore=["model", "evaluator"])
         if ensemble not in ("logits", "probabilities"):
             raise InputError(f"stage.ensemble={ensemble!r}: type stage.ensemble=logits or stage.ensemble=probabilities")
-        self.blocks = last_blocks(model, layers) if strength > 0 else []
+        self.blocks = last_blocks(model, layers) if strength > 0 or distillation > 0 else []
         if init_from is not None:
             self._initialise(Path(init_from))
 
     def training_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> Tensor:
         """Return the loss of one batch; see ``losses/cross_layer.py``."""
-        settings = self.hparams
         states = self.model.row_states(batch["input_ids"], batch["attention_mask"], batch["rows"], self.blocks)
         logits, target = self.model.head(states.final), batch["target"]
-        if not self.blocks:
-            loss = F.cross_entropy(logits, target)
-            self._log_training({"loss": loss})
-            return loss * self._share_of_positions(len(target))
-        ensemble = self._ensemble_logits(states.intermediate)
+        if self.blocks:
+            loss, parts = self._ilrec_loss(states.intermediate, logits, batch)
+        else:
+            loss, parts = F.cross_entropy(logits, target), {}
+        self._log_training({"loss": loss, **parts})
+        return loss * self._share_of_positions(len(target))
+
+    def _ilrec_loss(
+        self, states: Tensor, logits: Tensor, batch: Mapping[str, Tensor]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return CPO + distillation * CPD, and on log steps its parts."""
+        settings, target = self.hparams, batch["target"]
+        ensemble = self._ensemble_logits(states)
         negatives = self_hard_negatives(
             ensemble,
             logits,
@@ -86,20 +102,16 @@ class FineTuning(NextItemStage):
         )
         weights = negative_weights(ensemble, negatives)
         loss = preference_loss(logits, target, negatives, weights, strength=settings["strength"], form=settings["form"])
-        if self._is_log_step():
-            with torch.no_grad():
-                probability = logits.softmax(1)
-                count = negatives.sum(1).float()
-                parts = {
-                    "loss": loss,
-                    "loss_cross_entropy": F.cross_entropy(logits, target),
-                    "negatives_per_position": count.mean(),
-                    "positions_without_negatives": (count == 0).float().mean(),
-                    "negative_mass": (probability * negatives).sum(1).mean(),
-                    "negative_mass_intermediate": (ensemble.softmax(1) * negatives).sum(1).mean(),
-                }
-            self._log_training(parts)
-        return loss * self._share_of_positions(len(target))
+        parts = _negatives_report(ensemble, logits, target, negatives) if self._is_log_step() else {}
+        if settings["distillation"] > 0:
+            item_tokens = self.model.item_token_ids
+            parts["loss_distillation"] = distillation_loss(
+                self.model.head(states)[..., item_tokens],
+                logits[:, item_tokens],
+                keep=torch.isin(target, item_tokens),  # all but the end of the response
+            )
+            loss = loss + settings["distillation"] * parts["loss_distillation"]
+        return loss, parts
 
     @torch.no_grad()
     def _ensemble_logits(self, states: Tensor) -> Tensor:
@@ -107,3 +119,20 @@ class FineTuning(NextItemStage):
             return self.model.head(states).softmax(-1).mean(0).log()
         # The head is linear: one product with the mean state equals the mean of the layers' logits.
         return self.model.head(states.mean(0))
+
+
+@torch.no_grad()
+def _negatives_report(ensemble: Tensor, logits: Tensor, target: Tensor, negatives: Tensor) -> dict[str, Tensor]:
+    """Return what is logged of the layers and the negatives they found, each a mean over positions."""
+    count = negatives.sum(1).float()
+    hardest = logits.masked_fill(~negatives, -torch.inf).max(1).values
+    margin = (logits.gather(1, target[:, None])[:, 0] - hardest)[count > 0]
+    return {
+        "loss_cross_entropy": F.cross_entropy(logits, target),
+        "negatives_per_position": count.mean(),
+        "positions_without_negatives": (count == 0).float().mean(),
+        "negative_mass": (logits.softmax(1) * negatives).sum(1).mean(),
+        "negative_mass_intermediate": (ensemble.softmax(1) * negatives).sum(1).mean(),
+        "negative_margin": margin.mean() if len(margin) else margin.new_zeros(()),
+        "layer_agreement": (ensemble.argmax(1) == logits.argmax(1)).float().mean(),
+    }

@@ -12,6 +12,7 @@ from src.errors import InputError
 from src.evaluator.ranking import RankingEvaluator
 from src.model.causal_lm import from_scratch, last_blocks
 from src.prompt.ids import IdsPrompt
+from src.prompt.instruction import InstructionPrompt
 from src.stage.fine_tuning import FineTuning
 from src.tokenizer.item_tokens import ItemTokens
 
@@ -61,6 +62,7 @@ def stage(network=None, **changes):
         "max_negatives": None,
         "layers": 2,
         "ensemble": "logits",
+        "distillation": 0.0,
         "init_from": None,
     }
     evaluator = RankingEvaluator(ITEMS, num_beams=10, exclude_history=False, cutoffs=[5, 10])
@@ -88,9 +90,9 @@ def trainer(folder, **settings):
     )
 
 
-@pytest.mark.parametrize("strength", [0.0, 0.5])
-def test_training_learns_to_rank_the_next_item_first(tmp_path, strength):
-    module = stage(strength=strength)
+@pytest.mark.parametrize(("strength", "distillation"), [(0.0, 0.0), (0.5, 0.0), (0.5, 1.0)])
+def test_training_learns_to_rank_the_next_item_first(tmp_path, strength, distillation):
+    module = stage(strength=strength, distillation=distillation)
     run = trainer(tmp_path)
     run.fit(module, datamodule=data(module.model))
     logged = {name for name in run.callback_metrics if name.startswith("train/")}
@@ -101,7 +103,9 @@ def test_training_learns_to_rank_the_next_item_first(tmp_path, strength):
     assert module.test_ranks["target"][:2] == ["i8", "i9"]
     parts = {"train/loss_cross_entropy", "train/negatives_per_position", "train/positions_without_negatives"}
     parts |= {"train/negative_mass", "train/negative_mass_intermediate"}
-    assert logged == {"train/loss"} | (parts if strength else set())
+    parts |= {"train/negative_margin", "train/layer_agreement"}
+    expected = {"train/loss"} | (parts if strength else set())
+    assert logged == expected | ({"train/loss_distillation"} if distillation else set())
 
 
 def test_intermediate_states_are_normed_once_and_the_final_ones_not_again():
@@ -148,6 +152,34 @@ def test_strength_zero_equals_cross_entropy_over_the_responses():
     loss, _ = gradient_of(module, batch)
     logits = module.model.causal_network(batch["input_ids"], attention_mask=batch["attention_mask"]).logits
     torch.testing.assert_close(loss, F.cross_entropy(logits[batch["rows"]], batch["target"]))
+
+
+def test_distillation_is_added_with_its_weight_and_leaves_the_end_of_the_response_out():
+    network = model(dropout=0.0)
+    module = stage(network, strength=0.0, distillation=0.7)
+    prompt = InstructionPrompt(network.tokenizer, ITEMS, template="{history} -> ", separator=" ", max_history=2)
+    tokens, owner = prompt.encode(np.array([3, 4, 5]), first_label=2)
+    ids, response = torch.from_numpy(tokens)[None], torch.from_numpy(owner >= 0)[None]
+    batch = {
+        "input_ids": ids,
+        "attention_mask": torch.ones_like(ids),
+        "rows": response.roll(-1, 1),
+        "target": ids[response],
+    }
+    loss, _ = gradient_of(module, batch)
+    whole = network.causal_network(ids, output_hidden_states=True)
+    rows = batch["rows"][0]
+    final = whole.logits[0, rows]
+    # Two item tokens and the end: the end's row (the last) is in the cross-entropy, but not in the distillation.
+    assert batch["target"][-1] == network.tokenizer.eos_token_id
+    teacher = final[:-1, network.item_token_ids].log_softmax(1)
+    distances = []
+    for block in (1, 2):
+        states = network.decoder.norm(whole.hidden_states[block])[0, rows][:-1]
+        student = network.head(states)[:, network.item_token_ids].log_softmax(1)
+        distances.append((teacher.exp() * (teacher - student)).sum(1).mean())
+    expected = F.cross_entropy(final, batch["target"]) + 0.7 * (distances[0] + distances[1]) / 2
+    torch.testing.assert_close(loss, expected)
 
 
 def test_last_blocks_leave_the_final_one_out():
