@@ -7,7 +7,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 # What a package may import of this project; errors and storage are open to all.
 OPEN = {"errors", "storage"}
-PARTS = {"dataset", "tokenizer", "model", "prompt", "losses", "metrics"}
+PARTS = {"dataset", "tokenizer", "model", "prompt", "losses", "metrics", "agent"}
 ALLOWED = {
     "errors": set(),
     "storage": {"errors"},
@@ -17,6 +17,7 @@ ALLOWED = {
     "tokenizer": PARTS,
     "model": PARTS,
     "prompt": PARTS,
+    "agent": PARTS,
     "stage": PARTS | {"stage", "evaluator"},
     "evaluator": PARTS | {"evaluator"},
     "checkpoint": set(),
@@ -32,12 +33,16 @@ FILES = sorted((ROOT / "src").rglob("*.py"))
 
 def imports(path):
     for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            yield node.module
-            # `from src import schema` names the module second.
-            yield from (f"{node.module}.{alias.name}" for alias in node.names if node.module == "src")
+        yield from imports_of(node)
+
+
+def imports_of(node):
+    if isinstance(node, ast.Import):
+        yield from (alias.name for alias in node.names)
+    elif isinstance(node, ast.ImportFrom):
+        yield node.module
+        # `from src import schema` names the module second.
+        yield from (f"{node.module}.{alias.name}" for alias in node.names if node.module == "src")
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
@@ -55,7 +60,16 @@ def test_losses_import_torch_only_and_metrics_no_torch_and_wandb_has_one_home(pa
         assert outer <= {"torch"}
     if package == "metrics":
         assert "torch" not in outer
+    if package == "agent":
+        assert "lightning" not in outer
     assert "wandb" not in outer or package == "tracking"
+
+
+def test_the_agent_imports_torch_only_where_it_is_used():
+    for path in (ROOT / "src" / "agent").glob("*.py"):
+        top = [node for node in ast.parse(path.read_text()).body if isinstance(node, ast.Import | ast.ImportFrom)]
+        names = {name.split(".")[0] for node in top for name in imports_of(node)}
+        assert not names & {"torch", "transformers"}, path
 
 
 def test_instantiate_is_called_in_one_place():

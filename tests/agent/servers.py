@@ -1,0 +1,47 @@
+"""Real local HTTP servers whose every byte the test decides."""
+
+import asyncio
+from contextlib import asynccontextmanager
+
+
+class Request:
+    """One request as the server saw it: method, path with query, headers (lower case), body."""
+
+    def __init__(self, head, body):
+        first, *lines = head.decode("latin-1").split("\r\n")
+        self.method, self.path, _ = first.split(" ", 2)
+        self.headers = {
+            name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines if line)
+        }
+        self.body = body
+
+
+@asynccontextmanager
+async def serve(respond, host="127.0.0.1", port=0):
+    """Serve ``await respond(request, writer)`` and yield the port; returned bytes are sent, then the line is cut."""
+
+    async def connection(reader, writer):
+        try:
+            head = await reader.readuntil(b"\r\n\r\n")
+            length = next((line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:")), b":0")
+            body = await reader.readexactly(int(length.split(b":")[1]))
+            reply = await respond(Request(head[:-4], body), writer)
+            if reply:
+                writer.write(reply)
+                await writer.drain()
+        except (ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
+            pass
+        finally:
+            writer.close()
+
+    server = await asyncio.start_server(connection, host, port)
+    async with server:
+        yield server.sockets[0].getsockname()[1]
+
+
+def reply(body=b"", status="200 OK", content_type="text/html; charset=utf-8", **headers):
+    """Build a complete reply; ``Retry_After=1`` becomes the header ``Retry-After: 1``, and None leaves one out."""
+    body = body.encode() if isinstance(body, str) else body
+    headers = {"Content_Type": content_type, "Content_Length": len(body), "Connection": "close", **headers}
+    lines = [f"{name.replace('_', '-')}: {value}" for name, value in headers.items() if value is not None]
+    return "\r\n".join([f"HTTP/1.1 {status}", *lines, "", ""]).encode() + body
