@@ -148,7 +148,7 @@ def rosepo_loss(policy: Tensor, reference: Tensor, smoothing: Tensor, *, beta: f
 
 
 def group_rewards(hit: Tensor) -> Tensor:
-    """Reward the answers of a group: 1 for the target; in a group that holds it, a miss costs the more the higher it is.
+    """Reward the answers of a group: 1 for the target; in a group that holds it a miss costs more, the higher it is.
 
     ``1[hit] - 1[miss] (1 / log2(i + 2)) / sum_j (1 / log2(j + 2))`` with ranks i, j from 0.
 

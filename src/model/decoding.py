@@ -9,6 +9,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from src.model.causal_lm import CausalLM
+from src.model.responses import PromptPlaces, additive_mask
 from src.tokenizer.trie import TokenTrie
 
 
@@ -78,16 +79,67 @@ def decode_items(
         beams = node.shape[1]
         inherited = visible.gather(1, parent[..., None].expand(-1, -1, visible.shape[2]))
         visible = torch.cat([inherited, torch.eye(beams, dtype=torch.bool, device=device).expand(batch, -1, -1)], dim=2)
-        mask = torch.zeros(visible.shape, dtype=states.dtype, device=device)
-        mask.masked_fill_(~visible, torch.finfo(states.dtype).min)
         states = model.decoder(
             input_ids=model.item_token_ids[token.clamp(min=0)],
-            attention_mask=mask[:, None],
+            attention_mask=additive_mask(visible, states.dtype),
             position_ids=(length + step).expand(-1, beams),
             past_key_values=cache,
             use_cache=True,
         ).last_hidden_state
     return _in_order(trie, node, score)
+
+
+@torch.no_grad()
+def greedy_leaves(
+    model: CausalLM,
+    trie: TokenTrie,
+    input_ids: Tensor,
+    attention_mask: Tensor,
+    anchor: Tensor,
+    *,
+    excluded_leaf: Tensor | None = None,
+) -> Tensor:
+    """Follow the most probable legal token from each of many prompts, which may be beginnings of one sequence.
+
+    A sequence is read once; then every step feeds one token for each of its prompts, side by side as beams are above.
+
+    Args:
+        model: The language model, in eval mode.
+        trie: Legal continuations, over positions in the model's ``item_token_ids``.
+        input_ids: Sequences, shape ``(B, S)``, int64.
+        attention_mask: 1 for tokens, 0 for padding, shape ``(B, S)``.
+        anchor: Where each of P prompts ends, as ``sequence * S + index of its last token``, shape ``(P,)``, int64,
+            ascending.
+        excluded_leaf: Trie node that a prompt's answer must not end in, shape ``(P,)``, int64; ``None`` allows all.
+
+    Returns:
+        Trie node of each answer, shape ``(P,)``, int64.
+    """
+    batch, places = len(input_ids), PromptPlaces.find(anchor, attention_mask)
+    cache = DynamicCache(config=model.causal_network.config)
+    position = (attention_mask.cumsum(1) - 1).clamp_(min=0)
+    states = model.decoder(
+        input_ids=input_ids, attention_mask=attention_mask, position_ids=position, past_key_values=cache, use_cache=True
+    ).last_hidden_state[places.sequence, places.last]
+    blocked = None if excluded_leaf is None else _leaf_positions(trie, excluded_leaf)
+    node, score = torch.zeros_like(anchor)[:, None], torch.zeros(len(anchor), 1, device=anchor.device)
+    visible = places.scatter(places.visible, batch)
+    itself = torch.eye(places.slots, dtype=torch.bool, device=anchor.device).expand(batch, -1, -1)
+    for step in range(trie.depth):
+        logits = model.head(states)[:, model.item_token_ids]
+        node, score, _ = _advance(trie, node, score, logits[:, None], 1, blocked)
+        if step + 1 == trie.depth:
+            break
+        visible = torch.cat([visible, itself], dim=2)
+        token = model.item_token_ids[trie.token[node[:, 0]].clamp(min=0)]
+        states = model.decoder(
+            input_ids=places.scatter(token, batch),
+            attention_mask=additive_mask(visible, states.dtype),
+            position_ids=places.scatter(places.position + 1 + step, batch),
+            past_key_values=cache,
+            use_cache=True,
+        ).last_hidden_state[places.sequence, places.slot]
+    return node[:, 0]
 
 
 def _advance(
@@ -118,6 +170,13 @@ def _blocked_positions(trie: TokenTrie, excluded: Tensor | None) -> Tensor | Non
     repeated = torch.zeros_like(positions, dtype=torch.bool)
     repeated[:, 1:] = positions[:, 1:] == positions[:, :-1]
     return positions.masked_fill(repeated, end).sort(dim=1).values
+
+
+def _leaf_positions(trie: TokenTrie, leaf: Tensor) -> Tensor:
+    """List the positions of each leaf's items ``(P, largest group)``; padding lies past the end."""
+    first, last = trie.first_item[leaf], trie.last_item[leaf]
+    positions = first[:, None] + torch.arange(int((last - first).max()), device=leaf.device)
+    return positions.where(positions < last[:, None], len(trie.items))
 
 
 def _items_left(trie: TokenTrie, node: Tensor, blocked: Tensor) -> Tensor:
