@@ -12,6 +12,7 @@ from torch import Tensor
 
 from src.dataset.interactions import Interactions, Split
 from src.errors import InputError
+from src.prompt.examples import Examples
 
 Batch = dict[str, Tensor]
 
@@ -76,8 +77,8 @@ class TrainingBatches:
 
     A batch of B examples of at most T tokens, with N response tokens, holds ``input_ids`` and ``attention_mask``
     ``(B, T)`` padded on the right, ``rows`` ``(B, T)`` that marks the states which predict a response token, and for
-    these in order ``target`` ``(N,)``, the token, and ``interaction`` ``(N,)``, the index into ``Interactions.items`` of
-    the item it belongs to.
+    these in order ``target`` ``(N,)``, the token, and ``interaction`` ``(N,)``, the index into ``Interactions.items``
+    of the item it belongs to.
 
     The number of batches is the same in every epoch, though the number of examples may vary a little.
 
@@ -111,14 +112,18 @@ class TrainingBatches:
         if self.batch == self.num_batches:
             self.epoch, self.batch = self.epoch + 1, 0
         rng = np.random.default_rng([self.data.seed, self.epoch])
-        examples = self.data.prompt.examples(self.lengths, rng)
+        examples = self._examples(rng)
         order = np.array_split(rng.permutation(len(examples)), self.num_batches)
         while self.batch < self.num_batches:
             chosen = order[self.batch][self.rank :: self.world_size]
             self.batch += 1
             yield self._collate(examples, chosen)
 
-    def _collate(self, examples: Any, chosen: np.ndarray) -> Batch:
+    def _examples(self, rng: np.random.Generator) -> Examples:
+        examples: Examples = self.data.prompt.examples(self.lengths, rng)
+        return examples
+
+    def _collate(self, examples: Examples, chosen: np.ndarray) -> Batch:
         encoded = []
         for row in chosen:
             user, start, stop = int(examples.user[row]), examples.start[row], examples.stop[row]
