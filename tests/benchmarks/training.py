@@ -1,0 +1,181 @@
+"""A training step with self-hard negatives against one of supervised fine-tuning, through the real stage and trainer.
+
+Random weights are the worst case: about half of the vocabulary is negative, where a trained model has a few tokens.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import re
+import tempfile
+import time
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import lightning
+import numpy as np
+import torch
+
+from src.dataset.interactions import Interactions
+from src.dataset.recommendation_datamodule import RecommendationData
+from src.evaluator.ranking import RankingEvaluator
+from src.model.causal_lm import CausalLM
+from src.prompt.instruction import InstructionPrompt
+from src.stage.fine_tuning import FineTuning
+from tests.benchmarks.comparison import Row, config, show_seconds, silence
+from tests.benchmarks.models import SMOLLM2, TOY, random_llama, semantic_ids
+
+RECIPES = ("sft", "ilrec_stage1")
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much is trained."""
+
+    shape: dict[str, int]
+    vocabularies: tuple[int, ...] = (49_152, 128_256)  # SmolLM2's and Llama 3's
+    batch_size: int = 4
+    steps: int = 2  # timed on each side of a pair, after one to warm up
+    step_pairs: int = 4
+    memory_pairs: int = 2
+
+
+FULL, QUICK = Sizes(SMOLLM2), Sizes(TOY, (512,), batch_size=2, steps=1, step_pairs=1, memory_pairs=1)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What both recipes train, and on what."""
+
+    model: CausalLM
+    evaluator: RankingEvaluator
+    data: RecommendationData
+
+
+def parts(sizes: Sizes, vocabulary: int) -> Parts:
+    items = semantic_ids(1_000, 16)
+    model = random_llama(items, vocabulary, sizes.shape, config("model=smollm2")["model"]["lora"])
+    users, length = 4 * sizes.batch_size, 40
+    interactions = Interactions(
+        name="random",
+        offsets=np.arange(users + 1) * length,
+        items=np.random.default_rng(0).integers(1_000, size=users * length),
+        user_ids=[str(user) for user in range(users)],
+        item_ids=[str(item) for item in range(1_000)],
+        titles=[""] * 1_000,
+        texts=[""] * 1_000,
+        fingerprint="0" * 64,
+        statistics={},
+    )
+    # As many tokens as conf/prompt/instruction.yaml has in a real tokenizer; here every byte is one.
+    prompt = InstructionPrompt(
+        model.tokenizer, items, template="Chosen: {history}. Next: ", separator=",", max_history=20
+    )
+    batches = {"batch_size": sizes.batch_size, "evaluation_batch_size": 1, "max_users": None}
+    data = RecommendationData(interactions=interactions, prompt=prompt, seed=1, **batches)
+    return Parts(model, RankingEvaluator(items, **config()["evaluator"]), data)
+
+
+def fit(parts: Parts, recipe: str, steps: int, *callbacks: lightning.Callback, **changes: Any) -> lightning.Trainer:
+    """Train with the recipe's settings; every call begins with the same batches."""
+    settings = config(f"stage={recipe}", "model=smollm2", "trainer.accelerator=cpu", f"trainer.max_steps={steps}")
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "limit_val_batches": 0}
+    stage = FineTuning(model=parts.model, evaluator=parts.evaluator, **settings["stage"])
+    with tempfile.TemporaryDirectory() as folder:
+        options = {**settings["trainer"], **quiet, **changes, "default_root_dir": folder}
+        trainer = lightning.Trainer(**options, callbacks=list(callbacks))
+        trainer.fit(stage, datamodule=parts.data)
+    return trainer
+
+
+class Clock(lightning.Callback):
+    """Seconds of every training step, from the batch to the end of the optimiser's step."""
+
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+
+    def on_train_batch_start(self, *_: Any) -> None:
+        self.start = time.perf_counter()
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        self.seconds.append(time.perf_counter() - self.start)
+
+
+def step_seconds(parts: Parts, recipe: str, steps: int) -> float:
+    clock = Clock()
+    fit(parts, recipe, steps + 1, clock)
+    return median(clock.seconds[1:])
+
+
+def time_rows(*, quick: bool) -> Iterator[Row]:
+    sizes = QUICK if quick else FULL
+    for vocabulary in sizes.vocabularies:
+        trained = parts(sizes, vocabulary)
+        batch = next(iter(trained.data.train_dataloader()))
+        logged = fit(trained, "ilrec_stage1", 1, log_every_n_steps=1).callback_metrics
+        yield Row(
+            f"Step time, V = {vocabulary:,}, batch {tuple(batch['input_ids'].shape)}, {len(batch['target'])} labels",
+            RECIPES,
+            [
+                (step_seconds(trained, "sft", sizes.steps), step_seconds(trained, "ilrec_stage1", sizes.steps))
+                for _ in range(sizes.step_pairs)
+            ],
+            show_seconds,
+            "<= 1.15",
+            f"{logged['train/negatives_per_position']:,.0f} negatives a label",
+        )
+
+
+class Memory(lightning.Callback):
+    """Resident memory before the first training step and its peak from there on, in MB (Linux).
+
+    The peak is the kernel's mark of this process, set back before the steps. ``ru_maxrss`` would start from the peak
+    of building the model, and from that of the process that started this one.
+    """
+
+    def on_train_start(self, *_: Any) -> None:
+        Path("/proc/self/clear_refs").write_text("5")
+        self.before = resident("VmRSS")
+
+    def on_train_end(self, *_: Any) -> None:
+        self.peak = resident("VmHWM")
+
+
+def resident(name: str) -> float:
+    return int(re.findall(rf"{name}:\s+(\d+) kB", Path("/proc/self/status").read_text())[0]) / 1024
+
+
+def step_memory(quick: bool, vocabulary: int, recipe: str, threads: int) -> tuple[float, float]:
+    """Return what two steps, one of them logged, add to the resident memory, and its peak, in MB."""
+    silence()
+    torch.set_num_threads(threads)
+    memory = Memory()
+    fit(parts(QUICK if quick else FULL, vocabulary), recipe, 2, memory, log_every_n_steps=2)
+    return memory.peak - memory.before, memory.peak
+
+
+def in_fresh_process(*task: Any) -> Any:
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(*task).result()
+
+
+def memory_rows(*, quick: bool) -> Iterator[Row]:
+    sizes, threads = QUICK if quick else FULL, torch.get_num_threads()
+    for vocabulary in sizes.vocabularies:
+        pairs = [
+            [in_fresh_process(step_memory, quick, vocabulary, recipe, threads) for recipe in RECIPES]
+            for _ in range(sizes.memory_pairs)
+        ]
+        for index, what in enumerate(("added by the steps", "of the whole process")):
+            yield Row(
+                f"Peak memory {what}, V = {vocabulary:,}",
+                RECIPES,
+                [(sft[index], ilrec[index]) for sft, ilrec in pairs],
+                lambda value: f"{value:,.0f} MB",
+                "<= 1.15",
+                "each in a fresh process",
+            )

@@ -1,0 +1,48 @@
+"""The benchmark at toy sizes: it runs, both sides agree, no row is missing. Times are not looked at."""
+
+import math
+import re
+
+import pytest
+import torch
+
+from tests.bench import SECTIONS, main
+from tests.benchmarks.comparison import Row, show_seconds
+
+
+@pytest.fixture(autouse=True)
+def settings_of_torch():
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(False)
+
+
+def test_a_row_shows_the_median_of_the_pairs_own_ratios():
+    # B / A = 2 / 1, 30 / 10, 4 / 4: median 2, not the 4 / 4 = 1 of the sides' medians.
+    row = Row("x", ("old", "new"), [(1.0, 2.0), (10.0, 30.0), (4.0, 4.0)], show_seconds, "<= 3", "equal")
+    assert row.ratios == [2.0, 3.0, 1.0]
+    assert str(row) == "| x | old: 4.00 s | new: 4.00 s | **2.00** (1.00 .. 3.00) | 3 | <= 3 | equal |"
+
+
+EXPECTED = {
+    "decoding": [("tiny_llama", "same top 10 for 100.0%"), ("SmolLM2's shape", "same top 10 for 100.0%")],
+    "step": [("Step time, V = 512", "negatives a label")],
+    "memory": [("added by the steps", "fresh process"), ("of the whole process", "fresh process")],
+    "loss": [("N = 20", "equal: "), ("N = 20", "equal: ")],
+    "start-up": [("--help", "exit with 0"), ("--cfg job", "exit with 0")],
+}
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+def test_every_section_gives_its_rows(section, capsys):
+    main(["--quick", "--only", section])
+    lines = capsys.readouterr().out.splitlines()
+    assert re.match(r"Commit \w+.*; .+ cores, load .+, threads 1; Python 3\..*torch \d.*peft \d", lines[0])
+    rows = [line.strip("| ").split(" | ") for line in lines if line.startswith("| ")][1:]
+    assert len(rows) == len(EXPECTED[section])
+    for (what, _, _, ratios, _, _, check), (part, evidence) in zip(rows, EXPECTED[section], strict=True):
+        assert part in what
+        assert evidence in check
+        assert "NOT" not in check
+        assert all(math.isfinite(float(ratio)) and float(ratio) > 0 for ratio in re.findall(r"[\d.]*\d", ratios))
