@@ -110,10 +110,11 @@ class Record:
         self._lap_began = now
         self.update()
 
-    def trace_origin(self, start: str | None) -> None:
-        """Note the checkpoint that training started from, by path and content."""
-        if start is not None:
-            self.update(lineage={"path": start, "sha256": sha256_of(Path(start))})
+    def trace_origins(self, stage: Mapping[str, Any]) -> None:
+        """Note the checkpoints that a stage starts or learns from, its ``*_from`` settings, by path and content."""
+        paths = {key: path for key, path in stage.items() if key.endswith("_from") and path is not None}
+        if paths:
+            self.update(lineage={key: {"path": p, "sha256": sha256_of(Path(p))} for key, p in paths.items()})
 
     def finish(self, **results: Any) -> None:
         """Close the record of a run that went well."""

@@ -96,7 +96,7 @@ def run(config: dict[str, Any], folder: Path, record: Record, sweep: str | None)
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     torch.set_num_threads(config["threads"])
     lightning.seed_everything(config["seed"], verbose=False)
-    record.trace_origin(config["stage"].get("init_from"))
+    record.trace_origins(config["stage"])
 
     interactions = build(config["dataset"])
     items = build(config["tokenizer"]).fit(interactions)

@@ -193,9 +193,10 @@ def _refused(config: Mapping[str, Any], multirun: bool) -> Iterator[str]:
 
         if not has_wandb_key():
             yield "logger.mode=online: no key of Weights & Biases; run `wandb login` once, or type logger.mode=offline"
-    start = stage.get("init_from")
-    if start not in (None, _MISSING) and not Path(start).is_file():
-        yield f"stage.init_from={start}: no such file; needed: checkpoints/best.ckpt of a run"
+    for key in ("init_from", "reward_from"):
+        start = stage.get(key)
+        if start not in (None, _MISSING) and not Path(start).is_file():
+            yield f"stage.{key}={start}: no such file; needed: checkpoints/best.ckpt of a run"
 
 
 def _did_you_mean(key: str, known: Iterable[str]) -> str:
