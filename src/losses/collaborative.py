@@ -83,7 +83,8 @@ def interval_rewards(sorted_probabilities: Tensor, history: Tensor, prefix: Tens
             f"{tuple(extended.shape)}; need (E,), (E, 2), (E, 2)"
         )
     units = sorted_probabilities.double().mul_(_UNITS).round_().long()
-    cumulative = torch.nn.functional.pad(units.cumsum_(1), (1, 0))
+    cumulative = units.new_zeros(len(units), units.shape[1] + 1)
+    torch.cumsum(units, dim=1, out=cumulative[:, 1:])
     whole, part = (
         cumulative[history, bounds[:, 1]] - cumulative[history, bounds[:, 0]] for bounds in (prefix, extended)
     )

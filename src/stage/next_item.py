@@ -116,6 +116,7 @@ class NextItemStage(lightning.LightningModule):
         checkpoint["state_dict"] = {n: w for n, w in checkpoint["state_dict"].items() if n in trained}
         checkpoint["stage"] = type(self).__name__
         checkpoint["model"] = self.model.spec
+        checkpoint["dataset"] = self.trainer.datamodule.interactions.fingerprint  # type: ignore[attr-defined]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse the weights of another stage or model.

@@ -9,6 +9,7 @@ from src.errors import InputError
 from src.model.causal_lm import from_scratch
 from src.prompt.ids import IdsPrompt
 from src.prompt.instruction import InstructionPrompt
+from src.prompt.items import ItemsPrompt
 from src.tokenizer.item_tokens import ItemTokens
 
 CODES = np.array([[0, 0], [0, 1], [1, 0], [1, 1], [2, 0]])
@@ -85,6 +86,34 @@ def test_ids_windows_label_every_item_once_with_as_much_history_as_promised(leng
     assert len(examples) <= prompt.most_examples(np.array(lengths))
 
 
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.integers(0, 12), min_size=1, max_size=6), st.integers(1, 5), st.data())
+def test_items_windows_label_every_item_but_the_first_once_with_history_before_it(lengths, max_history, data):
+    stride = data.draw(st.integers(1, max_history))
+    prompt = ItemsPrompt(None, None, max_history=max_history, stride=stride)
+    examples = prompt.examples(np.array(lengths), np.random.default_rng(data.draw(st.integers(0, 99))))
+    labelled = []
+    for row in range(len(examples)):
+        user, start, stop, first = (
+            int(column[row]) for column in (examples.user, examples.start, examples.stop, examples.first_label)
+        )
+        assert 0 <= start < first < stop <= lengths[user]
+        assert stop - start <= max_history + 1
+        for item in range(first, stop):
+            assert item - start >= min(item, max_history + 1 - stride)
+            labelled.append((user, item))
+    assert sorted(labelled) == [(user, item) for user, length in enumerate(lengths) for item in range(1, length)]
+    assert len(examples) <= prompt.most_examples(np.array(lengths))
+
+
+def test_items_prompt_is_the_items_themselves():
+    prompt = ItemsPrompt(None, None, max_history=2, stride=2)
+    tokens, owner = prompt.encode(np.array([7, 3, 5]), first_label=1)
+    assert tokens.tolist() == [7, 3, 5]
+    assert owner.tolist() == [-1, 1, 2]
+    assert prompt.prompt(np.array([7, 3, 5])).tolist() == [3, 5]
+
+
 def test_instruction_makes_one_example_of_every_item_but_the_first():
     # Lengths 3 and 1: user 0 gives the targets 1 and 2, user 1 none. max_history 1 shows one item before each.
     examples = instruction(max_history=1).examples(np.array([3, 1]), np.random.default_rng(0))
@@ -97,5 +126,7 @@ def test_instruction_makes_one_example_of_every_item_but_the_first():
 def test_bad_prompt_settings_are_named():
     with pytest.raises(InputError, match=r"must hold \{history\} exactly once, got: 'no slot'"):
         instruction(template="no slot")
-    with pytest.raises(InputError, match=r"prompt.stride=9 must lie between 1 and max_history \+ 1 = 4"):
+    with pytest.raises(InputError, match=r"prompt.stride=9 must lie between 1 and 4 \(prompt.max_history=3\)"):
         ids_prompt(max_history=3, stride=9)
+    with pytest.raises(InputError, match=r"prompt.stride=4 must lie between 1 and 3 \(prompt.max_history=3\)"):
+        ItemsPrompt(None, None, max_history=3, stride=4)

@@ -1,0 +1,53 @@
+"""Training a collaborative model of the next item: SASRec, GRU4Rec or Caser."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812 - the field's usual name
+
+from src.evaluator.full_ranking import FullRankingEvaluator
+from src.model.sequence_model import SequenceModel
+from src.stage.next_item import NextItemStage
+
+
+class CollaborativeFiltering(NextItemStage):
+    """Next-item prediction with full softmax cross-entropy at every labelled position.
+
+    Args:
+        model: The collaborative model.
+        evaluator: Ranks the target of every validation and test user.
+        seed: Seed of dropout; with the step number it fixes every random number of a step.
+        learning_rate: Peak learning rate of AdamW, dimensionless.
+        weight_decay: Of matrices.
+        warmup_ratio: Share of the steps in which the learning rate rises, 0 to 1; then it falls along a cosine.
+        init_from: Checkpoint of this module to take the weights from.
+    """
+
+    model: SequenceModel
+
+    def __init__(
+        self,
+        *,
+        model: SequenceModel,
+        evaluator: FullRankingEvaluator,
+        seed: int,
+        learning_rate: float,
+        weight_decay: float,
+        warmup_ratio: float,
+        init_from: str | None,
+    ) -> None:
+        super().__init__(model, evaluator)
+        self.save_hyperparameters(ignore=["model", "evaluator"])
+        if init_from is not None:
+            self._initialise(Path(init_from))
+
+    def training_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> Tensor:
+        """Return the loss of one batch."""
+        # Nothing is predicted from the last column: it would only make the pass longer than any history.
+        states = self.model(batch["input_ids"][:, :-1])[batch["rows"][:, :-1]]
+        loss = F.cross_entropy(self.model.scores(states), batch["target"])
+        self._log_training({"loss": loss})
+        return loss * self._share_of_positions(len(states))

@@ -1,0 +1,148 @@
+"""The reward model on a small real data set: against the dense definition, and its refusals."""
+
+import numpy as np
+import pytest
+import torch
+
+from src.dataset.interactions import Interactions
+from src.errors import InputError
+from src.losses.collaborative import token_rewards
+from src.model import reward_model
+from src.model.reward_model import RewardModel, history_states, load_sequence_model
+from src.model.sasrec import SASRec
+from src.tokenizer.trie import TokenTrie
+
+# 12 items of two tokens: first 0 .. 2, second 3 .. 6.
+TOKENS = torch.tensor([[a, 3 + b] for a in range(3) for b in range(4)])
+TRIE = TokenTrie.build(TOKENS, vocabulary_size=7)
+
+
+def interactions():
+    lengths = [9, 3, 5]
+    return Interactions(
+        name="three users",
+        offsets=np.cumsum([0, *lengths]),
+        items=np.random.default_rng(0).integers(0, 12, sum(lengths)),
+        user_ids=["u", "v", "w"],
+        item_ids=[str(n) for n in range(12)],
+        titles=[""] * 12,
+        texts=[""] * 12,
+        fingerprint="f" * 64,
+        statistics={},
+    )
+
+
+def network(max_history=4):
+    sizes = {"hidden_size": 8, "inner_size": 16, "num_layers": 1, "num_heads": 2}
+    model = SASRec([""] * 12, **sizes, dropout=0.5, max_history=max_history, seed=0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(2)  # fresh weights tell the items little apart
+    return model.eval().requires_grad_(False)
+
+
+def judge(stride=1):
+    return RewardModel(network(), interactions(), TRIE, stride=stride)
+
+
+def positions(*numbers):
+    """Label positions of whole items, each followed by the end of the response."""
+    interaction = torch.tensor([number for number in numbers for _ in range(3)])
+    target = torch.cat([torch.cat([TOKENS[interactions().items[number]], torch.tensor([-1])]) for number in numbers])
+    return interaction, target
+
+
+def test_states_are_those_of_each_history_alone():
+    data, model = interactions(), network()
+    states = history_states(model, data, stride=1)
+    for user in range(3):
+        sequence, begin = torch.from_numpy(data.sequence(user)), int(data.offsets[user])
+        assert states[begin].isnan().all()
+        for place in range(1, len(sequence)):
+            alone = model(sequence[None, max(place - 4, 0) : place])[0, -1]
+            torch.testing.assert_close(states[begin + place], alone)
+
+
+def test_a_larger_stride_shows_less_history_but_never_none():
+    exact, fast = (history_states(network(), interactions(), stride=stride) for stride in (1, 4))
+    assert torch.equal(exact.isnan(), fast.isnan())
+    torch.testing.assert_close(exact[[1, 10, 13]], fast[[1, 10, 13]])  # after one item there is nothing to leave out
+    assert not torch.isclose(exact, fast, equal_nan=True).all()
+
+
+@pytest.mark.parametrize("chunk", [1, 30, 1 << 22])
+def test_rewards_equal_the_dense_definition_whatever_the_chunk(monkeypatch, chunk):
+    monkeypatch.setattr(reward_model, "_LARGEST_CHUNK", chunk)
+    model = judge()
+    interaction, target = positions(2, 8, 10, 13)
+    prefixes = torch.full((12, 2), -1)
+    prefixes[1::3, 0] = target[0::3]
+    prefixes[2::3] = torch.stack([target[0::3], target[1::3]], dim=1)
+    probabilities = torch.empty(12, 12)
+    probabilities[:, TRIE.items] = model.probabilities(interaction)
+    dense = token_rewards(probabilities, TOKENS, prefixes, vocabulary_size=7)
+    row, token = torch.ones(12, 7).nonzero(as_tuple=True)
+    # The probabilities are float32, and matrix products of other shapes may round them differently.
+    torch.testing.assert_close(model(interaction, target, row, token).view(12, 7), dense, rtol=1e-5, atol=1e-9)
+    torch.testing.assert_close(dense.sum(1), torch.tensor([1, 1, 0] * 4, dtype=torch.float64))
+
+
+def test_rewards_of_few_entries_are_those_among_all():
+    model = judge()
+    interaction, target = positions(2, 8, 10)
+    row, token = torch.ones(9, 7).nonzero(as_tuple=True)
+    every = model(interaction, target, row, token)
+    some = torch.tensor([0, 3, 4, 13, 50, 51])
+    assert torch.equal(model(interaction, target, row[some], token[some]), every[some])
+    assert len(model(interaction, target, row[:0], token[:0])) == 0
+
+
+def test_without_a_history_and_after_an_items_last_token_and_outside_the_items_there_is_no_reward():
+    model = judge()
+    interaction, target = positions(0, 9, 2)  # the first items of two users, then one with a history
+    row, token = torch.ones(9, 7).nonzero(as_tuple=True)
+    rewards = model(interaction, target, row, token).view(9, 7)
+    assert not rewards[:6].any()
+    assert rewards[6:8].any(1).all()
+    assert not rewards[8].any()
+    assert model(interaction, target, torch.tensor([6]), torch.tensor([-1])).tolist() == [0]
+
+
+def test_probabilities_are_the_softmax_of_the_scores_in_the_tries_order():
+    model, data = judge(), interactions()
+    state = network()(torch.from_numpy(data.sequence(0)[None, :2]))[0, -1]
+    expected = network().scores(state).softmax(0)[TRIE.items]
+    torch.testing.assert_close(model.probabilities(torch.tensor([2]))[0], expected)
+
+
+def saved(path, **changes):
+    content = {
+        "model": network().spec,
+        "dataset": "f" * 64,
+        "state_dict": {f"model.{name}": weight for name, weight in network().state_dict().items()},
+    }
+    torch.save({**content, **changes}, path)
+    return path
+
+
+def test_a_checkpoint_comes_back_frozen_and_gives_the_same_states(tmp_path):
+    loaded = load_sequence_model(saved(tmp_path / "a.ckpt"), interactions())
+    assert not loaded.training
+    assert not any(parameter.requires_grad for parameter in loaded.parameters())
+    items = torch.tensor([[1, 2, 3]])
+    assert torch.equal(loaded(items), network()(items))
+
+
+def test_checkpoints_that_do_not_fit_are_refused(tmp_path):
+    torn = tmp_path / "torn.ckpt"
+    torn.write_bytes(b"PK\x03\x04 torn")
+    with pytest.raises(InputError, match=r"torn.ckpt is not a checkpoint of this project.*\nTrain one: "):
+        load_sequence_model(torn, interactions())
+    with pytest.raises(InputError, match=r"none.ckpt is not a checkpoint"):
+        load_sequence_model(tmp_path / "none.ckpt", interactions())
+    llama = saved(tmp_path / "llama.ckpt", model={"kind": "from_scratch"})
+    with pytest.raises(InputError, match=r"holds 'from_scratch'; I need one of SASRec, GRU4Rec, Caser"):
+        load_sequence_model(llama, interactions())
+    other = saved(tmp_path / "other.ckpt", dataset="0123456789abcdef")
+    with pytest.raises(InputError, match=r"trained on the data set 0123456789ab, but this one is three users \(fffff"):
+        load_sequence_model(other, interactions())
