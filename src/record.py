@@ -111,10 +111,10 @@ class Record:
         self.update()
 
     def trace_origins(self, stage: Mapping[str, Any]) -> None:
-        """Note the checkpoints that a stage starts or learns from, its ``*_from`` settings, by path and content."""
+        """Note the checkpoints that a stage starts or learns from, its ``*_from`` settings, by path, content and recipe."""
         paths = {key: path for key, path in stage.items() if key.endswith("_from") and path is not None}
         if paths:
-            self.update(lineage={key: {"path": p, "sha256": sha256_of(Path(p))} for key, p in paths.items()})
+            self.update(lineage={key: _origin(Path(path)) for key, path in paths.items()})
 
     def finish(self, **results: Any) -> None:
         """Close the record of a run that went well."""
@@ -125,6 +125,13 @@ class Record:
         description = {"type": type(error).__name__, "message": str(error)}
         with suppress(OSError):  # a full disk, of all times; the error itself is reported anyway
             self.update(status="failed", finished_at=_now(), peak_memory_mib=peak_memory_mib(), error=description)
+
+
+def _origin(checkpoint: Path) -> dict[str, str | None]:
+    """Return a checkpoint's path, its content's hash and the name of the run that wrote it, if that can be known."""
+    run = checkpoint.parent.parent / "result.json"
+    name = json.loads(run.read_bytes()).get("name") if run.is_file() else None
+    return {"path": str(checkpoint), "sha256": sha256_of(checkpoint), "name": name}
 
 
 def first_process() -> bool:

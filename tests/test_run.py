@@ -194,7 +194,7 @@ def test_a_start_from_a_checkpoint_is_traced_by_its_content(run, toy_arguments, 
     assert run(*toy_arguments, f"stage.init_from={start}", f"hydra.run.dir={tmp_path / 'a'}") == 0
     # SHA-256 of "abc", as in FIPS 180-2.
     sha256 = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
-    assert result(tmp_path / "a")["lineage"] == {"init_from": {"path": str(start), "sha256": sha256}}
+    assert result(tmp_path / "a")["lineage"] == {"init_from": {"path": str(start), "sha256": sha256, "name": None}}
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["+experiment=sft", "--cfg", "job"]])

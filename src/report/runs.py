@@ -27,6 +27,15 @@ class Failure(BaseModel):
         return f"{self.type}: {self.message}"
 
 
+class Origin(BaseModel):
+    """A checkpoint that a run started or learned from."""
+
+    path: str
+    sha256: str
+    name: str | None = None
+    """Of the run that wrote it."""
+
+
 class Run(BaseModel):
     """One ``result.json``, checked."""
 
@@ -44,6 +53,7 @@ class Run(BaseModel):
     error: Failure | None = None
     config: dict[str, Any] = {}
     protocol: dict[str, Any] = {}
+    lineage: dict[str, Origin] | None = None
     versions: dict[str, str] = {}
     commit: str | None = None
     dirty: bool | None = None
@@ -53,9 +63,14 @@ class Run(BaseModel):
 
     @property
     def label(self) -> str:
-        """The name and every override that matters, in the order typed."""
-        kept = [text for text in self.overrides if text.lstrip("+~").partition("=")[0] not in SAME_CELL]
-        return " ".join([self.name, *kept])
+        """The name and every override that matters, in the order typed; checkpoints by the name of their run."""
+        shown = [self.name]
+        for text in self.overrides:
+            key = text.lstrip("+~").partition("=")[0]
+            origin = (self.lineage or {}).get(key.removeprefix("stage."))
+            if key not in SAME_CELL:
+                shown.append(f"{key}={origin.name}" if origin and origin.name else text)
+        return " ".join(shown)
 
 
 @dataclass(frozen=True)
@@ -211,9 +226,9 @@ def _inconsistencies(cell: Cell) -> list[str]:
 
 
 def _differs_by_design(run: Run, key: str, value: Any) -> bool:
-    """Whether a setting is a copy of the seed, the path of the run's own folder, or says that the run was resumed."""
+    """Whether a setting is a copy of the seed, the run's own folder, a checkpoint, or says that the run was resumed."""
     own_path = isinstance(value, str) and run.folder.name in Path(value).parts
-    return value == run.seed or own_path or key == "resume"
+    return value == run.seed or own_path or key == "resume" or key.endswith("_from")
 
 
 def _differing(settings: Sequence[Mapping[str, Any]]) -> list[str]:

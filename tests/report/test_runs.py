@@ -16,6 +16,24 @@ def test_seed_experiment_and_resume_do_not_split_a_cell(tmp_path, write_run):
     assert [run.seed for run in cell.runs] == [1, 2]
 
 
+def test_checkpoints_to_start_from_are_told_apart_by_the_recipe_that_made_them(tmp_path, write_run):
+    for number, (name, seed) in enumerate([("sft", 1), ("sft", 2), ("ilrec_stage1", 1)]):
+        path = f"outputs/{number}/best.ckpt"
+        write_run(
+            tmp_path / str(number),
+            seed=seed,
+            overrides=[f"stage.init_from={path}"],
+            config={"seed": seed, "stage": {"init_from": path}},
+            lineage={"init_from": {"path": path, "sha256": "0" * 64, "name": name}},
+        )
+    collection = collect(find_runs([tmp_path]))
+    assert [(cell.label, len(cell.runs)) for cell in collection.cells] == [
+        ("sft stage.init_from=sft", 2),
+        ("sft stage.init_from=ilrec_stage1", 1),
+    ]
+    assert collection.warnings == []
+
+
 def test_a_folder_given_twice_counts_its_runs_once(tmp_path, write_run):
     write_run(tmp_path / "a/0")
     assert len(find_runs([tmp_path, tmp_path / "a"])) == 1
