@@ -10,10 +10,13 @@ import asyncio
 import ipaddress
 import re
 import socket
+import time
 import zlib
 from collections.abc import Awaitable, Callable, Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from email.message import Message
+from email.utils import parsedate_to_datetime
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
@@ -118,17 +121,9 @@ class SafeFetcher:
             RequestError: the URL or a redirect is unsafe, a cap is reached, the server fails or says no, or the body
                 is not text.
         """
-        try:
+        with named_failures():
             async with asyncio.timeout(self._limits.total_s):
-                return await self._follow(self._checked(url))
-        except TimeoutError as error:
-            raise RequestError("timeout", f"no complete page within {self._limits.total_s:g} s") from error
-        except aiohttp.ClientPayloadError as error:
-            raise RequestError("connection", "the connection broke off within the page") from error
-        except aiohttp.ClientResponseError as error:
-            raise RequestError("unreadable", f"no valid HTTP reply: {error.message}", retryable=True) from error
-        except (aiohttp.ClientError, OSError) as error:
-            raise RequestError("connection", f"no connection: {error}") from error
+                return await self._follow(self.checked(url))
 
     async def _follow(self, url: URL) -> Page:
         for _ in range(self._limits.redirects + 1):
@@ -138,11 +133,15 @@ class SafeFetcher:
                 target = response.headers.get("Location")
             if not target:
                 raise RequestError("unreadable", f"HTTP {response.status} without a Location")
-            url = self._checked(target, base=url)
+            url = self.checked(target, base=url)
         raise RequestError("redirects", f"more than {self._limits.redirects} redirects")
 
-    def _checked(self, text: str, base: URL | None = None) -> URL:
-        """Parse a URL, once for checking and connecting, and refuse what is unsafe in its spelling."""
+    def checked(self, text: str, base: URL | None = None) -> URL:
+        """Parse a URL, once for checking and connecting, and refuse what is unsafe in its spelling.
+
+        Raises:
+            RequestError: it is unsafe; ``kind`` is ``refused``.
+        """
         if len(text) > _MAX_URL_CHARS:
             raise RequestError("refused", f"a URL of {len(text)} characters; at most {_MAX_URL_CHARS}")
         try:
@@ -181,28 +180,31 @@ class SafeFetcher:
     async def _read(self, url: URL, response: aiohttp.ClientResponse) -> Page:
         """Read the body of a final reply within the caps."""
         if not 200 <= response.status < 300:
-            raise RequestError(
-                "status",
-                f"HTTP {response.status}",
-                status=response.status,
-                retry_after_s=retry_after_s(response.headers.get("Retry-After")),
-            )
+            raise refusal_of(response)
         header = Message()
         header["Content-Type"] = response.headers.get("Content-Type", "")
         content_type = header.get_content_type() if header["Content-Type"] else ""
         if content_type and not _TEXT_TYPES.fullmatch(content_type):
             raise RequestError("unreadable", f"{content_type}, and only text can be read")
-        decoder = _Decompressor(response.headers.get("Content-Encoding", ""), self._limits.decoded_bytes)
-        body, received = bytearray(), 0
-        async for chunk in response.content.iter_any():
-            received += len(chunk)
-            if received > self._limits.wire_bytes:
-                raise RequestError("too_large", f"more than {self._limits.wire_bytes:,} bytes")
-            for part in decoder.parts(chunk):
-                body += part
+        body = await read_body(response, self._limits.wire_bytes, self._limits.decoded_bytes)
         if not content_type and b"\0" in body[:1024]:
             raise RequestError("unreadable", "binary data, and only text can be read")
-        return Page(str(url), content_type, decode(bytes(body), header.get_content_charset()))
+        return Page(str(url), content_type, decode(body, header.get_content_charset()))
+
+
+@contextmanager
+def named_failures() -> Iterator[None]:
+    """Turn what goes wrong between two machines into a ``RequestError``."""
+    try:
+        yield
+    except TimeoutError as error:
+        raise RequestError("timeout", "no complete reply in time") from error
+    except aiohttp.ClientPayloadError as error:
+        raise RequestError("connection", "the connection broke off within the reply") from error
+    except aiohttp.ClientResponseError as error:
+        raise RequestError("unreadable", "no valid HTTP reply", retryable=True) from error
+    except (aiohttp.ClientError, OSError) as error:
+        raise RequestError("connection", f"no connection: {error}") from error
 
 
 class _CheckedResolver(AbstractResolver):
@@ -295,6 +297,40 @@ def _is_numeric(host: str) -> bool:
     return True
 
 
+def refusal_of(response: aiohttp.ClientResponse, detail: str = "") -> RequestError:
+    """Describe a reply whose status says no."""
+    return RequestError(
+        "status",
+        f"HTTP {response.status}{detail and ': '}{detail}",
+        status=response.status,
+        retry_after_s=retry_after_s(response.headers.get("Retry-After")),
+    )
+
+
 def retry_after_s(header: str | None) -> float | None:
-    """Read a Retry-After header in seconds; its other form, a date, is left to the usual delays."""
-    return float(header) if header and re.fullmatch(r"\s*\d{1,6}(\.\d+)?\s*", header) else None
+    """Read a Retry-After header, in either of its forms, as seconds from now; None if it is absent or neither."""
+    if header is None:
+        return None
+    if re.fullmatch(r"\s*\d{1,6}(\.\d+)?\s*", header):
+        return float(header)
+    try:
+        return max(0.0, parsedate_to_datetime(header).timestamp() - time.time())
+    except (ValueError, OverflowError):
+        return None
+
+
+async def read_body(response: aiohttp.ClientResponse, wire_bytes: int, decoded_bytes: int) -> bytes:
+    """Read and decompress a body within two caps.
+
+    Raises:
+        RequestError: a cap is reached, or the data is damaged or in an encoding that was not asked for.
+    """
+    decoder = _Decompressor(response.headers.get("Content-Encoding", ""), decoded_bytes)
+    body, received = bytearray(), 0
+    async for chunk in response.content.iter_any():
+        received += len(chunk)
+        if received > wire_bytes:
+            raise RequestError("too_large", f"more than {wire_bytes:,} bytes")
+        for part in decoder.parts(chunk):
+            body += part
+    return bytes(body)

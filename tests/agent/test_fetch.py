@@ -1,7 +1,9 @@
 import asyncio
 import gzip
 import socket
+import time
 import zlib
+from email.utils import formatdate
 
 import pytest
 
@@ -392,10 +394,14 @@ def test_a_refusal_of_the_server_carries_its_status_and_whether_to_try_again(sta
 
 @pytest.mark.parametrize(
     ("header", "seconds"),
-    [("7", 7), (" 1.5 ", 1.5), ("-1", None), ("1e9", None), ("Fri, 31 Dec 2027", None), (None, None)],
+    [("7", 7), (" 1.5 ", 1.5), ("-1", None), ("1e9", None), ("soon", None), (None, None)],
 )
 def test_retry_after_is_read_in_seconds(header, seconds):
     assert retry_after_s(header) == seconds
+
+
+def test_a_date_in_retry_after_is_counted_from_now():
+    assert 3590 < retry_after_s(formatdate(time.time() + 3600, usegmt=True)) <= 3600
 
 
 def test_a_stalled_page_ends_at_the_deadline():
@@ -404,7 +410,7 @@ def test_a_stalled_page_ends_at_the_deadline():
         await writer.drain()
         await asyncio.Event().wait()
 
-    with pytest.raises(RequestError, match=r"no complete page within 0\.2 s") as caught:
+    with pytest.raises(RequestError, match="no complete reply in time") as caught:
         run(lambda fetcher, port: fetcher.fetch(f"http://127.0.0.1:{port}/"), respond, limits=FetchLimits(total_s=0.2))
     assert caught.value.kind == "timeout"
     assert caught.value.retryable
