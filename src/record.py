@@ -111,7 +111,7 @@ class Record:
         self.update()
 
     def trace_origins(self, stage: Mapping[str, Any]) -> None:
-        """Note the checkpoints that a stage starts or learns from, its ``*_from`` settings, by path, content and recipe."""
+        """Note the checkpoints a stage starts or learns from, its ``*_from`` settings, by path, content and recipe."""
         paths = {key: path for key, path in stage.items() if key.endswith("_from") and path is not None}
         if paths:
             self.update(lineage={key: _origin(Path(path)) for key, path in paths.items()})

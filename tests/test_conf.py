@@ -49,7 +49,8 @@ def check_with_open_values_given(*overrides):
         with pytest.raises(InputError) as caught:
             check(config)
         assert str(caught.value).splitlines()[1:] == [f"- {path}: needs a value; type {path}=..." for path in paths]
-        config, _ = composed(*overrides, *(f"{path}=given" for path in paths))
+        # A checkpoint must exist, so every value is the path of a file.
+        config, _ = composed(*overrides, *(f"{path}={ROOT / 'README.md'}" for path in paths))
     check(config)
     return config
 

@@ -46,8 +46,12 @@ class CausalLM(nn.Module):
         self.tokenizer = tokenizer
         self.spec = {**spec, "item_tokens": len(item_vocabulary)}
         ids = torch.tensor(tokenizer.convert_tokens_to_ids(list(item_vocabulary)), dtype=torch.int64)
+        places = torch.full((len(tokenizer),), -1)
+        places[ids] = torch.arange(len(ids))
         self.item_token_ids: Tensor
+        self.item_token_places: Tensor  # the inverse: token id -> place in the item vocabulary, -1 for other tokens
         self.register_buffer("item_token_ids", ids, persistent=False)
+        self.register_buffer("item_token_places", places, persistent=False)
         self.train()  # from_pretrained leaves networks in eval mode, without dropout
 
     @property

@@ -1,4 +1,4 @@
-"""Fine-tuning a language model as a recommender: supervised (SFT) and ILRec (CPO, CPD)."""
+"""Fine-tuning a language model as a recommender: supervised (SFT) and ILRec (CPO, CPD, CRR)."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from torch.nn import functional as F  # noqa: N812 - the field's usual name
 
 from src.errors import InputError
 from src.evaluator.ranking import RankingEvaluator
+from src.losses.collaborative import marked_entries, reward_loss
 from src.losses.cross_layer import (
     Form,
     Space,
@@ -20,13 +21,14 @@ from src.losses.cross_layer import (
     self_hard_negatives,
 )
 from src.model.causal_lm import CausalLM, last_blocks
+from src.model.reward_model import RewardModel, load_sequence_model
 from src.stage.next_item import NextItemStage
 
 
 class FineTuning(NextItemStage):
     """Next-item prediction with a language model, with or without self-hard negatives.
 
-    With ``strength`` and ``distillation`` 0 it is supervised fine-tuning: intermediate layers are then not even read.
+    With ``strength``, ``distillation`` and ``reward`` 0 it is supervised fine-tuning: intermediate layers are then not even read.
 
     Args:
         model: The language model.
@@ -42,6 +44,9 @@ class FineTuning(NextItemStage):
         max_negatives: Most negatives of a position, see ``self_hard_negatives``.
         layers: How many blocks before the final one vote.
         distillation: Weight of the distillation of the final layer into those that vote, see ``distillation_loss``.
+        reward: Weight of the collaborative rewards, see ``reward_loss``.
+        reward_from: Checkpoint of ``stage=collaborative_filtering`` that gives the rewards; needed if they weigh.
+        reward_temperature: See ``reward_loss``.
         ensemble: ``logits`` averages the layers' logits, ``probabilities`` their probabilities.
         init_from: Checkpoint of this module to take the weights from.
     """
@@ -65,15 +70,37 @@ class FineTuning(NextItemStage):
         layers: int,
         ensemble: str,
         distillation: float,
+        reward: float,
+        reward_from: str | None,
+        reward_temperature: float | None,
         init_from: str | None,
     ) -> None:
         super().__init__(model, evaluator)
         self.save_hyperparameters(ignore=["model", "evaluator"])
         if ensemble not in ("logits", "probabilities"):
             raise InputError(f"stage.ensemble={ensemble!r}: type stage.ensemble=logits or stage.ensemble=probabilities")
-        self.blocks = last_blocks(model, layers) if strength > 0 or distillation > 0 else []
+        if reward > 0 and reward_from is None:
+            raise InputError(
+                f"stage.reward={reward} needs a collaborative model trained on the same data set.\n"
+                "Train one:     python -m src.run +experiment=sasrec\n"
+                "and name it:   stage.reward_from=outputs/sasrec/<run>/checkpoints/best.ckpt"
+            )
+        self.blocks = last_blocks(model, layers) if strength > 0 or distillation > 0 or reward > 0 else []
+        self.rewards: RewardModel | None = None
         if init_from is not None:
             self._initialise(Path(init_from))
+
+    def on_fit_start(self) -> None:
+        """Load the collaborative model and let it read all histories.
+
+        Raises:
+            InputError: it is none, or was trained on other data.
+        """
+        if self.hparams["reward"] > 0:
+            interactions = self.trainer.datamodule.interactions  # type: ignore[attr-defined]
+            network = load_sequence_model(Path(self.hparams["reward_from"]), interactions)
+            self.rewards = RewardModel(network, interactions, self.evaluator.trie, stride=network.max_history // 2)
+            self.rewards.to(self.device)
 
     def training_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> Tensor:
         """Return the loss of one batch; see ``losses/cross_layer.py``."""
@@ -89,8 +116,8 @@ class FineTuning(NextItemStage):
     def _ilrec_loss(
         self, states: Tensor, logits: Tensor, batch: Mapping[str, Tensor]
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return CPO + distillation * CPD, and on log steps its parts."""
-        settings, target = self.hparams, batch["target"]
+        """Return CPO + distillation * CPD + reward * CRR, and its parts."""
+        settings, target, places = self.hparams, batch["target"], self.model.item_token_places
         ensemble = self._ensemble_logits(states)
         negatives = self_hard_negatives(
             ensemble,
@@ -108,9 +135,16 @@ class FineTuning(NextItemStage):
             parts["loss_distillation"] = distillation_loss(
                 self.model.head(states)[..., item_tokens],
                 logits[:, item_tokens],
-                keep=torch.isin(target, item_tokens),  # all but the end of the response
+                keep=places[target] >= 0,  # all but the end of the response
             )
             loss = loss + settings["distillation"] * parts["loss_distillation"]
+        if self.rewards is not None:
+            row, token = marked_entries(target, negatives)
+            rewards = self.rewards(batch["interaction"], places[target], row, places[token])
+            parts["loss_reward"] = reward_loss(
+                logits, target, negatives, rewards, temperature=settings["reward_temperature"]
+            )
+            loss = loss + settings["reward"] * parts["loss_reward"]
         return loss, parts
 
     @torch.no_grad()

@@ -10,7 +10,9 @@ from src.dataset.interactions import Interactions
 from src.dataset.recommendation_datamodule import RecommendationData
 from src.errors import InputError
 from src.evaluator.ranking import RankingEvaluator
+from src.losses.cross_layer import self_hard_negatives
 from src.model.causal_lm import from_scratch, last_blocks
+from src.model.sasrec import SASRec
 from src.prompt.ids import IdsPrompt
 from src.prompt.instruction import InstructionPrompt
 from src.stage.fine_tuning import FineTuning
@@ -63,6 +65,9 @@ def stage(network=None, **changes):
         "layers": 2,
         "ensemble": "logits",
         "distillation": 0.0,
+        "reward": 0.0,
+        "reward_from": None,
+        "reward_temperature": None,
         "init_from": None,
     }
     evaluator = RankingEvaluator(ITEMS, num_beams=10, exclude_history=False, cutoffs=[5, 10])
@@ -180,6 +185,69 @@ def test_distillation_is_added_with_its_weight_and_leaves_the_end_of_the_respons
         distances.append((teacher.exp() * (teacher - student)).sum(1).mean())
     expected = F.cross_entropy(final, batch["target"]) + 0.7 * (distances[0] + distances[1]) / 2
     torch.testing.assert_close(loss, expected)
+
+
+def collaborative_checkpoint(path, fingerprint="f" * 64):
+    """Save an untrained SASRec as its stage saves a trained one, and return it."""
+    vocabulary = [""] * 20
+    settings = {"hidden_size": 8, "inner_size": 8, "num_layers": 1, "num_heads": 1, "dropout": 0.0, "max_history": 16}
+    network = SASRec(vocabulary, **settings, seed=0)
+    torch.nn.init.normal_(network.item_embedding.weight)  # opinions strong enough to tell apart
+    weights = {f"model.{name}": weight for name, weight in network.state_dict().items()}
+    torch.save({"model": network.spec, "dataset": fingerprint, "state_dict": weights}, path)
+    return network.eval()
+
+
+def test_rewards_are_added_with_their_weight(tmp_path):
+    path = tmp_path / "sasrec.ckpt"
+    judge = collaborative_checkpoint(path)
+    module = stage(model(dropout=0.0), strength=0.0, reward=0.3, reward_from=str(path), layers=1)
+    run = trainer(tmp_path, max_steps=1)
+    run.fit(module, datamodule=data(module.model))
+    assert "train/loss_reward" in run.callback_metrics
+    assert not any(name.startswith("rewards") for name in module.state_dict())
+    batch = next(iter(data(module.model).train_dataloader()))
+    loss, _ = gradient_of(module, batch)
+    # By hand: the judge's probabilities after each label's whole history, summed over all items, kept on Neg + {y}.
+    walks = interactions()
+    logits = module.model.causal_network(batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+    logits, target = logits[batch["rows"]], batch["target"]
+    states = module.model.row_states(batch["input_ids"], batch["attention_mask"], batch["rows"], [2]).intermediate
+    negatives = self_hard_negatives(module.model.head(states[0]), logits, target, ratio=1.0)
+    owner = batch["interaction"].tolist()
+    total, count = 0.0, 0
+    for row, interaction in enumerate(owner):
+        user = int(np.searchsorted(walks.offsets, interaction, side="right")) - 1
+        history = walks.items[walks.offsets[user] : interaction]
+        if len(history) == 0:
+            continue
+        opinion = judge.scores(judge(torch.from_numpy(history)[None])[0, -1]).softmax(0).tolist()
+        level = row - owner.index(interaction)
+        true = int(target[row])
+        shares = {}
+        for token in {true, *negatives[row].nonzero().flatten().tolist()}:
+            code = int(module.model.item_token_places[token]) - 5 * level  # level a has the places 0..4, level b 5..8
+            for item, codes in enumerate(CODES.tolist()):
+                if codes[:level] == CODES[walks.items[interaction]].tolist()[:level] and codes[level] == code:
+                    shares[token] = shares.get(token, 0.0) + opinion[item]
+        log_p = logits[row].detach().log_softmax(0)
+        total -= sum(share / sum(shares.values()) * float(log_p[token]) for token, share in shares.items())
+        count += 1
+    assert count < len(owner)  # some labels are a user's first item: nothing to judge by
+    torch.testing.assert_close(loss, F.cross_entropy(logits, target) + 0.3 * total / count, rtol=1e-4, atol=1e-5)
+
+
+def test_rewards_from_a_model_of_other_data_are_refused_before_the_first_step(tmp_path):
+    path = tmp_path / "sasrec.ckpt"
+    collaborative_checkpoint(path, fingerprint="e" * 64)
+    module = stage(reward=0.3, reward_from=str(path))
+    with pytest.raises(InputError, match="was trained on the data set eeeeeeeeeeee, but this one is walks"):
+        trainer(tmp_path).fit(module, datamodule=data(module.model))
+
+
+def test_rewards_without_a_model_say_how_to_train_one():
+    with pytest.raises(InputError, match=r"(?s)stage.reward=0.3 needs a collaborative model.*experiment=sasrec"):
+        stage(reward=0.3)
 
 
 def test_last_blocks_leave_the_final_one_out():
