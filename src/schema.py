@@ -26,6 +26,7 @@ class Config:
     seed: int  # of everything random
     threads: int  # of PyTorch on the CPU; a busy neighbour makes two slower than one
     resume: str | None  # folder of the run to go on with; it brings its whole config
+    upstream: Node  # checkpoints of other runs that recipes build on
     dataset: Node  # interactions
     tokenizer: Node  # items to tokens
     prompt: Node  # history to model input

@@ -44,13 +44,14 @@ def open_values(value, path=""):
 
 def check_with_open_values_given(*overrides):
     """Pass the check; where values are open, it first lists each of them with what to type, and nothing else."""
+    upstream = composed()[0]["upstream"]
+    overrides = (*overrides, *(f"upstream.{name}={ROOT / 'README.md'}" for name in upstream))  # files that exist
     config, _ = composed(*overrides)
     if paths := list(open_values(config)):
         with pytest.raises(InputError) as caught:
             check(config)
         assert str(caught.value).splitlines()[1:] == [f"- {path}: needs a value; type {path}=..." for path in paths]
-        # A checkpoint must exist, so every value is the path of a file.
-        config, _ = composed(*overrides, *(f"{path}={ROOT / 'README.md'}" for path in paths))
+        config, _ = composed(*overrides, *(f"{path}=given" for path in paths))
     check(config)
     return config
 
@@ -63,6 +64,13 @@ def test_every_choice_composes_with_the_rest_and_passes_the_check(choice):
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_every_recipe_passes_the_check_and_carries_its_name(recipe):
     assert check_with_open_values_given(f"+experiment={recipe}")["name"] == recipe
+
+
+def test_a_recipe_that_builds_on_another_run_names_it_where_it_is_missing():
+    with pytest.raises(InputError) as caught:
+        check(composed("+experiment=ilrec_stage2")[0])
+    for key, name in (("init_from", "ilrec_stage1"), ("reward_from", "sasrec")):
+        assert f"stage.{key}=outputs/{name}/<run>/checkpoints/best.ckpt: no such file" in str(caught.value)
 
 
 @pytest.mark.parametrize("sweep", SWEEPS)
