@@ -16,8 +16,9 @@ ROOT = CONF.parent
 FILES = sorted(CONF.glob("*/**/*.yaml"))
 RECIPES = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
 SWEEPS = sorted(path.stem for path in (CONF / "sweep").glob("*.yaml"))
+ADDED_BY_HAND = ("experiment", "sweep", "ablation")
 CHOICES = [
-    f"{path.relative_to(CONF).parent}={path.stem}" for path in FILES if path.parent.name not in ("experiment", "sweep")
+    f"{path.relative_to(CONF).parent}={path.stem}" for path in FILES if path.parent.name not in ADDED_BY_HAND
 ]
 
 
@@ -59,6 +60,14 @@ def check_with_open_values_given(*overrides):
 @pytest.mark.parametrize("choice", CHOICES)
 def test_every_choice_composes_with_the_rest_and_passes_the_check(choice):
     check_with_open_values_given(choice)
+
+
+@pytest.mark.parametrize("ablation", sorted(path.stem for path in (CONF / "ablation").glob("*.yaml")))
+def test_every_ablation_takes_one_part_from_ilrec(ablation):
+    whole = composed("+experiment=ilrec")[0]["stage"]
+    stage = check_with_open_values_given("+experiment=ilrec", f"+ablation={ablation}")["stage"]
+    changed = [key for key in whole if stage[key] != whole[key] and key != "reward_from"]
+    assert len(changed) == (ablation != "full")
 
 
 @pytest.mark.parametrize("recipe", RECIPES)

@@ -110,18 +110,20 @@ class CausalLM(nn.Module):
         )
 
 
-def last_blocks(model: CausalLM, count: int) -> list[int]:
-    """Choose the last ``count`` blocks before the final one, counted from 1.
+def intermediate_blocks(model: CausalLM, layers: int | list[int]) -> list[int]:
+    """Choose blocks before the final one, counted from 1: the last few, or those listed.
 
     Raises:
         InputError: the model has too few blocks.
     """
-    if not 1 <= count < model.num_blocks:
+    most = model.num_blocks - 1
+    chosen = list(range(most + 1 - layers, most + 1)) if isinstance(layers, int) else sorted(set(layers))
+    if not chosen or chosen[0] < 1 or chosen[-1] > most:
         raise InputError(
-            f"stage.layers={count}: a model of {model.num_blocks} blocks has {model.num_blocks - 1} intermediate ones "
-            f"(the final block never votes).\nType:  stage.layers={max(model.num_blocks - 1, 1)}"
+            f"stage.layers={layers}: a model of {model.num_blocks} blocks has {most} intermediate ones (the final block "
+            f"never votes).\nType:  stage.layers={max(most, 1)}"
         )
-    return list(range(model.num_blocks - count, model.num_blocks))
+    return chosen
 
 
 def from_scratch(

@@ -20,7 +20,7 @@ from src.losses.cross_layer import (
     preference_loss,
     self_hard_negatives,
 )
-from src.model.causal_lm import CausalLM, last_blocks
+from src.model.causal_lm import CausalLM, intermediate_blocks
 from src.model.reward_model import RewardModel, load_sequence_model
 from src.stage.next_item import NextItemStage
 
@@ -42,12 +42,13 @@ class FineTuning(NextItemStage):
         ratio: Threshold of the negatives, see ``self_hard_negatives``.
         space: Where the threshold is compared, see ``self_hard_negatives``.
         max_negatives: Most negatives of a position, see ``self_hard_negatives``.
-        layers: How many blocks before the final one vote.
+        layers: How many blocks before the final one vote, or which, counted from 1.
         distillation: Weight of the distillation of the final layer into those that vote, see ``distillation_loss``.
         reward: Weight of the collaborative rewards, see ``reward_loss``.
         reward_from: Checkpoint of ``stage=collaborative_filtering`` that gives the rewards; needed if they weigh.
         reward_temperature: See ``reward_loss``.
-        ensemble: ``logits`` averages the layers' logits, ``probabilities`` their probabilities.
+        ensemble: ``logits`` averages the layers' logits, ``probabilities`` their probabilities; ``final`` takes the
+            final layer instead, for comparison.
         init_from: Checkpoint of this module to take the weights from.
     """
 
@@ -67,7 +68,7 @@ class FineTuning(NextItemStage):
         ratio: float,
         space: Space,
         max_negatives: int | None,
-        layers: int,
+        layers: int | list[int],
         ensemble: str,
         distillation: float,
         reward: float,
@@ -77,15 +78,19 @@ class FineTuning(NextItemStage):
     ) -> None:
         super().__init__(model, evaluator)
         self.save_hyperparameters(ignore=["model", "evaluator"])
-        if ensemble not in ("logits", "probabilities"):
-            raise InputError(f"stage.ensemble={ensemble!r}: type stage.ensemble=logits or stage.ensemble=probabilities")
+        if ensemble not in ("logits", "probabilities", "final"):
+            raise InputError(
+                f"stage.ensemble={ensemble!r}: type stage.ensemble=logits, stage.ensemble=probabilities "
+                "or stage.ensemble=final"
+            )
         if reward > 0 and reward_from is None:
             raise InputError(
                 f"stage.reward={reward} needs a collaborative model trained on the same data set.\n"
                 "Train one:     python -m src.run +experiment=sasrec\n"
                 "and name it:   stage.reward_from=outputs/sasrec/<run>/checkpoints/best.ckpt"
             )
-        self.blocks = last_blocks(model, layers) if strength > 0 or distillation > 0 or reward > 0 else []
+        reads_layers = strength > 0 or distillation > 0 or reward > 0
+        self.blocks = intermediate_blocks(model, layers) if reads_layers else []
         self.rewards: RewardModel | None = None
         if init_from is not None:
             self._initialise(Path(init_from))
@@ -118,7 +123,7 @@ class FineTuning(NextItemStage):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Return CPO + distillation * CPD + reward * CRR, and its parts."""
         settings, target, places = self.hparams, batch["target"], self.model.item_token_places
-        ensemble = self._ensemble_logits(states)
+        ensemble = logits.detach() if settings["ensemble"] == "final" else self._ensemble_logits(states)
         negatives = self_hard_negatives(
             ensemble,
             logits,

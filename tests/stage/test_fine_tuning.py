@@ -10,8 +10,8 @@ from src.dataset.interactions import Interactions
 from src.dataset.recommendation_datamodule import RecommendationData
 from src.errors import InputError
 from src.evaluator.ranking import RankingEvaluator
-from src.losses.cross_layer import self_hard_negatives
-from src.model.causal_lm import from_scratch, last_blocks
+from src.losses.cross_layer import negative_weights, preference_loss, self_hard_negatives
+from src.model.causal_lm import from_scratch, intermediate_blocks
 from src.model.sasrec import SASRec
 from src.prompt.ids import IdsPrompt
 from src.prompt.instruction import InstructionPrompt
@@ -140,6 +140,17 @@ def test_ensemble_of_probabilities_averages_probabilities():
     torch.testing.assert_close(module._ensemble_logits(states).softmax(-1), by_layer)
 
 
+def test_negatives_can_come_from_the_final_layer():
+    network = model(dropout=0.0)
+    module = stage(network, ensemble="final")
+    batch = next(iter(data(network).train_dataloader()))
+    loss, _ = gradient_of(module, batch)
+    logits = network.causal_network(batch["input_ids"], attention_mask=batch["attention_mask"]).logits[batch["rows"]]
+    negatives = self_hard_negatives(logits, logits, batch["target"], ratio=1.0)
+    weights = negative_weights(logits, negatives)
+    torch.testing.assert_close(loss, preference_loss(logits, batch["target"], negatives, weights, strength=0.5))
+
+
 def gradient_of(module, batch):
     torch.manual_seed(0)
     module.zero_grad()
@@ -250,10 +261,12 @@ def test_rewards_without_a_model_say_how_to_train_one():
         stage(reward=0.3)
 
 
-def test_last_blocks_leave_the_final_one_out():
-    assert last_blocks(model(num_layers=6), 4) == [2, 3, 4, 5]
-    with pytest.raises(InputError, match=r"stage.layers=3: a model of 3 blocks has 2 intermediate ones"):
-        last_blocks(model(num_layers=3), 3)
+def test_intermediate_blocks_are_the_last_ones_before_the_final_or_those_listed():
+    assert intermediate_blocks(model(num_layers=6), 4) == [2, 3, 4, 5]
+    assert intermediate_blocks(model(num_layers=6), [3, 1]) == [1, 3]
+    for layers in (3, 0, [3], [0, 1], []):
+        with pytest.raises(InputError, match=r"a model of 3 blocks has 2 intermediate ones.*\nType:  stage.layers=2"):
+            intermediate_blocks(model(num_layers=3), layers)
 
 
 def saved(folder, module):
@@ -297,5 +310,5 @@ def test_an_unreadable_checkpoint_is_named(tmp_path):
 
 
 def test_an_unknown_ensemble_is_refused():
-    with pytest.raises(InputError, match=r"stage.ensemble='median': type stage.ensemble=logits"):
+    with pytest.raises(InputError, match=r"stage.ensemble='median': type stage.ensemble=logits, .*final"):
         stage(ensemble="median")
