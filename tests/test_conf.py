@@ -17,9 +17,7 @@ FILES = sorted(CONF.glob("*/**/*.yaml"))
 RECIPES = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
 SWEEPS = sorted(path.stem for path in (CONF / "sweep").glob("*.yaml"))
 ADDED_BY_HAND = ("experiment", "sweep", "ablation")
-CHOICES = [
-    f"{path.relative_to(CONF).parent}={path.stem}" for path in FILES if path.parent.name not in ADDED_BY_HAND
-]
+CHOICES = [f"{path.relative_to(CONF).parent}={path.stem}" for path in FILES if path.parent.name not in ADDED_BY_HAND]
 
 
 def composed(*overrides):

@@ -19,7 +19,7 @@ def takes_anything(**settings):
 
 def plain_config(**changes):
     groups = dict.fromkeys(
-        ("upstream", "dataset", "tokenizer", "prompt", "data", "model", "stage", "evaluator", "trainer", "checkpoint", "logger"), {}
+        "upstream dataset tokenizer prompt data model stage evaluator trainer checkpoint logger".split(), {}
     )
     return {"name": "x", "seed": 1, "threads": 1, "resume": None, **groups, **changes}
 

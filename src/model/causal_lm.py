@@ -120,8 +120,8 @@ def intermediate_blocks(model: CausalLM, layers: int | list[int]) -> list[int]:
     chosen = list(range(most + 1 - layers, most + 1)) if isinstance(layers, int) else sorted(set(layers))
     if not chosen or chosen[0] < 1 or chosen[-1] > most:
         raise InputError(
-            f"stage.layers={layers}: a model of {model.num_blocks} blocks has {most} intermediate ones (the final block "
-            f"never votes).\nType:  stage.layers={max(most, 1)}"
+            f"stage.layers={layers}: a model of {model.num_blocks} blocks has {most} intermediate ones (the final "
+            f"block never votes).\nType:  stage.layers={max(most, 1)}"
         )
     return chosen
 

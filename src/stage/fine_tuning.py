@@ -28,7 +28,8 @@ from src.stage.next_item import NextItemStage
 class FineTuning(NextItemStage):
     """Next-item prediction with a language model, with or without self-hard negatives.
 
-    With ``strength``, ``distillation`` and ``reward`` 0 it is supervised fine-tuning: intermediate layers are then not even read.
+    With ``strength``, ``distillation`` and ``reward`` 0 it is supervised fine-tuning: intermediate layers are then not
+    even read.
 
     Args:
         model: The language model.
