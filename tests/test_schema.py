@@ -1,12 +1,12 @@
 import types
-from typing import Literal
+from typing import Literal, get_type_hints
 
 import pytest
 from omegaconf import OmegaConf
 
 from src import schema
 from src.errors import InputError
-from src.schema import check, resolve
+from src.schema import Config, Node, check, resolve
 
 
 def target(alpha: float, beta: int = 1, *, kind: Literal["a", "b"] = "a", names: list[str] | None = None):
@@ -18,9 +18,7 @@ def takes_anything(**settings):
 
 
 def plain_config(**changes):
-    groups = dict.fromkeys(
-        "upstream dataset tokenizer prompt data model stage evaluator trainer checkpoint logger".split(), {}
-    )
+    groups = {key: {} for key, kind in get_type_hints(Config).items() if kind == Node}
     return {"name": "x", "seed": 1, "threads": 1, "resume": None, **groups, **changes}
 
 
