@@ -46,6 +46,11 @@ class Account:
         self._parent = parent
         self._reserved_usd = 0.0
 
+    @property
+    def is_limited(self) -> bool:
+        """Whether there is a ceiling to keep."""
+        return self._ceiling_usd is not None or (self._parent is not None and self._parent.is_limited)
+
     @contextmanager
     def reserve(self, most_usd: float) -> Iterator[None]:
         """Hold back the most that a call can cost while it is under way.

@@ -1,6 +1,7 @@
 """Real local HTTP servers whose every byte the test decides."""
 
 import asyncio
+import json
 from contextlib import asynccontextmanager
 
 
@@ -45,3 +46,12 @@ def reply(body=b"", status="200 OK", content_type="text/html; charset=utf-8", **
     headers = {"Content_Type": content_type, "Content_Length": len(body), "Connection": "close", **headers}
     lines = [f"{name.replace('_', '-')}: {value}" for name, value in headers.items() if value is not None]
     return "\r\n".join([f"HTTP/1.1 {status}", *lines, "", ""]).encode() + body
+
+
+def completion(content, finish_reason=None, **fields):
+    """Build the reply of a chat completions endpoint: 10 tokens read, 5 written."""
+    finish_reason = finish_reason or ("tool_calls" if fields.get("tool_calls") else "stop")
+    message = {"role": "assistant", "content": content, **fields}
+    usage = {"prompt_tokens": 10, "completion_tokens": 5}
+    body = {"choices": [{"message": message, "finish_reason": finish_reason}], "usage": usage}
+    return reply(json.dumps(body), content_type="application/json")

@@ -1,0 +1,129 @@
+"""A collection of pages that is searched and read without a network."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from src.agent.page_text import ReadablePage, read_html
+from src.errors import InputError
+
+_SNIPPET_CHARS = 160
+
+
+@dataclass(frozen=True)
+class Document:
+    """A page of the collection.
+
+    Attributes:
+        url: Its address.
+        html: Its source.
+        date: Its date as shown in search results; empty for none.
+    """
+
+    url: str
+    html: str
+    date: str = ""
+
+
+@dataclass(frozen=True)
+class Hit:
+    """One search result, as every search engine gives it."""
+
+    title: str
+    url: str
+    snippet: str = ""
+    date: str = ""
+
+
+class Corpus:
+    """Pages by address, and a BM25 index over their titles and texts that is built at the first search."""
+
+    def __init__(self, documents: Iterable[Document]) -> None:
+        """Take the pages.
+
+        Raises:
+            InputError: there are none.
+        """
+        self._documents = {document.url: document for document in documents}
+        if not self._documents:
+            raise InputError("The corpus holds no page, and I need at least one to search in.")
+
+    @classmethod
+    def from_jsonl(cls, path: str) -> Corpus:
+        """Read a corpus with one JSON object a line: ``url``, ``html`` and perhaps ``date``.
+
+        Raises:
+            InputError: the file is missing, or a line is something else.
+        """
+        return cls(_documents_in(Path(path)))
+
+    def __len__(self) -> int:
+        return len(self._documents)
+
+    def read(self, url: str) -> ReadablePage | None:
+        """Return what a page says, None if the collection has no such address."""
+        document = self._documents.get(url) or self._documents.get(url.partition("#")[0])
+        return read_html(document.html, document.url) if document else None
+
+    def search(self, query: str, count: int) -> list[Hit]:
+        """Return the best pages by BM25, best first; pages without any of the words are left out.
+
+        Args:
+            query: Words in any form.
+            count: Most results.
+        """
+        import bm25s
+
+        tokens = bm25s.tokenize(query, stopwords="en", show_progress=False, return_ids=False)
+        if not tokens or not tokens[0]:
+            return []
+        index, hits = self._index
+        found, scores = index.retrieve(tokens, k=min(count, len(hits)), show_progress=False)
+        words = {str(token) for token in tokens[0]}
+        return [
+            Hit(hits[number].title, hits[number].url, _snippet(hits[number].snippet, words), hits[number].date)
+            for number, score in zip(found[0].tolist(), scores[0].tolist(), strict=True)
+            if score > 0
+        ]
+
+    @cached_property
+    def _index(self) -> tuple[Any, list[Hit]]:
+        """The BM25 index, and one hit a page with its whole text as the snippet."""
+        import bm25s  # half a second that --help must not wait for
+
+        hits = []
+        for document in self._documents.values():
+            page = read_html(document.html, document.url)
+            hits.append(Hit(page.title, document.url, page.text, document.date))
+        index = bm25s.BM25()
+        texts = [f"{hit.title}\n{hit.title}\n{hit.snippet}" for hit in hits]  # a title counts twice
+        index.index(bm25s.tokenize(texts, stopwords="en", show_progress=False), show_progress=False)
+        return index, hits
+
+
+def _snippet(text: str, words: set[str]) -> str:
+    """Return the line with most of the query's words, cut to size."""
+    best = max(text.split("\n"), key=lambda line: len(words & set(re.findall(r"\w+", line.lower()))))
+    return best[:_SNIPPET_CHARS]
+
+
+def _documents_in(path: Path) -> Iterator[Document]:
+    try:
+        with path.open(encoding="utf-8") as stream:
+            for number, line in enumerate(stream, 1):
+                fields = json.loads(line)
+                if not isinstance(fields, dict) or not {"url", "html"} <= fields.keys() <= {"url", "html", "date"}:
+                    raise ValueError(f"line {number}")
+                yield Document(**fields)
+    except (OSError, ValueError, TypeError) as error:
+        raise InputError(
+            f"{path} is not a corpus I can read: {error}.\n"
+            "I need one JSON object a line, with or without a date:\n"
+            '  {"url": "https://...", "html": "<p>...", "date": "2026-01-31"}'
+        ) from error

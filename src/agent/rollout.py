@@ -1,0 +1,78 @@
+"""Many episodes at once: a bounded number under way, results on disk as they end, nothing kept in memory."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Iterable
+
+from src.agent.cost import Account, CeilingReachedError
+from src.agent.react import Episode, ReActAgent
+from src.agent.store import RunStore
+from src.agent.trajectory import Task, record_of
+from src.agent.web import Web
+from src.errors import InputError
+
+
+async def roll_out(
+    agent: ReActAgent,
+    tasks: Iterable[Task],
+    store: RunStore,
+    web: Web,
+    *,
+    concurrency: int,
+    question_usd: float | None = None,
+    run_usd: float | None = None,
+    processes: int = 1,
+) -> Counter[str]:
+    """Answer what the store does not hold yet.
+
+    Args:
+        agent: Answers.
+        tasks: What to answer; read as needed.
+        store: Where the records go.
+        web: The connections, open.
+        concurrency: Most episodes under way at once.
+        question_usd: Ceiling of one question; None for none.
+        run_usd: Ceiling of the whole run, resumes included; None for none.
+        processes: How many processes share the run's ceiling; what is left of it is divided among them.
+
+    Returns:
+        How many episodes ended here, by outcome; under ``passed_over`` those that were complete, or elsewhere in work.
+
+    Raises:
+        InputError: the run's ceiling is reached, or something the user gave is wrong. Ended episodes are on disk.
+    """
+    spent_usd = store.spent_usd() if run_usd is not None else 0.0
+    share_usd = None if run_usd is None else max(0.0, run_usd - spent_usd) / processes
+    run = Account("run", share_usd)
+    outcomes: Counter[str] = Counter()
+    waiting = iter(tasks)
+
+    async def work() -> None:
+        for task in waiting:
+            journal = store.open_journal(task)
+            if journal is None:
+                outcomes["passed_over"] += 1
+                continue
+            with journal:
+                account = Account("question", question_usd, run, spent_usd=journal.spent_usd)
+                episode = Episode(task, journal, account, web)
+                verdict = await agent.answer(episode)
+                # The disk takes its time to confirm, in which the other episodes go on.
+                await asyncio.to_thread(store.finish, task, record_of(task, verdict, journal, episode.counts))
+            outcomes[verdict.outcome] += 1
+
+    workers = [asyncio.create_task(work()) for _ in range(concurrency)]
+    try:
+        await asyncio.gather(*workers)
+    except CeilingReachedError as error:
+        raise InputError(
+            f"The run stops at its ceiling: {run_usd} USD, of which {spent_usd + run.spent_usd:.4f} are spent.\n"
+            f"{sum(outcomes.values())} episodes are done. To go on, resume with a higher agent.run_usd."
+        ) from error
+    finally:
+        for worker in workers:
+            worker.cancel()
+        await asyncio.gather(*workers, return_exceptions=True)
+    return outcomes

@@ -1,0 +1,95 @@
+"""Search engines behind the ``search`` tool: the embedded corpus and Serper."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from src.agent.corpus import Corpus, Hit
+from src.agent.cost import Charge, PriceList, Step
+from src.agent.failures import RequestError
+from src.agent.web import Key, Web
+
+
+class SearchEngine(Protocol):
+    """What the ``search`` tool needs.
+
+    Attributes:
+        name: Engine and locale; part of every cache key. Empty for an engine that needs no cache.
+    """
+
+    name: str
+
+    async def search(self, query: str, count: int, step: Step, web: Web) -> list[Hit]:
+        """Return up to ``count`` organic results, best first.
+
+        Raises:
+            RequestError: the engine failed; that is a failure of the infrastructure.
+        """
+
+
+class EmbeddedSearch:
+    """BM25 over a corpus."""
+
+    name = ""
+
+    def __init__(self, corpus: Corpus) -> None:
+        """Take the corpus."""
+        self._corpus = corpus
+
+    async def search(self, query: str, count: int, step: Step, web: Web) -> list[Hit]:
+        """See ``SearchEngine``."""
+        return self._corpus.search(query, count)
+
+
+class SerperSearch:
+    """Google results through serper.dev, or any service of the same form."""
+
+    def __init__(
+        self,
+        *,
+        prices: PriceList,
+        key_env: str | None = "SERPER_API_KEY",
+        url: str = "https://google.serper.dev/search",
+        country: str = "us",
+        language: str = "en",
+        timeout_s: float = 30.0,
+    ) -> None:
+        """Set the service up.
+
+        Args:
+            prices: What a request costs.
+            key_env: Environment variable with the key.
+            url: Address of the service.
+            country: Where the search is made from, two letters.
+            language: Of the results, two letters.
+            timeout_s: Seconds for one attempt.
+
+        Raises:
+            InputError: the key is missing.
+        """
+        self.name = f"serper {url} {country} {language}"
+        self._prices = prices
+        self._key = Key(key_env, header="X-API-KEY", prefix="")
+        self._url = url
+        self._locale = {"gl": country, "hl": language}
+        self._timeout_s = timeout_s
+
+    async def search(self, query: str, count: int, step: Step, web: Web) -> list[Hit]:
+        """See ``SearchEngine``."""
+        body = {"q": query, "num": count, **self._locale}
+        with step.account.reserve(self._prices.search_usd):
+            hits = await web.call(self._url, _organic, step, body=body, key=self._key, timeout_s=self._timeout_s)
+            step.charge(Charge("search", usd=self._prices.search_usd))
+        return hits[:count]
+
+
+def _organic(reply: Any) -> list[Hit]:
+    """Read the organic results of a reply; one without an address is no result."""
+    results = reply.get("organic", []) if isinstance(reply, dict) else None
+    if not isinstance(results, list):
+        raise RequestError("unreadable", "a search reply without a list of results", retryable=True)
+    return [
+        Hit(*(str(result.get(field) or "") for field in ("title", "link", "snippet", "date")))
+        for result in results
+        if isinstance(result, dict) and isinstance(result.get("link"), str)
+    ]
