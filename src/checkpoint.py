@@ -97,9 +97,11 @@ class Checkpoints(Checkpoint):
         return self.folder / "last.ckpt"
 
     @property
-    def selected(self) -> Path:
-        """The weights to test: the best, or the last where nothing was validated."""
-        return self.last if self.best_score is None else self.folder / "best.ckpt"
+    def selected(self) -> Path | None:
+        """The weights to test: the best, the last where nothing was validated, or None where nothing was trained."""
+        if self.best_score is not None:
+            return self.folder / "best.ckpt"
+        return self.last if self.last.is_file() else None
 
     def setup(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
         """Agree on the folder of the first process."""

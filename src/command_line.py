@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import re
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -41,7 +43,9 @@ def prepare_arguments(arguments: list[str], conf: Path) -> list[str]:
         arguments = sorted((_forced(argument, groups) for argument in arguments), key=lambda one: one not in _MULTIRUN)
     if not first_process():
         arguments = [argument for argument in arguments if not argument.startswith("hydra.run.dir=")]
-        arguments.append(f"hydra.run.dir={tempfile.mkdtemp(prefix='rank-')}")
+        folder = tempfile.mkdtemp(prefix="rank-")
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+        arguments.append(f"hydra.run.dir={folder}")
     return arguments
 
 

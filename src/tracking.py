@@ -1,4 +1,4 @@
-"""What is logged while a run goes on: metrics.csv always, Weights & Biases if wanted; the only import of wandb."""
+"""What is logged and shown while a run goes on: metrics.csv, the progress bar, W&B; the only import of wandb."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import csv
 import io
 import netrc
 import os
+import re
 import uuid
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Mapping
@@ -14,6 +15,8 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
+from lightning.pytorch.callbacks import RichProgressBar
+from lightning.pytorch.callbacks.progress.rich_progress import RichProgressBarTheme
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
@@ -69,6 +72,26 @@ def _as_csv(rows: list[Any]) -> str:
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(rows)
     return text.getvalue()
+
+
+class ProgressBar(RichProgressBar):
+    """Lightning's bar on one line of 120 columns: losses, negatives and the metric that decides, by short names."""
+
+    def __init__(self) -> None:
+        """Redraw five times a second; Lightning's hundred take time from training where there are few cores."""
+        super().__init__(refresh_rate=5, theme=RichProgressBarTheme(metrics_format=".4g"))
+
+    def get_metrics(self, trainer: Any, pl_module: Any) -> dict[str, Any]:
+        """Return what stands beside the bar; everything else is in metrics.csv."""
+        metrics = super().get_metrics(trainer, pl_module)
+        shown = (name for name in metrics if re.match("train/(loss|negatives_per)|(?!train/)", name))
+        return {re.sub("^train/(loss_)?|_per_position$", "", name): metrics[name] for name in shown}
+
+    def configure_columns(self, trainer: Any) -> list[Any]:
+        """Narrow the bar and leave the speed out, which follows from batches and time, to make room."""
+        description, bar, batches, time, _ = super().configure_columns(trainer)
+        bar.bar_width = 10
+        return [description, bar, batches, time]
 
 
 @contextmanager

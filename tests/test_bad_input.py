@@ -1,0 +1,232 @@
+"""Bad input through the front door: every message says what was got and what to type, and nothing was trained."""
+
+import gzip
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parents[1]
+pytestmark = pytest.mark.filterwarnings("ignore")
+HEADER = "user_id:token\titem_id:token\ttimestamp:float\n"
+
+
+@pytest.fixture
+def refused(run, small_arguments, tmp_path):
+    """Start the small job with changes; return the message it is refused with."""
+
+    def refused(*changes):
+        folder = tmp_path / "run"
+        assert run(*small_arguments, *changes, f"hydra.run.dir={folder}") == 2
+        content = json.loads((folder / "result.json").read_text())
+        assert (content["status"], content["error"]["type"]) == ("failed", "InputError")
+        assert content["error"]["message"] in (folder / "run.log").read_text()
+        assert not (folder / "checkpoints").exists()
+        return content["error"]["message"]
+
+    return refused
+
+
+def lcrec(folder, **files):
+    """Write ``X.<name>.json`` files and return the overrides that name them."""
+    for name, content in files.items():
+        (folder / f"X.{name}.json").write_text(content if isinstance(content, str) else json.dumps(content))
+    return ["dataset=lcrec", f"dataset.source.folder={folder}", "dataset.source.name=X", "dataset.k_core=1"]
+
+
+WALKS = {str(user): [(user + step) % 6 for step in range(5)] for user in range(6)}
+TITLES = {str(item): {"title": f"Thing {item}"} for item in range(6)}
+CODES = {str(item): [f"<a_{item // 3}>", f"<b_{item % 3}>"] for item in range(6)}
+
+
+def test_typos_are_listed_with_what_was_meant(refused):
+    message = refused("stage.strenght=1", "modle.dropout=0", "trainer.max_step=3")
+    for meant in ("did you mean strength?", "did you mean model?", "did you mean max_steps?"):
+        assert meant in message
+
+
+@pytest.mark.parametrize("choice", ["+experiment=sfft", "model=hubb", "tokenizer/embedding=txt"])
+def test_an_unknown_choice_is_answered_with_those_there_are(run, capsys, choice):
+    group, name = choice.lstrip("+").split("=")
+    assert run(choice) == 1
+    message = capsys.readouterr().err
+    assert f"'{group}/{name}'" in message
+    for path in (ROOT / "conf" / group).glob("*.yaml"):
+        assert path.stem in message
+
+
+def test_a_missing_setting_is_named_before_anything_is_read(refused):
+    assert "tokenizer.path: needs a value; type tokenizer.path=..." in refused(
+        "tokenizer=index_file", "~tokenizer.codebook_size"
+    )
+
+
+@pytest.fixture
+def only_index(tmp_path, monkeypatch):
+    """A folder that is pip's only index, and an empty cache."""
+    monkeypatch.setenv("ILREC_GISA_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
+    return tmp_path
+
+
+DEFAULT_DATA = ["dataset=ml_100k", "~dataset.source.folder", "~dataset.source.name"]
+
+
+@pytest.mark.usefixtures("only_index")
+def test_no_network_on_first_use_says_how_to_bring_the_data(refused):
+    message = refused(*DEFAULT_DATA)
+    assert message.startswith("pip could not download recbole==1.2.1:")
+    assert "I need a network or a package index once" in message
+    assert "pip download recbole==1.2.1 --no-deps -d <folder>" in message
+
+
+def test_data_of_another_content_than_the_pinned_one_is_refused(refused, only_index):
+    content = HEADER.encode()
+    with zipfile.ZipFile(only_index / "recbole-1.2.1-py3-none-any.whl", "w") as archive:
+        archive.writestr("recbole/dataset_example/ml-100k/ml-100k.inter", content)
+        archive.writestr("recbole-1.2.1.dist-info/METADATA", "Metadata-Version: 2.1\nName: recbole\nVersion: 1.2.1\n")
+        archive.writestr(
+            "recbole-1.2.1.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        )
+        archive.writestr("recbole-1.2.1.dist-info/RECORD", "")
+    message = refused(*DEFAULT_DATA)
+    assert (
+        f"ml-100k.inter: wrong checksum, got sha256 {hashlib.sha256(content).hexdigest()}, expected 4edb74e2" in message
+    )
+    assert "I need the release recbole==1.2.1 from PyPI" in message
+
+
+def test_a_torn_table_is_named_with_its_line(refused, tmp_path):
+    (tmp_path / "torn.inter").write_text(HEADER + "u1\ti1\t5\nu1\ti")
+    message = refused(f"dataset.source.folder={tmp_path}", "dataset.source.name=torn")
+    assert message == (
+        f"{tmp_path / 'torn.inter'}, line 3: 2 columns, but the header has 3.\n"
+        "Repair that line, or fetch the file again if it was cut short."
+    )
+
+
+def test_torn_json_is_named_with_its_line(refused, tmp_path):
+    message = refused(*lcrec(tmp_path, inter='{"0": [1, 2, 3],\n"1": [2, 3'))
+    assert message.startswith(f"{tmp_path / 'X.inter.json'}, line 2: column 11: damaged or truncated JSON")
+    assert message.endswith("Repair that line, or fetch the file again if it was cut short.")
+
+
+def test_a_torn_gzip_file_is_named_with_its_line(refused, tmp_path):
+    review = {"user_id": "u", "parent_asin": "i", "timestamp": 5}
+    packed = gzip.compress("".join(f"{json.dumps(review)}\n" for _ in range(99)).encode())
+    (tmp_path / "All.jsonl.gz").write_bytes(packed[:-12])
+    changes = ["dataset=amazon_2023", "~dataset.source.folder", "~dataset.source.name"]
+    message = refused(*changes, f"dataset.source.reviews={tmp_path / 'All.jsonl.gz'}")
+    assert "All.jsonl.gz, line " in message
+    assert "damaged or truncated gzip data" in message
+
+
+def test_nothing_left_after_the_core_says_which_core_to_try(refused):
+    message = refused("dataset.k_core=50")
+    assert message.startswith("Nothing is left of small after the 50-core: before it 180 interactions of 24 users")
+    assert message.endswith("dataset.k_core=2")
+
+
+def test_items_without_words_are_told_with_two_ways_out(refused):
+    message = refused("tokenizer/embedding=text")
+    assert "12 of 12 items of 'small' have no word of title or text (first: i0, i1, i2)" in message
+    assert "tokenizer/embedding=collaborative" in message
+    assert "tokenizer=index_file tokenizer.path=<X.index.json>" in message
+
+
+def test_an_item_without_a_title_is_named(refused, tmp_path):
+    message = refused(*lcrec(tmp_path, inter=WALKS, item=TITLES | {"4": {"title": ""}}))
+    assert message.startswith(f"{tmp_path / 'X.item.json'} gives no title to item '4', which X.inter.json uses.")
+    assert "Complete the file, or move it away" in message
+
+
+@pytest.mark.parametrize(
+    ("index", "fault"),
+    [
+        ({item: codes for item, codes in CODES.items() if item != "4"}, "misses 1 of the 6 items of 'X' (first: 4)"),
+        (CODES | {"4": []}, "item 4 has the ID [], but an ID must read <a_N>, <b_N>, <c_N>"),
+    ],
+    ids=["missing", "without tokens"],
+)
+def test_an_index_that_lacks_an_item_is_refused_with_the_other_way_to_ids(refused, tmp_path, index, fault):
+    data = lcrec(tmp_path, inter=WALKS, index=index)
+    message = refused(
+        *data, "tokenizer=index_file", "~tokenizer.codebook_size", f"tokenizer.path={tmp_path / 'X.index.json'}"
+    )
+    assert fault in message
+    assert "tokenizer=residual_kmeans" in message
+
+
+def test_a_start_from_another_model_or_stage_is_refused(refused, tmp_path):
+    path = tmp_path / "other.ckpt"
+    torch.save({"state_dict": {}, "stage": "CollaborativeFiltering", "model": {}}, path)
+    message = refused(f"stage.init_from={path}")
+    assert f"stage.init_from='{path}' holds the stage 'CollaborativeFiltering', but this is 'FineTuning'" in message
+
+
+def test_cuda_asked_for_and_absent_is_refused(refused):
+    if torch.cuda.is_available():
+        pytest.skip("there is a CUDA device here")
+    assert "trainer.accelerator=cuda: there is no CUDA here; type trainer.accelerator=cpu" in refused(
+        "trainer.accelerator=cuda"
+    )
+
+
+def test_more_layers_than_the_model_has_are_refused(refused):
+    message = refused("stage.layers=4")
+    assert message.startswith("stage.layers=4: a model of 2 blocks has 1 intermediate ones")
+    assert message.endswith("Type:  stage.layers=1")
+
+
+def test_a_damaged_checkpoint_is_told_when_the_run_is_resumed(run, small_arguments, tmp_path):
+    folder = tmp_path / "run"
+    assert run(*small_arguments, "stage.layers=4", f"hydra.run.dir={folder}") == 2
+    config = folder / "config.yaml"
+    config.write_text(config.read_text().replace("layers: 4", "layers: 1"))
+    (folder / "checkpoints").mkdir()
+    (folder / "checkpoints" / "last.ckpt").write_bytes(b"PK\x03\x04 torn")
+    assert run(f"resume={folder}") == 2
+    message = json.loads((folder / "result.json").read_text())["error"]["message"]
+    assert f"{folder / 'checkpoints' / 'last.ckpt'} is damaged or not a checkpoint" in message
+    assert "Delete it; a run resumed without last.ckpt starts over." in message
+
+
+def on_a_small_disk(folder, kilobytes, *arguments):
+    """Run the job with a disk of that size mounted on the folder, which this one process alone sees."""
+    script = f'mount -t tmpfs -o size={kilobytes}k small "{folder}" || exit 77; exec "$@"; '
+    done = subprocess.run(
+        ["unshare", "-rm", "sh", "-c", script, "sh", sys.executable, "-m", "src.run", *map(str, arguments)],
+        cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    if done.returncode == 77 or "unshare" in done.stdout + done.stderr:
+        pytest.skip("this system does not let a test mount a small disk")
+    return done
+
+
+@pytest.mark.parametrize(
+    ("kilobytes", "message"),
+    [
+        # 40 kB hold config.yaml and result.json, but no checkpoint (the weights and AdamW's two moments are 150 kB).
+        (
+            40,
+            "Cannot write best.ckpt into {run}/checkpoints: No space left on device.\nFree some room there, then go on",
+        ),
+        (
+            4,
+            "Cannot write into {run}: No space left on device.\nFree some room there, then type the same command",
+        ),
+    ],
+)
+def test_a_disk_that_fills_up_ends_in_advice_without_a_traceback(small_arguments, tmp_path, kilobytes, message):
+    run = tmp_path / "run"
+    done = on_a_small_disk(tmp_path, kilobytes, *small_arguments, f"hydra.run.dir={run}")
+    assert done.returncode == 2
+    assert message.format(run=run) in done.stdout
+    assert "The run failed" not in done.stdout
