@@ -26,6 +26,7 @@ class Config:
     seed: int  # of everything random
     threads: int  # of PyTorch on the CPU; a busy neighbour makes two slower than one
     resume: str | None  # folder of the run to go on with; it brings its whole config
+    task: Node  # what is done with all that follows; it says which groups it needs
     upstream: Node  # checkpoints of other runs that recipes build on
     dataset: Node  # interactions
     tokenizer: Node  # items to tokens
@@ -67,7 +68,7 @@ def check(config: Mapping[str, Any], *, multirun: bool = False) -> None:
     faults = [*_top_level(config)]
     for key, value in config.items():
         faults += _nodes(value, key)
-    faults += _refused(config, multirun)
+    faults += [*_absent_groups(config), *_refused(config, multirun)]
     if faults:
         raise InputError("\n".join([f"The config has {len(faults)} fault(s):", *(f"- {fault}" for fault in faults)]))
 
@@ -79,11 +80,23 @@ def _top_level(config: Mapping[str, Any]) -> Iterator[str]:
         yield f"{key}: no such key{_did_you_mean(key, hints)}"
     for field in fields(Config):
         if field.name not in config:
-            yield f"{field.name}: missing"
+            if hints[field.name] != Node:
+                yield f"{field.name}: missing"
         elif config[field.name] == _MISSING:
             yield f"{field.name}: needs a value; type {field.name}=..."
         else:
             yield from _mistyped(field.name, config[field.name], hints[field.name])
+
+
+def _absent_groups(config: Mapping[str, Any]) -> Iterator[str]:
+    """Name the groups that the task needs and does not have."""
+    from hydra.utils import get_object
+
+    try:
+        needs = get_object(config["task"]["_target_"]).needs
+    except Exception:  # told as a fault of `task` itself, with all others
+        return
+    yield from (f"{key}: missing; type {key}=<a file of conf/{key}>" for key in needs if not config.get(key))
 
 
 def _nodes(value: Any, path: str) -> Iterator[str]:

@@ -48,6 +48,14 @@ def test_all_faults_are_listed_at_once():
     ]
 
 
+def test_the_groups_that_the_task_needs_must_be_there():
+    task = {"_target_": "src.task.recommendation.Recommendation"}
+    text = faults(task=task, model=node(alpha=1.0))
+    assert "- tokenizer: missing; type tokenizer=<a file of conf/tokenizer>" in text
+    assert "- model: " not in text
+    assert "- logger: " not in text  # an empty logger means none
+
+
 def test_a_missing_key_and_an_open_value_are_named():
     config = plain_config(name="???", model=node(alpha="???"))
     del config["seed"]

@@ -61,4 +61,4 @@ def test_every_job_of_a_sweep_has_a_dashboard_run_of_its_own(toy_arguments, tmp_
     ids = [(folder / "wandb_id").read_text() for folder in sorted((tmp_path / "sweep").glob("*_seed*"))]
     assert len(set(ids)) == 2
     for number, name in enumerate(ids):
-        assert list((tmp_path / "sweep" / f"{number}_seed{number + 1}").glob(f"wandb/offline-run-*-{name}/*.wandb"))
+        assert list((tmp_path / "sweep" / f"{number}_toy_seed{number + 1}").glob(f"wandb/offline-run-*-{name}/*.wandb"))

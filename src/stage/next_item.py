@@ -126,10 +126,11 @@ class NextItemStage(lightning.LightningModule):
         """
         self._check(checkpoint, "the checkpoint")
 
-    def _check(self, checkpoint: Mapping[str, Any], source: str) -> None:
+    def _check(self, checkpoint: Mapping[str, Any], source: str, needed: str | None = None) -> None:
         stage, model = checkpoint.get("stage"), checkpoint.get("model")
-        if stage != type(self).__name__:
-            raise InputError(f"{source} holds the stage {stage!r}, but this is {type(self).__name__!r}.")
+        if stage != (needed or type(self).__name__):
+            wanted = f"I need {needed!r}" if needed else f"this is {type(self).__name__!r}"
+            raise InputError(f"{source} holds the stage {stage!r}, but {wanted}.")
         if model != self.model.spec:
             raise InputError(
                 f"{source} holds another model:\n  there {model}\n  here  {self.model.spec}\n"
@@ -139,12 +140,13 @@ class NextItemStage(lightning.LightningModule):
         if missing:
             raise InputError(f"{source} misses {len(missing)} trained weights, the first is {missing[0]}.")
 
-    def _initialise(self, path: Path) -> None:
+    def _initialise(self, path: Path, needed: str | None = None) -> None:
+        """Take the weights of a checkpoint of this stage, or of the one that is needed instead."""
         try:
             checkpoint = torch.load(path, map_location="cpu", weights_only=True)
         except Exception as error:
             raise InputError(f"stage.init_from={str(path)!r} is not a checkpoint that can be read: {error}") from error
         if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
             raise InputError(f"stage.init_from={str(path)!r} is not a checkpoint of this project.")
-        self._check(checkpoint, f"stage.init_from={str(path)!r}")
+        self._check(checkpoint, f"stage.init_from={str(path)!r}", needed)
         self.load_state_dict(checkpoint["state_dict"], strict=False)

@@ -1,0 +1,118 @@
+"""Train a recommender, test the selected weights by full ranking, record the results."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from pathlib import Path
+from typing import Any
+
+from src.build import build
+from src.record import Record, first_process
+from src.storage import write_atomic
+
+
+class Recommendation:
+    """A run on interactions: any model, stage and evaluator of the recommendation suite."""
+
+    needs = ("dataset", "tokenizer", "prompt", "data", "model", "stage", "evaluator", "trainer", "checkpoint")
+
+    def run(self, config: dict[str, Any], folder: Path, record: Record, sweep: str | None) -> None:
+        """Build everything, train, test the selected weights and record the results.
+
+        Args:
+            config: The checked config.
+            folder: The run folder; where it holds ``checkpoints/last.ckpt``, training goes on from there.
+            record: The run's record.
+            sweep: Name of the sweep it is a job of, if any.
+        """
+        import lightning  # seconds of imports that --help must not wait for
+        import torch
+
+        from src.checkpoint import AtomicCheckpointIO
+        from src.tracking import ProgressBar, open_logs
+
+        # Notes on devices and restored files at every start, and a warning of Lightning about itself.
+        logging.getLogger("lightning").setLevel(logging.WARNING)
+        logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+        warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated")
+        torch.set_num_threads(config["threads"])
+        lightning.seed_everything(config["seed"], verbose=False)
+        record.trace_origins(config["stage"])
+
+        interactions = build(config["dataset"])
+        items = build(config["tokenizer"]).fit(interactions)
+        model = build(config["model"])(items.vocabulary)
+        prompt = build(config["prompt"])(model.tokenizer, items)
+        data = build(config["data"])(interactions=interactions, prompt=prompt, seed=config["seed"])
+        evaluator = build(config["evaluator"])(items)
+        stage = build(config["stage"])(model=model, evaluator=evaluator)
+        checkpoints = build(config["checkpoint"])(folder / "checkpoints")
+        checkpoint_io = AtomicCheckpointIO()
+        show_inputs(interactions, items)
+
+        start = checkpoints.last if checkpoints.last.is_file() else None
+        done_steps = checkpoint_io.load_checkpoint(start)["global_step"] if start else 0
+        group = f"{config['name']}/{sweep}" if sweep else config["name"]
+        dashboard = build(config["logger"])
+        bars = [ProgressBar()] if config["trainer"].get("enable_progress_bar", True) else []
+        with open_logs(folder, dashboard, done_steps=done_steps, config=config, group=group) as logs:
+            trainer = build(config["trainer"])(
+                default_root_dir=folder, callbacks=[checkpoints, *bars], logger=logs, plugins=[checkpoint_io]
+            )
+            record.lap("prepare")
+            trainer.fit(stage, datamodule=data, ckpt_path=start)
+            record.lap("fit", total=checkpoints.fit_seconds)
+            trainer.test(stage, datamodule=data, ckpt_path=checkpoints.selected, verbose=False)
+            record.lap("test")
+        if trainer.is_global_zero:
+            save_ranks(stage.test_ranks, folder / "ranks.parquet")
+        record.finish(
+            # The number of users is no measure of quality; it has a key of its own.
+            metrics={
+                name: value.item()
+                for name, value in trainer.callback_metrics.items()
+                if name.startswith("test/") and name != "test/users"
+            },
+            evaluated_users=len(stage.test_ranks["user"]),
+            protocol=protocol(config, interactions),
+        )
+
+    def show(self, record: Record) -> None:
+        """Print the test metrics."""
+        from rich.console import Console
+        from rich.table import Table
+
+        if not first_process():
+            return
+        metrics = {name.removeprefix("test/"): value for name, value in record.content["metrics"].items()}
+        table = Table()
+        table.add_column("metric")
+        table.add_column("value", justify="right")
+        for name, value in metrics.items():
+            table.add_row(name, f"{value:.4f}")
+        settings = ", ".join(f"{key}={value}" for key, value in record.content["protocol"].items())
+        print(f"\n{record.content['name']}, seed {record.content['seed']}: test metrics")
+        Console().print(table)
+        print(f"{record.content['evaluated_users']:,} users; {settings}\n{record.path.parent}")
+
+
+def protocol(config: dict[str, Any], interactions: Any) -> dict[str, Any]:
+    """Return the settings that two runs must share for their metrics to be comparable."""
+    evaluator = {key: value for key, value in config["evaluator"].items() if not key.startswith("_")}
+    dataset = f"{interactions.name} ({interactions.fingerprint[:12]})"
+    return {**evaluator, "dataset": dataset, "max_users": config["data"]["max_users"]}
+
+
+def save_ranks(ranks: dict[str, Any], path: Path) -> None:
+    """Write the rank of every user's target, so that runs can be compared user by user."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    write_atomic(path, lambda stream: pq.write_table(pa.table(ranks), stream))
+
+
+def show_inputs(interactions: Any, items: Any) -> None:
+    """Print what is learned from."""
+    if first_process():
+        print(f"\n{interactions.statistics_table()}\n\n{items.report_table()}\n", flush=True)
