@@ -26,6 +26,7 @@ class Config:
     seed: int  # of everything random
     threads: int  # of PyTorch on the CPU; a busy neighbour makes two slower than one
     resume: str | None  # folder of the run to go on with; it brings its whole config
+    checkpoint: str | None  # trained weights that a task uses: to recommend, to export
     task: Node  # what is done with all that follows; it says which groups it needs
     upstream: Node  # checkpoints of other runs that recipes build on
     dataset: Node  # interactions
@@ -36,7 +37,7 @@ class Config:
     stage: Node  # what is trained, and how
     evaluator: Node  # how it is measured
     trainer: Node  # arguments of lightning.Trainer
-    checkpoint: Node  # what is kept, and when to stop
+    checkpointing: Node  # what is kept, and when to stop
     logger: Node  # dashboard beside metrics.csv; empty for none
 
 

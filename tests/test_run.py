@@ -147,11 +147,11 @@ def killed(run, arguments, *, at_write=None, at_step=None):
         ([], {"at_write": 13}),  # best.ckpt half written
         ([], {"at_write": 15}),  # last.ckpt half written: it lags behind best.ckpt
         ([], {"at_step": 20}),
-        (["checkpoint.every_steps=2"], {"at_step": 16}),  # within an epoch, between two checkpoints
-        (["trainer.accumulate_grad_batches=4", "checkpoint.every_steps=1"], {"at_step": 18}),
+        (["checkpointing.every_steps=2"], {"at_step": 16}),  # within an epoch, between two checkpoints
+        (["trainer.accumulate_grad_batches=4", "checkpointing.every_steps=1"], {"at_step": 18}),
         (["trainer.max_steps=15"], {"at_step": 14}),
-        (["checkpoint.patience=1", "stage.lr=0.5", "trainer.max_epochs=20"], {"at_step": 22}),
-        (["checkpoint.patience=1", "stage.lr=0.5", "trainer.max_epochs=20"], {"at_write": 33}),  # after training
+        (["checkpointing.patience=1", "stage.lr=0.5", "trainer.max_epochs=20"], {"at_step": 22}),
+        (["checkpointing.patience=1", "stage.lr=0.5", "trainer.max_epochs=20"], {"at_write": 33}),  # after training
     ],
     ids=str,
 )

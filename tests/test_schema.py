@@ -19,7 +19,7 @@ def takes_anything(**settings):
 
 def plain_config(**changes):
     groups = {key: {} for key, kind in get_type_hints(Config).items() if kind == Node}
-    return {"name": "x", "seed": 1, "threads": 1, "resume": None, **groups, **changes}
+    return {"name": "x", "seed": 1, "threads": 1, "resume": None, "checkpoint": None, **groups, **changes}
 
 
 def node(**arguments):
