@@ -15,7 +15,7 @@ from src.storage import write_atomic
 class Recommendation:
     """A run on interactions: any model, stage and evaluator of the recommendation suite."""
 
-    needs = ("dataset", "tokenizer", "prompt", "data", "model", "stage", "evaluator", "trainer", "checkpoint")
+    needs = ("dataset", "tokenizer", "prompt", "data", "model", "stage", "evaluator", "trainer", "checkpointing")
 
     def run(self, config: dict[str, Any], folder: Path, record: Record, sweep: str | None) -> None:
         """Build everything, train, test the selected weights and record the results.
@@ -47,7 +47,7 @@ class Recommendation:
         data = build(config["data"])(interactions=interactions, prompt=prompt, seed=config["seed"])
         evaluator = build(config["evaluator"])(items)
         stage = build(config["stage"])(model=model, evaluator=evaluator)
-        checkpoints = build(config["checkpoint"])(folder / "checkpoints")
+        checkpoints = build(config["checkpointing"])(folder / "checkpoints")
         checkpoint_io = AtomicCheckpointIO()
         show_inputs(interactions, items)
 
