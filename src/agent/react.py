@@ -19,7 +19,8 @@ from src.agent.trajectory import Journal, Task, Verdict
 from src.agent.web import Web
 from src.errors import InputError
 
-_FENCE = re.compile(r"```[\w-]*\s*\S.*?```", re.DOTALL)
+_CODE_BLOCK = re.compile(r"```(.*?)```", re.DOTALL)
+_TAG_LINE = re.compile(r"\A[\w-]*\s*\n")
 
 
 @dataclass(frozen=True)
@@ -270,6 +271,6 @@ def verdict_on(reply: Reply) -> Verdict:
         return Verdict("truncated", "the reply reached its limit of tokens", text)
     if not text.strip():
         return Verdict("format_error", "an empty reply")
-    if not _FENCE.search(text):
+    if not any(_TAG_LINE.sub("", block).strip() for block in _CODE_BLOCK.findall(text)):
         return Verdict("format_error", "a reply without a code block", text)
     return Verdict("answered", prediction=text)
