@@ -1,0 +1,205 @@
+"""Delimited text to a table of normalised cells, as the official GISA script gets it from pandas, without pandas.
+
+pandas' own readings of one text differ between its releases; here the behaviour of pandas 3.1 is written down once.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Literal, NamedTuple
+
+# What pandas.read_csv takes for a missing value, before any white space is stripped.
+MISSING = frozenset(
+    ("", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN")
+    + ("<NA>", "N/A", "NA", "NULL", "NaN", "None", "n/a", "nan", "null")
+)
+_SPACE = " \t\n\v\f\r"
+_WHOLE = re.compile(rf"[{_SPACE}]*[+-]?[0-9]+(?P<trail>[{_SPACE}]*)")
+
+
+class TableError(ValueError):
+    """The text is not a table; the message says why."""
+
+
+class Table(NamedTuple):
+    """A table whose rows all have as many cells as there are columns.
+
+    Attributes:
+        columns: Normalised names; two may be equal.
+        rows: Normalised cells.
+    """
+
+    columns: list[str]
+    rows: list[tuple[str, ...]]
+
+    def column(self, place: int) -> list[str]:
+        """Return the cells of one column, counted as in a list."""
+        return [row[place] for row in self.rows]
+
+
+def read_table(text: str, delimiter: str, *, header: bool) -> Table:
+    """Read delimited text as ``pandas.read_csv`` does, and normalise its names and cells.
+
+    Three habits of pandas show in scores. A row shorter than the first row of data is filled up with empty cells. A row
+    longer than it makes the text unreadable. Where the rows have more cells than the header, the first ones become the
+    index, and so are lost. Types that pandas infers do not show, as normalising a number's text gives the same.
+
+    Source: the official GISA script (RUC-NLPIR/GISA, commit 12f6150), on pandas 3.1.
+
+    Args:
+        text: The whole content.
+        delimiter: A tab or a comma.
+        header: Whether the first row holds the names; without, they are "0", "1", ...
+
+    Returns:
+        The table, without its index.
+
+    Raises:
+        TableError: there is no row, a row is too long, a quotation mark is never closed, or a character cannot be
+            encoded.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise TableError(f"half a surrogate pair at character {error.start}") from error
+    records = split_records(text.removeprefix("\ufeff"), delimiter)
+    if not records:
+        raise TableError("no rows")
+    names = distinct(records.pop(0)) if header else []
+    width = max(len(names), len(records[0])) if records else len(names)
+    names = names or [str(place) for place in range(width)]
+    for record in records:
+        if len(record) > width:
+            raise TableError(f"a row of {len(record)} cells among rows of {width}")
+    columns = list(zip(*(record + [""] * (width - len(record)) for record in records), strict=True))
+    rows = zip(*map(_normalised_column, columns[width - len(names) :]), strict=True)
+    return Table([normalised_name(name) for name in names], list(rows))
+
+
+def _normalised_column(cells: Sequence[str]) -> list[str]:
+    missing = MISSING if not _keeps_missing(cells) else ()
+    forms = {cell: "" if cell in missing else normalised(cell) for cell in set(cells)}
+    return [forms[cell] for cell in cells]
+
+
+def _keeps_missing(cells: Sequence[str]) -> bool:
+    """Whether pandas leaves N/A and the like as they are in this column.
+
+    It does where it takes the column for whole numbers, meets one that 64 bits cannot hold, and then fails to make
+    anything else of the column: there are other cells than whole numbers, or missing ones and negative ones besides.
+    """
+    given = [cell for cell in cells if cell not in MISSING]
+    if len(given) == len(cells) or _whole_number_fault(given, -(2**63), 2**63) != "range":
+        return False
+    unsigned = [cell for cell in given if not cell.lstrip(_SPACE).startswith("-")]
+    fault = _whole_number_fault(unsigned, 0, 2**64)
+    if fault is None and any(int(cell) >= 2**63 for cell in unsigned):
+        return True
+    return fault != "form" and not all(map(_is_whole, given))
+
+
+def _whole_number_fault(cells: Sequence[str], low: int, end: int) -> Literal["form", "range"] | None:
+    """Return what is wrong with the first cell that is not a whole number from ``low`` to below ``end``."""
+    for cell in cells:
+        found = _WHOLE.fullmatch(cell)
+        if not found:
+            return "form"
+        if not low <= int(cell[:4000]) < end:  # Python reads at most 4,300 digits
+            return "form" if found["trail"] else "range"
+    return None
+
+
+def _is_whole(cell: str) -> bool:
+    """Whether Python reads the cell as a whole number; unlike pandas' own reader it allows underscores."""
+    try:
+        return cell.isascii() and int(cell) is not None
+    except ValueError:
+        return False
+
+
+def split_records(text: str, delimiter: str) -> list[list[str]]:
+    r"""Split delimited text into records of fields.
+
+    A field that starts with a quotation mark runs to its closing one, across delimiters and line ends, and on to the
+    next delimiter; any other quotation mark is a character like others. Lines end with ``\n``, ``\r\n`` or ``\r``.
+    Lines of nothing but spaces (and tabs, where they do not delimit) are dropped.
+
+    Args:
+        text: The whole content.
+        delimiter: A tab or a comma.
+
+    Raises:
+        TableError: a quotation mark is never closed.
+    """
+    blank = " \t".replace(delimiter, "")
+    if '"' not in text and "\r" not in text:
+        return [line.split(delimiter) for line in text.split("\n") if line.strip(blank)]
+    # By a slip of pandas, a blank line's `\r` swallows a delimiter behind it, unless leading spaces of a field follow.
+    blank_line = re.compile(rf"[{blank}]*+(?:\r\n|\n|\r(?:{delimiter}(?![{blank}]++[^{blank}\r\n]))?|\Z)")
+    field = re.compile(
+        r'(?:"(?P<quoted>[^"]*+(?:""[^"]*+)*+)(?P<close>"?))?+'
+        rf"(?P<plain>[^{delimiter}\r\n]*+)(?P<end>{delimiter}|\r\n|\n|\r|\Z)"
+    )
+    records, place = [], 0
+    while place < len(text):
+        if skipped := blank_line.match(text, place):
+            place = skipped.end()
+            continue
+        record, end = [], delimiter
+        while end == delimiter:
+            found = field.match(text, place)
+            assert found
+            quoted, close, plain, end = found.group("quoted", "close", "plain", "end")
+            if close == "":
+                raise TableError("a quotation mark that is never closed")
+            record.append(plain if quoted is None else quoted.replace('""', '"') + plain)
+            place = found.end()
+        records.append(record)
+    return records
+
+
+def normalised(cell: str) -> str:
+    """Return the form in which the official script compares a cell.
+
+    Numbers lose thousands' commas, dollar signs and zeros at either end, and are rounded to 6 decimals; a percentage
+    becomes a fraction. Other text becomes lower case without spaces, asterisks and line feeds. What Python's ``float``
+    reads is a number, so ``1_000``, ``inf`` and digits of other scripts are.
+
+    Source: the official GISA script.
+    """
+    cell = cell.strip()
+    lower = cell.lower()
+    if lower in ("", "nan", "none", "null"):
+        return ""
+    if not cell[0].isalpha() or lower[0] in "in":  # inf and nan; for other words a failing `float` would take the time
+        digits = cell.replace(",", "").replace("$", "")
+        with suppress(ValueError):
+            number = float(digits[:-1]) / 100 if digits.endswith("%") else float(digits)
+            return str(int(number)) if number.is_integer() else f"{number:.6f}".rstrip("0").rstrip(".")
+    return lower.replace(" ", "").replace("*", "").replace("\n", "")
+
+
+def normalised_name(name: str) -> str:
+    """Return the form in which the official script compares the name of a column."""
+    return name.strip().lower().replace(" ", "")
+
+
+def distinct(header: Sequence[str]) -> list[str]:
+    """Name unnamed columns and number repeated names, as pandas does: a, a, a.1 become a, a.2, a.1."""
+    names = [name or f"Unnamed: {place}" for place, name in enumerate(header)]
+    present, met = Counter(names), Counter[str]()
+    for place in sorted(range(len(names)), key=lambda place: not header[place]):  # given names come first
+        given = name = names[place]
+        number = met[given]
+        while number > 0:
+            met[given] = number + 1
+            name = f"{given}.{number}"
+            number = number + 1 if present[name] else met[name]
+        present[given] -= 1
+        present[name] += 1
+        names[place] = name
+        met[name] = number + 1
+    return names
