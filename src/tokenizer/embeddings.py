@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
 from scipy.sparse import csr_matrix, diags
@@ -14,6 +16,8 @@ from src.errors import InputError
 
 if TYPE_CHECKING:
     from src.dataset.interactions import Interactions
+
+Content = Literal["title", "title_and_text"]
 
 
 class Embedding(Protocol):
@@ -45,25 +49,13 @@ class TextEmbedding:
         Raises:
             InputError: an item has no word in its title and text.
         """
-        documents = [
-            text if title in text else f"{title} {text}"
-            for title, text in zip(interactions.titles, interactions.texts, strict=True)
-        ]
-        empty = [
-            item for item, text in zip(interactions.item_ids, documents, strict=True) if not re.search(r"\w", text)
-        ]
-        if empty:
-            raise InputError(
-                f"{len(empty)} of {len(documents)} items of '{interactions.name}' have no word of title or text "
-                f"(first: {', '.join(empty[:3])}), but tokenizer/embedding text and joint need words.\n"
-                "Embed items by their users instead:  tokenizer/embedding=collaborative\n"
-                "or take ready-made semantic IDs:     tokenizer=index_file tokenizer.path=<X.index.json>"
-            )
         # One-letter words carry meaning in titles ("M", "Z"), which scikit-learn's default pattern would drop.
         weighting = TfidfVectorizer(
             ngram_range=(1, 2), sublinear_tf=True, token_pattern=r"\w+", max_features=self.terms
         )
-        return _unit_rows(_svd(weighting.fit_transform(documents), self.dimensions, self.seed))
+        return unit_rows(
+            _svd(weighting.fit_transform(documents(interactions, "title_and_text")), self.dimensions, self.seed)
+        )
 
 
 class CollaborativeEmbedding:
@@ -86,7 +78,7 @@ class CollaborativeEmbedding:
         ``items_without_training`` in the tokenizer's report counts such items.
         """
         counts = interactions.training_matrix().T.tocsr().astype(np.float64)
-        vectors = _unit_rows(_svd(_degree_normalised(counts), self.dimensions, self.seed))
+        vectors = unit_rows(_svd(_degree_normalised(counts), self.dimensions, self.seed))
         seen = counts.getnnz(axis=1) > 0
         vectors[~seen] = vectors[seen].mean(axis=0)
         return vectors
@@ -116,6 +108,92 @@ class JointEmbedding:
         return np.hstack([text, collaborative]).astype(np.float32)
 
 
+class FileEmbedding:
+    """Ready-made vectors: a ``.npy`` file with one row per item, such as LC-Rec's ``X.emb-*.npy``."""
+
+    def __init__(self, *, path: str) -> None:
+        """Keep the path of the ``.npy``."""
+        self.path = Path(path)
+
+    def embed(self, interactions: Interactions) -> np.ndarray:
+        """Return the items' rows, shape ``(items, dimensions)``, float32.
+
+        Row i belongs to the i-th item of the data set where there are as many rows as items. Where not, row i
+        belongs to the item whose id is i, as in LC-Rec's files of all items before any filter.
+
+        Raises:
+            InputError: the file is absent or broken, has another shape, or holds values that are no finite numbers.
+        """
+        vectors = self._read()
+        rows = _rows_of_items(interactions.item_ids, len(vectors)) if vectors.ndim == 2 else None
+        if rows is None or vectors.shape[1] == 0:
+            raise InputError(
+                f"{self.path} has the shape {vectors.shape}; I need two dimensions, with one row for each of the "
+                f"{interactions.num_items} items of '{interactions.name}' in the data set's order (by id, shorter ids "
+                "first), or with row i for the item of id i.\n"
+                "Write such a file, or embed the items here:  tokenizer/embedding=text"
+            )
+        chosen = np.asarray(vectors[rows], dtype=np.float32)
+        if not np.isfinite(chosen).all():
+            raise InputError(
+                f"{self.path}: row {int(rows[~np.isfinite(chosen).all(axis=1)][0])} holds a value that is no finite "
+                "number in float32. Mend the file."
+            )
+        return chosen
+
+    def _read(self) -> np.ndarray:
+        try:
+            vectors = np.load(self.path, mmap_mode="r", allow_pickle=False)
+        except OSError as fault:
+            raise InputError(
+                f"{self.path} cannot be read: {fault.strerror or fault}. Point to an array:  "
+                "tokenizer.embedding.path=<X.npy>"
+            ) from None
+        except (ValueError, EOFError) as fault:
+            raise InputError(
+                f"{self.path} is no whole .npy file of numbers: {fault}. Write it with numpy.save."
+            ) from None
+        if not isinstance(vectors, np.ndarray) or vectors.dtype.kind not in "fiu":
+            raise InputError(f"{self.path} holds no array of numbers. Write one with numpy.save.")
+        return vectors
+
+
+def documents(interactions: Interactions, content: Content) -> list[str]:
+    """Return what is to be read of each item.
+
+    Args:
+        interactions: The data set.
+        content: ``title``, or ``title_and_text`` for description, brand, genres and the like as well.
+
+    Raises:
+        InputError: an item has no word.
+    """
+    if content == "title":
+        texts = list(interactions.titles)
+    else:
+        texts = [
+            text if title in text else f"{title} {text}"
+            for title, text in zip(interactions.titles, interactions.texts, strict=True)
+        ]
+    empty = [item for item, text in zip(interactions.item_ids, texts, strict=True) if not re.search(r"\w", text)]
+    if empty:
+        raise InputError(
+            f"{len(empty)} of {len(texts)} items of '{interactions.name}' have no word of "
+            f"{content.replace('_and_', ' or ')} (first: {', '.join(empty[:3])}), but this embedding needs words.\n"
+            "Embed items by their users instead:  tokenizer/embedding=collaborative\n"
+            "or take ready-made semantic IDs:     tokenizer=index_file tokenizer.path=<X.index.json>"
+        )
+    return texts
+
+
+def _rows_of_items(item_ids: Sequence[str], count: int) -> np.ndarray | None:
+    """Return which of a file's ``count`` rows each item has; None where the file cannot be meant for these items."""
+    if count == len(item_ids):
+        return np.arange(count)
+    numbers = [int(item) for item in item_ids if item.isdecimal()]
+    return np.array(numbers) if len(numbers) == len(item_ids) and max(numbers) < count else None
+
+
 def _degree_normalised(counts: csr_matrix) -> csr_matrix:
     """Divide each entry by the square roots of its row's and column's sums (0 stays 0)."""
     rows, columns = (np.maximum(np.asarray(counts.sum(axis=axis)).ravel(), 1) for axis in (1, 0))
@@ -128,7 +206,8 @@ def _svd(matrix: csr_matrix, dimensions: int, seed: int) -> np.ndarray:
     return vectors.astype(np.float32)
 
 
-def _unit_rows(vectors: np.ndarray) -> np.ndarray:
+def unit_rows(vectors: np.ndarray) -> np.ndarray:
+    """Scale each row to length 1; a row of zeros stays one."""
     length = np.linalg.norm(vectors, axis=1, keepdims=True)
     return vectors / np.where(length > 0, length, 1)
 
