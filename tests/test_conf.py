@@ -56,7 +56,8 @@ def check_with_open_values_given(*overrides):
 
 
 @pytest.mark.parametrize("choice", CHOICES)
-def test_every_choice_composes_with_the_rest_and_passes_the_check(choice):
+def test_every_choice_composes_with_the_rest_and_passes_the_check(choice, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     check_with_open_values_given(choice)
 
 
@@ -137,6 +138,16 @@ def test_a_pretrained_model_brings_prompt_learning_rate_and_epochs_and_what_is_t
         config, _ = composed(*overrides)
         assert config["prompt"]["_target_"] == "src.prompt.ids.IdsPrompt"
         assert (config["stage"]["learning_rate"], config["trainer"]["max_epochs"]) == (0.1, 7)
+
+
+@pytest.mark.parametrize("recipe", ["sft", "ilrec_stage1", "ilrec"])
+def test_the_papers_scale_goes_with_every_recipe_of_ours(recipe, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    config = check_with_open_values_given(f"+experiment={recipe}", "scale=paper")
+    assert config["model"]["name"] == "meta-llama/Llama-3.1-8B"
+    assert config["data"]["batch_size"] * config["trainer"]["accumulate_grad_batches"] == 256
+    assert config["stage"]["learning_rate"] == 5e-5
+    assert config["prompt"]["_target_"] == "src.prompt.instruction.InstructionPrompt"
 
 
 def test_one_seed_reaches_every_part_that_draws():
