@@ -7,7 +7,7 @@ import itertools
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from src.agent.cost import Account, CeilingReachedError, Step
@@ -158,7 +158,7 @@ class ReActAgent:
     async def _next_reply(self, episode: Episode, turn: int, may_call: bool) -> Reply:
         async def ask(step: Step) -> dict[str, Any]:
             reply = await self._policy.reply(episode.messages, self._specs, step, episode.web, may_call=may_call)
-            return asdict(reply)
+            return dict(vars(reply))
 
         return Reply(**await episode.journal.step(f"reply/{turn}", episode.account, ask))
 
@@ -183,7 +183,7 @@ class ReActAgent:
                 if index not in carried_out:
                     return {"error": "skipped", "content": why_not}
                 assert self._toolbox is not None
-                return asdict(await self._toolbox.run(call, step, episode.web))
+                return dict(vars(await self._toolbox.run(call, step, episode.web)))
 
             found = await episode.journal.step(f"call/{turn}/{index}", episode.account, make)
             return dict(found)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -189,11 +189,12 @@ class Toolbox:
         engine = self._search_engine
 
         async def search() -> list[dict[str, str]]:
-            return [asdict(hit) for hit in await engine.search(call.query, self._results, step, web)]
+            return [dict(vars(hit)) for hit in await engine.search(call.query, self._results, step, web)]
 
         found, cached = await self._cached(search, "search", engine.name, str(self._results), call.query)
         hits = [Hit(**hit) for hit in found]
-        open_hits = [hit for hit in hits if not self._is_denied(hit.url)]
+        denied = [hit.url for hit in hits if self._is_denied(hit.url)]
+        open_hits = [hit for hit in hits if hit.url not in denied]
         blocks = [
             "\n".join([f"{rank}. {hit.title}", hit.url, *filter(None, (hit.date, hit.snippet))])
             for rank, hit in enumerate(open_hits, 1)
@@ -202,7 +203,7 @@ class Toolbox:
             content=untrusted("\n\n".join(blocks)) if blocks else "The search found nothing.",
             urls=[hit.url for hit in open_hits],
             cached=int(cached),
-            contaminated=[hit.url for hit in hits if self._is_denied(hit.url)],
+            contaminated=denied,
         )
 
     async def _visit(self, url: str, goal: str, step: Step, web: Web) -> ToolResult:

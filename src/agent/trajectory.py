@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -123,7 +123,7 @@ class Journal:
 
 def _books(step: Step, began: float) -> dict[str, Any]:
     return {
-        "charges": [asdict(charge) for charge in step.charges],
+        "charges": [dict(vars(charge)) for charge in step.charges],
         "failures": step.failures,
         "seconds": round(time.monotonic() - began, 3),
     }
@@ -143,7 +143,7 @@ def record_of(task: Task, verdict: Verdict, journal: Journal, counts: dict[str, 
         "question_id": task.question_id,
         "sample": task.sample,
         "answer_type": task.answer_type,
-        **asdict(verdict),
+        **vars(verdict),
         "counts": counts,
         "spent": _spent(steps),
         "seconds": round(sum(line["seconds"] for line in steps), 3),
