@@ -30,6 +30,7 @@ EXPECTED = {
     "step": [("Step time, V = 512", "negatives a label")],
     "memory": [("added by the steps", "fresh process"), ("of the whole process", "fresh process")],
     "loss": [("N = 20", "equal: "), ("N = 20", "equal: ")],
+    "rewards": [("Token rewards", "sum to 1"), ("peak memory added", "fresh process")],
     "start-up": [("--help", "exit with 0"), ("--cfg job", "exit with 0")],
 }
 
