@@ -31,12 +31,12 @@ class RowStates:
 
 
 class CausalLM(nn.Module):
-    """A causal language model whose vocabulary ends with the item tokens.
+    """A causal language model that knows which of its tokens items are made of.
 
     Args:
         network: A transformers causal LM, or a PEFT model around one.
         tokenizer: Its text tokenizer, item tokens added.
-        item_vocabulary: The item tokens, in the order of the item tokenizer's vocabulary.
+        item_vocabulary: The tokens that were added for items; none where items are titles.
         spec: What the network is, as plain values; kept in checkpoints to refuse another model's weights.
     """
 
@@ -45,14 +45,18 @@ class CausalLM(nn.Module):
         self.network = network
         self.tokenizer = tokenizer
         self.spec = {**spec, "item_tokens": len(item_vocabulary)}
-        ids = torch.tensor(tokenizer.convert_tokens_to_ids(list(item_vocabulary)), dtype=torch.int64)
-        places = torch.full((len(tokenizer),), -1)
-        places[ids] = torch.arange(len(ids))
         self.item_token_ids: Tensor
         self.item_token_places: Tensor  # the inverse: token id -> place in the item vocabulary, -1 for other tokens
+        self.name_item_tokens(item_vocabulary)
+        self.train()  # from_pretrained leaves networks in eval mode, without dropout
+
+    def name_item_tokens(self, item_vocabulary: Sequence[str]) -> None:
+        """Say which tokens items are made of, in the order in which the items count them."""
+        ids = torch.tensor(self.tokenizer.convert_tokens_to_ids(list(item_vocabulary)), dtype=torch.int64)
+        places = torch.full((self.causal_network.config.vocab_size,), -1)
+        places[ids] = torch.arange(len(ids))
         self.register_buffer("item_token_ids", ids, persistent=False)
         self.register_buffer("item_token_places", places, persistent=False)
-        self.train()  # from_pretrained leaves networks in eval mode, without dropout
 
     @property
     def causal_network(self) -> Any:
@@ -303,12 +307,13 @@ def _with_lora(network: Any, token_ids: list[int], *, rank: int, alpha: float, d
     ends = [network.get_input_embeddings()]
     if not network.config.tie_word_embeddings:
         ends.append(network.get_output_embeddings())
+    rows = {name: token_ids for name, module in network.named_modules() if module in ends and token_ids}
     config = LoraConfig(
         r=rank,
         lora_alpha=alpha,
         lora_dropout=dropout,
         target_modules="all-linear",
-        trainable_token_indices={name: token_ids for name, module in network.named_modules() if module in ends},
+        trainable_token_indices=rows or None,
         task_type="CAUSAL_LM",
     )
     return get_peft_model(network, config)

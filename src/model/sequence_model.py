@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from src.errors import InputError
+
 
 class SequenceModel(nn.Module, ABC):
     """A collaborative model of the next item; one causal pass gives its state after every item of a sequence.
@@ -22,12 +24,17 @@ class SequenceModel(nn.Module, ABC):
         hidden_size: Width D.
         max_history: Longest sequence it is trained on, in items.
         settings: Further arguments that the subclass was made with, plain values.
+
+    Raises:
+        InputError: there are no item tokens.
     """
 
     tokenizer = None  # of text: there is none
 
     def __init__(self, item_vocabulary: Sequence[str], *, hidden_size: int, max_history: int, **settings: Any) -> None:
         super().__init__()
+        if not item_vocabulary:
+            raise InputError(f"{type(self).__name__} reads whole items, not titles.\nType:  tokenizer=item_ids")
         self.spec = {
             "kind": type(self).__name__,
             "items": len(item_vocabulary),

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from src.errors import InputError
 from src.prompt.examples import Windows
 from src.tokenizer.item_tokens import ItemTokens
 
@@ -21,9 +22,17 @@ class IdsPrompt(Windows):
         items: Semantic IDs of all items.
         max_history: Most recent items shown to the model.
         stride: Items labelled in each training window, see ``Windows``.
+
+    Raises:
+        InputError: the items are titles.
     """
 
     def __init__(self, tokenizer: Any, items: ItemTokens, *, max_history: int, stride: int) -> None:
+        if items.as_text:
+            raise InputError(
+                "prompt=ids writes semantic IDs one after the other, but tokenizer=title writes items as titles.\n"
+                "Type:  prompt=instruction"
+            )
         super().__init__(max_history=max_history, stride=stride)
         begin = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
         self.pad_token_id = tokenizer.pad_token_id

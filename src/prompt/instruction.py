@@ -19,7 +19,7 @@ class InstructionPrompt:
 
     Args:
         tokenizer: The language model's tokenizer, item tokens added.
-        items: Semantic IDs of all items.
+        items: All items; titles bring the space before them and the end-of-text token with them.
         template: Text with ``{history}`` exactly once.
         separator: Text between two items of the history.
         max_history: Most recent items shown to the model.
@@ -40,6 +40,7 @@ class InstructionPrompt:
         self._separator = np.array(_text_ids(tokenizer, separator), dtype=np.int64)
         self._end = np.array([tokenizer.eos_token_id], dtype=np.int64)
         self._item_ids = np.array(tokenizer.convert_tokens_to_ids(items.vocabulary))[items.tokens]
+        self._item_lengths = ((items.tokens >= 0) & (self._item_ids != self._end)).sum(1)
 
     def most_examples(self, lengths: NDArray[np.int64]) -> int:
         """Return the number of examples of one epoch."""
@@ -71,7 +72,7 @@ class InstructionPrompt:
             Tokens, shape ``(T,)``, and of the same shape ``first_label`` for the response's tokens, -1 for all others.
         """
         prompt = self.prompt(items[:first_label])
-        response = np.concatenate([self._item_ids[items[first_label]], self._end])
+        response = np.concatenate([self._item(items[first_label]), self._end])
         tokens = np.concatenate([prompt, response])
         return tokens, np.where(np.arange(len(tokens)) >= len(prompt), first_label, -1)
 
@@ -79,8 +80,13 @@ class InstructionPrompt:
         """Write the latest ``max_history`` items into the template."""
         pieces = [self._before]
         for number, item in enumerate(history[-self.max_history :]):
-            pieces += [self._separator, self._item_ids[item]] if number else [self._item_ids[item]]
+            pieces += [self._separator, self._item(item)] if number else [self._item(item)]
         return np.concatenate([*pieces, self._after])
+
+    def _item(self, item: int) -> NDArray[np.int64]:
+        """Return an item's tokens without the end."""
+        tokens: NDArray[np.int64] = self._item_ids[item, : self._item_lengths[item]]
+        return tokens
 
 
 def _text_ids(tokenizer: Any, text: str) -> list[int]:

@@ -43,6 +43,7 @@ class Recommendation:
         interactions = build(config["dataset"])
         items = build(config["tokenizer"]).fit(interactions)
         model = build(config["model"])(items.vocabulary)
+        items = items.written_for(model)
         prompt = build(config["prompt"])(model.tokenizer, items)
         data = build(config["data"])(interactions=interactions, prompt=prompt, seed=config["seed"])
         evaluator = build(config["evaluator"])(items)

@@ -161,6 +161,26 @@ def test_spare_rows_of_a_padded_vocabulary_are_used_before_new_ones_are_made(tmp
         assert model.item_token_ids.tolist() == list(range(KNOWN, KNOWN + 8))
 
 
+def test_spare_rows_of_a_padded_vocabulary_are_no_item_tokens(tmp_path):
+    write_model(tmp_path, *KINDS["llama untied"], rows=KNOWN + 20)
+    places = load(tmp_path).item_token_places
+    # 8 item tokens in the first spare rows; the other 12 may be marked as negatives, and are looked up then.
+    assert places.tolist() == [-1] * KNOWN + list(range(8)) + [-1] * 12
+
+
+@every_kind
+def test_without_new_tokens_lora_trains_the_adapters_alone_and_no_row_is_added(saved, kind):
+    folder, network = saved(kind)
+    model = load(folder, vocabulary=[], lora=LORA).eval()
+    assert all(".lora_" in name for name, weight in model.named_parameters() if weight.requires_grad)
+    ids = torch.randint(0, 250, (2, 5))
+    torch.testing.assert_close(model.causal_network(ids).logits, network(ids).logits)
+    model.name_item_tokens(["b", "a"])
+    assert model.tokenizer.decode(model.item_token_ids) == "ba"
+    assert model.item_token_places[model.item_token_ids].tolist() == [0, 1]
+    assert not {"item_token_ids", "item_token_places"} & model.state_dict().keys()
+
+
 @full_and_lora
 def test_the_seed_alone_decides_the_new_weights(saved, lora):
     folder, _ = saved("llama untied")

@@ -5,16 +5,16 @@ import pytest
 import torch
 
 from src.model.causal_lm import from_scratch
-from src.model.decoding import decode_items
+from src.model.decoding import decode_items, greedy_leaves
+from src.tokenizer.title import UnwrittenTitles
 from src.tokenizer.trie import TokenTrie
 
 VOCABULARY = [f"<{letter}_{code}>" for letter in "abc" for code in range(4)]
 
 
-@pytest.fixture(scope="module")
-def model():
+def sharp_model(vocabulary):
     built = from_scratch(
-        VOCABULARY,
+        vocabulary,
         hidden_size=16,
         intermediate_size=32,
         num_layers=2,
@@ -27,6 +27,11 @@ def model():
         for parameter in built.parameters():
             parameter.mul_(3)
     return built.eval()
+
+
+@pytest.fixture(scope="module")
+def model():
+    return sharp_model(VOCABULARY)
 
 
 def catalogue(count, seed=0):
@@ -95,6 +100,47 @@ def test_sequences_of_different_length_are_ranked_together(model):
         expected = exhaustive(model, ids[row][mask[row] == 1], [s[s >= 0] for s in sequences])
         assert trie.items[trie.first_item[found.leaf[row]]].tolist() == [item for item, _ in expected]
         np.testing.assert_allclose(found.score[row], [score for _, score in expected], rtol=1e-4, atol=1e-4)
+
+
+def titles():
+    """Long common beginnings, one title within another, different lengths, and one title twice."""
+    numbers = ["", " 2", " 3", " II", " III"]
+    series = [f"{name}{number}" for name in ("The Godfather", "The Godson", "Alien", "Aliens") for number in numbers]
+    return [*series, "A", "Alien"]
+
+
+@pytest.mark.parametrize("excluded", [(), (0, 10, 20)])
+def test_titles_are_ranked_as_scoring_every_title_ranks_them(excluded):
+    model = sharp_model([])
+    rows = torch.from_numpy(UnwrittenTitles(titles(), max_tokens=30).written_for(model).tokens)
+    trie = TokenTrie.build(rows, vocabulary_size=len(model.item_token_ids))
+    ids, mask = prompts(model, [6, 3])
+    history = torch.tensor([excluded, excluded]) if excluded else None
+    found = decode_items(model, trie, ids, mask, num_beams=30, excluded=history)
+    for row in range(2):
+        scores = exhaustive(model, ids[row][mask[row] == 1], [tokens[tokens >= 0] for tokens in rows], excluded)
+        # Item 21 is item 10's twin: one leaf, whose lowest item is listed, and which stays when that is excluded.
+        expected = [(10 if item == 21 else item, score) for item, score in scores if item != 21 or 10 in excluded]
+        kept = found.score[row].isfinite()
+        assert trie.items[trie.first_item[found.leaf[row][kept]]].tolist() == [item for item, _ in expected]
+        np.testing.assert_allclose(found.score[row][kept], [score for _, score in expected], rtol=1e-4, atol=1e-4)
+
+
+def test_greedy_answers_are_titles_that_follow_the_likeliest_legal_token():
+    model = sharp_model([])
+    rows = torch.from_numpy(UnwrittenTitles(titles(), max_tokens=30).written_for(model).tokens)
+    trie = TokenTrie.build(rows, vocabulary_size=len(model.item_token_ids))
+    ids, mask = prompts(model, [6, 6])
+    leaves = greedy_leaves(model, trie, ids, mask, torch.tensor([5, 11]))
+    for row in range(2):
+        node, written = 0, ids[row]
+        while trie.first_child[node] < trie.first_child[node + 1]:
+            children = torch.arange(int(trie.first_child[node]), int(trie.first_child[node + 1]))
+            with torch.no_grad():
+                logits = model.causal_network(written[None]).logits[0, -1]
+            node = int(children[logits[model.item_token_ids[trie.token[children]]].argmax()])
+            written = torch.cat([written, model.item_token_ids[trie.token[node]][None]])
+        assert leaves[row] == node
 
 
 def test_a_prompts_result_does_not_depend_on_its_neighbours(model):

@@ -115,6 +115,33 @@ def test_probabilities_are_the_softmax_of_the_scores_in_the_tries_order():
     torch.testing.assert_close(model.probabilities(torch.tensor([2]))[0], expected)
 
 
+def test_rewards_of_titles_are_the_mass_of_the_titles_that_go_on_so():
+    # Letters 0 to 2, the end 3. Items 1 and 5 agree, 0 is the beginning of 2, and 3 differs from 2 in the last letter.
+    words = ["0", "1", "012", "011", "20", "1", "22", "212", "02", "10", "100", "21"]
+    rows = [torch.tensor([*map(int, word), 3]) for word in words]
+    tokens = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=-1)
+    trie = TokenTrie.build(tokens, vocabulary_size=4)
+    model = RewardModel(network(), interactions(), trie, stride=1)
+    places = [2, 8, 13]
+    written = [rows[interactions().items[place]] for place in places]
+    interaction = torch.cat([torch.full((len(word),), place) for place, word in zip(places, written, strict=True)])
+    target = torch.cat(written)
+    row, token = torch.ones(len(target), 4).nonzero(as_tuple=True)
+    rewards = model(interaction, target, row, token).view(-1, 4)
+    probabilities = torch.empty(len(places), 12)
+    probabilities[:, trie.items] = model.probabilities(torch.tensor(places))
+    expected = []
+    for history, word in zip(probabilities.tolist(), written, strict=True):
+        spelled = "".join(map(str, word.tolist()))
+        for length in range(len(spelled)):
+            masses = [
+                sum(p for p, one in zip(history, words, strict=True) if f"{one}3".startswith(spelled[:length] + letter))
+                for letter in "0123"
+            ]
+            expected.append([mass / sum(masses) for mass in masses])
+    torch.testing.assert_close(rewards, torch.tensor(expected, dtype=torch.float64), rtol=1e-5, atol=1e-7)
+
+
 def saved(path, **changes):
     content = {
         "model": network().spec,

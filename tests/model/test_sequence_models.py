@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F  # noqa: N812
 
+from src.errors import InputError
 from src.model.caser import Caser
 from src.model.gru4rec import GRU4Rec
 from src.model.sasrec import SASRec
@@ -133,3 +134,8 @@ def test_caser_slides_a_window_with_zeros_before_the_first_item():
         sums = torch.stack(features[6:]).view(2, 8).T.flatten()
         states.append(model.output(torch.cat([torch.stack(features[:6]), sums])))
     torch.testing.assert_close(model(items[None])[0], torch.stack(states))
+
+
+def test_items_without_tokens_of_their_own_are_refused():
+    with pytest.raises(InputError, match=r"GRU4Rec reads whole items, not titles.\nType:  tokenizer=item_ids"):
+        GRU4Rec([], hidden_size=8, recurrent_size=10, num_layers=1, dropout=0.3, max_history=6, seed=0)

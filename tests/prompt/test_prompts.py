@@ -1,7 +1,10 @@
 """Both prompt forms: what is written, what is a response, and that training and evaluation write the same."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -11,19 +14,15 @@ from src.prompt.ids import IdsPrompt
 from src.prompt.instruction import InstructionPrompt
 from src.prompt.items import ItemsPrompt
 from src.tokenizer.item_tokens import ItemTokens
+from src.tokenizer.title import UnwrittenTitles
 
 CODES = np.array([[0, 0], [0, 1], [1, 0], [1, 1], [2, 0]])
 ITEMS = ItemTokens.from_codes(CODES, [range(3), range(2)], {})
-TOKENIZER = from_scratch(
-    ITEMS.vocabulary,
-    hidden_size=8,
-    intermediate_size=8,
-    num_layers=2,
-    num_heads=1,
-    dropout=0.0,
-    max_length=64,
-    seed=0,
-).tokenizer
+SIZES = {"hidden_size": 8, "intermediate_size": 8, "num_layers": 2, "num_heads": 1, "dropout": 0.0, "max_length": 64}
+TOKENIZER = from_scratch(ITEMS.vocabulary, **SIZES, seed=0).tokenizer
+TEXT_MODEL = from_scratch([], **SIZES, seed=0)
+TITLES = UnwrittenTitles(["Heat", "Big", "Toy Story (1995)"], max_tokens=20).written_for(TEXT_MODEL)
+CONF = Path(__file__).parents[2] / "conf" / "prompt"
 TEMPLATE = "Seen so far: {history}. Next: "
 
 
@@ -58,9 +57,39 @@ def test_instruction_equals_tokenizing_the_whole_text():
     assert written.tolist() == [TOKENIZER.bos_token_id, *TOKENIZER(text, add_special_tokens=False)["input_ids"]]
 
 
-@pytest.mark.parametrize("prompt", [ids_prompt(), instruction()], ids=["ids", "instruction"])
+def default_instruction(tokenizer, items):
+    """The prompt of conf/prompt/instruction.yaml."""
+    settings = yaml.safe_load((CONF / "instruction.yaml").read_text())
+    return InstructionPrompt(
+        tokenizer, items, **{key: settings[key] for key in ("template", "separator", "max_history")}
+    )
+
+
+def test_the_default_template_writes_titles_with_their_own_spaces_and_one_end():
+    tokenizer = TEXT_MODEL.tokenizer
+    tokens, owner = default_instruction(tokenizer, TITLES).encode(np.array([1, 2, 0]), first_label=2)
+    assert tokenizer.decode(tokens) == (
+        "<s>A user chose these items, oldest first: Big, Toy Story (1995). The item this user chooses next is Heat</s>"
+    )
+    assert tokenizer.decode(tokens[owner == 2]) == " Heat</s>"
+    assert (tokens == tokenizer.eos_token_id).sum() == 1
+
+
+def test_the_default_template_writes_semantic_ids():
+    tokens, _ = default_instruction(TOKENIZER, ITEMS).encode(np.array([2, 4, 0]), first_label=2)
+    assert TOKENIZER.decode(tokens) == (
+        "<s>A user chose these items, oldest first:<a_1><b_0>,<a_2><b_0>. "
+        "The item this user chooses next is<a_0><b_0></s>"
+    )
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [ids_prompt(), instruction(), default_instruction(TEXT_MODEL.tokenizer, TITLES)],
+    ids=["ids", "instruction", "titles"],
+)
 def test_training_and_evaluation_write_the_same_prompt(prompt):
-    items = np.array([3, 1, 4, 0])
+    items = np.array([2, 1, 2, 0])
     tokens, owner = prompt.encode(items[:4], first_label=3)
     first = int(np.argmax(owner >= 0))
     assert tokens[:first].tolist() == prompt.prompt(items[:3]).tolist()
@@ -121,6 +150,11 @@ def test_instruction_makes_one_example_of_every_item_but_the_first():
     assert examples.start.tolist() == [0, 1]
     assert examples.first_label.tolist() == [1, 2]
     assert examples.stop.tolist() == [2, 3]
+
+
+def test_titles_are_no_semantic_ids():
+    with pytest.raises(InputError, match=r"prompt=ids writes semantic IDs .* titles.\nType:  prompt=instruction"):
+        IdsPrompt(TEXT_MODEL.tokenizer, TITLES, max_history=3, stride=2)
 
 
 def test_bad_prompt_settings_are_named():
