@@ -54,7 +54,7 @@ class SASRec(SequenceModel):
             nn.TransformerEncoderLayer(hidden_size, num_heads, inner_size, dropout, "gelu", batch_first=True)
             for _ in range(num_layers)
         )
-        self.draw_weights(seed)
+        self.draw_weights(seed, std=0.02)  # RecBole's; with rows of length 1 it ends a seventh worse on ML-100K
 
     def forward(self, items: Tensor) -> Tensor:
         """Return the state after each item, shape ``(B, T, D)``, of items ``(B, T)`` padded on the right."""

@@ -45,14 +45,20 @@ class SequenceModel(nn.Module, ABC):
         self.max_history = max_history
         self.item_embedding = nn.Embedding(len(item_vocabulary), hidden_size)
 
-    def draw_weights(self, seed: int) -> None:
-        """Draw every row of a matrix with an expected length of 1, and set all vectors but those of norms to 0."""
+    def draw_weights(self, seed: int, std: float | None = None) -> None:
+        """Draw all matrices from a normal distribution, and set all vectors but those of norms to 0.
+
+        Args:
+            seed: Seed of the weights.
+            std: Of every matrix; ``None`` gives each row an expected length of 1.
+        """
         generator = torch.Generator().manual_seed(seed)
         for module in self.modules():
             if not isinstance(module, nn.LayerNorm):
                 for parameter in module.parameters(recurse=False):
                     if parameter.ndim > 1:
-                        nn.init.normal_(parameter, std=parameter[0].numel() ** -0.5, generator=generator)
+                        scale = parameter[0].numel() ** -0.5 if std is None else std
+                        nn.init.normal_(parameter, std=scale, generator=generator)
                     else:
                         nn.init.zeros_(parameter)
 
