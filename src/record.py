@@ -101,12 +101,12 @@ class Record:
         """Add the seconds since the last lap to a part of the run; a resumed run goes on counting.
 
         Args:
-            part: ``prepare``, ``fit`` or ``test``.
+            part: Such as ``prepare``, ``fit`` or ``test``.
             total: The part's seconds over all resumes, where they are known from elsewhere.
         """
         now, timings = time.monotonic(), self.content["timings_s"]
-        timings[part] = round(timings[part] + now - self._lap_began if total is None else total, 3)
-        timings["total"] = round(timings["prepare"] + timings["fit"] + timings["test"], 3)
+        timings[part] = round(timings.get(part, 0.0) + now - self._lap_began if total is None else total, 3)
+        timings["total"] = round(sum(seconds for name, seconds in timings.items() if name != "total"), 3)
         self._lap_began = now
         self.update()
 

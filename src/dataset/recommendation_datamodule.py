@@ -178,20 +178,27 @@ class EvaluationBatches:
 
     def _collate(self, users: np.ndarray) -> Batch:
         histories = [self.data.interactions.history(int(user), self.split) for user in users]
-        prompts = [self.data.prompt.prompt(history) for history in histories]
-        length, longest = max(map(len, prompts)), max(map(len, histories))
-        input_ids = torch.full((len(users), length), self.data.prompt.pad_token_id)
-        attention_mask = torch.zeros(len(users), length, dtype=torch.int64)
-        history = torch.full((len(users), longest), -1)
-        for row, (tokens, items) in enumerate(zip(prompts, histories, strict=True)):
-            input_ids[row, length - len(tokens) :] = torch.from_numpy(tokens)
-            attention_mask[row, length - len(tokens) :] = 1
-            history[row, : len(items)] = torch.from_numpy(items)
         target = torch.tensor([self.data.interactions.target(int(user), self.split) for user in users])
-        return {
-            "input_ids": input_ids,
-            "attention_mask": attention_mask,
-            "history": history,
-            "target": target,
-            "user": torch.from_numpy(users),
-        }
+        return {**prompt_batch(self.data.prompt, histories), "target": target, "user": torch.from_numpy(users)}
+
+
+def prompt_batch(prompt: Any, histories: list[np.ndarray]) -> Batch:
+    """Write histories as prompts for the next item.
+
+    Args:
+        prompt: How histories are written, see ``src.prompt``.
+        histories: Item indices of each of B users, oldest first.
+
+    Returns:
+        ``input_ids`` and ``attention_mask`` ``(B, P)`` padded on the left, ``history`` ``(B, H)`` padded with -1.
+    """
+    prompts = [prompt.prompt(history) for history in histories]
+    length, longest = max(map(len, prompts)), max(map(len, histories))
+    input_ids = torch.full((len(prompts), length), prompt.pad_token_id)
+    attention_mask = torch.zeros(len(prompts), length, dtype=torch.int64)
+    history = torch.full((len(prompts), longest), -1)
+    for row, (tokens, items) in enumerate(zip(prompts, histories, strict=True)):
+        input_ids[row, length - len(tokens) :] = torch.from_numpy(tokens)
+        attention_mask[row, length - len(tokens) :] = 1
+        history[row, : len(items)] = torch.from_numpy(items)
+    return {"input_ids": input_ids, "attention_mask": attention_mask, "history": history}

@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from src.dataset.interactions import Interactions
 from src.errors import InputError
 from src.model.sequence_model import SequenceModel
 from src.tokenizer.item_tokens import ItemTokens
@@ -37,6 +38,9 @@ class FullRankingEvaluator:
         self.exclude_history = exclude_history
         self.cutoffs = list(cutoffs)
 
+    def start(self, interactions: Interactions) -> None:
+        """Begin an evaluation: there is nothing to prepare."""
+
     @torch.no_grad()
     def rank(self, model: SequenceModel, batch: Mapping[str, Tensor]) -> NDArray[np.float64]:
         """Return each user's rank of the target, shape ``(B,)``; 1 is best, NaN where the history excludes it.
@@ -59,3 +63,21 @@ class FullRankingEvaluator:
             rank = rank.masked_fill((history == target).any(1), torch.nan)
         result: NDArray[np.float64] = rank.cpu().numpy()
         return result
+
+    @torch.no_grad()
+    def recommend(self, model: SequenceModel, batch: Mapping[str, Tensor], count: int) -> list[list[tuple[int, float]]]:
+        """Return each user's best items, best first, at most ``count``, each with its score (a logit).
+
+        Args:
+            model: The collaborative model, in eval mode.
+            batch: ``input_ids`` and ``attention_mask`` ``(B, P)`` of the latest items, ``history`` ``(B, H)`` of all
+                items padded with -1.
+            count: Number of items.
+        """
+        history = batch["history"]
+        scores = model.scores(model.last_states(batch["input_ids"], batch["attention_mask"]))
+        if self.exclude_history:
+            scores = scores.scatter(1, torch.where(history < 0, history[:, :1], history), -torch.inf)
+        best = scores.sort(dim=1, descending=True, stable=True)
+        rows = zip(best.indices[:, :count].tolist(), best.values[:, :count].tolist(), strict=True)
+        return [[(i, s) for i, s in zip(*row, strict=True) if s > -torch.inf] for row in rows]

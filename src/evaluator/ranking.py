@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from src.dataset.interactions import Interactions
 from src.errors import InputError
 from src.model.causal_lm import CausalLM
 from src.model.decoding import decode_items
@@ -19,11 +21,11 @@ from src.tokenizer.trie import TokenTrie
 class RankingEvaluator:
     """Full ranking over all items.
 
-    Items that share one semantic ID share the rank they would have on average in a random order (ilrec.md: the expected
-    rank). Source: leave-one-out full ranking as in ILRec; ties and collisions are our choice.
+    Items that share one semantic ID or title share the rank they would have on average in a random order (ilrec.md: the
+    expected rank). Source: leave-one-out full ranking as in ILRec; ties and collisions are our choice.
 
     Args:
-        items: Semantic IDs of all items.
+        items: All items, as semantic IDs or titles.
         num_beams: Beams of the search; the target's rank is unknown (NaN) when no beam ends in it.
         exclude_history: Never recommend an item of the user's history.
         cutoffs: The k of Hit@k and NDCG@k.
@@ -42,6 +44,9 @@ class RankingEvaluator:
         self.num_beams = num_beams
         self.exclude_history = exclude_history
         self.cutoffs = list(cutoffs)
+
+    def start(self, interactions: Interactions) -> None:
+        """Begin an evaluation: there is nothing to prepare."""
 
     def rank(self, model: CausalLM, batch: Mapping[str, Tensor]) -> NDArray[np.float64]:
         """Return each user's rank of the target, shape ``(B,)``; 1 is best, NaN is not found.
@@ -69,6 +74,37 @@ class RankingEvaluator:
             gone |= (excluded == target[:, None]).any(1)
         result: NDArray[np.float64] = rank.double().masked_fill(gone, torch.nan).cpu().numpy()
         return result
+
+    def recommend(self, model: CausalLM, batch: Mapping[str, Tensor], count: int) -> list[list[tuple[int, float]]]:
+        """Return each user's best items, best first, at most ``count``, each with its log-probability in nats.
+
+        Args:
+            model: The language model, in eval mode.
+            batch: ``input_ids`` and ``attention_mask`` ``(B, P)`` padded on the left, ``history`` ``(B, H)`` padded
+                with -1.
+            count: Number of items.
+        """
+        trie = self.trie = self.trie.to(batch["history"].device)
+        found = decode_items(
+            model,
+            trie,
+            batch["input_ids"],
+            batch["attention_mask"],
+            num_beams=max(count, self.num_beams),
+            excluded=batch["history"] if self.exclude_history else None,
+        )
+        best = []
+        for leaves, scores, history in zip(found.leaf, found.score.tolist(), batch["history"].tolist(), strict=True):
+            seen = set(history) if self.exclude_history else set()
+            groups = (trie.items[trie.first_item[leaf] : trie.last_item[leaf]].tolist() for leaf in leaves)
+            ordered = [
+                (item, score)
+                for group, score in zip(groups, scores, strict=True)
+                for item in group
+                if item not in seen and score > -math.inf
+            ]
+            best.append(ordered[:count])
+        return best
 
 
 def _excluded_per_leaf(trie: TokenTrie, leaf: Tensor, excluded: Tensor) -> Tensor:

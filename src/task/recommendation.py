@@ -51,6 +51,8 @@ class Recommendation:
         checkpoints = build(config["checkpointing"])(folder / "checkpoints")
         checkpoint_io = AtomicCheckpointIO()
         show_inputs(interactions, items)
+        if first_process():
+            items.save_index(folder / "items.index.json", interactions.item_ids)
 
         start = checkpoints.last if checkpoints.last.is_file() else None
         done_steps = checkpoint_io.load_checkpoint(start)["global_step"] if start else 0

@@ -64,6 +64,13 @@ class ItemTokens:
         width = max(map(len, self.report))
         return "\n".join(f"{name:<{width}}  {_in_words(value)}" for name, value in self.report.items())
 
+    def index(self, item_ids: Sequence[str]) -> dict[str, list[str]]:
+        """Return each item's tokens by its original id, ``item_ids`` in row order."""
+        return {
+            item: [self.vocabulary[token] for token in row if token >= 0]
+            for item, row in zip(item_ids, self.tokens.tolist(), strict=True)
+        }
+
     def save_index(self, path: Path, item_ids: Sequence[str]) -> None:
         """Write the items as an LC-Rec ``.index.json``: ``{"item id": ["<a_1>", "<b_2>", "<c_3>"], ...}``.
 
@@ -71,11 +78,7 @@ class ItemTokens:
             path: The file to make or replace, whole or not at all.
             item_ids: Original item ids, in row order.
         """
-        index = {
-            item: [self.vocabulary[token] for token in row if token >= 0]
-            for item, row in zip(item_ids, self.tokens.tolist(), strict=True)
-        }
-        write_atomic(path, json.dumps(index, ensure_ascii=False))
+        write_atomic(path, json.dumps(self.index(item_ids), ensure_ascii=False))
 
 
 def id_statistics(codes: np.ndarray, codebook_sizes: Sequence[int]) -> dict[str, ReportValue]:
