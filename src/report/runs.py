@@ -64,13 +64,18 @@ class Run(BaseModel):
     @property
     def label(self) -> str:
         """The name and every override that matters, in the order typed; checkpoints by the name of their run."""
-        shown = [self.name]
+        return " ".join([self.name, *self.telling_overrides])
+
+    @property
+    def telling_overrides(self) -> list[str]:
+        """The overrides that matter, in the order typed; checkpoints by the name of their run."""
+        shown = []
         for text in self.overrides:
             key = text.lstrip("+~").partition("=")[0]
             origin = (self.lineage or {}).get(key.removeprefix("stage."))
             if key not in SAME_CELL:
                 shown.append(f"{key}={origin.name}" if origin and origin.name else text)
-        return " ".join(shown)
+        return shown
 
 
 @dataclass(frozen=True)
@@ -103,12 +108,14 @@ class Collection:
     Attributes:
         runs: Every run in the order of starting.
         cells: In the order of their first run.
+        shared: Overrides of every run, left out of the labels.
         missing: "label seed=s" of each cell without the seed s that another cell of the same folder has.
         warnings: Reasons to distrust a cell's mean, in sentences.
     """
 
     runs: list[Run]
     cells: list[Cell]
+    shared: list[str]
     missing: list[str]
     warnings: list[str]
 
@@ -142,6 +149,12 @@ def find_runs(folders: Sequence[Path]) -> list[Run]:
 
 def collect(runs: Sequence[Run]) -> Collection:
     """Sort runs into cells; runs evaluated under different protocols never share one."""
+    everywhere = set.intersection(*(set(run.telling_overrides) for run in runs))
+    shared = [text for text in runs[0].telling_overrides if text in everywhere]
+    runs = [
+        run.model_copy(update={"overrides": [text for text in run.telling_overrides if text not in everywhere]})
+        for run in runs
+    ]
     groups: dict[tuple[str, str], list[Run]] = {}
     for run in runs:
         if run.status == "finished":
@@ -161,7 +174,7 @@ def collect(runs: Sequence[Run]) -> Collection:
         cell = Cell(label, tuple(latest[seed] for seed in sorted(latest)))
         warnings += _inconsistencies(cell)
         cells.append(cell)
-    return Collection(list(runs), cells, _missing(runs), warnings)
+    return Collection(list(runs), cells, shared, _missing(runs), warnings)
 
 
 def by_protocol(cells: Iterable[Cell]) -> list[list[Cell]]:

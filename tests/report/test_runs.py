@@ -6,14 +6,25 @@ from hypothesis import strategies as st
 
 from src.errors import InputError
 from src.report.runs import collect, find_runs
+from src.report.tables import _counts
 
 
 def test_seed_experiment_and_resume_do_not_split_a_cell(tmp_path, write_run):
     write_run(tmp_path / "0", seed=1, overrides=["trainer.max_steps=5"])
     write_run(tmp_path / "1", seed=2, overrides=["resume=outputs/1", "trainer.max_steps=5"])
-    (cell,) = collect(find_runs([tmp_path])).cells
-    assert cell.label == "sft trainer.max_steps=5"
+    collection = collect(find_runs([tmp_path]))
+    (cell,) = collection.cells
+    assert (cell.label, collection.shared) == ("sft", ["trainer.max_steps=5"])
     assert [run.seed for run in cell.runs] == [1, 2]
+
+
+def test_what_all_runs_share_is_told_once_and_not_in_every_label(tmp_path, write_run):
+    for number, strength in enumerate((0.1, 0.5)):
+        write_run(tmp_path / str(number), overrides=["dataset=lcrec", f"stage.strength={strength}"])
+    collection = collect(find_runs([tmp_path]))
+    assert [cell.label for cell in collection.cells] == ["sft stage.strength=0.1", "sft stage.strength=0.5"]
+    assert collection.shared == ["dataset=lcrec"]
+    assert "All runs: `dataset=lcrec`" in _counts(collection)
 
 
 def test_checkpoints_to_start_from_are_told_apart_by_the_recipe_that_made_them(tmp_path, write_run):
