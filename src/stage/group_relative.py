@@ -49,7 +49,7 @@ class GroupRelative(PostTraining):
     ) -> None:
         super().__init__(model, evaluator, init_from)
         self.save_hyperparameters(ignore=["model", "evaluator"])
-        answers = len(evaluator.trie.leaf.unique())
+        answers = len(set(evaluator.trie.leaf.tolist()))
         if not 2 <= group_size <= answers:
             raise InputError(
                 f"stage.group_size={group_size}: I need 2 to {answers}; there are so many different answers."
@@ -63,7 +63,7 @@ class GroupRelative(PostTraining):
         kl_weight = self.hparams["kl_weight"]
         prompts = batch["input_ids"], batch["attention_mask"]
         leaf = decode_items(self.model, self.trie, *prompts, num_beams=self.hparams["group_size"]).leaf
-        response = self.data.responses.to(self.device)[self.trie.items[self.trie.first_item[leaf]]]
+        response = self.data.respond(self.trie.items[self.trie.first_item[leaf]])
         hit = leaf == self.trie.leaf[batch["item"][:, :1]]
         rewards = group_rewards(hit)
         reference = None

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.pytorch.callbacks import RichProgressBar, TQDMProgressBar
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
@@ -141,7 +142,7 @@ class PostTraining(NextItemStage):
         self.zero_grad()  # gradients of the last step are of no use, and their memory is
         self.model.eval()
         pairs, bar = len(self.data.pairs(epoch).chosen), self.trainer.progress_bar_callback
-        shown = bar is not None and bar.is_enabled
+        shown = isinstance(bar, RichProgressBar | TQDMProgressBar) and bar.is_enabled
         found = None
         with self.trainer.precision_plugin.forward_context():
             for batch in tqdm(self.data.epoch_batches(epoch), what, leave=False, disable=not shown):
@@ -150,7 +151,7 @@ class PostTraining(NextItemStage):
                 if found is None:
                     found = values.new_zeros(pairs, *values.shape[1:])
                 found[moved["pair"]] = values
-        reduced: Tensor = self.trainer.strategy.reduce(found, reduce_op="sum")  # type: ignore[assignment]
+        reduced: Tensor = self.trainer.strategy.reduce(found, reduce_op="sum")
         return reduced
 
     def starting_weights(self) -> dict[str, Tensor]:
