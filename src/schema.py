@@ -27,6 +27,7 @@ class Config:
     threads: int  # of PyTorch on the CPU; a busy neighbour makes two slower than one
     resume: str | None  # folder of the run to go on with; it brings its whole config
     checkpoint: str | None  # trained weights that a task uses: to recommend, to export
+    predictions: str | None  # answers that a task scores: a folder, a file or a run folder
     task: Node  # what is done with all that follows; it says which groups it needs
     upstream: Node  # checkpoints of other runs that recipes build on
     dataset: Node  # interactions
@@ -80,9 +81,10 @@ def _top_level(config: Mapping[str, Any]) -> Iterator[str]:
     for key in sorted(config.keys() - hints.keys()):
         yield f"{key}: no such key{_did_you_mean(key, hints)}"
     for field in fields(Config):
+        if hints[field.name] == Node and config.get(field.name) is None:
+            continue  # an empty group
         if field.name not in config:
-            if hints[field.name] != Node:
-                yield f"{field.name}: missing"
+            yield f"{field.name}: missing"
         elif config[field.name] == _MISSING:
             yield f"{field.name}: needs a value; type {field.name}=..."
         else:
@@ -90,14 +92,20 @@ def _top_level(config: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _absent_groups(config: Mapping[str, Any]) -> Iterator[str]:
-    """Name the groups that the task needs and does not have."""
+    """Name the groups and values that the task needs and does not have."""
     from hydra.utils import get_object
 
     try:
         needs = get_object(config["task"]["_target_"]).needs
     except Exception:  # told as a fault of `task` itself, with all others
         return
-    yield from (f"{key}: missing; type {key}=<a file of conf/{key}>" for key in needs if not config.get(key))
+    hints = typing.get_type_hints(Config)
+    for key in needs:
+        if not config.get(key):
+            is_group = hints[key] == Node
+            yield f"{key}: " + (
+                f"missing; type {key}=<a file of conf/{key}>" if is_group else f"needs a value; type {key}=..."
+            )
 
 
 def _nodes(value: Any, path: str) -> Iterator[str]:

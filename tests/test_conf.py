@@ -45,6 +45,7 @@ def check_with_open_values_given(*overrides):
     """Pass the check; where values are open, it first lists each of them with what to type, and nothing else."""
     upstream = composed()[0]["upstream"]
     overrides = (*overrides, *(f"upstream.{name}={ROOT / 'README.md'}" for name in upstream))  # files that exist
+    overrides = (*overrides, "checkpoint=given", "predictions=given")
     config, _ = composed(*overrides)
     if paths := list(open_values(config)):
         with pytest.raises(InputError) as caught:

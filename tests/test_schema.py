@@ -19,7 +19,8 @@ def takes_anything(**settings):
 
 def plain_config(**changes):
     groups = {key: {} for key, kind in get_type_hints(Config).items() if kind == Node}
-    return {"name": "x", "seed": 1, "threads": 1, "resume": None, "checkpoint": None, **groups, **changes}
+    values = {"name": "x", "seed": 1, "threads": 1, **dict.fromkeys(("resume", "checkpoint", "predictions"))}
+    return {**values, **groups, **changes}
 
 
 def node(**arguments):
@@ -54,6 +55,12 @@ def test_the_groups_that_the_task_needs_must_be_there():
     assert "- tokenizer: missing; type tokenizer=<a file of conf/tokenizer>" in text
     assert "- model: " not in text
     assert "- logger: " not in text  # an empty logger means none
+
+
+def test_a_value_that_the_task_needs_is_asked_for():
+    text = faults(task={"_target_": "src.task.gisa_score.GisaScore", "sample": 0}, evaluator=None)
+    assert "- predictions: needs a value; type predictions=..." in text
+    assert "- evaluator: missing; type evaluator=<a file of conf/evaluator>" in text
 
 
 def test_a_missing_key_and_an_open_value_are_named():
