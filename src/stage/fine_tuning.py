@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - the field's usual name
 
 from src.errors import InputError
+from src.evaluator.grounding import GroundedEvaluator
 from src.evaluator.ranking import RankingEvaluator
 from src.losses.collaborative import marked_entries, reward_loss
 from src.losses.cross_layer import (
@@ -59,7 +60,7 @@ class FineTuning(NextItemStage):
         self,
         *,
         model: CausalLM,
-        evaluator: RankingEvaluator,
+        evaluator: RankingEvaluator | GroundedEvaluator,
         seed: int,
         learning_rate: float,
         weight_decay: float,
@@ -141,7 +142,7 @@ class FineTuning(NextItemStage):
             parts["loss_distillation"] = distillation_loss(
                 self.model.head(states)[..., item_tokens],
                 logits[:, item_tokens],
-                keep=places[target] >= 0,  # all but the end of the response
+                keep=target != self.model.tokenizer.eos_token_id,
             )
             loss = loss + settings["distillation"] * parts["loss_distillation"]
         if self.rewards is not None:

@@ -23,7 +23,8 @@ class NextItemStage(lightning.LightningModule):
 
     Args:
         model: The network; its ``spec`` says in plain values what it is.
-        evaluator: Ranks the target of every validation and test user: ``rank(model, batch)`` and ``cutoffs``.
+        evaluator: Ranks the target of every validation and test user: ``start(interactions)``, ``rank(model, batch)``
+            and ``cutoffs``.
     """
 
     def __init__(self, model: Any, evaluator: Any) -> None:
@@ -54,6 +55,14 @@ class NextItemStage(lightning.LightningModule):
         if self._is_log_step():
             shown = {f"train/{name}": value.detach() for name, value in values.items()}
             self.log_dict(shown, prog_bar=True, batch_size=1)
+
+    def on_validation_epoch_start(self) -> None:
+        """Begin an evaluation."""
+        self.evaluator.start(self.trainer.datamodule.interactions)  # type: ignore[attr-defined]
+
+    def on_test_epoch_start(self) -> None:
+        """Begin an evaluation."""
+        self.on_validation_epoch_start()
 
     def validation_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> None:
         """Rank the validation targets of one batch of users."""

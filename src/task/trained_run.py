@@ -62,5 +62,6 @@ def load_trained_run(checkpoint: str | None, **evaluation: Any) -> TrainedRun:
         )
     prompt = build(config["prompt"])(model.tokenizer, items)
     evaluator = build({**config["evaluator"], **evaluation})(items)
+    evaluator.start(interactions)
     build({**config["stage"], "init_from": checkpoint})(model=model, evaluator=evaluator)  # loads the weights
     return TrainedRun(interactions, items, model.eval(), prompt, evaluator)
