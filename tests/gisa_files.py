@@ -28,11 +28,16 @@ def question(number, answer_type="item", *, stable=True, topic="rivers", text=No
     }  # fmt: skip
 
 
-def write_csv(path, rows):
+def gold_of(one):
+    """The content of a question's gold file."""
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
+    csv.writer(text, lineterminator="\n").writerows(one["answer"])
+    return text.getvalue().encode()
+
+
+def write_csv(path, rows):
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(text.getvalue().encode())
+    path.write_bytes(gold_of({"answer": rows}))
 
 
 def write_suite(root, questions, *, encrypted=True):

@@ -31,6 +31,7 @@ EXPECTED = {
     "memory": [("added by the steps", "fresh process"), ("of the whole process", "fresh process")],
     "loss": [("N = 20", "equal: "), ("N = 20", "equal: ")],
     "rewards": [("Token rewards", "sum to 1"), ("peak memory added", "fresh process")],
+    "answers": [("Official scores of 8 answers", "8 of 8 scores equal")],
     "start-up": [("--help", "exit with 0"), ("--cfg job", "exit with 0")],
 }
 
