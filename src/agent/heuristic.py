@@ -1,0 +1,94 @@
+"""A policy of rules that knows the embedded suite's wordings: no model, but a test of everything around one."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from urllib.parse import urljoin
+
+from src.agent.policy import Message, ScriptedPolicy
+from src.dataset.factbook_answers import NoAnswerError
+from src.dataset.factbook_pages import group_title, section_title
+from src.dataset.factbook_questions import understand
+from src.dataset.factbook_records import BY_KEY
+
+_PAGE = re.compile(r"^Page \S+\n<untrusted>\n(.*?)\n\n(.*?)\n</untrusted>", re.DOTALL | re.MULTILINE)
+_HIT = re.compile(r"^\d+\. (.*)\n(https?://\S+)$", re.MULTILINE)
+_LINK = re.compile(r"^- \[(.+)\]\((https?://\S+)\)$", re.MULTILINE)
+
+
+class HeuristicPolicy(ScriptedPolicy):
+    """Recognises the form of a question, then searches for and visits the pages that the form's procedure asks for.
+
+    It is the plumbing's baseline: what it answers comes from pages it has read through the tools, but it could not
+    read a question in any other words.
+    """
+
+    def __init__(self) -> None:
+        """Nothing is to be set."""
+        super().__init__(_say)
+
+
+class _PageNeededError(Exception):
+    """A page that has to be read before the procedure can go on; the message is its title."""
+
+
+class _PagesRead:
+    """The pages and search results of a conversation so far; a ``factbook_answers.Reader``."""
+
+    def __init__(self, messages: Sequence[Message]) -> None:
+        results = [str(message["content"]) for message in messages if message["role"] == "tool"]
+        self.pages: dict[str, str] = {title: text for result in results for title, text in _PAGE.findall(result)}
+        self.addresses: dict[str, str] = {title: url for result in results for title, url in _HIT.findall(result)}
+        self.addresses |= {title: url for text in self.pages.values() for title, url in _LINK.findall(text)}
+
+    def values(self, name: str, key: str) -> tuple[str, ...]:
+        field = BY_KEY[key]
+        label = re.escape(field.label)
+        shown = re.search(
+            rf"^(?:{label} \| |{label}\n|- {label}: |For .+, the {label} is given as )(.+)$",
+            self._text(section_title(name, field.section)),
+            re.MULTILINE,
+        )
+        values = field.values(shown[1]) or field.values(shown[1].removesuffix(".")) if shown else ()
+        if not values:
+            raise NoAnswerError
+        return values
+
+    def members(self, group: str) -> tuple[str, ...]:
+        return tuple(name for name, _ in _LINK.findall(self._text(group_title("country", group))))
+
+    def _text(self, title: str) -> str:
+        if title not in self.pages:
+            raise _PageNeededError(title)
+        return self.pages[title]
+
+
+def _say(messages: Sequence[Message]) -> Message:
+    """Go through the procedure on what has been read, up to the first page that has not."""
+    draft = understand(str(messages[1]["content"]))
+    if draft is None:
+        return {"content": "I do not understand the question."}
+    read = _PagesRead(messages)
+    try:
+        rows = draft.form.answer(read, draft.slots)
+    except _PageNeededError as needed:
+        title = str(needed)
+        query = title.replace(":", "")
+        if title in read.addresses:
+            return _call("visit", url=[read.addresses[title]], goal=title)
+        if json.dumps(query, ensure_ascii=False) not in str([message.get("tool_calls") for message in messages]):
+            return _call("search", query=query)
+        if "Contents" not in read.pages and read.addresses:  # large pages come late in the results
+            return _call("visit", url=[urljoin([*read.addresses.values()][-1], "/")], goal=title)
+        return {"content": f"I cannot find the page {title!r}."}
+    except NoAnswerError:
+        return {"content": "The pages do not say."}
+    table = "\n".join("\t".join(row) for row in [draft.form.columns(draft.slots), *rows])
+    return {"content": f"```tsv\n{table}\n```"}
+
+
+def _call(name: str, **arguments: object) -> Message:
+    function = {"name": name, "arguments": json.dumps(arguments, ensure_ascii=False)}
+    return {"content": "", "tool_calls": [{"id": "", "type": "function", "function": function}]}

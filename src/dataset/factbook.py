@@ -1,0 +1,115 @@
+"""The embedded benchmark: questions, answers and traces in GISA's layout, over a web of facts that needs no network."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import hashlib
+import io
+import itertools
+import json
+import shutil
+from collections.abc import Iterable
+from functools import cache
+from pathlib import Path
+
+from src.agent.corpus import Corpus
+from src.dataset.factbook_pages import render
+from src.dataset.factbook_questions import Question, Records, make_suite, trace_of
+from src.dataset.factbook_records import Entity, read_countries, read_elements
+from src.dataset.gisa import Gisa
+from src.storage import cache_folder, locked, write_atomic, writing_to_cache
+
+# Day of each snapshot, and the year whose figures are the newest ones then.
+DAYS = {"2024-07-01": 2023, "2025-07-01": 2024}
+FIRST, LATER = DAYS
+_OLDER_YEAR = 2022
+_SEED = 1
+_LAYOUT = "1"  # to be raised with every change of pages, forms or draws: the cache then makes a new folder
+
+
+def factbook(snapshot: str | None = None) -> Gisa:
+    """Return the suite; the first call makes it in the cache folder.
+
+    Args:
+        snapshot: ``2025-07-01`` for the later answers of live questions, None for those of 2024-07-01.
+
+    Raises:
+        InputError: the packages with the facts cannot be fetched, or there is no such snapshot.
+    """
+    folder = cache_folder() / "factbook" / _LAYOUT
+    with locked(folder.parent), writing_to_cache():
+        if not (folder / "suite.json").is_file():
+            shutil.rmtree(folder, ignore_errors=True)
+            now, later = Records(_entities(FIRST)), Records(_entities(LATER))
+            write_suite(folder, make_suite(now, later, _SEED), factbook_web(FIRST))
+    return Gisa(str(folder), snapshot)
+
+
+@cache
+def factbook_web(day: str = FIRST) -> Corpus:
+    """Return the pages as of a day.
+
+    Raises:
+        InputError: the packages with the facts cannot be fetched.
+    """
+    older = read_countries(_OLDER_YEAR)
+    return Corpus(render(_entities(day), older, date=day, older_year=_OLDER_YEAR))
+
+
+@cache
+def _entities(day: str) -> tuple[Entity, ...]:
+    return (*read_countries(DAYS[day]), *read_elements())
+
+
+def write_suite(folder: Path, suite: Iterable[Question], corpus: Corpus) -> None:
+    """Write the questions in the layout that GISA is published in, and ``suite.json``, our addition.
+
+    It says for every id its form, split, number of pages and what it is about, and it comes last: a folder without it
+    is not whole.
+    """
+    for part in ("answer", "trace", f"snapshot/{LATER}"):
+        (folder / part).mkdir(parents=True)
+    lines, about = [], {}
+    for number, question in enumerate(suite, 1):
+        name = str(number)
+        canary = hashlib.sha256(f"factbook {number}".encode()).hexdigest()[:16]
+        lines.append(
+            json.dumps(
+                {
+                    "id": number,
+                    "question": encrypt(question.draft.text, canary),
+                    "answer_type": question.draft.form.answer_type,
+                    "question_type": "live" if question.is_live else "stable",
+                    "topic": question.topic,
+                    "canary": canary,
+                }
+            )
+        )
+        about[name] = {
+            "form": question.draft.form.name,
+            "split": question.split,
+            "hops": len(question.pages),
+            "slots": dict(question.draft.slots),
+        }
+        header = (
+            question.draft.form.columns(question.draft.slots) if question.draft.form.answer_type == "table" else None
+        )
+        (folder / "answer" / f"{name}.csv").write_text(_as_csv(header, question.gold), encoding="utf-8")
+        if question.is_live:
+            (folder / "snapshot" / LATER / f"{name}.csv").write_text(_as_csv(header, question.later), encoding="utf-8")
+        (folder / "trace" / f"{name}.json").write_text(json.dumps(trace_of(question.pages, corpus)), encoding="utf-8")
+    (folder / "encrypted_question.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    write_atomic(folder / "suite.json", json.dumps(about, indent=1))
+
+
+def encrypt(text: str, password: str) -> str:
+    """Encrypt a question as the published ones are; see ``gisa.decrypt``."""
+    key = itertools.cycle(hashlib.sha256(password.encode()).digest())
+    return base64.b64encode(bytes(byte ^ mask for byte, mask in zip(text.encode(), key, strict=False))).decode()
+
+
+def _as_csv(header: list[str] | None, rows: list[list[str]]) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([*([header] if header else []), *rows])
+    return text.getvalue()

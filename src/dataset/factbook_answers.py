@@ -1,0 +1,140 @@
+"""How the questions about the embedded web are answered: one procedure a form, on nothing but pages."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+Slots = Mapping[str, str]
+Rows = list[list[str]]
+
+
+class Reader(Protocol):
+    """Gives facts by way of the pages that show them."""
+
+    def values(self, name: str, key: str) -> tuple[str, ...]:
+        """Return the values of an entity's field, from the entity's page of that section.
+
+        Raises:
+            NoAnswerError: there are none.
+        """
+
+    def members(self, group: str) -> tuple[str, ...]:
+        """Return the entities of a group, from the page that lists them."""
+
+
+class NoAnswerError(Exception):
+    """The facts give no answer, or more than one."""
+
+
+def number(value: str) -> float:
+    """Read a value as a number."""
+    return float(value.replace(",", "").rstrip("%"))
+
+
+def _one(read: Reader, name: str, key: str) -> str:
+    return read.values(name, key)[0]
+
+
+def _ranked(read: Reader, names: Sequence[str], key: str) -> list[str]:
+    """Sort entities by a field, the largest first; a tie has no answer."""
+    sizes = {name: number(_one(read, name, key)) for name in names}
+    if len(set(sizes.values())) < len(sizes):
+        raise NoAnswerError
+    return sorted(names, key=lambda name: -sizes[name])
+
+
+def _names(slots: Slots) -> list[str]:
+    return slots["all"].split(", ")
+
+
+def _rows(values: Sequence[str]) -> Rows:
+    if not values:
+        raise NoAnswerError
+    return [[value] for value in values]
+
+
+def _few(values: Sequence[str], members: Sequence[str]) -> Rows:
+    """Return an answer unless it is most of the group, as the group's list would then give it away."""
+    if 2 * len(values) > len(members):
+        raise NoAnswerError
+    return _rows(values)
+
+
+def lookup(read: Reader, slots: Slots) -> Rows:
+    """Look up a field of an entity."""
+    return [[_one(read, slots["a"], slots["field"])]]
+
+
+def lookup_all(read: Reader, slots: Slots) -> Rows:
+    """Look up all values of a field of an entity."""
+    return _rows(read.values(slots["a"], slots["field"]))
+
+
+def largest(read: Reader, slots: Slots) -> Rows:
+    """Find the largest of some entities."""
+    return [[_ranked(read, _names(slots), slots["field"])[0]]]
+
+
+def largest_neighbour(read: Reader, slots: Slots) -> Rows:
+    """Find the largest neighbour of an entity."""
+    neighbours = read.values(slots["a"], "borders")
+    if len(neighbours) < 2:
+        raise NoAnswerError
+    return [[_ranked(read, neighbours, slots["field"])[0]]]
+
+
+def largest_member(read: Reader, slots: Slots) -> Rows:
+    """Find the largest member of a group."""
+    return [[_ranked(read, read.members(slots["group"]), slots["field"])[0]]]
+
+
+def common(read: Reader, slots: Slots) -> Rows:
+    """Find the neighbours that two entities share."""
+    first, second = (read.values(name, "borders") for name in _names(slots))
+    return _rows([name for name in first if name in second])
+
+
+def landlocked(read: Reader, slots: Slots) -> Rows:
+    """Find the members of a group that have no coast."""
+    members = read.members(slots["group"])
+    return _few([name for name in members if number(_one(read, name, "coastline")) == 0], members)
+
+
+def above(read: Reader, slots: Slots) -> Rows:
+    """Find the entities whose field exceeds a limit; some, but not all, must."""
+    found = [name for name in _names(slots) if number(_one(read, name, slots["field"])) > number(slots["limit"])]
+    if len(found) == len(_names(slots)):
+        raise NoAnswerError
+    return _rows(found)
+
+
+def ranking(read: Reader, slots: Slots) -> Rows:
+    """Sort entities, the largest first."""
+    return _rows(_ranked(read, _names(slots), slots["field"]))
+
+
+def chronology(read: Reader, slots: Slots) -> Rows:
+    """Sort entities, the smallest first."""
+    return ranking(read, slots)[::-1]
+
+
+def top(read: Reader, slots: Slots) -> Rows:
+    """Find the largest members of a group, in order."""
+    members = read.members(slots["group"])
+    return _few(_ranked(read, members, slots["field"])[: int(slots["n"])], members)
+
+
+def profile(read: Reader, slots: Slots) -> Rows:
+    """Look up two fields of some entities."""
+    return [[name, _one(read, name, slots["field"]), _one(read, name, slots["other"])] for name in _names(slots)]
+
+
+def neighbours_profile(read: Reader, slots: Slots) -> Rows:
+    """Look up a field of every neighbour of an entity."""
+    return [[name, _one(read, name, slots["field"])] for name in read.values(slots["a"], "borders")]
+
+
+def top_profile(read: Reader, slots: Slots) -> Rows:
+    """Look up a field of the largest members of a group."""
+    return [[name, _one(read, name, slots["other"])] for (name,) in top(read, slots)]

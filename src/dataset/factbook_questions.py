@@ -1,0 +1,228 @@
+"""The questions about the embedded web: drawn at random, answered from the records, with human-style traces."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from itertools import pairwise
+from typing import Any
+from urllib.parse import quote_plus
+
+from src.agent.corpus import Corpus
+from src.dataset.factbook_answers import NoAnswerError, Rows, Slots
+from src.dataset.factbook_forms import ELEMENT_FACTS, FORMS, LIMITS, Form
+from src.dataset.factbook_pages import address_of, group_title, section_title
+from src.dataset.factbook_records import BY_KEY, FIELDS, Entity
+
+_PER_FORM = {"train": 12, "test": 6}
+_TRIES = 400
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A question before it has an id.
+
+    Attributes:
+        form: What kind of question it is.
+        slots: What it is about; ``field`` and ``other`` hold keys of fields.
+        text: The question.
+    """
+
+    form: Form
+    slots: Slots
+    text: str
+
+
+class Records:
+    """Gives facts from the records, and notes which pages show them.
+
+    Attributes:
+        pages: Kind and title of each page that was needed, once, in the order of the first need.
+    """
+
+    def __init__(self, entities: Sequence[Entity]) -> None:
+        """Take the facts of one day."""
+        self.by_name = {entity.name: entity for entity in entities}
+        self.groups: dict[str, list[str]] = {}
+        for entity in entities:
+            self.groups.setdefault(entity.group, []).append(entity.name)
+        self.pages: dict[tuple[str, str], None] = {}
+
+    def values(self, name: str, key: str) -> tuple[str, ...]:
+        """See ``factbook_answers.Reader``."""
+        entity = self.by_name[name]
+        self.pages[entity.kind, section_title(name, BY_KEY[key].section)] = None
+        if not entity.values(key):
+            raise NoAnswerError
+        return entity.values(key)
+
+    def members(self, group: str) -> tuple[str, ...]:
+        """See ``factbook_answers.Reader``."""
+        names = sorted(self.groups[group])
+        kind = self.by_name[names[0]].kind
+        self.pages[kind, group_title(kind, group)] = None
+        return tuple(names)
+
+    def answer(self, draft: Draft) -> tuple[Rows, list[tuple[str, str]]] | None:
+        """Return the rows of the answer and the pages it takes, None if there is no one answer."""
+        self.pages = {}
+        try:
+            return draft.form.answer(self, draft.slots), list(self.pages)
+        except NoAnswerError:
+            return None
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question of the suite.
+
+    Attributes:
+        draft: What is asked.
+        split: ``train``; ``entities`` for known forms about unseen entities; ``forms`` for unseen forms.
+        gold: Rows of the answer on the first day.
+        later: Rows on the later day; the same ones unless the question is live.
+        pages: Kind and title of the pages it takes, in order.
+    """
+
+    draft: Draft
+    split: str
+    gold: Rows
+    later: Rows
+    pages: list[tuple[str, str]]
+
+    @property
+    def is_live(self) -> bool:
+        """Whether the answer changes."""
+        return BY_KEY[self.draft.slots["field"]].is_live
+
+    @property
+    def topic(self) -> str:
+        """What it is about."""
+        field = BY_KEY[self.draft.slots["field"]]
+        by_key = {"borders": "borders", "partners": "trade", "life": "health"}
+        by_section = {"Society": "population", "Properties": "chemistry", "History": "chemistry"}
+        return by_key.get(field.key) or by_section.get(field.section, field.section.lower())
+
+
+def make_suite(now: Records, later: Records, seed: int) -> list[Question]:
+    """Draw the questions of every form; forms with few possibilities give what they have.
+
+    Args:
+        now: The facts of the first day.
+        later: The facts of the later day.
+        seed: Of all choices.
+    """
+    rng = random.Random(seed)
+    suite: list[Question] = []
+    for form in FORMS:
+        for side, wanted in _PER_FORM.items():
+            found: dict[str, Question] = {}
+            for _ in range(_TRIES):
+                draft = _draw(form, now, side, rng)
+                answers = now.answer(draft), later.answer(draft)
+                if answers[0] and answers[1]:
+                    split = "forms" if form.held_out else {"train": "train", "test": "entities"}[side]
+                    question = Question(draft, split, answers[0][0], answers[1][0], answers[0][1])
+                    if question.is_live == (question.gold != question.later):
+                        found.setdefault(repr(sorted(draft.slots.items())), question)
+                if len(found) == wanted:
+                    break
+            suite += found.values()
+    return suite
+
+
+def is_for_training(name: str) -> bool:
+    """Tell whether an entity or group is on the side that models may learn from; two of three are."""
+    return hashlib.sha256(name.encode()).digest()[0] % 3 > 0
+
+
+def _draw(form: Form, records: Records, side: str, rng: random.Random) -> Draft:
+    """Draw a question at random; whether it has an answer remains to be seen."""
+    asked = " ".join(form.wordings)
+    key = rng.choice(form.fields)
+    kind = "element" if key in ELEMENT_FACTS else "country"
+    names = [
+        name
+        for name, entity in records.by_name.items()
+        if entity.kind == kind and is_for_training(name) == (side == "train")
+    ]
+    slots = {"field": key}
+    if "{a}" in asked:
+        slots["a"] = rng.choice(names)
+    if "{all}" in asked:
+        slots["all"] = ", ".join(rng.sample(names, form.count))
+    if "{group}" in asked:
+        groups = [group for group, members in records.groups.items() if records.by_name[members[0]].kind == kind]
+        slots["group"] = rng.choice([group for group in groups if is_for_training(group) == (side == "train")])
+    if "{n}" in asked:
+        slots["n"] = rng.choice(("3", "5"))
+    if "{limit}" in asked:
+        slots["limit"] = LIMITS[key]
+    if "{other}" in asked:
+        slots["other"] = rng.choice([other for other in form.others if BY_KEY[other].label != BY_KEY[key].label])
+    return Draft(form, slots, worded(form, slots, rng.randrange(len(form.wordings))))
+
+
+def worded(form: Form, slots: Slots, wording: int) -> str:
+    """Return the text of a question."""
+    phrases = {slot: BY_KEY[key].phrase for slot, key in slots.items() if slot in ("field", "other")}
+    columns = ", ".join(form.columns(slots)[1:])
+    return form.wordings[wording].format(**{**slots, **phrases, "columns": columns})
+
+
+def understand(text: str) -> Draft | None:
+    """Find the form and slots of a question by the words of its form, None if it has none of them.
+
+    Where several wordings fit, the one with the most words of its own is meant.
+    """
+    fits = []
+    for form in FORMS:
+        for wording in form.wordings:
+            found = re.fullmatch(_pattern(form, wording), text)
+            if found:
+                slots = {slot: _KEYS.get(value, value) for slot, value in found.groupdict().items()}
+                slots = {"field": form.fields[0], **slots}
+                fits.append((len(re.sub(r"\{\w+\}", "", wording)), Draft(form, slots, text)))
+    return max(fits, key=lambda fit: fit[0])[1] if fits else None
+
+
+_KEYS = {field.phrase: field.key for field in FIELDS}
+
+
+@cache
+def _pattern(form: Form, wording: str) -> str:
+    """Return the wording as a regular expression with a group for each slot."""
+    pattern = re.escape(wording).replace(r"\{columns\}", ".+")
+    for slot, keys in (("field", form.fields), ("other", form.others)):
+        phrases = "|".join(re.escape(BY_KEY[key].phrase) for key in keys)
+        pattern = pattern.replace(rf"\{{{slot}\}}", f"(?P<{slot}>{phrases})")
+    return re.sub(r"\\\{(\w+)\\\}", r"(?P<\1>.+?)", pattern)
+
+
+def trace_of(pages: Sequence[tuple[str, str]], corpus: Corpus) -> Mapping[str, Any]:
+    """Return what a careful human would do to see some pages, in the form of the benchmark's traces.
+
+    Each page is searched for by its title and clicked where the results show it; where they don't, the human goes by
+    way of the page above it.
+
+    Args:
+        pages: Kind and title, in order.
+        corpus: The web that is searched.
+    """
+    queries, results, clicks = [], {}, []
+    for kind, title in pages:
+        query, url = title.replace(":", "").lower(), address_of(kind, title)
+        hits = corpus.search(query, 10)
+        queries.append(query)
+        found = [{"snippet": hit.snippet, "title": hit.title, "url": hit.url} for hit in hits]
+        results[query] = [{"page": 1, "results": found}]
+        origin = f"https://www.google.com/search?q={quote_plus(query)}"
+        above = url.rpartition("/")[0]
+        above += "/" if above.count("/") == 2 else ""  # the contents page of the site
+        steps = [origin, url] if url in [hit.url for hit in hits] else [origin, above, url]
+        clicks += [{"from": start, "to": end} for start, end in pairwise(steps)]
+    return {"search": queries, "result": results, "click": clicks}

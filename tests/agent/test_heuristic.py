@@ -1,0 +1,61 @@
+import asyncio
+import json
+
+import pytest
+
+from src.agent.cost import Account
+from src.agent.heuristic import HeuristicPolicy
+from src.agent.pages import EmbeddedPages
+from src.agent.react import Budget, Episode, ReActAgent
+from src.agent.search import EmbeddedSearch
+from src.agent.tools import Toolbox
+from src.agent.trajectory import Journal, Task
+from src.agent.web import Web
+from src.dataset.factbook import factbook, factbook_web
+from src.metrics.answers import official_score
+
+
+@pytest.fixture(scope="module")
+def agent():
+    web = factbook_web()
+    toolbox = Toolbox(search=EmbeddedSearch(web), pages=EmbeddedPages(web))
+    return ReActAgent(policy=HeuristicPolicy(), toolbox=toolbox, budget=Budget(), today="2024-07-01")
+
+
+def answer(agent, text, answer_type, path):
+    async def main():
+        with Journal(path, path.open("w+b")) as journal:
+            episode = Episode(Task("1", 0, text, answer_type), journal, Account("question", None), Web())
+            return await agent.answer(episode), episode.counts
+
+    return asyncio.run(main())
+
+
+def test_a_question_of_every_form_is_answered_exactly_from_pages_that_were_read(agent, tmp_path):
+    data = factbook()
+    about = json.loads((data.root / "suite.json").read_bytes())
+    easiest = {}
+    for question in sorted(data.questions, key=lambda one: about[one.id]["hops"]):
+        easiest.setdefault(about[question.id]["form"], question)
+    assert len(easiest) == 20
+    for form, question in easiest.items():
+        verdict, counts = answer(agent, question.text, question.answer_type, tmp_path / form)
+        scores = official_score(verdict.prediction, data.gold(question), question.answer_type)
+        assert (verdict.outcome, scores["global_em"]) == ("answered", 1), form
+        assert counts["visits"] == counts["urls"] >= about[question.id]["hops"]
+        assert counts["calls"] <= 30
+
+
+def test_a_page_that_the_search_does_not_show_is_reached_by_the_contents(agent, tmp_path):
+    _, counts = answer(agent, "Which country of Africa has the largest population?", "item", tmp_path / "a")
+    assert counts["failed_urls"] == 0
+    assert counts["calls"] == 30  # the list of countries was found, and is longer than the budget
+
+
+def test_other_words_are_not_understood_and_no_answer_is_made_up(agent, tmp_path):
+    verdict, counts = answer(agent, "Tell me about Peru.", "item", tmp_path / "a")
+    assert (verdict.outcome, counts["calls"]) == ("format_error", 0)
+    verdict, _ = answer(agent, "What is the capital of Atlantis?", "item", tmp_path / "b")
+    assert (verdict.outcome, verdict.prediction) == ("format_error", "I cannot find the page 'Atlantis: Government'.")
+    verdict, _ = answer(agent, "What is the capital of Benin?", "item", tmp_path / "c")  # it has two
+    assert verdict.prediction == "The pages do not say."

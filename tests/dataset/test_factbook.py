@@ -1,0 +1,242 @@
+import json
+import re
+from collections import Counter
+
+import pytest
+
+from src.agent.page_text import read_html
+from src.dataset.factbook import FIRST, LATER, encrypt, factbook, factbook_web
+from src.dataset.factbook_forms import FORMS
+from src.dataset.factbook_pages import address_of, group_title, render, section_title
+from src.dataset.factbook_questions import Records, is_for_training, make_suite, trace_of, understand, worded
+from src.dataset.factbook_records import BY_KEY, Entity, read_countries, read_elements
+from src.dataset.gisa import decrypt
+from src.errors import InputError
+from src.metrics.answers import official_score
+
+
+@pytest.fixture(scope="module")
+def days():
+    return [Records([*read_countries(year), *read_elements()]) for year in (2023, 2024)]
+
+
+@pytest.fixture(scope="module")
+def suite(days):
+    return make_suite(*days, seed=1)
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    """A cache folder that holds no suite at first."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("cache")
+        patch.setattr("src.dataset.factbook.cache_folder", lambda: folder)
+        yield folder
+
+
+class PagesOnly:
+    """Gives facts from the text of the pages and nothing else; slow, obvious, and independent of the records."""
+
+    def __init__(self, corpus):
+        self.corpus = corpus
+
+    def text(self, kind, title):
+        return self.corpus.read(address_of(kind, title)).text
+
+    def values(self, name, key):
+        field = BY_KEY[key]
+        kind = "country" if field.path[0].isupper() else "element"
+        for line in re.sub(
+            rf"{field.label}\n", f"{field.label}: ", self.text(kind, section_title(name, field.section))
+        ).split("\n"):
+            found = re.fullmatch(rf"(?:- )?{field.label}(?: \||:) (.*)|For .* {field.label} is given as (.*)\.", line)
+            if found:
+                return field.values(found[1] or found[2])
+        raise AssertionError((name, key))
+
+    def members(self, group):
+        return tuple(re.findall(r"\[(.*?)\]", self.text("country", group_title("country", group))))
+
+
+def test_every_gold_answer_follows_from_the_pages_of_its_day(suite):
+    first, later = PagesOnly(factbook_web(FIRST)), PagesOnly(factbook_web(LATER))
+    for question in suite:
+        form, slots = question.draft.form, question.draft.slots
+        assert form.answer(first, slots) == question.gold
+        assert form.answer(later, slots) == question.later
+
+
+def test_the_suite_has_all_types_topics_splits_and_lengths_of_way(suite):
+    assert len(suite) >= 300
+    assert min(Counter(question.draft.form.answer_type for question in suite).values()) >= 70
+    assert len({question.topic for question in suite}) >= 10
+    assert Counter(question.is_live for question in suite)[True] >= 60
+    assert set(Counter(question.split for question in suite)) == {"train", "entities", "forms"}
+    ways = Counter(len(question.pages) for question in suite)
+    assert ways[1] >= 50
+    assert sum(count for pages, count in ways.items() if pages >= 5) >= 80
+
+
+def test_live_answers_change_from_day_to_day_and_others_do_not(suite):
+    assert all((question.gold != question.later) == question.is_live for question in suite)
+
+
+def test_nothing_of_the_test_questions_is_met_in_training(suite):
+    names, forms = {}, {}
+    for question in suite:
+        slots = question.draft.slots
+        about = [slots.get("a"), slots.get("group"), *slots.get("all", "").split(", ")]
+        names.setdefault(question.split, set()).update(filter(None, about))
+        forms.setdefault(question.split, set()).add(question.draft.form.name)
+    assert not names["train"] & names["entities"]
+    assert all(map(is_for_training, names["train"]))
+    assert not forms["train"] & forms["forms"]
+
+
+def test_no_page_gives_a_whole_answer_away_unless_one_page_is_the_way(suite):
+    """A table's cells, or three entries and more that are most of a page's links, stand on no one page."""
+    pages = {title: text for title, text in _all_pages()}
+    lists = {title: set(re.findall(r"\[(.*?)\]\(", text)) for title, text in pages.items()}
+    for question in suite:
+        cells = {cell for row in question.gold for cell in row}
+        if len(question.pages) < 2 or len(cells) < 3:
+            continue
+        if question.draft.form.answer_type == "table":
+            assert not [title for title, text in pages.items() if all(cell in text for cell in cells)]
+        else:
+            assert not [title for title, links in lists.items() if cells <= links and len(cells) > len(links) / 2]
+
+
+def _all_pages():
+    corpus = factbook_web(FIRST)
+    for document in corpus._documents.values():
+        page = read_html(document.html, document.url)
+        yield page.title, page.text
+
+
+def test_every_link_leads_to_a_page():
+    corpus = factbook_web(FIRST)
+    links = {link for document in corpus._documents.values() for link in re.findall(r'href="([^"]+)"', document.html)}
+    assert len(links) > 1500
+    assert [link for link in links if corpus.read(link) is None and corpus.read(link + "/") is None] == []
+
+
+def test_older_editions_and_idle_pages_are_part_of_the_web():
+    corpus = factbook_web(FIRST)
+    economy = corpus.read(address_of("country", "Peru: Economy")).text
+    older = corpus.read(address_of("country", "Peru in the 2022 edition: Economy")).text
+    assert "(2023 est.)" in economy
+    assert "(2022 est.)" in older
+    assert "edition of 2022" in older
+    assert "More next time!" in corpus.read(address_of("country", "Notes on Peru")).text
+
+
+def test_questions_are_understood_as_they_were_meant(suite):
+    for question in suite:
+        understood = understand(question.draft.text)
+        assert (understood.form, dict(understood.slots)) == (question.draft.form, dict(question.draft.slots))
+    assert understand("How are you?") is None
+
+
+@pytest.mark.parametrize("form", FORMS, ids=lambda form: form.name)
+def test_all_wordings_of_a_form_are_different_and_complete(form):
+    slots = {"a": "Peru", "all": "Peru, Chile", "group": "Africa", "n": "3", "limit": "5", "field": form.fields[0]}
+    slots["other"] = next(other for other in form.others if other != form.fields[0])
+    texts = {worded(form, slots, wording) for wording in range(4)}
+    assert len(texts) == 4
+    assert not [text for text in texts if "{" in text]
+
+
+def test_traces_click_their_way_to_every_page_in_order(suite):
+    corpus = factbook_web(FIRST)
+    for question in suite[::23]:
+        trace = trace_of(question.pages, corpus)
+        reached = [click["to"] for click in trace["click"]]
+        wanted = [address_of(kind, title) for kind, title in question.pages]
+        assert [url for url in reached if url in wanted] == wanted
+        for click in trace["click"]:
+            from_results = click["from"].startswith("https://www.google.com/search?q=")
+            assert from_results or click["from"] in reached
+        assert list(trace["result"]) == list(dict.fromkeys(trace["search"]))
+
+
+@pytest.mark.parametrize(
+    ("key", "shown", "values"),
+    [
+        ("capital", "Lima", ("Lima",)),
+        ("capital", "Porto-Novo (constitutional capital); Cotonou (seat of government)", ()),
+        ("area", "475,440 sq km", ("475,440",)),
+        ("area", "1.267 million sq km", ()),
+        ("peak", "Fako on Mont Cameroun 4,045 m", ("Fako on Mont Cameroun",)),
+        ("height", "Fako on Mont Cameroun 4,045 m", ("4,045",)),
+        ("coastline", "0 km (doubly landlocked)", ("0",)),
+        ("borders", "Latvia 333 km; Russia 324 km", ("Latvia", "Russia")),
+        ("borders", "Chad 1,116 km; DRC 11 km", ("Chad", "Democratic Republic of the Congo")),
+        ("borders", "Russia (Kaliningrad Oblast) 209 km", ()),
+        ("partners", "USA 12%, S. Korea 5% (2023)", ("United States", "South Korea")),
+        ("income", "$41,500 (2024 est.)", ("41,500",)),
+        ("inflation", "-0.1% (2024 est.)", ("-0.1%",)),
+        ("tld", ".pe", (".pe",)),
+        ("tld", ".gb (official, but rarely used)", ()),
+        ("density", "19.3", ("19.3",)),
+    ],
+)
+def test_values_are_taken_from_texts_of_the_usual_form_only(key, shown, values):
+    assert BY_KEY[key].values(shown) == values
+
+
+def test_the_sources_say_what_they_are_known_to_say(days):
+    first, later = days
+    assert first.values("Peru", "capital") == ("Lima",)
+    assert set(first.values("Germany", "borders")) & set(first.values("Austria", "borders")) == {
+        "Czechia",
+        "Switzerland",
+    }
+    assert first.values("Gold", "number") == ("79",)
+    assert first.values("Estonia", "unemployment") == ("6.4%",)
+    assert later.values("Estonia", "unemployment") == ("7.9%",)
+
+
+def test_a_page_shows_its_facts_in_one_of_four_layouts():
+    shown = {"capital": "A & B", "government": "republic"}
+    entities = [Entity(f"Land {number}", "country", "Africa", shown, "<Old> land.") for number in range(30)]
+    pages = [
+        page for page in render(entities, [], date="2024-07-01", older_year=2022) if page.url.endswith("/government")
+    ]
+    shapes = {re.sub(r"Land \d+", "Land", read_html(page.html, page.url).text) for page in pages}
+    assert shapes == {
+        "# Land: Government\nCapital | A & B\nGovernment type | republic",
+        "# Land: Government\nCapital\nA & B\nGovernment type\nrepublic",
+        "# Land: Government\n- Capital: A & B\n- Government type: republic",
+        "# Land: Government\nFor Land, the Capital is given as A & B."
+        "\nFor Land, the Government type is given as republic.",
+    }
+
+
+def test_the_suite_lies_in_the_published_layout_and_is_made_once(cache, suite):
+    data = factbook()
+    assert data.remarks() == []
+    assert len(data.questions) == len(suite)
+    for question, made in zip(data.questions, suite, strict=True):
+        assert question.text == made.draft.text
+        header = made.draft.form.columns(made.draft.slots)
+        prediction = "\n".join("\t".join(row) for row in [header, *made.gold])
+        assert official_score(f"```tsv\n{prediction}\n```", data.gold(question), question.answer_type)["global_em"] == 1
+    trace = data.trace(data.questions[0])
+    assert trace.searches
+    about = json.loads((data.root / "suite.json").read_bytes())
+    assert about["1"].keys() == {"form", "split", "hops", "slots"}
+    before = {path: path.stat().st_mtime_ns for path in cache.rglob("*.csv")}
+    assert {path: path.stat().st_mtime_ns for path in factbook().root.rglob("*.csv")} == before
+
+
+def test_another_snapshot_has_other_answers_for_live_questions_only(cache):
+    first, later = factbook(), factbook(LATER)
+    differing = {one.id for one in first.questions if first.gold(one) != later.gold(one)}
+    assert differing == {one.id for one in first.questions if one.question_type == "live"}
+    with pytest.raises(InputError, match=r"dataset\.snapshot=2020-01-01: .* holds 2025-07-01"):
+        factbook("2020-01-01")
+
+
+def test_questions_are_encrypted_as_the_published_ones():
+    assert decrypt(encrypt("Côte d'Ivoire?", "canary"), "canary") == "Côte d'Ivoire?"
