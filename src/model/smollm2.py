@@ -45,6 +45,7 @@ def _convert(source: Path, folder: Path) -> None:
         import gguf  # noqa: F401 - transformers reads the file with it
     except ImportError as error:
         raise InputError("model=smollm2 needs the package gguf.\nType:  pip install -e '.[smollm2]'") from error
+    from safetensors import SafetensorError
     from transformers import GgufConfig
 
     tokenizer = AutoTokenizer.from_pretrained(str(source.parent), gguf_file=source.name)
@@ -52,4 +53,7 @@ def _convert(source: Path, folder: Path) -> None:
         str(source.parent), gguf_file=source.name, quantization_config=GgufConfig(dequantize=True), dtype=torch.bfloat16
     )
     tokenizer.save_pretrained(folder)
-    model.save_pretrained(folder)
+    try:
+        model.save_pretrained(folder)
+    except SafetensorError as error:  # how it tells of a full disk
+        raise OSError(str(error)) from error
