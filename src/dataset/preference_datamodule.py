@@ -71,7 +71,6 @@ class PreferenceData(RecommendationData):
 
     Attributes:
         answers: Rejected item of each pair of the current draw for ``own``, shape ``(n,)``; ``None`` for no answers.
-        responses: Tokens of every item's response, shape ``(items, longest)``, int64; -1 pads on the right.
 
     Raises:
         InputError: a setting is out of range.
@@ -114,7 +113,7 @@ class PreferenceData(RecommendationData):
         self.prompts_per_epoch = prompts_per_epoch
         self.epochs_per_draw = epochs_per_draw
         self.answers: NDArray[np.int64] | None = None
-        self.responses = _responses(prompt, interactions.num_items)
+        self._responses = _write_responses(prompt, interactions.num_items)
         self._draw_negatives = None
         if negatives != "own":
             self._draw_negatives = Negatives(
@@ -138,6 +137,11 @@ class PreferenceData(RecommendationData):
         if self._current is None or self._current[0] != draw:
             self._current = draw, self._draw(np.random.default_rng([self.seed, draw, 1]))
         return self._current[1]
+
+    def respond(self, items: Tensor) -> Tensor:
+        """Write items as responses: tokens, shape ``(*items.shape, longest of them)``, int64; -1 pads on the right."""
+        tokens = self._responses[items.cpu()]
+        return tokens[..., : int((tokens >= 0).sum(-1).max())].to(items.device)
 
     def _draw(self, rng: np.random.Generator) -> Pairs:
         lengths = np.diff(self.interactions.offsets) - 2
@@ -218,7 +222,7 @@ class PreferenceBatches(TrainingBatches):
             "anchor": torch.from_numpy(np.concatenate(anchor)),
             "pair": torch.from_numpy(pair),
             "item": item,
-            "response": self.data.responses[item],
+            "response": self.data.respond(item),
         }
 
 
@@ -229,8 +233,8 @@ def labels_with_history(lengths: NDArray[np.int64]) -> tuple[NDArray[np.int64], 
     return user, np.arange(len(user)) - np.repeat(np.cumsum(count) - count, count) + 1
 
 
-def _responses(prompt: Any, num_items: int) -> Tensor:
-    """Write every item as the prompt writes a response."""
+def _write_responses(prompt: Any, num_items: int) -> Tensor:
+    """Write every item as the prompt writes a response, shape ``(items, longest)``; -1 pads on the right."""
     written = []
     for item in range(num_items):
         tokens, owner = prompt.encode(np.array([item, item]), 1)

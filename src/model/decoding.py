@@ -128,7 +128,7 @@ def greedy_leaves(
     for step in range(trie.depth):
         logits = model.head(states)[:, model.item_token_ids]
         node, score, _ = _advance(trie, node, score, logits[:, None], 1, blocked)
-        if step + 1 == trie.depth:
+        if step + 1 == trie.depth or bool((trie.first_child[node] == trie.first_child[node + 1]).all()):
             break
         visible = torch.cat([visible, itself], dim=2)
         token = model.item_token_ids[trie.token[node[:, 0]].clamp(min=0)]

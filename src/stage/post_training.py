@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch.callbacks import RichProgressBar, TQDMProgressBar
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
@@ -141,9 +140,9 @@ class PostTraining(NextItemStage):
         """Read every batch of an epoch and return the values by pair, those of all processes."""
         self.zero_grad()  # gradients of the last step are of no use, and their memory is
         self.model.eval()
-        pairs, bar = len(self.data.pairs(epoch).chosen), self.trainer.progress_bar_callback
-        shown = isinstance(bar, RichProgressBar | TQDMProgressBar) and bar.is_enabled
-        found = None
+        pairs = len(self.data.pairs(epoch).chosen)
+        found: Tensor | None = None
+        shown = getattr(self.trainer.progress_bar_callback, "is_enabled", False)
         with self.trainer.precision_plugin.forward_context():
             for batch in tqdm(self.data.epoch_batches(epoch), what, leave=False, disable=not shown):
                 moved = self.transfer_batch_to_device(batch, self.device, 0)
