@@ -30,7 +30,9 @@ def rows(*, quick: bool) -> Iterator[Row]:
         found[name] = value.detach(), torch.autograd.grad(value, final)[0]
 
     # The gradient of each `tensor[n]` is as large as the tensor, so that loop's cost grows with the square of N.
-    for name, split, pairs in (("tensor[n]", by_index, 1), ("tensor.unbind()", torch.unbind, 2 if quick else 5)):
+    # A loop over `tensor.unbind()` has no such cost, and its rows fit the cache of a CPU: shown, but without a goal.
+    loops = (("tensor[n]", by_index, 1, ">= 20"), ("tensor.unbind()", torch.unbind, 2 if quick else 5, "none"))
+    for name, split, pairs, goal in loops:
         times = interleaved(partial(run, "ours", whole_loss), partial(run, "loop", partial(looped_loss, split)), pairs)
         value, gradient = (float((a - b).abs().max() / b.abs().max()) for a, b in zip(*found.values(), strict=True))
         verdict = "equal" if max(value, gradient) < 1e-3 else "NOT EQUAL"
@@ -39,7 +41,7 @@ def rows(*, quick: bool) -> Iterator[Row]:
             ("src.losses.cross_layer", f"loop over {name}"),
             times,
             show_seconds,
-            ">= 20",
+            goal,
             f"{verdict}: largest difference {value:.0e} of the loss, {gradient:.0e} of the largest gradient",
         )
 

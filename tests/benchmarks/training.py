@@ -40,7 +40,7 @@ class Sizes:
     vocabularies: tuple[int, ...] = (49_152, 128_256)  # SmolLM2's and Llama 3's
     batch_size: int = 4
     steps: int = 2  # timed on each side of a pair, after one to warm up
-    step_pairs: int = 4
+    step_pairs: int = 3
     memory_pairs: int = 2
 
 
