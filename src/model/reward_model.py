@@ -50,7 +50,10 @@ def load_sequence_model(path: Path, interactions: Interactions) -> SequenceModel
         )
     kind, items = KINDS[spec.pop("kind")], spec.pop("items")
     network = kind([""] * items, **spec, seed=0)
-    network.load_state_dict({name.removeprefix("model."): weight for name, weight in weights.items()})
+    try:
+        network.load_state_dict({name.removeprefix("model."): weight for name, weight in weights.items()})
+    except RuntimeError as error:
+        raise InputError(f"{path} was written by a version with other weights: {error}\n{advice}") from error
     return network.eval().requires_grad_(False)
 
 

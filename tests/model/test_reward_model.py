@@ -170,6 +170,9 @@ def test_checkpoints_that_do_not_fit_are_refused(tmp_path):
     llama = saved(tmp_path / "llama.ckpt", model={"kind": "from_scratch"})
     with pytest.raises(InputError, match=r"holds 'from_scratch'; I need one of SASRec, GRU4Rec, Caser"):
         load_sequence_model(llama, interactions())
+    older = saved(tmp_path / "older.ckpt", state_dict={"model.embedding": torch.zeros(12, 8)})
+    with pytest.raises(InputError, match=r"older.ckpt was written by a version with other weights: .*\n.*Missing key"):
+        load_sequence_model(older, interactions())
     other = saved(tmp_path / "other.ckpt", dataset="0123456789abcdef")
     with pytest.raises(InputError, match=r"trained on the data set 0123456789ab, but this one is three users \(fffff"):
         load_sequence_model(other, interactions())

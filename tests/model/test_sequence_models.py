@@ -94,14 +94,14 @@ def test_sasrec_is_masked_attention_and_a_feed_forward_layer_each_followed_by_a_
     block = model.blocks[0]
     x = model.norm(torch.stack([model.item_embedding.weight[i] + model.position_embedding.weight[t]
                                 for t, i in enumerate(items)]))  # fmt: skip
-    query, key, value = (x @ block.self_attn.in_proj_weight.T + block.self_attn.in_proj_bias).chunk(3, dim=1)
+    query, key, value = (x @ block.query_key_value.weight.T + block.query_key_value.bias).chunk(3, dim=1)
     attended = torch.zeros(3, 8)
     for head in (slice(0, 4), slice(4, 8)):
         for t in range(3):
             share = torch.stack([query[t, head] @ key[s, head] / math.sqrt(4) for s in range(t + 1)]).softmax(0)
             attended[t, head] = sum(share[s] * value[s, head] for s in range(t + 1))
-    x = block.norm1(x + block.self_attn.out_proj(attended))
-    x = block.norm2(x + block.linear2(F.gelu(block.linear1(x))))
+    x = block.attention_norm(x + block.output(attended))
+    x = block.feed_forward_norm(x + block.feed_forward[2](F.gelu(block.feed_forward[0](x))))
     torch.testing.assert_close(model(items[None])[0], x)
 
 
