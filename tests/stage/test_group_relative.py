@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 from test_fine_tuning import ITEMS, model
-from test_preference import assert_same_weights, evaluator, fit, pairs, resumable
+from test_preference_stage import assert_same_weights, evaluator, fit, pairs, resumable
 
 from src.errors import InputError
 from src.model.decoding import decode_items

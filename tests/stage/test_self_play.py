@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from test_fine_tuning import ITEMS, model
-from test_preference import assert_same_weights, evaluator, fit, pairs, resumable
+from test_preference_stage import assert_same_weights, evaluator, fit, pairs, resumable
 
 from src.errors import InputError
 from src.stage.self_play import SelfPlay
