@@ -33,6 +33,7 @@ def test_a_run_leaves_a_whole_folder(run, toy_arguments, tmp_path, capsys):
     assert run(*toy_arguments, "seed=3", f"hydra.run.dir={folder}") == 0
     assert {path.name for path in folder.rglob("*") if path.is_file()} == {
         "config.yaml", "result.json", "metrics.csv", "run.log", "ranks.parquet", "best.ckpt", "last.ckpt",
+        "items.index.json",
     }  # fmt: skip
     content = result(folder)
     assert content.keys() == {
@@ -42,7 +43,7 @@ def test_a_run_leaves_a_whole_folder(run, toy_arguments, tmp_path, capsys):
     }  # fmt: skip
     assert content["overrides"] == ["+experiment=toy", "seed=3"]
     assert content["protocol"] == {
-        "num_beams": 20, "exclude_history": False, "dataset": "toy (ffffffffffff)", "max_users": None,
+        "exclude_history": False, "dataset": "toy (ffffffffffff)", "max_users": None,
     }  # fmt: skip
     assert (content["status"], content["seed"], content["evaluated_users"]) == ("finished", 3, 24)
     timings = content["timings_s"]

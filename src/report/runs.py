@@ -241,7 +241,8 @@ def _inconsistencies(cell: Cell) -> list[str]:
 def _differs_by_design(run: Run, key: str, value: Any) -> bool:
     """Whether a setting is a copy of the seed, the run's own folder, a checkpoint, or says that the run was resumed."""
     own_path = isinstance(value, str) and run.folder.name in Path(value).parts
-    return value == run.seed or own_path or key == "resume" or key.endswith("_from")
+    is_origin = key.endswith("_from") or key.startswith("upstream.")
+    return value == run.seed or own_path or is_origin or key == "resume"
 
 
 def _differing(settings: Sequence[Mapping[str, Any]]) -> list[str]:

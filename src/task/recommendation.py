@@ -101,8 +101,8 @@ class Recommendation:
 
 
 def protocol(config: dict[str, Any], interactions: Any) -> dict[str, Any]:
-    """Return the settings that two runs must share for their metrics to be comparable."""
-    evaluator = {key: value for key, value in config["evaluator"].items() if not key.startswith("_")}
+    """Return the settings that two runs must share for their metrics to be comparable, however they rank."""
+    evaluator = {key: config["evaluator"][key] for key in ("exclude_history", "cutoffs") if key in config["evaluator"]}
     dataset = f"{interactions.name} ({interactions.fingerprint[:12]})"
     return {**evaluator, "dataset": dataset, "max_users": config["data"]["max_users"]}
 
