@@ -30,6 +30,27 @@ class RowStates:
     intermediate: Tensor
 
 
+@dataclass(frozen=True)
+class Head:
+    """The language-model head as a matrix, read once for several products.
+
+    Attributes:
+        weight: One row a token, shape ``(V, D)``; trained rows of an adapter are in it.
+        bias: One number a token, shape ``(V,)``, or ``None``.
+    """
+
+    weight: Tensor
+    bias: Tensor | None
+
+    def __call__(self, states: Tensor) -> Tensor:
+        """Return float32 logits ``(..., V)`` of normed hidden states ``(..., D)``."""
+        return nn.functional.linear(states, self.weight, self.bias).float()
+
+    def of(self, tokens: Tensor) -> Head:
+        """Return the head of some tokens only."""
+        return Head(self.weight[tokens], None if self.bias is None else self.bias[tokens])
+
+
 class CausalLM(nn.Module):
     """A causal language model that knows which of its tokens items are made of.
 
@@ -77,6 +98,11 @@ class CausalLM(nn.Module):
         """Return float32 logits ``(..., V)`` of normed hidden states ``(..., D)``."""
         logits: Tensor = self.causal_network.get_output_embeddings()(states)
         return logits.float()
+
+    def read_head(self) -> Head:
+        """Return the head for several products of one step: an adapter copies the whole matrix at every reading."""
+        head = self.causal_network.get_output_embeddings()
+        return Head(head.weight, getattr(head, "bias", None))
 
     def row_states(self, input_ids: Tensor, attention_mask: Tensor, rows: Tensor, blocks: Sequence[int]) -> RowStates:
         """Run the blocks over whole sequences and keep the states of the label rows only.

@@ -21,7 +21,7 @@ from src.losses.cross_layer import (
     preference_loss,
     self_hard_negatives,
 )
-from src.model.causal_lm import CausalLM, intermediate_blocks
+from src.model.causal_lm import CausalLM, Head, intermediate_blocks
 from src.model.reward_model import RewardModel, load_sequence_model
 from src.stage.next_item import NextItemStage
 
@@ -112,20 +112,21 @@ class FineTuning(NextItemStage):
     def training_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> Tensor:
         """Return the loss of one batch; see ``losses/cross_layer.py``."""
         states = self.model.row_states(batch["input_ids"], batch["attention_mask"], batch["rows"], self.blocks)
-        logits, target = self.model.head(states.final), batch["target"]
+        head, target = self.model.read_head(), batch["target"]
+        logits = head(states.final)
         if self.blocks:
-            loss, parts = self._ilrec_loss(states.intermediate, logits, batch)
+            loss, parts = self._ilrec_loss(states.intermediate, head, logits, batch)
         else:
             loss, parts = F.cross_entropy(logits, target), {}
         self._log_training({"loss": loss, **parts})
         return loss * self._share_of_positions(len(target))
 
     def _ilrec_loss(
-        self, states: Tensor, logits: Tensor, batch: Mapping[str, Tensor]
+        self, states: Tensor, head: Head, logits: Tensor, batch: Mapping[str, Tensor]
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Return CPO + distillation * CPD + reward * CRR, and its parts."""
         settings, target, places = self.hparams, batch["target"], self.model.item_token_places
-        ensemble = logits.detach() if settings["ensemble"] == "final" else self._ensemble_logits(states)
+        ensemble = logits.detach() if settings["ensemble"] == "final" else self._ensemble_logits(states, head)
         negatives = self_hard_negatives(
             ensemble,
             logits,
@@ -140,7 +141,7 @@ class FineTuning(NextItemStage):
         if settings["distillation"] > 0:
             item_tokens = self.model.item_token_ids
             parts["loss_distillation"] = distillation_loss(
-                self.model.head(states)[..., item_tokens],
+                head.of(item_tokens)(states),
                 logits[:, item_tokens],
                 keep=target != self.model.tokenizer.eos_token_id,
             )
@@ -155,11 +156,11 @@ class FineTuning(NextItemStage):
         return loss, parts
 
     @torch.no_grad()
-    def _ensemble_logits(self, states: Tensor) -> Tensor:
+    def _ensemble_logits(self, states: Tensor, head: Head) -> Tensor:
         if self.hparams["ensemble"] == "probabilities":
-            return self.model.head(states).softmax(-1).mean(0).log()
+            return head(states).softmax(-1).mean(0).log()
         # The head is linear: one product with the mean state equals the mean of the layers' logits.
-        return self.model.head(states.mean(0))
+        return head(states.mean(0))
 
 
 @torch.no_grad()

@@ -416,3 +416,22 @@ def test_a_width_that_the_heads_do_not_divide_is_refused_with_one_that_they_do(h
     # 4 heads need a multiple of 8, as rotary positions turn pairs of numbers: 12 / 4 = 3 is odd.
     with pytest.raises(InputError, match=rf"model.hidden_size={hidden_size} .*\nType:  model.hidden_size={needed}$"):
         scratch(hidden_size=hidden_size, num_heads=4)
+
+
+@every_kind
+@full_and_lora
+def test_the_head_read_once_gives_the_same_logits_and_gradients(saved, kind, lora):
+    model = load(saved(kind)[0], lora=lora)
+    states = torch.randn(5, 16)
+
+    def gradients(logits):
+        model.zero_grad()
+        logits.square().sum().backward()
+        return [weight.grad.clone() for weight in model.parameters() if weight.grad is not None]
+
+    plain, read = model.head(states), model.read_head()
+    torch.testing.assert_close(read(states), plain)
+    torch.testing.assert_close(read.of(model.item_token_ids)(states), plain[:, model.item_token_ids])
+    expected = gradients(plain)
+    assert expected
+    torch.testing.assert_close(gradients(read(states)), expected)

@@ -130,14 +130,14 @@ def test_mean_of_states_through_the_head_is_the_mean_of_the_layers_logits():
     module = stage()
     states = torch.randn(2, 7, 16)
     by_layer = module.model.head(states).mean(0)
-    torch.testing.assert_close(module._ensemble_logits(states), by_layer)
+    torch.testing.assert_close(module._ensemble_logits(states, module.model.read_head()), by_layer)
 
 
 def test_ensemble_of_probabilities_averages_probabilities():
     module = stage(ensemble="probabilities")
     states = torch.randn(2, 7, 16)
     by_layer = module.model.head(states).softmax(-1).mean(0)
-    torch.testing.assert_close(module._ensemble_logits(states).softmax(-1), by_layer)
+    torch.testing.assert_close(module._ensemble_logits(states, module.model.read_head()).softmax(-1), by_layer)
 
 
 def test_negatives_can_come_from_the_final_layer():
