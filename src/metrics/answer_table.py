@@ -74,7 +74,9 @@ def read_table(text: str, delimiter: str, *, header: bool) -> Table:
     for record in records:
         if len(record) > width:
             raise TableError(f"a row of {len(record)} cells among rows of {width}")
-    columns = list(zip(*(record + [""] * (width - len(record)) for record in records), strict=True))
+        if len(record) < width:
+            record.extend([""] * (width - len(record)))
+    columns = list(zip(*records, strict=True))
     rows = zip(*map(_normalised_column, columns[width - len(names) :]), strict=True)
     return Table([normalised_name(name) for name in names], list(rows))
 
