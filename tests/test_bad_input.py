@@ -164,11 +164,32 @@ def test_an_index_that_lacks_an_item_is_refused_with_the_other_way_to_ids(refuse
     assert "tokenizer=residual_kmeans" in message
 
 
-def test_a_start_from_another_model_or_stage_is_refused(refused, tmp_path):
+@pytest.mark.parametrize(
+    ("content", "fault"),
+    [
+        ({"state_dict": {}, "stage": "Other", "model": {}}, "holds the stage 'Other', but this is 'FineTuning'."),
+        ({"weights": 1}, "is not a checkpoint of this project."),
+        (b"PK torn", "is not a checkpoint that can be read: "),
+    ],
+    ids=["stage", "project", "torn"],
+)
+def test_a_start_from_something_else_is_refused_with_what_to_type(refused, tmp_path, content, fault):
     path = tmp_path / "other.ckpt"
-    torch.save({"state_dict": {}, "stage": "CollaborativeFiltering", "model": {}}, path)
+    path.write_bytes(content) if isinstance(content, bytes) else torch.save(content, path)
     message = refused(f"stage.init_from={path}")
-    assert f"stage.init_from='{path}' holds the stage 'CollaborativeFiltering', but this is 'FineTuning'" in message
+    assert message.startswith(f"stage.init_from='{path}' {fault}")
+    assert message.endswith("Type:  stage.init_from=outputs/<recipe>/<run>/checkpoints/best.ckpt")
+    assert message.count("\n") == 1
+
+
+def test_a_start_from_another_model_shows_both(run, refused, small_arguments, tmp_path):
+    other = tmp_path / "other"
+    assert run(*small_arguments, "model.num_heads=4", "trainer.max_epochs=1", f"hydra.run.dir={other}") == 0
+    message = refused(f"stage.init_from={other / 'checkpoints' / 'best.ckpt'}")
+    there, here = message.splitlines()[1:3]
+    assert "'num_heads': 4" in there
+    assert "'num_heads': 2" in here
+    assert message.endswith("Compose the same model and tokenizer as that run's config.yaml, or train anew.")
 
 
 def test_cuda_asked_for_and_absent_is_refused(refused):

@@ -15,6 +15,8 @@ from transformers import get_cosine_schedule_with_warmup
 from src.errors import InputError
 from src.metrics.ranking import ranking_metrics
 
+_WHAT_TO_TYPE = "Type:  stage.init_from=outputs/<recipe>/<run>/checkpoints/best.ckpt"
+
 
 class NextItemStage(lightning.LightningModule):
     """A stage whose subclass brings ``training_step`` and the hyperparameters.
@@ -139,7 +141,7 @@ class NextItemStage(lightning.LightningModule):
         stage, model = checkpoint.get("stage"), checkpoint.get("model")
         if stage != (needed or type(self).__name__):
             wanted = f"I need {needed!r}" if needed else f"this is {type(self).__name__!r}"
-            raise InputError(f"{source} holds the stage {stage!r}, but {wanted}.")
+            raise InputError(f"{source} holds the stage {stage!r}, but {wanted}.\n{_WHAT_TO_TYPE}")
         if model != self.model.spec:
             raise InputError(
                 f"{source} holds another model:\n  there {model}\n  here  {self.model.spec}\n"
@@ -147,15 +149,20 @@ class NextItemStage(lightning.LightningModule):
             )
         missing = [name for name in self._trained_names() if name not in checkpoint["state_dict"]]
         if missing:
-            raise InputError(f"{source} misses {len(missing)} trained weights, the first is {missing[0]}.")
+            raise InputError(
+                f"{source} misses {len(missing)} trained weights, the first is {missing[0]}.\n{_WHAT_TO_TYPE}"
+            )
 
     def _initialise(self, path: Path, needed: str | None = None) -> None:
         """Take the weights of a checkpoint of this stage, or of the one that is needed instead."""
         try:
             checkpoint = torch.load(path, map_location="cpu", weights_only=True)
         except Exception as error:
-            raise InputError(f"stage.init_from={str(path)!r} is not a checkpoint that can be read: {error}") from error
+            reason = str(error).partition("\n")[0]  # torch goes on with advice to trust the file
+            raise InputError(
+                f"stage.init_from={str(path)!r} is not a checkpoint that can be read: {reason}\n{_WHAT_TO_TYPE}"
+            ) from error
         if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
-            raise InputError(f"stage.init_from={str(path)!r} is not a checkpoint of this project.")
+            raise InputError(f"stage.init_from={str(path)!r} is not a checkpoint of this project.\n{_WHAT_TO_TYPE}")
         self._check(checkpoint, f"stage.init_from={str(path)!r}", needed)
         self.load_state_dict(checkpoint["state_dict"], strict=False)

@@ -133,3 +133,13 @@ def test_greedy_answers_may_be_shorter_than_others(model):
     other = greedy_leaves(model, trie, ids, mask, anchor, excluded_leaf=leaves)
     assert (trie.leaf[None] == leaves[:, None]).any(1).all()
     assert (leaves + other == trie.leaf.sum()).all()
+
+
+def test_padding_does_no_harm_in_half_precision(model):
+    ids, mask, anchor, _ = batch(model, "left")
+    responses = torch.randint(0, 250, (len(ENDS), 2, 3), generator=torch.Generator().manual_seed(5))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        scores = response_log_probabilities(model, ids, mask, anchor, responses)
+    full = response_log_probabilities(model, ids, mask, anchor, responses)
+    assert (scores - full).abs().max() < 0.1 * full.abs().max()
+    assert all(slope.isfinite().all() for slope in torch.autograd.grad(scores.sum(), list(model.parameters())))
