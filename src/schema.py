@@ -35,6 +35,7 @@ class Config:
     prompt: Node  # history to model input
     data: Node  # batches
     model: Node  # language model
+    agent: Node  # what answers questions, with its tools and limits
     stage: Node  # what is trained, and how
     evaluator: Node  # how it is measured
     trainer: Node  # arguments of lightning.Trainer

@@ -51,6 +51,13 @@ class EmbeddedPages:
         return url, page
 
 
+def embedded_pages(day: str) -> EmbeddedPages:
+    """Read the embedded web as of a day; see ``src.dataset.factbook``."""
+    from src.dataset.factbook import factbook_web  # it is built on this package
+
+    return EmbeddedPages(factbook_web(day))
+
+
 class DirectPages:
     """Pages fetched from where they are, by the safe fetcher."""
 

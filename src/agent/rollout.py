@@ -6,12 +6,89 @@ import asyncio
 from collections import Counter
 from collections.abc import Iterable
 
-from src.agent.cost import Account, CeilingReachedError
-from src.agent.react import Episode, ReActAgent
+from src.agent.cache import Cache
+from src.agent.cost import Account, CeilingReachedError, PriceList
+from src.agent.pages import PageSource
+from src.agent.policy import Policy
+from src.agent.react import Budget, Episode, ReActAgent
+from src.agent.search import SearchEngine
 from src.agent.store import RunStore
+from src.agent.tools import Toolbox
 from src.agent.trajectory import Task, record_of
 from src.agent.web import Web
 from src.errors import InputError
+
+
+class Rollout:
+    """An agent, its connections, and how much of time and money it may take."""
+
+    def __init__(
+        self,
+        *,
+        policy: Policy,
+        search: SearchEngine | None,
+        pages: PageSource | None,
+        extractor: Policy | None,
+        cache: Cache | None,
+        prices: PriceList,
+        budget: Budget,
+        web: Web,
+        today: str,
+        results: int,
+        max_urls: int,
+        page_chars: int,
+        episode_timeout_s: float,
+        concurrency: int,
+        question_usd: float | None,
+        run_usd: float | None,
+    ) -> None:
+        """Put the agent together; see ``ReActAgent``, ``Toolbox`` and ``roll_out`` for the settings.
+
+        Raises:
+            InputError: there is a search without pages, or the other way round.
+        """
+        if (search is None) != (pages is None):
+            raise InputError(
+                "agent.search and agent.pages go together: give both for an agent with tools, as in\n"
+                "  agent/search=serper agent/pages=direct\nor neither for one answer without tools:  agent=single_shot"
+            )
+        toolbox = None
+        if search and pages:
+            toolbox = Toolbox(
+                search=search,
+                pages=pages,
+                extractor=extractor,
+                cache=cache,
+                results=results,
+                max_urls=max_urls,
+                page_chars=page_chars,
+            )
+        self.prices = prices
+        self._agent = ReActAgent(
+            policy=policy, toolbox=toolbox, budget=budget, today=today, episode_timeout_s=episode_timeout_s
+        )
+        self._web = web
+        self._concurrency = concurrency
+        self._question_usd = question_usd
+        self._run_usd = run_usd
+
+    def run(self, tasks: Iterable[Task], store: RunStore, *, processes: int = 1) -> Counter[str]:
+        """Answer what the store does not hold yet; see ``roll_out``."""
+
+        async def main() -> Counter[str]:
+            async with self._web as web:
+                return await roll_out(
+                    self._agent,
+                    tasks,
+                    store,
+                    web,
+                    concurrency=self._concurrency,
+                    question_usd=self._question_usd,
+                    run_usd=self._run_usd,
+                    processes=processes,
+                )
+
+        return asyncio.run(main())
 
 
 async def roll_out(

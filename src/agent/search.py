@@ -41,6 +41,13 @@ class EmbeddedSearch:
         return self._corpus.search(query, count)
 
 
+def embedded_search(day: str) -> EmbeddedSearch:
+    """Search the embedded web as of a day; see ``src.dataset.factbook``."""
+    from src.dataset.factbook import factbook_web  # it is built on this package
+
+    return EmbeddedSearch(factbook_web(day))
+
+
 class SerperSearch:
     """Google results through serper.dev, or any service of the same form."""
 

@@ -7,7 +7,7 @@ import json
 import os
 import random
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any, TypeVar
 
@@ -69,7 +69,7 @@ class Web:
         max_delay_s: float = 60.0,
         concurrency_per_host: int = 64,
         limits: FetchLimits | None = None,
-        test_only_loopback_ports: Collection[int] = (),
+        test_only_loopback_ports: Sequence[int] = (),
     ) -> None:
         """Set how patient and how quick the run is.
 

@@ -18,6 +18,7 @@ from src.dataset.factbook_pages import render
 from src.dataset.factbook_questions import Question, Records, make_suite, trace_of
 from src.dataset.factbook_records import Entity, read_countries, read_elements
 from src.dataset.gisa import Gisa
+from src.errors import InputError
 from src.storage import cache_folder, locked, write_atomic, writing_to_cache
 
 # Day of each snapshot, and the year whose figures are the newest ones then.
@@ -51,8 +52,10 @@ def factbook_web(day: str = FIRST) -> Corpus:
     """Return the pages as of a day.
 
     Raises:
-        InputError: the packages with the facts cannot be fetched.
+        InputError: there is no snapshot of that day, or the packages with the facts cannot be fetched.
     """
+    if day not in DAYS:
+        raise InputError(f"The embedded web has no snapshot of {day}; there are: {', '.join(DAYS)}.")
     older = read_countries(_OLDER_YEAR)
     return Corpus(render(_entities(day), older, date=day, older_year=_OLDER_YEAR))
 

@@ -27,7 +27,7 @@ class GisaScore:
         sample: Which attempt at each question to score, where a run has several.
     """
 
-    needs = ("dataset", "evaluator", "predictions")
+    needs: tuple[str, ...] = ("dataset", "evaluator", "predictions")
 
     def __init__(self, *, sample: int) -> None:
         self.sample = sample

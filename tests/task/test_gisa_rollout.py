@@ -1,0 +1,217 @@
+import asyncio
+import json
+import subprocess
+import sys
+import threading
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from gisa_files import question, write_suite
+
+from tests.agent.servers import completion, reply, serve
+
+ROOT = Path(__file__).parents[2]
+QUESTIONS = [
+    question(3, "item", topic="rivers", text="Where does the Amber spring?", answer=[["Amber Hill"]]),
+    question(5, "set", topic="comets", text="Which comets are known?", answer=[["Encke"], ["Halley"]]),
+]
+ANSWERS = {"Where": "```tsv\nPlace\nAmber Hill\n```", "Which": "```tsv\nComet\nHalley\nEncke\n```"}
+KEY = "sk-planted-0123456789"
+
+
+@contextmanager
+def model_server(respond):
+    """Serve from a thread of its own, as the run takes the main one; yield the address."""
+    started, stop = threading.Event(), threading.Event()
+    port = []
+
+    async def main():
+        async with serve(respond) as number:
+            port.append(number)
+            started.set()
+            await asyncio.to_thread(stop.wait)
+
+    thread = threading.Thread(target=lambda: asyncio.run(main()))
+    thread.start()
+    started.wait()
+    try:
+        yield f"http://127.0.0.1:{port[0]}/v1"
+    finally:
+        stop.set()
+        thread.join()
+
+
+@pytest.fixture
+def corpus(tmp_path):
+    path = tmp_path / "pages.jsonl"
+    pages = [
+        {"url": f"https://atlas.example/{name}", "html": f"<title>{name}</title><p>{name}"}
+        for name in ("amber", "comets")
+    ]
+    path.write_text("".join(json.dumps(page) + "\n" for page in pages))
+    return path
+
+
+@pytest.fixture
+def answer(run, tmp_path, corpus, monkeypatch):
+    """Roll a model behind a server out over a suite of two questions."""
+    monkeypatch.setenv("PLANTED_KEY", KEY)
+    suite = write_suite(tmp_path / "suite", QUESTIONS)
+
+    with_tools = (
+        *("agent/search=corpus", f"agent.search.corpus.path={corpus}"),
+        *("agent/pages=corpus", f"agent.pages.corpus.path={corpus}", "agent/policy=endpoint"),
+    )
+
+    def call(url, *overrides, tools=with_tools):
+        folder = tmp_path / "run"
+        status = run(
+            "+experiment=gisa_rollout", "logger=none", f"hydra.run.dir={folder}",
+            "dataset=gisa", f"dataset.root={suite}",
+            *tools, f"agent.policy.base_url={url}", "agent.policy.model=m", "agent.policy.key_env=PLANTED_KEY",
+            "agent.web.base_delay_s=0.001", "agent.web.attempts=2", "evaluator.resamples=50", *overrides,
+        )  # fmt: skip
+        return status, folder
+
+    return call
+
+
+async def healthy(request, writer):
+    """Search once, then answer."""
+    messages = json.loads(request.body)["messages"]
+    if messages[-1]["role"] == "user":
+        function = {"name": "search", "arguments": '{"query": "amber comets"}'}
+        return completion("", tool_calls=[{"id": "a", "type": "function", "function": function}])
+    return completion(ANSWERS[messages[1]["content"].split()[0]])
+
+
+async def broken(request, writer):
+    return reply(f"wrong key {request.headers['authorization']}", status="401 Unauthorized")
+
+
+def read(path):
+    return json.loads(path.read_text())
+
+
+def written(folder):
+    return b"".join(path.read_bytes() for path in folder.rglob("*") if path.is_file())
+
+
+def test_a_model_answers_a_suite_and_its_answers_are_scored(answer, capsys):
+    with model_server(healthy) as url:
+        status, folder = answer(url)
+    assert status == 0
+    result = read(folder / "result.json")
+    assert (result["status"], result["outcomes"], result["evaluated_questions"]) == ("finished", {"answered": 2}, 2)
+    metrics = result["metrics"]
+    assert metrics["test/global_em"] == 1
+    # Two questions of two replies and one search each; a reply is 10 tokens read and 5 written.
+    assert metrics["test/turns_per_question"] == 1
+    assert metrics["test/searches_per_question"] == 1
+    assert metrics["test/visits_per_question"] == 0
+    assert (metrics["test/chain_prompt_tokens_per_question"], metrics["test/chain_completion_tokens_per_question"]) == (
+        20,
+        10,
+    )
+    assert "test/chain_usd_per_question" not in metrics  # the price list does not know the model
+    assert {path.name for path in (folder / "episodes").iterdir()} == {"3.0.json", "5.0.json"}
+    assert "| all | 2 | 0 | global_em | 100.00" in capsys.readouterr().out
+    assert b"spring?" not in written(folder)  # questions stay out of what a run writes
+    assert KEY.encode() not in written(folder)
+
+
+def test_failures_of_the_infrastructure_are_not_scored_but_named_and_tried_again(answer, run, capsys):
+    with model_server(broken) as url:
+        status, folder = answer(url)
+    said = capsys.readouterr().out
+    assert status == 2
+    assert "2 of 2 episodes have no answer for reasons of infrastructure:" in said
+    assert "- 2 times: HTTP 401: wrong key Bearer [key]" in said
+    assert f"python -m src.run resume={folder}" in said
+    assert read(folder / "result.json")["status"] == "failed"
+    assert not (folder / "summary.json").exists()
+    assert KEY.encode() not in written(folder)
+    config = (folder / "config.yaml").read_text()
+    with model_server(healthy) as other:
+        (folder / "config.yaml").write_text(config.replace(f"base_url: {url}", f"base_url: {other}"))
+        assert run(f"resume={folder}") == 2  # another address is another run, as it may be another model
+        assert "these differ: agent" in capsys.readouterr().out
+    (folder / "config.yaml").write_text(config.replace("max_infra_errors: 0", "max_infra_errors: 2"))
+    assert run(f"resume={folder}") == 0
+    result = read(folder / "result.json")
+    assert result["outcomes"] == {"infra_error": 2}
+    assert result["metrics"]["test/global_em"] == 0
+    assert sum(result["errors"].values()) == 2
+
+
+def test_a_run_goes_on_after_an_outage(answer, run):
+    sick = True
+
+    async def recovering(request, writer):
+        return await (broken if sick else healthy)(request, writer)
+
+    with model_server(recovering) as url:
+        status, folder = answer(url)
+        assert status == 2
+        sick = False
+        assert run(f"resume={folder}") == 0
+    assert read(folder / "result.json")["outcomes"] == {"answered": 2}
+    assert [len(read(path)["opened"]) for path in (folder / "episodes").glob("*.json")] == [2, 2]
+
+
+def test_the_single_shot_mode_has_no_tools(answer):
+    seen = []
+
+    async def direct(request, writer):
+        seen.append(json.loads(request.body))
+        return completion(ANSWERS[seen[-1]["messages"][1]["content"].split()[0]])
+
+    with model_server(direct) as url:
+        status, folder = answer(url, tools=["agent=single_shot"])
+    assert status == 0
+    assert read(folder / "result.json")["metrics"]["test/global_em"] == 1
+    assert len(seen) == 2
+    assert not any("tools" in body for body in seen)
+
+
+def test_several_samples_are_independent_attempts_and_the_first_is_scored(answer):
+    with model_server(healthy) as url:
+        _, folder = answer(url, "task.samples=3")
+    assert len(list((folder / "episodes").glob("*.json"))) == 6
+    assert read(folder / "result.json")["evaluated_questions"] == 2
+
+
+def test_the_default_recipe_runs_on_a_part_of_the_embedded_suite(run, tmp_path):
+    folder = tmp_path / "run"
+    arguments = ["task.max_questions=12", "logger=none", "evaluator.resamples=50", f"hydra.run.dir={folder}"]
+    assert run("+experiment=gisa_rollout", *arguments) == 0
+    result = read(folder / "result.json")
+    assert result["evaluated_questions"] == 12
+    assert result["metrics"]["test/global_em"] >= 0.5
+    assert {record["answer_type"] for record in map(read, (folder / "episodes").glob("*.json"))} == {
+        *("item", "set", "list", "table")
+    }
+
+
+def test_another_data_set_is_refused_with_what_to_type(run, tmp_path, capsys):
+    assert run("+experiment=gisa_rollout", "dataset=ml_100k", "logger=none", f"hydra.run.dir={tmp_path / 'run'}") == 2
+    assert "dataset=factbook, or dataset=gisa dataset.root=<folder>" in capsys.readouterr().out
+
+
+def test_search_without_pages_is_refused(run, tmp_path, capsys):
+    folder = tmp_path / "run"
+    assert run("+experiment=gisa_rollout", "~agent/pages", "logger=none", f"hydra.run.dir={folder}") == 2
+    assert "agent.search and agent.pages go together" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_two_processes_share_the_questions(tmp_path):
+    folder = tmp_path / "run"
+    arguments = ["logger=none", "trainer.devices=2", "trainer.strategy=ddp", f"hydra.run.dir={folder}"]
+    command = [sys.executable, "-m", "src.run", "+experiment=gisa_rollout", "task.max_questions=20", *arguments]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    records = [read(path) for path in (folder / "episodes").glob("*.json")]
+    assert len(records) == 20
+    assert all(len(record["opened"]) == 1 for record in records)
+    assert read(folder / "result.json")["evaluated_questions"] == 20
