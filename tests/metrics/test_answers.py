@@ -384,6 +384,7 @@ def test_twenty_thousand_pieces_of_junk_never_raise_and_the_slowest_is_printed()
     for number in range(20_000):
         prediction, kind = junk(random_source), random_source.choice(KINDS)
         began = time.process_time()
-        judge(prediction, GOLD[kind], kind)
+        judged = judge(prediction, GOLD[kind], kind)
+        assert judged is not None
         slowest = max(slowest, (time.process_time() - began, number))
     print(f"\n20,000 predictions; the slowest, number {slowest[1]}, took {slowest[0]:.3f} s of processor time")
