@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -16,7 +15,7 @@ from src.model.sasrec import SASRec
 from src.tokenizer.trie import TokenTrie
 from tests.benchmarks.comparison import Row, config, interleaved, show_seconds
 from tests.benchmarks.models import LEVELS, semantic_ids
-from tests.benchmarks.training import in_fresh_process, resident
+from tests.benchmarks.training import in_fresh_process, resident, resident_from_here
 
 CANDIDATES = 20  # negatives and true token of a label position
 
@@ -77,8 +76,7 @@ def memory(quick: bool, items: int, threads: int) -> float:
     """Return what judging a batch adds to the resident memory at its peak, in MB; 1 if it is less."""
     torch.set_num_threads(threads)
     batch = Batch(QUICK if quick else FULL, items)
-    Path("/proc/self/clear_refs").write_text("5")
-    before = resident("VmRSS")
+    before = resident_from_here()
     batch.judge()
     return max(resident("VmHWM") - before, 1.0)
 
