@@ -183,7 +183,8 @@ class ReActAgent:
                 if index not in carried_out:
                     return {"error": "skipped", "content": why_not}
                 assert self._toolbox is not None
-                return dict(vars(await self._toolbox.run(call, step, episode.web)))
+                result = await self._toolbox.run(call, step, episode.web)
+                return {"tool": type(call).__name__.lower(), **vars(call), **vars(result)}
 
             found = await episode.journal.step(f"call/{turn}/{index}", episode.account, make)
             return dict(found)

@@ -145,11 +145,18 @@ def record_of(task: Task, verdict: Verdict, journal: Journal, counts: dict[str, 
         "answer_type": task.answer_type,
         **vars(verdict),
         "counts": counts,
+        "contaminated": sorted({url for line in steps for url in _contaminated(line)}),
         "spent": _spent(steps),
         "seconds": round(sum(line["seconds"] for line in steps), 3),
         "opened": [line["opened"] for line in journal.lines if "opened" in line],
         "steps": steps,
     }
+
+
+def _contaminated(line: dict[str, Any]) -> list[str]:
+    """Return the benchmark's own pages that a tool call came upon."""
+    value = line.get("value")
+    return list(value.get("contaminated", [])) if isinstance(value, dict) else []
 
 
 def _spent(steps: list[dict[str, Any]]) -> dict[str, dict[str, float | None]]:

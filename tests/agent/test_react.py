@@ -95,7 +95,16 @@ def test_a_question_is_searched_visited_and_answered(path):
         **{"invalid_calls": 0, "skipped_calls": 0, "cached": 0},
     }
     assert [step["key"] for step in record["steps"]] == ["reply/0", "call/0/0", "reply/1", "call/1/0", "reply/2"]
-    assert record["steps"][3]["value"]["urls"] == ["https://atlas.example/peru"]
+    searched, visited = record["steps"][1]["value"], record["steps"][3]["value"]
+    assert (searched["tool"], searched["query"]) == ("search", "peru")
+    assert (visited["tool"], visited["goal"], visited["urls"]) == ("visit", "capital", ["https://atlas.example/peru"])
+    assert record["contaminated"] == []
+
+
+def test_an_episode_that_came_upon_the_benchmarks_own_pages_is_flagged(path):
+    own = "https://huggingface.co/datasets/RUC-NLPIR/GISA"
+    _, _, record = run(in_turn(calls(visit(own)), calls(visit(own)), ANSWER), path)
+    assert record["contaminated"] == [own]
 
 
 def test_the_conversation_opens_with_date_budget_form_and_question(path):

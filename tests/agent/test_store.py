@@ -129,5 +129,5 @@ def test_records_are_valid_json_of_known_keys(tmp_path):
     record = json.loads((store.folder / "7.0.json").read_bytes())
     assert record.keys() == {
         *("question_id", "sample", "answer_type", "outcome", "reason", "prediction"),
-        *("counts", "spent", "seconds", "opened", "steps"),
+        *("counts", "contaminated", "spent", "seconds", "opened", "steps"),
     }
