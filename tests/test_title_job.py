@@ -49,6 +49,16 @@ def test_a_model_is_trained_on_titles_and_recommends_with_them(run, arguments, t
         assert places[1] == places[0] + 1
 
 
+def test_preferences_are_learned_from_a_model_of_titles(run, arguments, tmp_path):
+    common = [*(text for text in arguments[1:] if not text.startswith("stage.")), "prompt=instruction"]
+    assert run("+experiment=sft", *common, f"hydra.run.dir={tmp_path / 'sft'}") == 0
+    start = tmp_path / "sft" / "checkpoints" / "best.ckpt"
+    for name, extra in (("dpo", []), ("grpo", ["data.prompts_per_epoch=8", "stage.group_size=4"])):
+        folder = tmp_path / name
+        assert run(f"+experiment={name}", *common, *extra, f"upstream.sft={start}", f"hydra.run.dir={folder}") == 0
+        assert (result(folder)["status"], result(folder)["evaluated_users"]) == ("finished", 6)
+
+
 def test_titles_under_the_prompt_of_semantic_ids_are_refused(run, arguments, tmp_path):
     assert run(*arguments, f"hydra.run.dir={tmp_path / 'a'}") == 2
     assert result(tmp_path / "a")["error"]["message"].endswith("Type:  prompt=instruction")
