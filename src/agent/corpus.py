@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,29 @@ from src.agent.page_text import ReadablePage, read_html
 from src.errors import InputError
 
 _SNIPPET_CHARS = 160
+_COMMON = frozenset(
+    (
+        "an",
+        "and",
+        "are",
+        "as",
+        "at",
+        "be",
+        "by",
+        "for",
+        "from",
+        "has",
+        "in",
+        "is",
+        "it",
+        "of",
+        "on",
+        "or",
+        "that",
+        "the",
+    )
+    + ("this", "to", "was", "what", "which", "with")
+)
 
 
 @dataclass(frozen=True)
@@ -78,18 +101,16 @@ class Corpus:
             query: Words in any form.
             count: Most results.
         """
-        import bm25s
-
-        tokens = bm25s.tokenize(query, stopwords="en", show_progress=False, return_ids=False)
-        if not tokens or not tokens[0]:
-            return []
         index, hits = self._index
-        found, scores = index.retrieve(tokens, k=min(count, len(hits)), show_progress=False)
-        words = {str(token) for token in tokens[0]}
+        words = [word for word in _words(query) if word in index.vocab_dict]
+        if not words:
+            return []
+        scores = index.get_scores(words)
+        best = (-scores).argsort(kind="stable")[:count].tolist()  # stable: equal pages come in the collection's order
         return [
-            Hit(hits[number].title, hits[number].url, _snippet(hits[number].snippet, words), hits[number].date)
-            for number, score in zip(found[0].tolist(), scores[0].tolist(), strict=True)
-            if score > 0
+            replace(hits[number], snippet=_snippet(hits[number].snippet, set(words)))
+            for number in best
+            if scores[number] > 0
         ]
 
     @cached_property
@@ -102,15 +123,21 @@ class Corpus:
             page = read_html(document.html, document.url)
             hits.append(Hit(page.title, document.url, page.text, document.date))
         index = bm25s.BM25()
-        texts = [f"{hit.title}\n{hit.title}\n{hit.snippet}" for hit in hits]  # a title counts twice
-        index.index(bm25s.tokenize(texts, stopwords="en", show_progress=False), show_progress=False)
+        # A title counts twice. A word that no query has stands in every text: an index without words fails.
+        words = [["\0", *_words(f"{hit.title} {hit.title} {hit.snippet}")] for hit in hits]
+        index.index(words, show_progress=False)
         return index, hits
 
 
 def _snippet(text: str, words: set[str]) -> str:
     """Return the line with most of the query's words, cut to size."""
-    best = max(text.split("\n"), key=lambda line: len(words & set(re.findall(r"\w+", line.lower()))))
+    best = max(text.split("\n"), key=lambda line: len(words.intersection(_words(line))))
     return best[:_SNIPPET_CHARS]
+
+
+def _words(text: str) -> list[str]:
+    """Split a text as the index does: words of two letters or more, in lower case, without the most common ones."""
+    return [word for word in re.findall(r"\w\w+", text.lower()) if word not in _COMMON]
 
 
 def _documents_in(path: Path) -> Iterator[Document]:

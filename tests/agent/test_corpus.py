@@ -39,6 +39,16 @@ def test_no_more_results_come_back_than_asked_for(corpus):
     assert len(corpus.search("capital peru mali", 2)) == 2
 
 
+@pytest.mark.parametrize("html", ["", "a"])
+def test_pages_without_words_are_never_found(html):
+    assert Corpus([Document("https://a.example/", html)]).search("a word", 10) == []
+
+
+def test_pages_that_are_equally_good_come_in_the_order_of_the_collection():
+    pages = [Document(f"https://a.example/{number}", "<p>the same words") for number in range(50)]
+    assert [hit.url for hit in Corpus(pages).search("same words", 20)] == [page.url for page in pages[:20]]
+
+
 def test_a_page_is_read_by_its_address_with_or_without_a_fragment(corpus):
     assert corpus.read(MALI.url).text == "Capital: Bamako"
     assert corpus.read(MALI.url + "#capital") == corpus.read(MALI.url)
