@@ -46,12 +46,12 @@ class _PagesRead:
     def values(self, name: str, key: str) -> tuple[str, ...]:
         field = BY_KEY[key]
         label = re.escape(field.label)
-        shown = re.search(
-            rf"^(?:{label} \| |{label}\n|- {label}: |For .+, the {label} is given as )(.+)$",
+        found = re.search(
+            rf"^(?:(?:{label} \| |{label}\n|- {label}: )(.+)|For .+, the {label} is given as (.+)\.)$",
             self._text(section_title(name, field.section)),
             re.MULTILINE,
         )
-        values = field.values(shown[1]) or field.values(shown[1].removesuffix(".")) if shown else ()
+        values = field.values(found[1] or found[2]) if found else ()
         if not values:
             raise NoAnswerError
         return values

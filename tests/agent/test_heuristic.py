@@ -31,19 +31,22 @@ def answer(agent, text, answer_type, path):
     return asyncio.run(main())
 
 
-def test_a_question_of_every_form_is_answered_exactly_from_pages_that_were_read(agent, tmp_path):
+def test_every_question_is_answered_exactly_from_pages_that_were_read_or_exceeds_the_budget(agent, tmp_path):
     data = factbook()
     about = json.loads((data.root / "suite.json").read_bytes())
-    easiest = {}
-    for question in sorted(data.questions, key=lambda one: about[one.id]["hops"]):
-        easiest.setdefault(about[question.id]["form"], question)
-    assert len(easiest) == 20
-    for form, question in easiest.items():
-        verdict, counts = answer(agent, question.text, question.answer_type, tmp_path / form)
-        scores = official_score(verdict.prediction, data.gold(question), question.answer_type)
-        assert (verdict.outcome, scores["global_em"]) == ("answered", 1), form
-        assert counts["visits"] == counts["urls"] >= about[question.id]["hops"]
+    answered = []
+    for question in data.questions:
+        verdict, counts = answer(agent, question.text, question.answer_type, tmp_path / question.id)
         assert counts["calls"] <= 30
+        if verdict.outcome == "budget":
+            assert about[question.id]["hops"] >= 14  # two calls a page
+        else:
+            scores = official_score(verdict.prediction, data.gold(question), question.answer_type)
+            assert (verdict.outcome, scores["global_em"]) == ("answered", 1), question.text
+            assert counts["visits"] == counts["urls"] >= about[question.id]["hops"]
+            answered.append(about[question.id]["form"])
+    assert len(answered) > 300
+    assert len(set(answered)) == 20
 
 
 def test_a_page_that_the_search_does_not_show_is_reached_by_the_contents(agent, tmp_path):
