@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import lightning
@@ -75,10 +75,11 @@ class RecommendationData(lightning.LightningDataModule):
 class TrainingBatches:
     """All training batches of one process; knows where it stands, so that a resumed run sees each batch once.
 
-    A batch of B examples of at most T tokens, with N response tokens, holds ``input_ids`` and ``attention_mask``
-    ``(B, T)`` padded on the right, ``rows`` ``(B, T)`` that marks the states which predict a response token, and for
-    these in order ``target`` ``(N,)``, the token, and ``interaction`` ``(N,)``, the index into ``Interactions.items``
-    of the item it belongs to.
+    A batch of examples of at most T tokens, with N response tokens, holds ``input_ids`` ``(B, T)`` padded on the right,
+    ``attention_mask`` ``(B, T)``, which numbers the examples of a row from 1 and is 0 for padding, ``rows`` ``(B, T)``
+    that marks the states which predict a response token, and for these in order ``target`` ``(N,)``, the token, and
+    ``interaction`` ``(N,)``, the index into ``Interactions.items`` of the item it belongs to. Where ``prompt.packed``,
+    short examples share a row: as they do not see each other, that changes the cost and nothing else.
 
     The number of batches is the same in every epoch, though the number of examples may vary a little.
 
@@ -131,14 +132,20 @@ class TrainingBatches:
             tokens, owner = self.data.prompt.encode(items, int(examples.first_label[row] - start))
             first = self.data.interactions.offsets[user] + start
             encoded.append((tokens, np.where(owner >= 0, first + owner, -1)))
-        length = max(len(tokens) for tokens, _ in encoded)
-        input_ids = torch.full((len(encoded), length), self.data.prompt.pad_token_id)
-        attention_mask = torch.zeros(len(encoded), length, dtype=torch.int64)
-        interaction = torch.full((len(encoded), length), -1)
-        for row, (tokens, interactions) in enumerate(encoded):
-            input_ids[row, : len(tokens)] = torch.from_numpy(tokens)
-            attention_mask[row, : len(tokens)] = 1
-            interaction[row, : len(tokens)] = torch.from_numpy(interactions)
+        lengths = [len(tokens) for tokens, _ in encoded]
+        shared = pack(lengths) if self.data.prompt.packed else [[example] for example in range(len(encoded))]
+        shape = len(shared), max(lengths)
+        input_ids = torch.full(shape, self.data.prompt.pad_token_id)
+        attention_mask = torch.zeros(shape, dtype=torch.int64)
+        interaction = torch.full(shape, -1)
+        for row, examples_of_row in enumerate(shared):
+            stop = 0
+            for number, example in enumerate(examples_of_row, start=1):
+                start, stop = stop, stop + lengths[example]
+                tokens, interactions = encoded[example]
+                input_ids[row, start:stop] = torch.from_numpy(tokens)
+                attention_mask[row, start:stop] = number
+                interaction[row, start:stop] = torch.from_numpy(interactions)
         response = interaction >= 0
         rows = torch.zeros_like(response)
         rows[:, :-1] = response[:, 1:]  # the state at t predicts token t + 1
@@ -149,6 +156,27 @@ class TrainingBatches:
             "target": input_ids[response],
             "interaction": interaction[response],
         }
+
+
+def pack(lengths: Sequence[int]) -> list[list[int]]:
+    """Put examples into as few rows as first-fit-decreasing finds, none longer than the longest example.
+
+    Args:
+        lengths: Tokens of each example, all positive.
+
+    Returns:
+        The examples of each row; each example is in exactly one.
+    """
+    room: list[int] = []
+    rows: list[list[int]] = []
+    for example in sorted(range(len(lengths)), key=lambda one: -lengths[one]):
+        row = next((row for row, left in enumerate(room) if left >= lengths[example]), len(rows))
+        if row == len(rows):
+            rows.append([])
+            room.append(max(lengths))
+        rows[row].append(example)
+        room[row] -= lengths[example]
+    return rows
 
 
 class EvaluationBatches:

@@ -108,19 +108,22 @@ class CausalLM(nn.Module):
         """Run the blocks over whole sequences and keep the states of the label rows only.
 
         The final norm is applied once to each intermediate state; transformers has already applied it to the last one.
+        Examples that share a row do not see each other, and each begins at position 0.
 
         Args:
             input_ids: Tokens, shape ``(B, T)``, int64.
-            attention_mask: 1 for tokens, 0 for padding, shape ``(B, T)``.
+            attention_mask: Number of the example within its row, from 1; 0 for padding; shape ``(B, T)``, int64.
             rows: Positions whose next token is a label, shape ``(B, T)``, bool, N of them True.
             blocks: Intermediate blocks to read, counted from 1; the last block is not one of them.
 
         Returns:
             States at the N rows.
         """
+        same_example = attention_mask[:, :, None] == attention_mask[:, None, :]
         output = self.decoder(
             input_ids=input_ids,
-            attention_mask=attention_mask,
+            attention_mask=additive_mask(same_example.tril(), self.causal_network.dtype),
+            position_ids=same_example.tril(-1).sum(2),
             output_hidden_states=bool(blocks),
             use_cache=False,
         )
@@ -138,6 +141,12 @@ class CausalLM(nn.Module):
             f"{type(self.decoder).__name__} has no final norm under any of the names {', '.join(_FINAL_NORMS)}: "
             "intermediate layers cannot be read. Train it with stage=sft, or use a Llama-like model."
         )
+
+
+def additive_mask(visible: Tensor, dtype: torch.dtype) -> Tensor:
+    """Turn ``(B, Q, T)`` into the mask ``(B, 1, Q, T)`` that attention adds to its scores."""
+    mask = torch.zeros(visible.shape, dtype=dtype, device=visible.device)
+    return mask.masked_fill_(~visible, torch.finfo(dtype).min)[:, None]
 
 
 def intermediate_blocks(model: CausalLM, layers: int | list[int]) -> list[int]:

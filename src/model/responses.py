@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from src.losses.preference import token_log_probabilities
-from src.model.causal_lm import CausalLM
+from src.model.causal_lm import CausalLM, additive_mask
 
 
 @dataclass(frozen=True)
@@ -52,12 +52,6 @@ class PromptPlaces:
         placed = values.new_zeros(sequences, self.slots, *values.shape[1:])
         placed[self.sequence, self.slot] = values
         return placed
-
-
-def additive_mask(visible: Tensor, dtype: torch.dtype) -> Tensor:
-    """Turn ``(B, Q, T)`` into the mask ``(B, 1, Q, T)`` that attention adds to its scores."""
-    mask = torch.zeros(visible.shape, dtype=dtype, device=visible.device)
-    return mask.masked_fill_(~visible, torch.finfo(dtype).min)[:, None]
 
 
 def response_log_probabilities(

@@ -27,6 +27,8 @@ class IdsPrompt(Windows):
         InputError: the items are titles.
     """
 
+    packed = True  # short examples share a row of a training batch
+
     def __init__(self, tokenizer: Any, items: ItemTokens, *, max_history: int, stride: int) -> None:
         if items.as_text:
             raise InputError(

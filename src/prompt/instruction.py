@@ -28,6 +28,8 @@ class InstructionPrompt:
         InputError: the template does not hold ``{history}`` exactly once.
     """
 
+    packed = True  # short examples share a row of a training batch
+
     def __init__(self, tokenizer: Any, items: ItemTokens, *, template: str, separator: str, max_history: int) -> None:
         if template.count("{history}") != 1:
             raise InputError(f"prompt.template must hold {{history}} exactly once, got: {template!r}")

@@ -23,6 +23,7 @@ class ItemsPrompt(Windows):
         stride: Items labelled in each training window, see ``Windows``; at most ``max_history``.
     """
 
+    packed = False  # recurrent and convolutional models read a row as one history
     pad_token_id = 0  # an item like any other: only the attention mask tells padding
 
     def __init__(self, tokenizer: Any, items: ItemTokens, *, max_history: int, stride: int) -> None:

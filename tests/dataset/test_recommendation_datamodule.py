@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from src.dataset.interactions import Interactions
-from src.dataset.recommendation_datamodule import EvaluationBatches, RecommendationData, TrainingBatches
+from src.dataset.recommendation_datamodule import EvaluationBatches, RecommendationData, TrainingBatches, pack
 from src.errors import InputError
 from src.prompt.examples import Examples
 
@@ -21,6 +21,8 @@ class OneTokenPrompt:
 
     def most_examples(self, lengths):
         return int((-(-lengths // 2)).sum())
+
+    packed = True
 
     def examples(self, lengths, rng):
         rows = [(user, start, min(start + 2, n)) for user, n in enumerate(lengths) for start in range(0, n, 2)]
@@ -74,6 +76,35 @@ def test_a_training_batch_holds_tokens_rows_and_targets_that_belong_together():
         assert (batch["target"] >= 10).all()
         assert (10 + interactions().items[batch["interaction"]] == batch["target"].numpy()).all()
         assert ((batch["input_ids"] == 0) == (batch["attention_mask"] == 0)).all()
+
+
+def test_examples_that_share_a_row_are_whole_and_are_those_of_rows_of_their_own():
+    def read(batch):
+        found = []
+        for row, mask in zip(batch["input_ids"], batch["attention_mask"], strict=True):
+            assert (row[mask == 0] == 0).all()
+            found += [tuple(row[mask == number].tolist()) for number in range(1, int(mask.max()) + 1)]
+        return sorted(found)
+
+    together, apart = data(batch_size=6), data(batch_size=6)
+    apart.prompt.packed = False
+    for packed, padded in zip(TrainingBatches(together, 0, 1), TrainingBatches(apart, 0, 1), strict=True):
+        assert read(packed) == read(padded)
+        assert len(packed["input_ids"]) <= len(padded["input_ids"]) == len(read(padded))
+
+
+@given(st.lists(st.integers(1, 30), min_size=1, max_size=40))
+def test_packed_rows_hold_every_example_once_and_none_is_longer_than_the_longest(lengths):
+    rows = pack(lengths)
+    assert sorted(itertools.chain.from_iterable(rows)) == list(range(len(lengths)))
+    filled = [sum(lengths[example] for example in row) for row in rows]
+    assert max(filled) <= max(lengths)
+    assert all(one + other > max(lengths) for one, other in itertools.combinations(filled, 2))
+
+
+def test_first_fit_decreasing_by_hand():
+    # Longest first: 5 | 4 | 3 does not fit behind 5 or 4 | 2 fits behind 3 | 1 fits behind 4.
+    assert pack([1, 5, 2, 4, 3]) == [[1], [3, 0], [4, 2]]
 
 
 def test_training_never_shows_the_last_two_items_of_a_user():

@@ -104,6 +104,20 @@ def head_rows(model):
 
 
 @every_kind
+def test_examples_that_share_a_row_have_the_states_they_have_alone(saved, kind):
+    model = load(saved(kind)[0]).eval()
+    one, other = torch.randint(0, 250, (1, 5)), torch.randint(0, 250, (1, 3))
+    alone = [
+        model.row_states(ids, torch.ones_like(ids), torch.ones_like(ids).bool(), [1]).intermediate
+        for ids in (one, other)
+    ]
+    packed = torch.cat([one, other, torch.zeros(1, 2, dtype=torch.int64)], dim=1)
+    number = torch.tensor([[1] * 5 + [2] * 3 + [0] * 2])
+    states = model.row_states(packed, number, number > 0, [1])
+    torch.testing.assert_close(states.intermediate, torch.cat(alone, dim=1))
+
+
+@every_kind
 @full_and_lora
 def test_known_tokens_keep_their_logits_and_item_tokens_get_logits_of_their_own(saved, kind, lora):
     folder, network = saved(kind)
