@@ -68,6 +68,7 @@ class Record:
                 "started_at": _now(),
                 "finished_at": None,
                 "timings_s": {"prepare": 0.0, "fit": 0.0, "test": 0.0, "total": 0.0},
+                "steps": None,
                 "peak_memory_mib": None,
                 "evaluated_users": None,
                 "protocol": {},

@@ -38,8 +38,8 @@ def test_a_run_leaves_a_whole_folder(run, toy_arguments, tmp_path, capsys):
     content = result(folder)
     assert content.keys() == {
         "status", "name", "seed", "metrics", "error", "config", "overrides", "versions", "commit", "dirty",
-        "started_at", "finished_at", "timings_s", "peak_memory_mib", "evaluated_users", "protocol", "lineage",
-        "resumed",
+        "started_at", "finished_at", "timings_s", "steps", "peak_memory_mib", "evaluated_users", "protocol",
+        "lineage", "resumed",
     }  # fmt: skip
     assert content["overrides"] == ["+experiment=toy", "seed=3"]
     assert content["protocol"] == {

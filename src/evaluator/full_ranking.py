@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Literal
 
 import numpy as np
 import torch
@@ -22,14 +23,15 @@ class FullRankingEvaluator:
 
     Args:
         items: One token for each item.
-        exclude_history: Never recommend an item of the user's history.
+        exclude_history: Never recommend an item of the user's history; ``both`` tests with and without them, and
+            validates with them.
         cutoffs: The k of Hit@k and NDCG@k.
 
     Raises:
         InputError: the items have semantic IDs.
     """
 
-    def __init__(self, items: ItemTokens, *, exclude_history: bool, cutoffs: list[int]) -> None:
+    def __init__(self, items: ItemTokens, *, exclude_history: bool | Literal["both"], cutoffs: list[int]) -> None:
         if items.tokens.shape[1] != 1:
             raise InputError(
                 f"evaluator=full_ranking scores whole items, but each has {items.tokens.shape[1]} tokens.\n"
@@ -42,24 +44,25 @@ class FullRankingEvaluator:
         """Begin an evaluation: there is nothing to prepare."""
 
     @torch.no_grad()
-    def rank(self, model: SequenceModel, batch: Mapping[str, Tensor]) -> NDArray[np.float64]:
+    def rank(self, model: SequenceModel, batch: Mapping[str, Tensor], *, exclude_history: bool) -> NDArray[np.float64]:
         """Return each user's rank of the target, shape ``(B,)``; 1 is best, NaN where the history excludes it.
 
         Args:
             model: The collaborative model, in eval mode.
             batch: ``input_ids`` and ``attention_mask`` ``(B, P)`` of the latest items, ``history`` ``(B, H)`` of all
                 items padded with -1, ``target`` ``(B,)``.
+            exclude_history: Leave out the items of the history.
         """
         history, target = batch["history"], batch["target"][:, None]
         scores = model.scores(model.last_states(batch["input_ids"], batch["attention_mask"]))
         own = scores.gather(1, target)
-        if self.exclude_history:
+        if exclude_history:
             seen = torch.where(history < 0, history[:, :1], history)  # padding repeats the first item
             scores = scores.scatter(1, seen, -torch.inf)
         item = torch.arange(scores.shape[1], device=scores.device)
         ahead = (scores > own) | ((scores == own) & (item < target))
         rank = 1.0 + ahead.sum(1).double()
-        if self.exclude_history:
+        if exclude_history:
             rank = rank.masked_fill((history == target).any(1), torch.nan)
         result: NDArray[np.float64] = rank.cpu().numpy()
         return result

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Literal
 
 import numpy as np
 import torch
@@ -35,7 +36,8 @@ class GroundedEvaluator:
         items: All items as titles.
         num_beams: Beams of the generation, under transformers' default length penalty; 1 is greedy.
         popularity: Exponent of the popularity factor, >= 0; 0 leaves popularity out.
-        exclude_history: Never recommend an item of the user's history.
+        exclude_history: Never recommend an item of the user's history; ``both`` tests with and without them, and
+            validates with them.
         cutoffs: The k of Hit@k and NDCG@k.
 
     Raises:
@@ -43,7 +45,13 @@ class GroundedEvaluator:
     """
 
     def __init__(
-        self, items: ItemTokens, *, num_beams: int, popularity: float, exclude_history: bool, cutoffs: list[int]
+        self,
+        items: ItemTokens,
+        *,
+        num_beams: int,
+        popularity: float,
+        exclude_history: bool | Literal["both"],
+        cutoffs: list[int],
     ) -> None:
         if not items.as_text:
             raise InputError(
@@ -73,16 +81,17 @@ class GroundedEvaluator:
         self._embedded = None
 
     @torch.no_grad()
-    def rank(self, model: CausalLM, batch: Mapping[str, Tensor]) -> NDArray[np.float64]:
+    def rank(self, model: CausalLM, batch: Mapping[str, Tensor], *, exclude_history: bool) -> NDArray[np.float64]:
         """Return each user's rank of the target, shape ``(B,)``; 1 is best, NaN where the history excludes it.
 
         Args:
             model: The language model, in eval mode.
             batch: ``input_ids`` and ``attention_mask`` ``(B, P)`` padded on the left, ``history`` ``(B, H)`` padded
                 with -1, ``target`` ``(B,)``.
+            exclude_history: Leave out the items of the history.
         """
         target = batch["target"][:, None]
-        distance = self._distances(model, batch)
+        distance = self._distances(model, batch, exclude_history)
         own = distance.gather(1, target)
         rank = (distance < own).sum(1) + ((distance == own).sum(1) + 1) / 2
         result: NDArray[np.float64] = rank.double().masked_fill(own[:, 0].isinf(), torch.nan).cpu().numpy()
@@ -98,18 +107,18 @@ class GroundedEvaluator:
                 with -1.
             count: Number of items.
         """
-        best = self._distances(model, batch).sort(dim=1, stable=True)
+        best = self._distances(model, batch, bool(self.exclude_history)).sort(dim=1, stable=True)
         rows = zip(best.indices[:, :count].tolist(), best.values[:, :count].tolist(), strict=True)
         return [[(i, -d) for i, d in zip(*row, strict=True) if d < torch.inf] for row in rows]
 
-    def _distances(self, model: CausalLM, batch: Mapping[str, Tensor]) -> Tensor:
+    def _distances(self, model: CausalLM, batch: Mapping[str, Tensor], exclude_history: bool) -> Tensor:
         """Return each user's distance from all items as they are ranked, ``(B, I)``; inf where it is excluded."""
         generated = embed(model, self._generate(model, batch["input_ids"], batch["attention_mask"]))
         distance = torch.cdist(generated, self._titles(model), compute_mode="donot_use_mm_for_euclid_dist")
         nearest, farthest = distance.aminmax(dim=1, keepdim=True)
         scaled = ((distance - nearest) / (farthest - nearest).clamp(min=1e-12)).double()
         distance = scaled[:, self._title.to(scaled.device)] * self._factor.to(scaled.device)
-        if not self.exclude_history:
+        if not exclude_history:
             return distance
         history = batch["history"]
         seen = torch.where(history < 0, history[:, :1], history)  # padding repeats the first item

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Literal
 
 import numpy as np
 import torch
@@ -27,14 +28,17 @@ class RankingEvaluator:
     Args:
         items: All items, as semantic IDs or titles.
         num_beams: Beams of the search; the target's rank is unknown (NaN) when no beam ends in it.
-        exclude_history: Never recommend an item of the user's history.
+        exclude_history: Never recommend an item of the user's history; ``both`` tests with and without them, and
+            validates with them.
         cutoffs: The k of Hit@k and NDCG@k.
 
     Raises:
         InputError: fewer beams than the largest cutoff.
     """
 
-    def __init__(self, items: ItemTokens, *, num_beams: int, exclude_history: bool, cutoffs: list[int]) -> None:
+    def __init__(
+        self, items: ItemTokens, *, num_beams: int, exclude_history: bool | Literal["both"], cutoffs: list[int]
+    ) -> None:
         if num_beams < max(cutoffs):
             raise InputError(
                 f"evaluator.num_beams={num_beams} finds fewer items than the largest cutoff {max(cutoffs)} asks for.\n"
@@ -48,18 +52,19 @@ class RankingEvaluator:
     def start(self, interactions: Interactions) -> None:
         """Begin an evaluation: there is nothing to prepare."""
 
-    def rank(self, model: CausalLM, batch: Mapping[str, Tensor]) -> NDArray[np.float64]:
+    def rank(self, model: CausalLM, batch: Mapping[str, Tensor], *, exclude_history: bool) -> NDArray[np.float64]:
         """Return each user's rank of the target, shape ``(B,)``; 1 is best, NaN is not found.
 
         Args:
             model: The language model, in eval mode.
             batch: ``input_ids`` and ``attention_mask`` ``(B, P)`` padded on the left, ``history`` ``(B, H)`` padded
                 with -1, ``target`` ``(B,)``.
+            exclude_history: Leave out the items of the history.
         """
         target, device = batch["target"], batch["target"].device
         if self.trie.items.device != device:
             self.trie = self.trie.to(device)
-        excluded = batch["history"] if self.exclude_history else None
+        excluded = batch["history"] if exclude_history else None
         found = decode_items(
             model, self.trie, batch["input_ids"], batch["attention_mask"], num_beams=self.num_beams, excluded=excluded
         )

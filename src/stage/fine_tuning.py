@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import torch
@@ -51,6 +51,7 @@ class FineTuning(NextItemStage):
         reward_temperature: See ``reward_loss``.
         ensemble: ``logits`` averages the layers' logits, ``probabilities`` their probabilities; ``final`` takes the
             final layer instead, for comparison.
+        observe_layers: Log what the layers find also where no term reads them, at the log steps; nothing else changes.
         init_from: Checkpoint of this module to take the weights from.
     """
 
@@ -76,6 +77,7 @@ class FineTuning(NextItemStage):
         reward: float,
         reward_from: str | None,
         reward_temperature: float | None,
+        observe_layers: bool,
         init_from: str | None,
     ) -> None:
         super().__init__(model, evaluator)
@@ -91,8 +93,9 @@ class FineTuning(NextItemStage):
                 "Train one:     python -m src.run +experiment=sasrec\n"
                 "and name it:   stage.reward_from=outputs/sasrec/<run>/checkpoints/best.ckpt"
             )
-        reads_layers = strength > 0 or distillation > 0 or reward > 0
-        self.blocks = intermediate_blocks(model, layers) if reads_layers else []
+        self.learns_from_layers = strength > 0 or distillation > 0 or reward > 0
+        read = self.learns_from_layers or observe_layers
+        self.blocks = intermediate_blocks(model, layers) if read else []
         self.rewards: RewardModel | None = None
         if init_from is not None:
             self._initialise(Path(init_from))
@@ -111,10 +114,11 @@ class FineTuning(NextItemStage):
 
     def training_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> Tensor:
         """Return the loss of one batch; see ``losses/cross_layer.py``."""
-        states = self.model.row_states(batch["input_ids"], batch["attention_mask"], batch["rows"], self.blocks)
+        blocks = self.blocks if self.learns_from_layers or self._is_log_step() else []
+        states = self.model.row_states(batch["input_ids"], batch["attention_mask"], batch["rows"], blocks)
         head, target = self.model.read_head(), batch["target"]
         logits = head(states.final)
-        if self.blocks:
+        if blocks:
             loss, parts = self._ilrec_loss(states.intermediate, head, logits, batch)
         else:
             loss, parts = F.cross_entropy(logits, target), {}
@@ -137,13 +141,15 @@ class FineTuning(NextItemStage):
         )
         weights = negative_weights(ensemble, negatives)
         loss = preference_loss(logits, target, negatives, weights, strength=settings["strength"], form=settings["form"])
-        parts = _negatives_report(ensemble, logits, target, negatives) if self._is_log_step() else {}
+        item_tokens, keep = self.model.item_token_ids, target != self.model.tokenizer.eos_token_id
+        parts = {}
+        if self._is_log_step():
+            parts = _negatives_report(ensemble, logits, target, negatives)
+            layers = zip(self.blocks, states, strict=True)
+            parts |= _layers_report(layers, head.of(item_tokens), logits[:, item_tokens], keep)
         if settings["distillation"] > 0:
-            item_tokens = self.model.item_token_ids
             parts["loss_distillation"] = distillation_loss(
-                head.of(item_tokens)(states),
-                logits[:, item_tokens],
-                keep=target != self.model.tokenizer.eos_token_id,
+                head.of(item_tokens)(states), logits[:, item_tokens], keep=keep
             )
             loss = loss + settings["distillation"] * parts["loss_distillation"]
         if self.rewards is not None:
@@ -165,16 +171,32 @@ class FineTuning(NextItemStage):
 
 @torch.no_grad()
 def _negatives_report(ensemble: Tensor, logits: Tensor, target: Tensor, negatives: Tensor) -> dict[str, Tensor]:
-    """Return what is logged of the layers and the negatives they found, each a mean over positions."""
+    """Return what is logged of the negatives that the layers found: their number, and means over positions."""
     count = negatives.sum(1).float()
     hardest = logits.masked_fill(~negatives, -torch.inf).max(1).values
     margin = (logits.gather(1, target[:, None])[:, 0] - hardest)[count > 0]
     return {
         "loss_cross_entropy": F.cross_entropy(logits, target),
+        "negatives": count.sum(),
         "negatives_per_position": count.mean(),
         "positions_without_negatives": (count == 0).float().mean(),
         "negative_mass": (logits.softmax(1) * negatives).sum(1).mean(),
         "negative_mass_intermediate": (ensemble.softmax(1) * negatives).sum(1).mean(),
         "negative_margin": margin.mean() if len(margin) else margin.new_zeros(()),
-        "layer_agreement": (ensemble.argmax(1) == logits.argmax(1)).float().mean(),
     }
+
+
+@torch.no_grad()
+def _layers_report(layers: Iterable[tuple[int, Tensor]], head: Head, logits: Tensor, keep: Tensor) -> dict[str, Tensor]:
+    """Return how far the layers are from the final one at the kept positions, among item tokens.
+
+    ``layer_agreement_<block>`` is the share of positions with the same first choice, ``layer_divergence`` the mean
+    distance in nats, ``distillation_loss``. One layer at a time, so that the peak of memory stays where it is.
+    """
+    report, divergence = {}, []
+    choice = logits.argmax(1)
+    for block, states in layers:
+        layer = head(states)
+        report[f"layer_agreement_{block}"] = (layer.argmax(1) == choice)[keep].float().mean()
+        divergence.append(distillation_loss(layer[None], logits, keep=keep))
+    return report | {"layer_divergence": torch.stack(divergence).mean()}

@@ -74,6 +74,7 @@ class GroupRelative(PostTraining):
         present = response >= 0
         loss = group_relative_loss(policy, reference, group_advantages(rewards), present, kl_weight=kl_weight)
         parts = {"loss": loss, "reward": rewards.mean(), "hit_rate": hit.any(1).float().mean()}
+        parts["negatives"] = (~hit).float().sum()
         if reference is not None:
             parts["log_ratio"] = (policy.detach() - reference).sum(2).mean()
         self._log_training(parts)

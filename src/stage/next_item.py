@@ -25,8 +25,8 @@ class NextItemStage(lightning.LightningModule):
 
     Args:
         model: The network; its ``spec`` says in plain values what it is.
-        evaluator: Ranks the target of every validation and test user: ``start(interactions)``, ``rank(model, batch)``
-            and ``cutoffs``.
+        evaluator: Ranks the target of every validation and test user: ``start(interactions)``, ``rank(model, batch)``,
+            ``exclude_history`` and ``cutoffs``.
     """
 
     def __init__(self, model: Any, evaluator: Any) -> None:
@@ -68,11 +68,16 @@ class NextItemStage(lightning.LightningModule):
 
     def validation_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> None:
         """Rank the validation targets of one batch of users."""
-        self._found.append((batch["user"].cpu().numpy(), self.evaluator.rank(self.model, batch)))
+        self._rank(batch, [self.evaluator.exclude_history is True])
 
     def test_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> None:
         """Rank the test targets of one batch of users."""
-        self.validation_step(batch, batch_idx)
+        exclude = self.evaluator.exclude_history
+        self._rank(batch, [False, True] if exclude == "both" else [exclude])
+
+    def _rank(self, batch: Mapping[str, Tensor], settings: list[bool]) -> None:
+        ranks = [self.evaluator.rank(self.model, batch, exclude_history=exclude) for exclude in settings]
+        self._found.append((batch["user"].cpu().numpy(), np.stack(ranks)))
 
     def on_validation_epoch_end(self) -> None:
         """Log the validation metrics over all users of all processes."""
@@ -85,24 +90,26 @@ class NextItemStage(lightning.LightningModule):
         self.test_ranks = {
             "user": [interactions.user_ids[user] for user in users],
             "target": [interactions.item_ids[interactions.target(int(user), "test")] for user in users],
-            "rank": ranks,
+            **dict(zip(("rank", "rank_excluded"), ranks, strict=False)),
         }
 
     def _log_ranking(self, split: str) -> tuple[np.ndarray, np.ndarray]:
         users = np.concatenate([users for users, _ in self._found] or [np.empty(0, dtype=np.int64)])
-        ranks = np.concatenate([ranks for _, ranks in self._found] or [np.empty(0)])
+        ranks = np.concatenate([ranks for _, ranks in self._found] or [np.empty((1, 0))], axis=1)
         self._found = []
         if self.trainer.world_size > 1:
             gathered: list[Any] = [None] * self.trainer.world_size
             torch.distributed.all_gather_object(gathered, (users, ranks))
-            users, ranks = (np.concatenate(parts) for parts in zip(*gathered, strict=True))
+            users, ranks = (np.concatenate(parts, axis=-1) for parts in zip(*gathered, strict=True))
         order = np.argsort(users)
-        users, ranks = users[order], ranks[order]
+        users, ranks = users[order], ranks[:, order]
         if not self.trainer.sanity_checking:
-            metrics = ranking_metrics(ranks, self.evaluator.cutoffs)
-            self.log_dict({f"{split}/{name}": value for name, value in metrics.items()})
+            for title, row in zip((split, f"{split}_excluded"), ranks, strict=False):
+                metrics = ranking_metrics(row, self.evaluator.cutoffs)
+                self.log_dict({f"{title}/{name}": value for name, value in metrics.items()})
             self.log(f"{split}/users", float(len(users)))
-            self.log("ndcg@10", metrics.get("ndcg@10", 0.0), prog_bar=split == "val", logger=False)
+            shown = ranking_metrics(ranks[0], self.evaluator.cutoffs).get("ndcg@10", 0.0)
+            self.log("ndcg@10", shown, prog_bar=split == "val", logger=False)
         return users, ranks
 
     def configure_optimizers(self) -> Any:

@@ -75,7 +75,14 @@ class Preference(PostTraining):
         else:
             loss = (sdpo_loss if objective == "sdpo" else dpo_loss)(policy, reference, beta=beta)
         margins = reward_margins(policy.detach(), reference)
-        self._log_training({"loss": loss, "margin": margins.mean(), "accuracy": (margins > 0).float().mean()})
+        self._log_training(
+            {
+                "loss": loss,
+                "margin": margins.mean(),
+                "accuracy": (margins > 0).float().mean(),
+                "negatives": torch.tensor(float(margins.numel())),
+            }
+        )
         return loss * self._share_of_positions(len(policy))
 
     def _prepare(self, epoch: int) -> None:

@@ -60,7 +60,7 @@ class SelfPlay(PostTraining):
         if response.shape[1] == 1:
             tokens = response >= 0
             loss = -log_p.sum() / tokens.sum()
-            self._log_training({"loss": loss})
+            self._log_training({"loss": loss, "negatives": loss.new_zeros(())})
             return loss * self._share_of_positions(int(tokens.sum()))
         wrong = (response[:, 0] != response[:, 1]).any(1)
         count = int(wrong.sum())
@@ -75,6 +75,7 @@ class SelfPlay(PostTraining):
                 "margin": margins.mean(),
                 "accuracy": (margins > 0).float().mean(),
                 "wrong_answers": wrong.float().mean(),
+                "negatives": wrong.float().sum(),
             }
         )
         return loss * self._share_of_positions(count)

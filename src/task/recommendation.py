@@ -66,6 +66,8 @@ class Recommendation:
             record.lap("prepare")
             trainer.fit(stage, datamodule=data, ckpt_path=start)
             record.lap("fit", total=checkpoints.fit_seconds)
+            record.update(steps=trainer.global_step)
+            selected = {} if checkpoints.best_score is None else {checkpoints.monitor: checkpoints.best_score}
             trainer.test(stage, datamodule=data, ckpt_path=checkpoints.selected, verbose=False)
             record.lap("test")
         if trainer.is_global_zero:
@@ -75,8 +77,9 @@ class Recommendation:
             metrics={
                 name: value.item()
                 for name, value in trainer.callback_metrics.items()
-                if name.startswith("test/") and name != "test/users"
-            },
+                if name.startswith("test") and name != "test/users"
+            }
+            | selected,
             evaluated_users=len(stage.test_ranks["user"]),
             protocol=protocol(config, interactions),
         )
@@ -103,6 +106,8 @@ class Recommendation:
 def protocol(config: dict[str, Any], interactions: Any) -> dict[str, Any]:
     """Return the settings that two runs must share for their metrics to be comparable, however they rank."""
     evaluator = {key: config["evaluator"][key] for key in ("exclude_history", "cutoffs") if key in config["evaluator"]}
+    if evaluator.get("exclude_history") == "both":
+        evaluator["exclude_history"] = False  # the metrics of the other setting have a name of their own
     dataset = f"{interactions.name} ({interactions.fingerprint[:12]})"
     return {**evaluator, "dataset": dataset, "max_users": config["data"]["max_users"]}
 

@@ -24,14 +24,14 @@ class LastItem(SequenceModel):
 
 
 def ranks(history, target, exclude_history=False):
-    evaluator = FullRankingEvaluator(ITEMS, exclude_history=exclude_history, cutoffs=[1])
+    evaluator = FullRankingEvaluator(ITEMS, exclude_history="both", cutoffs=[1])
     batch = {
         "input_ids": torch.tensor([[0, *history]]),
         "attention_mask": torch.tensor([[0] + [1] * len(history)]),
         "history": torch.tensor([[*history, -1, -1]]),
         "target": torch.tensor([target]),
     }
-    return evaluator.rank(LastItem(), batch).tolist()
+    return evaluator.rank(LastItem(), batch, exclude_history=exclude_history).tolist()
 
 
 def test_higher_scores_come_first_and_equal_ones_by_item():

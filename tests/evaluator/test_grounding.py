@@ -110,11 +110,12 @@ def reference_ranks(prompt, popularity, excluded):
     excluded=st.sets(st.integers(0, 5), max_size=3),
 )
 def test_ranks_equal_the_slow_reference(prompts, popularity, excluded):
-    made = evaluator(popularity=popularity, exclude_history=bool(excluded))
+    made = evaluator(popularity=popularity)
     history = [[*excluded, -1] if excluded else [0]] * len(prompts)
     expected = np.array([reference_ranks(prompt, popularity, excluded) for prompt in prompts])
     for target in range(6):
-        found = made.rank(MODEL, batch(prompts, [target] * len(prompts), history))
+        asked = batch(prompts, [target] * len(prompts), history)
+        found = made.rank(MODEL, asked, exclude_history=bool(excluded))
         np.testing.assert_array_equal(found, expected[:, target])
 
 
@@ -122,7 +123,8 @@ def test_recommendations_are_the_items_in_the_order_of_their_ranks():
     asked = batch([[3, 4], [9]], [0, 0], [[0, 3], [5, -1]])
     made = evaluator(popularity=0.5, exclude_history=True)
     best = made.recommend(MODEL, asked, 4)
-    ranks = np.array([made.rank(MODEL, {**asked, "target": torch.tensor([item, item])}) for item in range(6)]).T
+    targets = [{**asked, "target": torch.tensor([item, item])} for item in range(6)]
+    ranks = np.array([made.rank(MODEL, target, exclude_history=True) for target in targets]).T
     for user, excluded in enumerate(({0, 3}, {5})):
         order = sorted(set(range(6)) - excluded, key=lambda item: (ranks[user, item], item))
         assert [item for item, _ in best[user]] == order[:4]
@@ -185,7 +187,7 @@ def test_one_title_for_all_items_leaves_the_expected_rank():
     model = sharp_model()
     items = UnwrittenTitles(["Big"] * 3, max_tokens=12).written_for(model)
     made = GroundedEvaluator(items, num_beams=1, popularity=0.0, exclude_history=False, cutoffs=[1])
-    assert made.rank(model, batch([[4]], [1])).tolist() == [2]  # the mean of 1, 2 and 3
+    assert made.rank(model, batch([[4]], [1]), exclude_history=False).tolist() == [2]  # the mean of 1, 2 and 3
 
 
 def test_semantic_ids_are_refused():

@@ -33,14 +33,14 @@ def model():
 
 
 def ranks(model, targets, history, exclude):
-    evaluator = RankingEvaluator(ITEMS, num_beams=5, exclude_history=exclude, cutoffs=[5])
+    evaluator = RankingEvaluator(ITEMS, num_beams=5, exclude_history="both", cutoffs=[5])
     batch = {
         "input_ids": torch.full((len(targets), 1), model.tokenizer.bos_token_id),
         "attention_mask": torch.ones(len(targets), 1, dtype=torch.int64),
         "history": torch.tensor(history),
         "target": torch.tensor(targets),
     }
-    return evaluator.rank(model, batch).tolist()
+    return evaluator.rank(model, batch, exclude_history=exclude).tolist()
 
 
 def test_items_that_share_an_id_get_the_expected_rank(model):

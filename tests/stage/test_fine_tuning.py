@@ -15,7 +15,7 @@ from src.model.causal_lm import from_scratch, intermediate_blocks
 from src.model.sasrec import SASRec
 from src.prompt.ids import IdsPrompt
 from src.prompt.instruction import InstructionPrompt
-from src.stage.fine_tuning import FineTuning
+from src.stage.fine_tuning import FineTuning, _layers_report
 from src.tokenizer.item_tokens import ItemTokens
 
 CODES = np.stack(np.unravel_index(np.arange(20), (5, 4)), axis=1)
@@ -51,7 +51,7 @@ def model(hidden_size=16, num_layers=3, dropout=0.1):
     )
 
 
-def stage(network=None, **changes):
+def stage(network=None, exclude_history=False, **changes):
     settings = {
         "seed": 1,
         "learning_rate": 1e-2,
@@ -68,9 +68,10 @@ def stage(network=None, **changes):
         "reward": 0.0,
         "reward_from": None,
         "reward_temperature": None,
+        "observe_layers": False,
         "init_from": None,
     }
-    evaluator = RankingEvaluator(ITEMS, num_beams=10, exclude_history=False, cutoffs=[5, 10])
+    evaluator = RankingEvaluator(ITEMS, num_beams=10, exclude_history=exclude_history, cutoffs=[5, 10])
     return FineTuning(model=network or model(), evaluator=evaluator, **{**settings, **changes})
 
 
@@ -108,9 +109,52 @@ def test_training_learns_to_rank_the_next_item_first(tmp_path, strength, distill
     assert module.test_ranks["target"][:2] == ["i8", "i9"]
     parts = {"train/loss_cross_entropy", "train/negatives_per_position", "train/positions_without_negatives"}
     parts |= {"train/negative_mass", "train/negative_mass_intermediate"}
-    parts |= {"train/negative_margin", "train/layer_agreement"}
+    parts |= {"train/negatives", "train/negative_margin", "train/layer_divergence"}
+    parts |= {"train/layer_agreement_1", "train/layer_agreement_2"}
     expected = {"train/loss"} | (parts if strength else set())
     assert logged == expected | ({"train/loss_distillation"} if distillation else set())
+
+
+def test_the_test_ranks_with_and_without_the_history_where_both_are_wanted(tmp_path):
+    """Without the items of their history, targets move up or stay; validation keeps the history."""
+    module = stage(exclude_history="both", strength=0.0)
+    run = trainer(tmp_path, max_epochs=2)
+    run.fit(module, datamodule=data(module.model))
+    (metrics,) = run.test(module, datamodule=data(module.model), verbose=False)
+    kept, excluded = (np.nan_to_num(module.test_ranks[name], nan=99) for name in ("rank", "rank_excluded"))
+    assert (excluded <= kept).all()
+    assert (excluded < kept).any()
+    alone = stage(module.model, exclude_history=True, strength=0.0)
+    (expected,) = trainer(tmp_path).test(alone, datamodule=data(module.model), verbose=False)
+    assert metrics["test_excluded/ndcg@10"] == expected["test/ndcg@10"] > metrics["test/ndcg@10"]
+    assert "rank_excluded" not in alone.test_ranks
+
+
+def test_layers_can_be_observed_without_a_trace_in_the_weights(tmp_path):
+    weights, logged = [], []
+    for observe in (False, True):
+        module = stage(model(), strength=0.0, observe_layers=observe)
+        run = trainer(tmp_path, max_epochs=2, log_every_n_steps=2)
+        run.fit(module, datamodule=data(module.model))
+        weights.append(module.state_dict())
+        logged.append({name for name in run.callback_metrics if "layer" in name or "negatives" in name})
+    assert all(torch.equal(weights[1][name], weight) for name, weight in weights[0].items())
+    assert logged[0] == set()
+    assert "train/layer_agreement_2" in logged[1]
+
+
+def test_layers_are_compared_with_the_final_one_among_item_tokens():
+    # Three positions, two item tokens, the last position is an end. Layer 1 chooses 0, 1; the final one 0, 0.
+    final = torch.tensor([[2.0, 0.0], [1.0, 0.0], [0.0, 5.0]])
+    layer = torch.tensor([[2.0, 0.0], [0.0, 1.0], [5.0, 0.0]])
+    keep = torch.tensor([True, True, False])
+    report = _layers_report([(1, layer), (2, final)], torch.nn.Identity(), final, keep)
+    assert (report["layer_agreement_1"], report["layer_agreement_2"]) == (0.5, 1)
+    # Layer 2 is the final one: distance 0. Layer 1 differs at the second position: logits 1, 0 against 0, 1, whose
+    # log-probabilities differ by +1 and -1, so p - (1 - p) = 2p - 1 with p = sigmoid(1). Mean over
+    # 2 positions and 2 layers.
+    p = torch.sigmoid(torch.tensor(1.0))
+    torch.testing.assert_close(report["layer_divergence"], (2 * p - 1) / 4)
 
 
 def test_intermediate_states_are_normed_once_and_the_final_ones_not_again():

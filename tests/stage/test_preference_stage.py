@@ -126,7 +126,8 @@ def test_training_prefers_the_chosen_items(tmp_path, supervised, objective):
     module = stage(supervised, objective=objective, learning_rate=1e-2)
     run = fit(tmp_path, module, max_epochs=6)
     logged = run.callback_metrics
-    assert {name for name in logged if name.startswith("train/")} == {"train/loss", "train/margin", "train/accuracy"}
+    names = {"train/loss", "train/margin", "train/accuracy", "train/negatives"}
+    assert {name for name in logged if name.startswith("train/")} == names
     assert logged["train/accuracy"] > 0.8  # one pair in seven has no history to tell by
     assert logged["train/margin"] > 1
     (metrics,) = run.test(module, datamodule=pairs(module.model), verbose=False)
