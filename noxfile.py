@@ -1,4 +1,6 @@
-"""Sessions: `nox -s quickstart` runs the main job, `nox -s tests` passes the tests; `slow` and `bench` take longer."""
+"""Sessions: `quickstart` runs the main job, `tests` passes the tests; `slow`, `bench` and `recbole` take longer."""
+
+from pathlib import Path
 
 import nox
 
@@ -36,3 +38,16 @@ def bench(session: nox.Session) -> None:
     """Print the measured ratios: decoding, step cost, loss, start-up."""
     session.install("-e", ".[dev]")
     session.run("python", "-m", "tests.bench", *session.posargs)
+
+
+@nox.session(python="3.11")
+def recbole(session: nox.Session) -> None:
+    """Train SASRec, GRU4Rec and Caser beside stock RecBole 1.2.1 on the same sequences and print the ratios."""
+    session.install("-e", ".")
+    # An environment of its own: it needs packages older than ours, and Python 3.11 at most.
+    theirs = Path(session.create_tmp(), "recbole")
+    session.run("python", "-m", "venv", str(theirs))
+    python = str(theirs / "bin" / "python")
+    pins = ["torch==2.13.0", "recbole==1.2.1", "numpy<2", "pandas<3", "setuptools<81"]
+    session.run(python, "-m", "pip", "install", *pins, external=True)
+    session.run("python", "-m", "tests.benchmarks.beside_recbole", python, *session.posargs)
