@@ -25,7 +25,7 @@ ALLOWED = {
     "record": set(),
     "schema": {"tracking"},
     "command_line": {"record"},
-    "report": {"report", "metrics"},
+    "report": PARTS | {"report", "evaluator", "build"},
     "build": set(),
     "task": PARTS | {"stage", "evaluator", "task", "build", "record", "tracking", "checkpoint"},
     "run": {"build", "schema", "command_line", "record"},

@@ -89,17 +89,18 @@ def canonical_url(url: str) -> str:
 def high_and_low(values: ArrayLike) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Halve questions by how similar an agent's behaviour was to a human's.
 
-    Source: GISA (arXiv 2602.08543) compares the scores of two such groups. That equal values are never parted, so that
-    the halves are unequal where many equal the median, is our choice.
+    Source: GISA (arXiv 2602.08543) compares the scores of two such groups. That equal values are never parted is our
+    choice: those at the median go to the side that makes the two more alike in size.
 
     Args:
         values: Similarities, shape ``(N,)``; N questions.
 
     Returns:
-        Masks of shape ``(N,)``: above the median; at the median or below it.
+        Masks of the high and of the low ones, shape ``(N,)``; one is empty where all values are equal.
     """
     similarity = np.asarray(values, dtype=np.float64)
-    high = similarity > np.median(similarity) if len(similarity) else np.zeros(0, dtype=np.bool_)
+    median = np.median(similarity) if len(similarity) else 0.0
+    high = min(similarity > median, similarity >= median, key=lambda mask: abs(len(mask) - 2 * mask.sum()))
     return high, ~high
 
 

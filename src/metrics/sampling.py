@@ -145,9 +145,9 @@ def subsets(attempts: int, k: int, *, most: int = 20, seed: int = 0) -> Iterator
         yield from (tuple(sorted(draw.sample(range(attempts), k))) for _ in range(most))
 
 
-def mean_vote(attempts: int, k: int, vote: Callable[[tuple[int, ...]], Vote]) -> Vote:
+def mean_vote(attempts: int, k: int, vote: Callable[[tuple[int, ...]], Vote], *, seed: int = 0) -> Vote:
     """Average a vote of k over the :func:`subsets` of the attempts."""
-    score, confidence = np.mean([vote(chosen) for chosen in subsets(attempts, k)], axis=0)
+    score, confidence = np.mean([vote(chosen) for chosen in subsets(attempts, k, seed=seed)], axis=0)
     return Vote(float(score), float(confidence))
 
 

@@ -133,8 +133,9 @@ def _resampled_means(scores: NDArray[np.float64], seed: int, samples: int) -> ND
     columns, counts = np.unique(scores, axis=1, return_counts=True)
     share = counts / users
     seed_weights = random.multinomial(seeds, np.full(seeds, 1 / seeds), size=samples) / seeds
-    means = [float(weights @ columns @ random.multinomial(users, share)) / users for weights in seed_weights]
-    return np.array(means)
+    blocks = np.array_split(seed_weights, 1 + samples * len(share) // 10**6)  # 8 MB of counts at a time
+    draws = ((weights, random.multinomial(users, share, size=len(weights))) for weights in blocks)
+    return np.concatenate([np.sum(weights @ columns * times, axis=1) / users for weights, times in draws])
 
 
 def _percentile_interval(mean: float, resampled: NDArray[np.float64]) -> Interval:

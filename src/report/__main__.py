@@ -6,11 +6,19 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from src.errors import InputError
-from src.report.comparison import Report, build_report
-from src.report.tables import as_csv, cell_rows, markdown, run_row
+from src.report.analysis import analyse
+from src.report.comparison import ANSWERS, Report, build_report
+from src.report.layout import as_csv
+from src.report.leaderboard import write_answers
+from src.report.scaling import Point
+from src.report.tables import cell_rows, markdown, run_row
 from src.storage import write_atomic
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -18,14 +26,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m src.report", description="Tables and plots over runs and sweeps.")
     parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="a run folder, or one that holds some")
     parser.add_argument("--out", type=Path, metavar="DIR", help="where to write (default: report/ in the first FOLDER)")
-    parser.add_argument("--metric", default="test/ndcg@10", help="metric to compare by user (default: %(default)s)")
-    parser.add_argument("--baseline", metavar="NAME", help="cell to compare with (default: sft, or else the first)")
+    parser.add_argument(
+        "--metric", help="to compare by user or question (default: test/ndcg@10, or test/global_em on a suite)"
+    )
+    parser.add_argument(
+        "--baseline", metavar="NAME", help="cell to compare with (default: sft, or gisa_rollout; or else the first)"
+    )
+    parser.add_argument(
+        "--leaderboard", action="store_true", help="write the answers of runs on a suite as leaderboards take them"
+    )
     parser.add_argument("--title", default="Report", help="heading of report.md")
     options = parser.parse_args(arguments)
     out = options.out or options.folders[0] / "report"
     try:
         report = build_report(options.folders, options.metric, options.baseline)
         print(write_report(report, out, options.title))
+        for run in report.collection.having("finished") if options.leaderboard else []:
+            if run.evaluated_questions:
+                print(f"Answers written to {write_answers(run, out / 'leaderboard')}")
     except InputError as error:
         print(error, file=sys.stderr)
         return 1
@@ -34,32 +52,39 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def write_report(report: Report, out: Path, title: str) -> str:
-    """Write ``report.md``, ``report.csv``, ``runs.csv`` and the plots into a folder.
+    """Write ``report.md``, ``report.csv``, ``runs.csv``, a CSV file a further table, and the plots into a folder.
 
     Returns:
         The Markdown text.
 
     Raises:
-        InputError: a run's ``metrics.csv`` cannot be read.
+        InputError: a run's ``metrics.csv`` or one of its records cannot be read.
     """
-    text = markdown(report, title, _write_plots(report, out))
+    analysis = analyse(report)
+    text = markdown(report, title, analysis.tables, _write_plots(report, analysis.curves, out), analysis.remarks)
     write_atomic(out / "report.md", text)
     write_atomic(out / "report.csv", as_csv(cell_rows(report)))
     write_atomic(out / "runs.csv", as_csv([run_row(run) for run in report.collection.runs]))
+    for table in analysis.tables:
+        write_atomic(out / f"{table.stem}.csv", as_csv(table.as_rows()))
     return text
 
 
-def _write_plots(report: Report, out: Path) -> list[str]:
+def _write_plots(report: Report, curves: Sequence[tuple[str, Sequence[Point]]], out: Path) -> list[str]:
     """Draw what the runs allow; return the names of the PNG files."""
-    if not report.summaries:
+    if not report.sections:
         return []
     from src.report import plots  # matplotlib takes a second to import, and `--help` does not need it
 
-    cells = [summary.cell for summary in report.all_summaries]
-    figures = {
-        "metrics": plots.metric_bars(report.summaries),
-        "training_curves": plots.training_curves(cells, report.metric),
-    }
+    figures: dict[str, Figure | None] = {}
+    for section in report.sections:
+        answers = section.kind is ANSWERS
+        figures["exact_match" if answers else "metrics"] = plots.metric_bars(section)
+        if not answers:
+            cells = [summary.cell for summary in section.flat]
+            figures["training_curves"] = plots.training_curves(cells, section.metric)
+    if curves:
+        figures["figure_5"] = plots.attempts_curve(curves)
     for stem, figure in figures.items():
         if figure:
             plots.save(figure, out / stem)

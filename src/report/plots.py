@@ -15,8 +15,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from src.errors import InputError
-from src.report.comparison import Summary
+from src.report.comparison import ANSWERS, Section, Summary
 from src.report.runs import Cell, Run
+from src.report.scaling import Point
 from src.storage import write_atomic
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart, without its yellow (too faint on white).
@@ -40,17 +41,20 @@ Curve = dict[int, float]
 """Value by optimiser step."""
 
 
-def metric_bars(summaries: Sequence[Sequence[Summary]]) -> Figure:
+def metric_bars(section: Section) -> Figure:
     """Draw one panel a metric and one bar a cell.
 
     Args:
-        summaries: Cells by protocol; a gap separates the protocols.
+        section: Its cells by protocol; a gap separates the protocols.
 
     Returns:
-        The figure. Whiskers are the 95% bootstrap intervals over users and seeds, where there are any.
+        The figure. Whiskers are the 95% bootstrap intervals over users (or questions) and seeds, where there are any.
+        Of the many metrics of runs on a suite, the exact matches are drawn.
     """
-    flat = [(y, summary) for y, summary in _positions(summaries)]
-    metrics = list(flat[0][1].over_seeds)
+    flat = [(y, summary) for y, summary in _positions(section.summaries)]
+    metrics = list(dict.fromkeys(metric for _, summary in flat for metric in summary.over_seeds))
+    if section.kind is ANSWERS:
+        metrics = [metric for metric in metrics if "em" in metric]
     columns = -(-len(metrics) // 2)
     labels = [textwrap.fill(summary.cell.label, 36, break_on_hyphens=False) for _, summary in flat]
     bar_inches = 0.12 + 0.16 * max(label.count("\n") + 1 for label in labels)
@@ -60,7 +64,8 @@ def metric_bars(summaries: Sequence[Sequence[Summary]]) -> Figure:
         grid = figure.subplots(min(2, len(metrics)), columns, sharey=True, squeeze=False)
         for axes, metric in zip(grid.flat, metrics, strict=False):
             for index, (y, summary) in enumerate(flat):
-                _bar(axes, y, summary, metric, COLOURS[index % len(COLOURS)])
+                if metric in summary.over_seeds:
+                    _bar(axes, y, summary, metric, COLOURS[index % len(COLOURS)])
             axes.set_title(metric)
             axes.margins(x=0.22)
             axes.set_xlim(left=0)
@@ -70,7 +75,8 @@ def metric_bars(summaries: Sequence[Sequence[Summary]]) -> Figure:
             axes.set_ylim(flat[-1][0] + 0.6, -0.6)  # downwards
         for axes in grid.flat[len(metrics) :]:
             axes.remove()
-        figure.supxlabel("Mean over seeds. Whisker: 95% bootstrap interval over users and seeds.", fontsize=9)
+        whisker = f"Whisker: 95% bootstrap interval over {section.kind.unit} and seeds."
+        figure.supxlabel(f"Mean over seeds. {whisker}", fontsize=9)
     return figure
 
 
@@ -110,6 +116,36 @@ def training_curves(cells: Sequence[Cell], metric: str) -> Figure | None:
     return figure
 
 
+def attempts_curve(curves: Sequence[tuple[str, Sequence[Point]]]) -> Figure:
+    """Draw exact match over the number of attempts: the best of them as a line, their vote as a broken one.
+
+    Args:
+        curves: Label and points of each cell; at least one, with points.
+    """
+    sizes = sorted({point.k for _, points in curves for point in points})
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(5.6, 3.6 + 0.2 * 2 * len(curves)), layout="constrained")
+        axes = figure.subplots()
+        for index, (label, points) in enumerate(curves):
+            # Moved apart, so that whiskers of curves that meet stay readable.
+            for name, style, shift in (("best", "-", 0.97), ("vote", "--", 1.03)):
+                drawn = [(point.k * shift, getattr(point, name)) for point in points if getattr(point, name)]
+                means = [one.mean for _, one in drawn]
+                ends = [[one.mean - one.low for _, one in drawn], [one.high - one.mean for _, one in drawn]]
+                axes.errorbar(
+                    [k for k, _ in drawn], means, yerr=ends, linestyle=style, marker="o", markersize=3, linewidth=1.8,
+                    elinewidth=THIN, capsize=2.5, color=COLOURS[index % len(COLOURS)],
+                    label=f"{'Best' if name == 'best' else 'Majority'}@k, {label}",
+                )  # fmt: skip
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(sizes, [str(size) for size in sizes])
+        axes.set_xlabel("attempts k")
+        axes.set_ylabel("exact match (%)")
+        axes.grid()
+        figure.legend(loc="outside lower center", ncols=1)
+    return figure
+
+
 def save(figure: Figure, stem: Path) -> None:
     """Write a figure as ``stem.png`` and ``stem.svg``, without dates, so that equal figures are equal files."""
     with mpl.rc_context(STYLE):
@@ -131,7 +167,7 @@ def _positions(summaries: Sequence[Sequence[Summary]]) -> Iterator[tuple[float, 
 
 def _bar(axes: Axes, y: float, summary: Summary, metric: str, colour: str) -> None:
     mean = summary.over_seeds[metric].mean
-    interval = summary.over_users.get(metric)
+    interval = summary.over_units.get(metric)
     end = interval.high if interval else mean
     axes.barh(y, mean, height=0.72, color=colour)
     if interval:

@@ -60,6 +60,7 @@ class Run(BaseModel):
     timings_s: dict[str, float] = {}
     peak_memory_mib: float | None = None
     evaluated_users: int | None = None
+    evaluated_questions: int | None = None
 
     @property
     def label(self) -> str:
@@ -231,7 +232,7 @@ def _inconsistencies(cell: Cell) -> list[str]:
     ]
     if suspect:
         warnings.append(f"{cell.label}: its runs differ in more than the seed: {', '.join(suspect)}.")
-    for what in ("commit", "dirty", "versions", "evaluated_users"):
+    for what in ("commit", "dirty", "versions", "evaluated_users", "evaluated_questions"):
         values = dict.fromkeys(json.dumps(getattr(run, what), sort_keys=True) for run in cell.runs)
         if len(values) > 1:
             warnings.append(f"{cell.label}: its runs differ in {what}: {' / '.join(values)}.")

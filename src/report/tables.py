@@ -2,40 +2,68 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from src.metrics.stats import Interval
-from src.report.comparison import Comparison, Report, Summary
+from src.report.comparison import ANSWERS, Comparison, Report, Section, Summary
+from src.report.layout import Row, Table, markdown_table
 from src.report.runs import Collection, Run, as_typed
 
-Row = dict[str, object]
 
+def markdown(
+    report: Report, title: str, tables: Sequence[Table] = (), images: Sequence[str] = (), remarks: Sequence[str] = ()
+) -> str:
+    """Write the report as Markdown.
 
-def markdown(report: Report, title: str, images: Sequence[str] = ()) -> str:
-    """Write the report as Markdown, with the images at its end."""
+    Args:
+        report: What is known about the runs.
+        title: Heading.
+        tables: Further ones, of runs on a suite.
+        images: Names of files to show at the end.
+        remarks: Further warnings.
+    """
     parts = [f"# {title}", _counts(report.collection)]
     warnings = report.collection.warnings + [text for summary in report.all_summaries for text in summary.warnings]
-    if warnings:
+    if warnings := [*warnings, *remarks]:
         parts += ["## Warnings", "\n".join(f"- {text}" for text in warnings)]
-    if report.summaries:
-        parts += ["## Test metrics", "Mean over the seeds ± half the width of Student's 95% interval over the seeds."]
-    for group in report.summaries:
-        parts += [f"Protocol: {as_typed(group[0].cell.protocol) or 'not recorded'}", _results_table(group)]
-    if report.comparisons:
-        parts += [
-            f"## Paired differences in {report.metric}",
-            "Same users, same seeds; 95% interval by bootstrap over users and seeds (over users only for one seed).",
-            _comparison_table(report.comparisons),
-        ]
-    reasons = [f"- {one.cell.label}, not compared: {one.reason}." for one in report.comparisons if one.reason]
-    if reasons:
-        parts.append("\n".join(reasons))
+    for section in report.sections:
+        if section.kind is ANSWERS:
+            parts += ["## Runs on a suite of questions", _protocols(section), *(one.as_markdown() for one in tables)]
+        else:
+            parts += _results(section)
+        parts += _comparisons(section)
     parts += [f"![{Path(name).stem.replace('_', ' ')}]({name})" for name in images]
     return "\n\n".join(parts) + "\n"
+
+
+def _results(section: Section) -> list[str]:
+    parts = ["## Test metrics", "Mean over the seeds ± half the width of Student's 95% interval over the seeds."]
+    for group in section.summaries:
+        parts += [f"Protocol: {as_typed(group[0].cell.protocol) or 'not recorded'}", _results_table(group)]
+    return parts
+
+
+def _protocols(section: Section) -> str:
+    return "\n".join(
+        f"- {cell.label}: {len(cell.runs)} run(s) over {_cost(cell.runs)['wall_time_s']:.0f} s each, "
+        f"{as_typed(cell.protocol) or 'protocol not recorded'}"
+        for cell in (summary.cell for summary in section.flat)
+    )
+
+
+def _comparisons(section: Section) -> list[str]:
+    units, parts = section.kind.unit, []
+    if section.comparisons:
+        parts += [
+            f"## Paired differences in {section.metric}",
+            f"Same {units}, same seeds; 95% interval by bootstrap over {units} and seeds (over {units} only for one "
+            "seed).",
+            _comparison_table(section.comparisons),
+        ]
+    reasons = [f"- {one.cell.label}, not compared: {one.reason}." for one in section.comparisons if one.reason]
+    return [*parts, *(["\n".join(reasons)] if reasons else [])]
 
 
 def _counts(collection: Collection) -> str:
@@ -81,21 +109,6 @@ def _comparison_table(comparisons: Sequence[Comparison]) -> str:
     return markdown_table(header, rows)
 
 
-def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Lay out a Markdown table whose columns line up in a terminal: the first to the left, the others to the right."""
-    cells = [[text.replace("|", "\\|").replace("\n", " ") for text in row] for row in [header, *rows]]
-    widths = [max(3, *(len(row[column]) for row in cells)) for column in range(len(header))]
-    lines = [
-        [
-            text.rjust(width) if column else text.ljust(width)
-            for column, (text, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        for row in cells
-    ]
-    rule = ["-" * width if column == 0 else "-" * (width - 1) + ":" for column, width in enumerate(widths)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in [lines[0], rule, *lines[1:]])
-
-
 def _plus_minus(interval: Interval) -> str:
     return f"{interval.mean:.4f}" + ("" if math.isnan(interval.half_width) else f" ± {interval.half_width:.4f}")
 
@@ -103,16 +116,18 @@ def _plus_minus(interval: Interval) -> str:
 def cell_rows(report: Report) -> list[Row]:
     """Return one row a cell: means, both kinds of interval, cost, and the difference from the baseline."""
     compared = {one.cell.label: one for one in report.comparisons}
+    units = {summary.cell.label: section.kind.unit for section in report.sections for summary in section.flat}
     rows = []
     for summary in report.all_summaries:
+        unit = units[summary.cell.label].removesuffix("s")
         row: Row = {"cell": summary.cell.label, "seeds": len(summary.cell.runs)}
         for metric, interval in summary.over_seeds.items():
-            users = summary.over_users.get(metric)
+            resampled = summary.over_units.get(metric)
             row |= {
                 metric: interval.mean,
                 f"{metric} seed half width": interval.half_width,
-                f"{metric} user low": users and users.low,
-                f"{metric} user high": users and users.high,
+                f"{metric} {unit} low": resampled and resampled.low,
+                f"{metric} {unit} high": resampled and resampled.high,
             }
         one = compared.get(summary.cell.label)
         result = one.result if one else None
@@ -145,23 +160,15 @@ def run_row(run: Run) -> Row:
 
 
 def _cost(runs: Sequence[Run]) -> Row:
-    """Average what the runs took; where they differ in users, all numbers are given."""
+    """Average what the runs took; where they differ in users (or questions), all numbers are given."""
+    units = "evaluated_questions" if any(run.evaluated_questions for run in runs) else "evaluated_users"
     return {
         "wall_time_s": _mean(run.timings_s.get("total") for run in runs),
         "peak_memory_mib": _mean(run.peak_memory_mib for run in runs),
-        "evaluated_users": " / ".join(dict.fromkeys(str(run.evaluated_users or "-") for run in runs)),
+        units: " / ".join(dict.fromkeys(str(getattr(run, units) or "-") for run in runs)),
     }
 
 
 def _mean(values: Iterable[float | None]) -> float | None:
     known = [value for value in values if value is not None]
     return sum(known) / len(known) if known else None
-
-
-def as_csv(rows: Sequence[Row]) -> str:
-    """Write rows as CSV; a row without a column of another has an empty field there."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, dict.fromkeys(key for row in rows for key in row), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()

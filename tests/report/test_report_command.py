@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from src.errors import InputError
 from src.report.__main__ import main, write_report
 from src.report.comparison import build_report
-from src.report.tables import markdown_table
+from src.report.layout import markdown_table
 
 
 def report(folder):

@@ -1,0 +1,70 @@
+"""Scores of each user of recommendation runs, from the ranks they saved."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from itertools import groupby
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from src.errors import InputError
+from src.metrics.ranking import per_user_metric
+from src.report.runs import Run
+
+
+def metrics(runs: Sequence[Run]) -> list[str]:
+    """Return the test metrics that follow from ranks, Hit before NDCG, by rising cutoff."""
+    names = {name for run in runs for name in run.metrics if re.fullmatch(r"test/(hit|ndcg)@\d+", name)}
+    return sorted(names, key=lambda name: (name.partition("@")[0], int(name.partition("@")[2])))
+
+
+def scores(runs: Sequence[Run]) -> Callable[[str], NDArray[np.float64]]:
+    """Return what scores each user in each run by a metric such as ``test/ndcg@10``.
+
+    Raises:
+        InputError: as in :func:`_aligned_ranks`.
+    """
+    ranks = _aligned_ranks(runs)
+    return lambda metric: np.stack([per_user_metric(row, metric.removeprefix("test/")) for row in ranks])
+
+
+def _aligned_ranks(runs: Sequence[Run]) -> NDArray[np.float64]:
+    """Read ``ranks.parquet`` of each run and join them on the user.
+
+    Returns:
+        Ranks of shape ``(runs, users)``, NaN where the target was not decoded; users in rising order of their ids.
+
+    Raises:
+        InputError: a file is absent or unreadable, or the runs were tested on different users or targets.
+    """
+    tables = [_read_ranks(run) for run in runs]
+    first = tables[0]
+    for run, table in zip(runs, tables, strict=True):
+        if table.keys() == first.keys():
+            continue
+        users, other_users = ({user for user, _ in part} for part in (first, table))
+        if users == other_users:
+            what = f"{len(first.keys() - table.keys())} of {len(first)} users have different targets"
+        else:
+            what = f"different users: {len(first)} and {len(table)}, {len(users & other_users)} of them the same"
+        raise InputError(f"{runs[0].folder} and {run.folder} cannot be joined by user: {what}")
+    order = sorted(first)
+    return np.array([[table[key] for key in order] for table in tables])
+
+
+def _read_ranks(run: Run) -> dict[tuple[str, str], float]:
+    """Return the rank by user and target; NaN where the target was not decoded."""
+    path = run.folder / "ranks.parquet"
+    try:
+        table = pq.read_table(path)
+        users, targets = (table[name].cast(pa.string()).to_pylist() for name in ("user", "target"))
+        ranks = table["rank"].cast(pa.float64()).fill_null(np.nan).to_pylist()
+    except (OSError, KeyError, pa.ArrowException) as error:
+        raise InputError(f"{path} cannot be read as columns user, target and rank: {error}") from error
+    if repeated := [user for user, group in groupby(sorted(users)) if len(list(group)) > 1]:
+        raise InputError(f"{path} ranks {len(repeated)} users more than once, such as {repeated[0]!r}")
+    return dict(zip(zip(users, targets, strict=True), ranks, strict=True))
