@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Hashable, Iterable, Sequence
 from itertools import pairwise
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import SplitResult, parse_qs, urlsplit
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -14,6 +14,16 @@ from numpy.typing import ArrayLike, NDArray
 _TRACKING = re.compile(
     r"(?:utm_\w+|gclid|dclid|gbraid|wbraid|fbclid|msclkid|mc_cid|mc_eid|igshid|yclid|srsltid|ref_src)"
 )
+
+# Pages that only lead on to another one: host, path and the parameters that hold its address.
+_GOOGLE = r"(?:www\.)?google\.(?:\w{2,3}\.)?\w{2,3}"
+_REDIRECTS = (
+    (re.compile(rf"{_GOOGLE}/url/*"), ("q", "url")),
+    (re.compile(rf"{_GOOGLE}/imgres/*"), ("imgrefurl",)),
+    (re.compile(r"(?:www\.)?duckduckgo\.com/l/*"), ("uddg",)),
+    (re.compile(r"lm?\.facebook\.com/l\.php/*"), ("u",)),
+)
+_RESULTS = re.compile(rf"{_GOOGLE}/search")
 
 
 def search_similarity(human: Sequence[str], model: Sequence[str]) -> float | None:
@@ -75,15 +85,46 @@ def jaccard(first: frozenset[Hashable], second: frozenset[Hashable]) -> float:
 def canonical_url(url: str) -> str:
     """Return the form in which addresses of one page are equal.
 
-    Scheme and host lose their case; fragment, tracking parameters and slashes at the end of the path are dropped. What
-    cannot be read as an address only loses the white space around it.
+    Redirects are resolved as far as they show where they lead. Scheme and host lose their case; fragment, tracking
+    parameters and slashes at the end of the path are dropped. What cannot be read as an address only loses the white
+    space around it.
     """
+    url = redirected(url)
     try:
-        parts = urlsplit(url.strip())
+        parts = urlsplit(url)
     except ValueError:
-        return url.strip()
+        return url
     query = "&".join(one for one in parts.query.split("&") if not _TRACKING.fullmatch(one.partition("=")[0].lower()))
-    return SplitResult(parts.scheme, parts.netloc.lower(), parts.path.rstrip("/"), query, "").geturl()
+    path = re.sub(r"[/\s]+\Z", "", parts.path)
+    return SplitResult(parts.scheme, parts.netloc.lower(), path, query.strip(), "").geturl().strip()
+
+
+def redirected(url: str) -> str:
+    """Return where an address leads if it is a redirect that names its goal, or else the address itself."""
+    url = url.strip()
+    while goals := [
+        goal
+        for place, names in _REDIRECTS
+        for name in names
+        for goal in _parameters(url, place).get(name, [])
+        if goal.startswith(("http://", "https://"))
+    ]:
+        url = goals[0].strip()  # shorter each time, so it ends
+    return url
+
+
+def query_of(url: str) -> str | None:
+    """Return the query of a page of Google's results, None for any other address."""
+    return next(iter(_parameters(url.strip(), _RESULTS).get("q", [])), None)
+
+
+def _parameters(url: str, place: re.Pattern[str]) -> dict[str, list[str]]:
+    """Return the parameters of an address whose host and path match; none of any other."""
+    try:
+        parts = urlsplit(url)
+        return parse_qs(parts.query) if place.fullmatch(f"{parts.netloc.lower()}{parts.path}") else {}
+    except ValueError:
+        return {}
 
 
 def high_and_low(values: ArrayLike) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:

@@ -55,6 +55,19 @@ def test_visited_pages_are_compared_as_sets_in_their_canonical_form():
         ("HTTPS://Example.ORG/Path/?b=1&utm_campaign=z&a=2&GCLID=3#part", "https://example.org/Path?b=1&a=2"),
         (" https://example.org/ ", "https://example.org"),
         ("https://example.org/?utm=1", "https://example.org?utm=1"),  # not one of the tracking parameters
+        ("0 /", "0"),
+        (
+            "https://www.google.com/url?sa=t&url=https%3A%2F%2FExample.org%2Fa%2F%3Futm_source%3Dx",
+            "https://example.org/a",
+        ),
+        ("https://google.co.uk/url/?q=https://duckduckgo.com/l/?uddg=https://example.org/a", "https://example.org/a"),
+        ("https://l.facebook.com/l.php?u=https://example.org/a&h=1", "https://example.org/a"),
+        ("https://google.org/url?q=javascript:x", "https://google.org/url?q=javascript:x"),
+        ("https://google.com/url?q=https://google.com/url", "https://google.com/url"),
+        (
+            "https://google.com.evil.org/url?q=https://example.org",
+            "https://google.com.evil.org/url?q=https://example.org",
+        ),
         ("http://[broken", "http://[broken"),
         ("", ""),
     ],
