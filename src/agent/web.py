@@ -6,10 +6,13 @@ import asyncio
 import json
 import os
 import random
+import re
 import time
+from base64 import b64encode
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any, TypeVar
+from urllib.parse import quote, quote_plus
 
 import aiohttp
 from yarl import URL
@@ -21,6 +24,7 @@ from src.errors import InputError
 
 T = TypeVar("T")
 _MAX_REPLY_BYTES = 50_000_000
+_SHORTEST_FORM = 8  # of a key in base64; shorter ones are words
 
 
 class Key:
@@ -51,11 +55,30 @@ class Key:
         return {self._header: self._prefix + self._value()} if self._variable else {}
 
     def redact(self, text: str) -> str:
-        """Take the key out of a text that a service sent back."""
-        return text.replace(self._value(), "[key]") if self._variable and self._value() else text
+        """Take the key out of a text that a service sent back: plain, in a URL, in JSON, or in base64."""
+        lower = text.lower()
+        for form in _forms_of(self._value()) if self._variable and self._value() else ():
+            if form.lower() in lower:
+                text = re.sub(re.escape(form), "[key]", text, flags=re.IGNORECASE)
+        return text
 
     def _value(self) -> str:
         return os.environ.get(self._variable or "", "").strip()
+
+
+def _forms_of(value: str) -> set[str]:
+    """Return what gives a key away wherever it stands in a longer text, however that is encoded."""
+    forms = {value, quote(value, safe=""), quote_plus(value), json.dumps(value)[1:-1]}
+    for shift in range(3):  # base64 turns three bytes into four characters, so that it depends on what stands before
+        encoded = b64encode(bytes(shift) + value.encode()).decode().rstrip("=")
+        inner = encoded[-(-4 * shift // 3) : len(encoded) - bool((shift + len(value)) % 3)]
+        forms |= {inner, inner.translate(str.maketrans("+/", "-_"))} if len(inner) >= _SHORTEST_FORM else set()
+    return forms
+
+
+def _unescaped(text: str) -> str:
+    """Undo what JSON may do to the characters of a key, in a text that need not be JSON."""
+    return re.sub(r"\\u00([2-7][0-9a-f])", lambda found: chr(int(found[1], 16)), text, flags=re.I).replace("\\/", "/")
 
 
 class Web:
@@ -154,11 +177,10 @@ class Web:
                     ) as response,
                 ):
                     text = (await read_body(response, _MAX_REPLY_BYTES, _MAX_REPLY_BYTES)).decode("utf-8", "replace")
-                    text = key.redact(text)
                     if response.status != 200:
-                        raise refusal_of(response, " ".join(text.split())[:300])
+                        raise refusal_of(response, " ".join(key.redact(_unescaped(text)).split())[:300])
             try:
-                return parse(json.loads(text))
+                return parse(json.loads(key.redact(json.dumps(json.loads(text)))))
             except (ValueError, RecursionError) as error:
                 raise RequestError("unreadable", f"not the expected JSON: {error}", retryable=True) from error
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +19,13 @@ class Predictions:
         values: By question id; whatever stands in ``prediction``, text or not.
         outcomes: By question id, how the episode ended, where the run says so.
         remarks: Files and lines that could not be used, and why; they cost their question only.
+        contaminated: Ids of the questions whose episode came upon the benchmark's own pages, where the run says so.
     """
 
     values: dict[str, Any]
     outcomes: dict[str, str]
     remarks: list[str]
+    contaminated: set[str] = field(default_factory=set)
 
 
 def read_predictions(path: Path, sample: int = 0) -> Predictions:
@@ -61,6 +63,8 @@ def read_predictions(path: Path, sample: int = 0) -> Predictions:
         predictions.values[name] = record["prediction"]
         if isinstance(record.get("outcome"), str):
             predictions.outcomes[name] = record["outcome"]
+        if record.get("contaminated"):
+            predictions.contaminated.add(name)
     if not predictions.values and not predictions.remarks:
         raise InputError(f"predictions={path}: I find no answer there, neither <id>.json files nor lines.")
     return predictions

@@ -27,6 +27,7 @@ class ScoredQuestion:
         gold: The gold file, relative to the suite's folder.
         answered: Whether there is a prediction; a missing one scores 0.
         outcome: How the episode ended, where the run says so.
+        contaminated: Whether the benchmark's own pages turned up on the way.
         fault: Why the official script could not have scored it, if so; it scores 0.
         parity_flags: Why the two scores differ.
         official: Official metrics.
@@ -40,6 +41,7 @@ class ScoredQuestion:
     gold: str
     answered: bool
     outcome: str | None
+    contaminated: bool
     fault: Fault | None
     parity_flags: list[str]
     official: Score
@@ -51,7 +53,8 @@ class Mean:
     """The mean of a metric over a part of the suite.
 
     Attributes:
-        part: ``all``, an answer type, ``stable``, ``live`` or ``topic: <name>``.
+        part: ``all``, an answer type, ``stable``, ``live``, ``topic: <name>``, or, where questions are contaminated,
+            ``uncontaminated``: all the others.
         questions: How many it is a mean of.
         errors: How many of these have no prediction, or a fault; each is a 0 in the mean.
         scorer: ``official`` or ``robust``.
@@ -124,6 +127,7 @@ class AnswerEvaluator:
             gold=suite.gold_path(question).relative_to(suite.root).as_posix(),
             answered=question.id in predictions.values,
             outcome=predictions.outcomes.get(question.id),
+            contaminated=question.id in predictions.contaminated,
             **judgement._asdict(),
         )
 
@@ -142,10 +146,16 @@ def error_of(question: ScoredQuestion) -> str | None:
 
 
 def _parts(questions: Sequence[ScoredQuestion]) -> list[tuple[str, list[ScoredQuestion]]]:
-    """Return the parts of a suite that have questions: the whole, by form, by change over time, by topic."""
+    """Return the parts of a suite that have questions: the whole, by form, by change over time, by topic.
+
+    Where the benchmark's own pages turned up, the questions without them are a part too.
+    """
     parts: dict[str, list[ScoredQuestion]] = {}
     for question in questions:
         for part in ("all", question.answer_type, question.question_type, f"topic: {question.topic}"):
             parts.setdefault(part, []).append(question)
-    order = ("all", *get_args(AnswerType), *get_args(QuestionType))
+    clean = [question for question in questions if not question.contaminated]
+    if 0 < len(clean) < len(questions):
+        parts["uncontaminated"] = clean
+    order = ("all", "uncontaminated", *get_args(AnswerType), *get_args(QuestionType))
     return sorted(parts.items(), key=lambda one: (order.index(one[0]) if one[0] in order else len(order), one[0]))

@@ -8,7 +8,6 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import Literal, NamedTuple
 
 # What pandas.read_csv takes for a missing value, before any white space is stripped.
@@ -178,9 +177,11 @@ def normalised(cell: str) -> str:
         return ""
     if not cell[0].isalpha() or lower[0] in "in":  # inf and nan; for other words a failing `float` would take the time
         digits = cell.replace(",", "").replace("$", "")
-        with suppress(ValueError):
+        try:  # noqa: SIM105 - `suppress` would take a third of the time of reading a table
             number = float(digits[:-1]) / 100 if digits.endswith("%") else float(digits)
             return str(int(number)) if number.is_integer() else f"{number:.6f}".rstrip("0").rstrip(".")
+        except ValueError:
+            pass
     return lower.replace(" ", "").replace("*", "").replace("\n", "")
 
 

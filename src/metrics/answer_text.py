@@ -13,6 +13,9 @@ from src.metrics.answer_table import MISSING, Table, TableError, distinct, norma
 _FENCE = re.compile(
     r"(?P<mark>`{3,8}+)(?:[\w.+-]*+[ \t]*+\r?\n|tsv\s)?+(?P<body>.*?)(?:(?P<close>(?P=mark))|\Z)", re.DOTALL
 )
+# Unicode's normal forms sort the marks above and below a letter, in a time that grows with the square of their number.
+_MANY_MARKS = re.compile(r"([^\w\s\0-\x7f]{30})[^\w\s\0-\x7f]+")
+_MOST_CHARS = 1_000_000  # that the robust scorer reads, from the end; more are no answer, and would take seconds
 _FOLDED = str.maketrans(dict.fromkeys("‐‑‒–—―−", "-") | dict.fromkeys("‘’‚‛′", "'") | dict.fromkeys("“”„‟«»", '"'))
 
 
@@ -21,7 +24,8 @@ class Content(NamedTuple):
 
     Attributes:
         text: What is to be read as a table.
-        passed: What the official script does not look for and was found on the way: ``answer_block``, ``fence``.
+        passed: What the official script does not look for and was found on the way: ``length`` (more than
+            1,000,000 characters, of which the last count), ``answer_block``, ``fence``.
     """
 
     text: str
@@ -79,7 +83,7 @@ def robust_content(prediction: str) -> Content:
     That is the last ``<answer>`` block with something in it (or the whole text), and in it the last fence with
     something in it, whatever its tag; one that is never closed counts where none is.
     """
-    text, passed = prediction, []
+    text, passed = prediction[-_MOST_CHARS:], ["length"] if len(prediction) > _MOST_CHARS else []
     blocks = [part.partition("</answer>")[0] for part in text.split("<answer>")[1:]]
     if filled := [block for block in blocks if block.strip()]:
         text = filled[-1]
@@ -121,8 +125,11 @@ def robust_table(records: Sequence[Sequence[str]], *, header: bool) -> Table:
 
 
 def folded(text: str) -> str:
-    """Return the text in Unicode's NFKC with all dashes as ``-`` and all quotation marks straight."""
-    return unicodedata.normalize("NFKC", text).translate(_FOLDED)
+    """Return the text in Unicode's NFKC with all dashes as ``-`` and all quotation marks straight.
+
+    Of symbols or marks of other scripts than ASCII, no more than 30 in a row are kept.
+    """
+    return unicodedata.normalize("NFKC", _MANY_MARKS.sub(r"\1", text)).translate(_FOLDED)
 
 
 def _markdown_cells(line: str) -> list[str]:

@@ -34,6 +34,7 @@ METRICS = {
 PARITY_FLAGS = {
     "csv_path": "the official scorer takes a text that ends in .csv for the path of a file",
     "gold_unreadable": "the official scorer cannot read the gold file",
+    "length": "only the official scorer reads more than the last million characters",
     "answer_block": "only the robust scorer looks for the last <answer> block",
     "fence": "the official scorer reads the first closed fence, and a tag other than tsv as part of the answer",
     "markdown_table": "only the robust scorer reads Markdown tables",
@@ -282,8 +283,9 @@ def _parity_flags(prediction: object, gold: bytes, official: _Reading, robust: _
     reading = {
         "csv_path": official.fault == Fault.CSV_PATH,
         "gold_unreadable": official.fault == Fault.GOLD_UNREADABLE,
+        "length": "length" in robust.traits,
         "answer_block": other_part and "answer_block" in robust.traits,
-        "fence": other_part and ("fence" in robust.traits or "answer_block" not in robust.traits),
+        "fence": other_part and ("fence" in robust.traits or not {"answer_block", "length"} & set(robust.traits)),
         "markdown_table": "markdown_table" in robust.traits,
         "unreadable": not official.fault and official.given is None,
     }

@@ -84,6 +84,7 @@ def write_scores(scores: AnswerScores, suite: Gisa, predictions: Predictions, re
         "robust": scores.summary("robust"),
         "means": [asdict(mean) for mean in scores.means],
         "errors": scores.errors(),
+        "contaminated": sorted(predictions.contaminated),
         "parity_flags": scores.parity_flags(),
         "remarks": remarks,
     }

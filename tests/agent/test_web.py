@@ -2,6 +2,8 @@ import asyncio
 import gzip
 import json
 import time
+from base64 import b64encode, urlsafe_b64encode
+from urllib.parse import quote, quote_plus
 
 import pytest
 
@@ -137,6 +139,35 @@ def test_a_key_is_sent_in_its_header_and_taken_out_of_everything_that_comes_back
     error = failure([reply("wrong key sk-planted-123", status="401 Who")], key=key, step=step)
     assert str(error) == "HTTP 401: wrong key [key]"
     assert "sk-planted" not in repr(vars(key)) + repr(step)
+
+
+SLY_KEY = "sk-a/b+C d%0123"
+
+
+@pytest.mark.parametrize(
+    "echo",
+    [
+        SLY_KEY.upper(),
+        quote(SLY_KEY, safe=""),
+        quote_plus(SLY_KEY),
+        "".join(f"\\u{ord(letter):04x}" for letter in SLY_KEY),
+        SLY_KEY.replace("/", "\\/"),
+        *(
+            b64encode(f"{before}{SLY_KEY}{after}".encode()).decode()
+            for before in ("", "x", "xy")
+            for after in ("", ":")
+        ),
+        urlsafe_b64encode(f"Authorization: Bearer {SLY_KEY}".encode()).decode(),
+    ],
+)
+def test_a_key_is_taken_out_in_every_encoding_in_which_it_comes_back(monkeypatch, echo):
+    monkeypatch.setenv("PLANTED_KEY", SLY_KEY)
+    key = Key("PLANTED_KEY")
+    result, _ = call_service([reply(f'{{"value": "you sent {echo}."}}')], key=key)
+    error = failure([reply(f"wrong key {echo}.", status="401 Who")], key=key)
+    for text in (result, str(error).removeprefix("HTTP 401: ")):
+        assert "[key]" in text
+        assert len(text) < 50  # "Authorization: Bearer " in base64 is 28 characters
 
 
 @pytest.mark.parametrize("value", ["", "  ", "a\nb", "schlüssel"])

@@ -28,14 +28,15 @@ def test_a_file_holds_a_line_a_question_and_ids_become_text(tmp_path):
 
 def test_a_run_folder_holds_episodes_of_several_samples(tmp_path):
     episodes = {
-        "7.0": {"question_id": "7", "sample": 0, "outcome": "answered", "prediction": "x"},
-        "7.1": {"question_id": "7", "sample": 1, "outcome": "answered", "prediction": "y"},
+        "7.0": {"question_id": "7", "sample": 0, "outcome": "answered", "prediction": "x", "contaminated": ["u"]},
+        "7.1": {"question_id": "7", "sample": 1, "outcome": "answered", "prediction": "y", "contaminated": []},
         "12.0": {"question_id": "12", "sample": 0, "outcome": "infra_error", "prediction": ""},
     }
     write(tmp_path / "run" / "episodes", **episodes)
     first, second = read_predictions(tmp_path / "run"), read_predictions(tmp_path / "run", sample=1)
     assert (first.values, first.outcomes) == ({"7": "x", "12": ""}, {"7": "answered", "12": "infra_error"})
     assert second.values == {"7": "y"}
+    assert (first.contaminated, second.contaminated) == ({"7"}, set())
     assert first.remarks == []
 
 

@@ -19,8 +19,9 @@ def suite(tmp_path):
     return Gisa(str(write_suite(tmp_path, QUESTIONS)))
 
 
-def scored(suite, values, outcomes=()):
-    return AnswerEvaluator(resamples=200, seed=1).score(suite, Predictions(values, dict(outcomes), []))
+def scored(suite, values, outcomes=(), contaminated=()):
+    predictions = Predictions(values, dict(outcomes), [], set(contaminated))
+    return AnswerEvaluator(resamples=200, seed=1).score(suite, predictions)
 
 
 def means(scores, scorer="official"):
@@ -42,6 +43,20 @@ def test_every_part_has_its_means_and_a_missing_answer_counts_as_zero(suite):
     assert (whole.questions, whole.errors) == (4, 1)
     assert (found["live", "global_em"].questions, found["live", "global_em"].errors) == (2, 1)
     assert (found["set", "set_f1"].questions, found["set", "set_f1"].errors) == (1, 0)
+
+
+def test_questions_that_came_upon_the_benchmarks_own_pages_are_also_left_out(suite):
+    # Exact are 1 and 4 of four; without 1, one of three.
+    scores = scored(suite, RIGHT, contaminated={"1"})
+    clean = means(scores)["uncontaminated", "global_em"]
+    assert (clean.questions, clean.mean) == (3, pytest.approx(1 / 3))
+    assert means(scores)["all", "global_em"].mean == 0.5
+    assert [question.contaminated for question in scores.questions] == [True, False, False, False]
+
+
+@pytest.mark.parametrize("contaminated", [(), ("1", "2", "3", "4")])
+def test_where_none_or_all_are_contaminated_there_is_no_such_part(suite, contaminated):
+    assert ("uncontaminated", "global_em") not in means(scored(suite, RIGHT, contaminated=contaminated))
 
 
 def test_the_interval_of_a_half_of_four_reaches_from_none_to_all(suite):

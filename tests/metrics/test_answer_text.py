@@ -108,6 +108,10 @@ def test_the_robust_content_is_the_last_fence_of_the_last_answer_block(predictio
     assert robust_content(prediction) == (content, passed)
 
 
+def test_of_a_text_of_more_than_a_million_characters_the_robust_scorer_reads_the_last():
+    assert robust_content("b\n" * 600_000 + "```\na\n```") == ("a", ["length", "fence"])
+
+
 def test_markdown_tables_are_read_and_the_last_counts():
     text = "| x |\n|---|\n| 0 |\n\n| A | B \\| C |\n|:--|--:|\n| 1 | 2 |\n| 3 |\nwords\n| 9 |"
     assert markdown_records(text) == [["A", "B | C"], ["1", "2"], ["3"]]
@@ -131,6 +135,11 @@ def test_stray_quotation_marks_are_characters():
 )  # fmt: skip
 def test_variants_of_characters_are_folded(text, form):
     assert folded(text) == form
+
+
+def test_of_endless_marks_few_are_kept_as_sorting_them_takes_the_square_of_their_number():
+    # 31 characters are left, of which c, U+0327 and U+0301 become one.
+    assert len(folded("c" + "\u0301\u0327" * 500_000)) == 29
 
 
 @given(st.text())
