@@ -44,7 +44,7 @@ class Record:
         Raises:
             InputError: the folder already holds a run.
         """
-        if (folder / "result.json").exists():
+        if first_process() and (folder / "result.json").exists():  # the others may come after it has begun
             raise InputError(
                 f"{folder} already holds a run. I need a folder of its own for every run.\n"
                 f"Go on with that one:  python -m src.run resume={folder}\n"
@@ -137,7 +137,7 @@ def _origin(checkpoint: Path) -> dict[str, str | None]:
 
 def first_process() -> bool:
     """Whether this is the process of a distributed run that writes and prints; true in an ordinary run."""
-    return int(os.environ.get("RANK", "0")) == 0
+    return int(os.environ.get("RANK") or os.environ.get("SLURM_PROCID") or 0) == 0
 
 
 def peak_memory_mib() -> float:

@@ -57,7 +57,8 @@ def run_job(cfg: DictConfig) -> int:
         if record.content["status"] == "finished":
             print(f"{folder} is finished; there is nothing to resume.")
         else:
-            check(config, multirun=job.mode == RunMode.MULTIRUN)
+            in_this_process = job.launcher._target_.endswith(".BasicLauncher")
+            check(config, multirun=job.mode == RunMode.MULTIRUN and in_this_process)
             sweep = Path(job.sweep.dir).name if job.mode == RunMode.MULTIRUN else None
             build(config["task"]).run(config, folder, record, sweep)
         build(config["task"]).show(record)

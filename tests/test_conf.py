@@ -152,6 +152,13 @@ def test_the_papers_scale_goes_with_every_recipe_of_ours(recipe, monkeypatch):
     assert config["data"]["batch_size"] * config["trainer"]["accumulate_grad_batches"] == 256
     assert config["stage"]["learning_rate"] == 5e-5
     assert config["prompt"]["_target_"] == "src.prompt.instruction.InstructionPrompt"
+    assert config["prompt"]["max_length"] == 1024
+    assert config["model"]["lora"] == {"rank": 64, "alpha": 32, "dropout": 0.05}
+
+
+def test_one_override_sends_the_papers_sweep_to_a_cluster():
+    _, hydra = composed("+experiment=ilrec", "scale=paper", "hydra/launcher=submitit_slurm", "model.name=given")
+    assert hydra["launcher"]["_target_"].endswith("SlurmLauncher")
 
 
 def test_one_seed_reaches_every_part_that_draws():

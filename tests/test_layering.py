@@ -5,12 +5,13 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-# What a package may import of this project; errors and storage are open to all.
-OPEN = {"errors", "storage"}
+# What a package may import of this project; errors, storage and shards are open to all.
+OPEN = {"errors", "storage", "shards"}
 PARTS = {"dataset", "tokenizer", "model", "prompt", "losses", "metrics", "agent"}
 ALLOWED = {
     "errors": set(),
     "storage": {"errors"},
+    "shards": set(),
     "losses": {"losses"},
     "metrics": {"metrics"},
     "dataset": PARTS,

@@ -113,6 +113,23 @@ def test_a_sweep_over_recipes_runs_where_the_command_line_names_no_folder(run, t
     assert {one.label for one in runs} == {"toy", "other"}
 
 
+def test_a_launcher_plugin_runs_the_jobs_of_a_sweep_in_processes_of_their_own(
+    run, toy_arguments, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT / "tests"))
+    sweep = tmp_path / "sweep"
+    assert run(*toy_arguments, "-m", "seed=5", "hydra/launcher=submitit_local", f"hydra.sweep.dir={sweep}") == 0
+    assert [(one.seed, one.status) for one in find_runs([sweep])] == [(5, "finished")]
+    assert list((sweep / ".submitit").glob("*/*_submission.sh")) or list((sweep / ".submitit").glob("*/*.out"))
+
+
+def test_several_devices_in_a_sweep_are_left_to_a_launcher_plugin_and_refused_without_one(run, toy_arguments, tmp_path):
+    sweep = tmp_path / "sweep"
+    assert run(*toy_arguments, "-m", "seed=5", "trainer.devices=2", f"hydra.sweep.dir={sweep}") == 2
+    assert "would start its jobs over in every process" in str(find_runs([sweep])[0].error)
+
+
 def killed(run, arguments, *, at_write=None, at_step=None):
     """Run in a forked process that kills itself at its n-th call of fsync (two an atomic write) or training step."""
     pid = os.fork()

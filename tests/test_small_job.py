@@ -110,9 +110,12 @@ def test_of_three_seeds_one_job_fails_and_the_report_counts_it_beside_the_mean_o
     assert f"{(runs[0].metrics['test/ndcg@10'] + runs[1].metrics['test/ndcg@10']) / 2:.4f} ± " in text
 
 
+def start_two(*arguments):
+    return start("torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "src.run", *arguments)
+
+
 def in_two_processes(*arguments):
-    torchrun = ("--standalone", "--nproc-per-node=2", "-m", "src.run")
-    process = start("torch.distributed.run", *torchrun, *arguments, "trainer.strategy=ddp", "trainer.devices=2")
+    process = start_two(*arguments, "trainer.strategy=ddp", "trainer.devices=2")
     output = process.communicate()[0]
     assert process.returncode == 0, output
     return output

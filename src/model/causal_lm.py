@@ -94,6 +94,12 @@ class CausalLM(nn.Module):
         """Number of transformer blocks."""
         return int(self.causal_network.config.num_hidden_layers)
 
+    @property
+    def blocks(self) -> list[nn.Module]:
+        """The transformer blocks."""
+        lists = (part for part in self.decoder.children() if isinstance(part, nn.ModuleList))
+        return list(next(part for part in lists if len(part) == self.num_blocks))
+
     def head(self, states: Tensor) -> Tensor:
         """Return float32 logits ``(..., V)`` of normed hidden states ``(..., D)``."""
         logits: Tensor = self.causal_network.get_output_embeddings()(states)

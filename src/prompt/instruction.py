@@ -23,14 +23,25 @@ class InstructionPrompt:
         template: Text with ``{history}`` exactly once.
         separator: Text between two items of the history.
         max_history: Most recent items shown to the model.
+        max_length: Most tokens of prompt and response together; the oldest items are left out until the longest
+            response fits, too. ``None`` sets no limit.
 
     Raises:
-        InputError: the template does not hold ``{history}`` exactly once.
+        InputError: the template does not hold ``{history}`` exactly once, or ``max_length`` is too short for one item.
     """
 
     packed = True  # short examples share a row of a training batch
 
-    def __init__(self, tokenizer: Any, items: ItemTokens, *, template: str, separator: str, max_history: int) -> None:
+    def __init__(
+        self,
+        tokenizer: Any,
+        items: ItemTokens,
+        *,
+        template: str,
+        separator: str,
+        max_history: int,
+        max_length: int | None = None,
+    ) -> None:
         if template.count("{history}") != 1:
             raise InputError(f"prompt.template must hold {{history}} exactly once, got: {template!r}")
         before, after = template.split("{history}")
@@ -43,6 +54,15 @@ class InstructionPrompt:
         self._end = np.array([tokenizer.eos_token_id], dtype=np.int64)
         self._item_ids = np.array(tokenizer.convert_tokens_to_ids(items.vocabulary))[items.tokens]
         self._item_lengths = ((items.tokens >= 0) & (self._item_ids != self._end)).sum(1)
+        longest = int(self._item_lengths.max(initial=0))
+        around = len(self._before) + len(self._after) + longest + len(self._end)
+        least = around + longest
+        if max_length is not None and max_length < least:
+            raise InputError(
+                f"prompt.max_length={max_length}: template, one item and a response take up to {least} tokens.\n"
+                f"Type:  prompt.max_length={least}   or more, or null"
+            )
+        self._room = np.inf if max_length is None else max_length - around
 
     def most_examples(self, lengths: NDArray[np.int64]) -> int:
         """Return the number of examples of one epoch."""
@@ -79,9 +99,12 @@ class InstructionPrompt:
         return tokens, np.where(np.arange(len(tokens)) >= len(prompt), first_label, -1)
 
     def prompt(self, history: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Write the latest ``max_history`` items into the template."""
+        """Write the latest items into the template: ``max_history``, or as many as ``max_length`` has room for."""
+        latest = history[-self.max_history :]
+        taken = np.cumsum(self._item_lengths[latest[::-1]] + len(self._separator)) - len(self._separator)
+        latest = latest[len(latest) - (taken <= self._room).sum() :]
         pieces = [self._before]
-        for number, item in enumerate(history[-self.max_history :]):
+        for number, item in enumerate(latest):
             pieces += [self._separator, self._item(item)] if number else [self._item(item)]
         return np.concatenate([*pieces, self._after])
 

@@ -23,6 +23,7 @@ from src.losses.cross_layer import (
 )
 from src.model.causal_lm import CausalLM, Head, intermediate_blocks
 from src.model.reward_model import RewardModel, load_sequence_model
+from src.model.sharding import gather, release, split
 from src.stage.next_item import NextItemStage
 
 
@@ -99,6 +100,22 @@ class FineTuning(NextItemStage):
         self.rewards: RewardModel | None = None
         if init_from is not None:
             self._initialise(Path(init_from))
+
+    def configure_model(self) -> None:
+        """Split the weights over the processes where the trainer asks for it."""
+        if self.device_mesh is not None:
+            steps = ("training_step", "validation_step", "test_step")
+            split(self, self.model.blocks, self.device_mesh["data_parallel"], steps)
+
+    def on_validation_epoch_start(self) -> None:
+        """Begin an evaluation, with whole weights: every process makes passes of its own number."""
+        super().on_validation_epoch_start()
+        gather(self)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the metrics, and split the weights again."""
+        super().on_validation_epoch_end()
+        release(self)
 
     def on_fit_start(self) -> None:
         """Load the collaborative model and let it read all histories.

@@ -14,6 +14,7 @@ from transformers import get_cosine_schedule_with_warmup
 
 from src.errors import InputError
 from src.metrics.ranking import ranking_metrics
+from src.shards import load_weights
 
 _WHAT_TO_TYPE = "Type:  stage.init_from=outputs/<recipe>/<run>/checkpoints/best.ckpt"
 
@@ -33,9 +34,21 @@ class NextItemStage(lightning.LightningModule):
         super().__init__()
         self.model = model
         self.evaluator = evaluator
+        self.kind = type(self).__name__  # splitting it over processes makes a subclass of another name
         self.strict_loading = False  # frozen weights are not in the checkpoint; `on_load_checkpoint` checks the rest
         self.test_ranks: dict[str, Any] | None = None
         self._found: list[tuple[np.ndarray, np.ndarray]] = []
+
+    def configure_model(self) -> None:
+        """Refuse to be split over processes.
+
+        Raises:
+            InputError: the trainer asks for it.
+        """
+        if self.device_mesh is not None:
+            raise InputError(
+                f"trainer.strategy=sharded: {self.kind} cannot be split over processes.\nType:  trainer.strategy=ddp"
+            )
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Fix dropout by (seed, step), so that a resumed run draws what the uninterrupted one draws."""
@@ -132,7 +145,7 @@ class NextItemStage(lightning.LightningModule):
         """Keep the trained weights only, and say what they belong to."""
         trained = set(self._trained_names())
         checkpoint["state_dict"] = {n: w for n, w in checkpoint["state_dict"].items() if n in trained}
-        checkpoint["stage"] = type(self).__name__
+        checkpoint["stage"] = self.kind
         checkpoint["model"] = self.model.spec
         checkpoint["dataset"] = self.trainer.datamodule.interactions.fingerprint  # type: ignore[attr-defined]
 
@@ -146,8 +159,8 @@ class NextItemStage(lightning.LightningModule):
 
     def _check(self, checkpoint: Mapping[str, Any], source: str, needed: str | None = None) -> None:
         stage, model = checkpoint.get("stage"), checkpoint.get("model")
-        if stage != (needed or type(self).__name__):
-            wanted = f"I need {needed!r}" if needed else f"this is {type(self).__name__!r}"
+        if stage != (needed or self.kind):
+            wanted = f"I need {needed!r}" if needed else f"this is {self.kind!r}"
             raise InputError(f"{source} holds the stage {stage!r}, but {wanted}.\n{_WHAT_TO_TYPE}")
         if model != self.model.spec:
             raise InputError(
@@ -163,7 +176,7 @@ class NextItemStage(lightning.LightningModule):
     def _initialise(self, path: Path, needed: str | None = None) -> None:
         """Take the weights of a checkpoint of this stage, or of the one that is needed instead."""
         try:
-            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+            checkpoint = load_weights(path)
         except Exception as error:
             reason = str(error).partition("\n")[0]  # torch goes on with advice to trust the file
             raise InputError(

@@ -17,6 +17,7 @@ from src.evaluator.ranking import RankingEvaluator
 from src.model.causal_lm import CausalLM
 from src.model.decoding import greedy_leaves
 from src.model.responses import response_log_probabilities
+from src.shards import load_weights
 from src.stage.next_item import NextItemStage
 from src.storage import sha256_of
 from src.tokenizer.trie import TokenTrie
@@ -155,7 +156,7 @@ class PostTraining(NextItemStage):
 
     def starting_weights(self) -> dict[str, Tensor]:
         """Read the trained weights that this stage started from."""
-        stored = torch.load(self._start, map_location="cpu", weights_only=True)["state_dict"]
+        stored = load_weights(self._start)["state_dict"]
         return {name: stored[name] for name in self._trained_names()}
 
 

@@ -29,7 +29,7 @@ class Recommendation:
         import lightning  # seconds of imports that --help must not wait for
         import torch
 
-        from src.checkpoint import AtomicCheckpointIO
+        from src.checkpoint import AtomicCheckpointIO, Sharded
         from src.tracking import ProgressBar, open_logs
 
         # Notes on devices and restored files at every start, and a warning of Lightning about itself.
@@ -60,8 +60,11 @@ class Recommendation:
         dashboard = build(config["logger"])
         bars = [ProgressBar()] if config["trainer"].get("enable_progress_bar", True) else []
         with open_logs(folder, dashboard, done_steps=done_steps, config=config, group=group) as logs:
+            # What is put together for an evaluation is used in training again, which tensors of inference cannot be.
+            sharded = config["trainer"].get("strategy") == "sharded"
+            split = {"strategy": Sharded(), "inference_mode": False} if sharded else {}
             trainer = build(config["trainer"])(
-                default_root_dir=folder, callbacks=[checkpoints, *bars], logger=logs, plugins=[checkpoint_io]
+                default_root_dir=folder, callbacks=[checkpoints, *bars], logger=logs, plugins=[checkpoint_io], **split
             )
             record.lap("prepare")
             trainer.fit(stage, datamodule=data, ckpt_path=start)

@@ -1,5 +1,6 @@
-"""A training step with self-hard negatives against one of supervised fine-tuning, through the real stage and trainer.
+"""A training step of ILRec against one of supervised fine-tuning, through the real stage and trainer.
 
+Stage 1 is the self-hard negatives alone (CPO); ``ilrec`` adds distillation (CPD) and the rewards of a SASRec (CRR).
 Random weights are the worst case: about half of the vocabulary is negative, where a trained model has a few tokens.
 """
 
@@ -26,12 +27,13 @@ from src.dataset.interactions import Interactions
 from src.dataset.recommendation_datamodule import RecommendationData
 from src.evaluator.ranking import RankingEvaluator
 from src.model.causal_lm import CausalLM
+from src.model.sasrec import SASRec
 from src.prompt.instruction import InstructionPrompt
 from src.stage.fine_tuning import FineTuning
 from tests.benchmarks.comparison import Row, config, show_seconds, silence
 from tests.benchmarks.models import SMOLLM2, TOY, random_llama, semantic_ids
 
-RECIPES = ("sft", "ilrec_stage1")
+GOALS = {"ilrec_stage1": "<= 1.15", "ilrec": "<= 1.25"}
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,8 @@ class Sizes:
     """How much is trained."""
 
     shape: dict[str, int]
+    items: int = 10_000  # as in Amazon Instruments, with LC-Rec's number of codes a level
+    codes: int = 256
     vocabularies: tuple[int, ...] = (49_152, 128_256)  # SmolLM2's and Llama 3's
     batch_size: int = 4
     steps: int = 2  # timed on each side of a pair, after one to warm up
@@ -46,12 +50,12 @@ class Sizes:
     memory_pairs: int = 2
 
 
-FULL, QUICK = Sizes(SMOLLM2), Sizes(TOY, (512,), batch_size=2, steps=1, step_pairs=1, memory_pairs=1)
+FULL, QUICK = Sizes(SMOLLM2), Sizes(TOY, 100, 8, (512,), batch_size=2, steps=1, step_pairs=1, memory_pairs=1)
 
 
 @dataclass(frozen=True)
 class Parts:
-    """What both recipes train, and on what."""
+    """What all recipes train, and on what."""
 
     model: CausalLM
     evaluator: RankingEvaluator
@@ -59,17 +63,17 @@ class Parts:
 
 
 def parts(sizes: Sizes, vocabulary: int) -> Parts:
-    items = semantic_ids(1_000, 16)
+    items = semantic_ids(sizes.items, sizes.codes)
     model = random_llama(items, vocabulary, sizes.shape, config("model=smollm2")["model"]["lora"])
     users, length = 4 * sizes.batch_size, 40
     interactions = Interactions(
         name="random",
         offsets=np.arange(users + 1) * length,
-        items=np.random.default_rng(0).integers(1_000, size=users * length),
+        items=np.random.default_rng(0).integers(sizes.items, size=users * length),
         user_ids=[str(user) for user in range(users)],
-        item_ids=[str(item) for item in range(1_000)],
-        titles=[""] * 1_000,
-        texts=[""] * 1_000,
+        item_ids=[str(item) for item in range(sizes.items)],
+        titles=[""] * sizes.items,
+        texts=[""] * sizes.items,
         fingerprint="0" * 64,
         statistics={},
     )
@@ -84,14 +88,26 @@ def parts(sizes: Sizes, vocabulary: int) -> Parts:
 
 def fit(parts: Parts, recipe: str, steps: int, *callbacks: lightning.Callback, **changes: Any) -> lightning.Trainer:
     """Train with the recipe's settings; every call begins with the same batches."""
-    settings = config(f"stage={recipe}", "model=smollm2", "trainer.accelerator=cpu", f"trainer.max_steps={steps}")
     quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "limit_val_batches": 0}
-    stage = FineTuning(model=parts.model, evaluator=parts.evaluator, **settings["stage"])
     with tempfile.TemporaryDirectory() as folder:
+        judge = Path(folder) / "sasrec.ckpt"
+        save_judge(judge, parts.data.interactions)
+        settings = config(
+            f"stage={recipe}", "model=smollm2", "trainer.accelerator=cpu", f"trainer.max_steps={steps}",
+            f"upstream.sasrec={judge}",
+        )  # fmt: skip
+        stage = FineTuning(model=parts.model, evaluator=parts.evaluator, **settings["stage"])
         options = {**settings["trainer"], **quiet, **changes, "default_root_dir": folder}
         trainer = lightning.Trainer(**options, callbacks=list(callbacks))
         trainer.fit(stage, datamodule=parts.data)
     return trainer
+
+
+def save_judge(path: Path, interactions: Interactions) -> None:
+    """Save a SASRec of the usual size with random weights as its stage saves a trained one."""
+    network = SASRec([""] * interactions.num_items, **config("model=sasrec", "prompt=items")["model"])
+    weights = {f"model.{name}": weight for name, weight in network.state_dict().items()}
+    torch.save({"model": network.spec, "dataset": interactions.fingerprint, "state_dict": weights}, path)
 
 
 class Clock(lightning.Callback):
@@ -123,17 +139,18 @@ def time_rows(*, quick: bool) -> Iterator[Row]:
         batch = next(iter(trained.data.train_dataloader()))
         logged = fit(trained, "ilrec_stage1", 1, log_every_n_steps=1).callback_metrics
         shape = f"batch {tuple(batch['input_ids'].shape)}, {len(batch['target'])} labels"
-        yield Row(
-            f"CPU time of a step, V = {vocabulary:,}, {shape}",
-            RECIPES,
-            [
-                (step_seconds(trained, "sft", sizes.steps), step_seconds(trained, "ilrec_stage1", sizes.steps))
-                for _ in range(sizes.step_pairs)
-            ],
-            show_seconds,
-            "<= 1.15",
-            f"{logged['train/negatives_per_position']:,.0f} negatives a label",
-        )
+        for recipe, goal in GOALS.items():
+            yield Row(
+                f"CPU time of a step, V = {vocabulary:,}, {shape}",
+                ("sft", recipe),
+                [
+                    (step_seconds(trained, "sft", sizes.steps), step_seconds(trained, recipe, sizes.steps))
+                    for _ in range(sizes.step_pairs)
+                ],
+                show_seconds,
+                goal,
+                f"{logged['train/negatives_per_position']:,.0f} negatives a label",
+            )
 
 
 class Memory(lightning.Callback):
@@ -180,16 +197,17 @@ def in_fresh_process(*task: Any) -> Any:
 def memory_rows(*, quick: bool) -> Iterator[Row]:
     sizes, threads = QUICK if quick else FULL, torch.get_num_threads()
     for vocabulary in sizes.vocabularies:
-        pairs = [
-            [in_fresh_process(step_memory, quick, vocabulary, recipe, threads) for recipe in RECIPES]
-            for _ in range(sizes.memory_pairs)
-        ]
-        for index, what in enumerate(("added by the steps", "of the whole process")):
-            yield Row(
-                f"Peak memory {what}, V = {vocabulary:,}",
-                RECIPES,
-                [(sft[index], ilrec[index]) for sft, ilrec in pairs],
-                lambda value: f"{value:,.0f} MB",
-                "<= 1.15",
-                "each in a fresh process",
-            )
+        for recipe, goal in GOALS.items():
+            pairs = [
+                [in_fresh_process(step_memory, quick, vocabulary, side, threads) for side in ("sft", recipe)]
+                for _ in range(sizes.memory_pairs)
+            ]
+            for index, what in enumerate(("added by the steps", "of the whole process")):
+                yield Row(
+                    f"Peak memory {what}, V = {vocabulary:,}",
+                    ("sft", recipe),
+                    [(sft[index], ilrec[index]) for sft, ilrec in pairs],
+                    lambda value: f"{value:,.0f} MB",
+                    goal,
+                    "each in a fresh process",
+                )

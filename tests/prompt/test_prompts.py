@@ -30,8 +30,9 @@ def ids_prompt(max_history=3, stride=2):
     return IdsPrompt(TOKENIZER, ITEMS, max_history=max_history, stride=stride)
 
 
-def instruction(max_history=3, template=TEMPLATE):
-    return InstructionPrompt(TOKENIZER, ITEMS, template=template, separator=", ", max_history=max_history)
+def instruction(max_history=3, template=TEMPLATE, max_length=None):
+    settings = {"template": template, "separator": ", ", "max_history": max_history, "max_length": max_length}
+    return InstructionPrompt(TOKENIZER, ITEMS, **settings)
 
 
 def test_ids_prompt_writes_codes_and_marks_the_responses():
@@ -57,11 +58,39 @@ def test_instruction_equals_tokenizing_the_whole_text():
     assert written.tolist() == [TOKENIZER.bos_token_id, *TOKENIZER(text, add_special_tokens=False)["input_ids"]]
 
 
-def default_instruction(tokenizer, items):
+def test_the_oldest_items_are_left_out_where_the_prompt_would_be_too_long():
+    # In bytes: 1 for <s>, 13 for "Seen so far: ", 8 for ". Next: ", 2 an item, 2 a separator, 3 the response's </s>
+    # and item: 25 + 2 + 4 + 4 = 35 for three items.
+    history = np.array([0, 1, 2])
+    for max_length, shown in ((None, 3), (35, 3), (34, 2), (31, 2), (30, 1), (27, 1)):
+        prompt = instruction(max_length=max_length).prompt(history)
+        assert prompt.tolist() == instruction(max_history=shown).prompt(history).tolist()
+    tokens, _ = instruction(max_length=31).encode(np.array([0, 1, 2, 3]), first_label=3)
+    assert len(tokens) == 31
+
+
+def test_a_length_that_one_item_does_not_fit_is_refused():
+    with pytest.raises(InputError) as caught:
+        instruction(max_length=26)
+    assert str(caught.value) == (
+        "prompt.max_length=26: template, one item and a response take up to 27 tokens.\n"
+        "Type:  prompt.max_length=27   or more, or null"
+    )
+
+
+def test_titles_of_different_lengths_are_left_out_by_their_own():
+    prompt = default_instruction(TEXT_MODEL.tokenizer, TITLES)
+    whole = prompt.prompt(np.array([2, 0, 1]))
+    # The longest response would be one token longer than this title, as it has an end: the oldest item has to go.
+    short = default_instruction(TEXT_MODEL.tokenizer, TITLES, max_length=len(whole) + len(" Toy Story (1995)"))
+    assert short.prompt(np.array([2, 0, 1])).tolist() == prompt.prompt(np.array([0, 1])).tolist()
+
+
+def default_instruction(tokenizer, items, **changes):
     """The prompt of conf/prompt/instruction.yaml."""
-    settings = yaml.safe_load((CONF / "instruction.yaml").read_text())
+    settings = {**yaml.safe_load((CONF / "instruction.yaml").read_text()), **changes}
     return InstructionPrompt(
-        tokenizer, items, **{key: settings[key] for key in ("template", "separator", "max_history")}
+        tokenizer, items, **{key: value for key, value in settings.items() if not key.startswith("_")}
     )
 
 

@@ -287,6 +287,13 @@ def test_batches_without_pairs_are_refused(tmp_path, supervised):
         fit(tmp_path, module, windows(module.model))
 
 
+def test_a_split_over_processes_is_refused(supervised):
+    module = stage(supervised)
+    module._device_mesh = object()  # as under trainer.strategy=sharded
+    with pytest.raises(InputError, match=r"sharded: Preference cannot be split .*\nType:  trainer.strategy=ddp"):
+        module.configure_model()
+
+
 @pytest.fixture(scope="module")
 def adapted(tmp_path_factory):
     """Load a model with adapters, dropout and checkpointing, and the checkpoint of its supervised training."""
@@ -322,6 +329,8 @@ def test_with_adapters_the_supervised_model_is_the_reference_and_not_the_bare_on
     assert not torch.allclose(one_by_one(module, data, epoch=1), expected, atol=1e-2)
     for name, weight in module.named_parameters():
         assert name not in frozen or torch.equal(weight, frozen[name])
+    # What takes the model's place to score the second draw: adapters and item rows, no second copy of the model.
+    assert module.starting_weights().keys() == dict(module.named_parameters()).keys() - frozen.keys()
 
 
 def test_checkpointing_stays_on_though_dropout_is_off(tmp_path, adapted):
