@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import ANY
 
 import pandas as pd
 import pytest
@@ -137,7 +138,8 @@ def test_two_processes_evaluate_a_checkpoint_as_one_does(run, small_arguments, w
         assert result(folder)["evaluated_users"] == 24
         assert sorted(ranks(folder)["user"]) == sorted(f"u{user}" for user in range(24))
         assert ranks(folder) == ranks(whole)
-        assert result(folder)["metrics"] == result(whole)["metrics"]
+        # Nothing was trained here, so there is no validation to tell of.
+        assert result(whole)["metrics"] == {**result(folder)["metrics"], "val/ndcg@10": ANY}
     assert not list(tmp_path.glob("rank-*"))
 
 
