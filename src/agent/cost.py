@@ -102,11 +102,13 @@ class Step:
         account: Where its charges are booked.
         charges: In the order of the calls.
         failures: One line a failed attempt.
+        name: Tells it from every other step of the run, the same after a restart; seeds what is drawn.
     """
 
     account: Account
     charges: list[Charge] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
+    name: str = ""
 
     def charge(self, charge: Charge) -> None:
         """Note and book a charge."""

@@ -93,7 +93,7 @@ class Journal:
         """
         if key in self._results:
             return self._results[key]["value"]
-        step, began = Step(account), time.monotonic()
+        step, began = Step(account, name=f"{self.path.name}/{key}"), time.monotonic()
         try:
             value = await make(step)
         except Exception as error:

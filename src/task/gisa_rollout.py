@@ -43,6 +43,7 @@ class GisaRollout(GisaScore):
             InputError: the data set is no suite of questions, a ceiling is reached, or too many episodes failed.
         """
         import lightning  # seconds of imports that --help must not wait for
+        import torch
         from torch.utils.data import DataLoader
 
         from src.agent.store import RunStore
@@ -51,6 +52,7 @@ class GisaRollout(GisaScore):
 
         logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
         lightning.seed_everything(config["seed"], verbose=False)
+        torch.set_num_threads(config["threads"])
         suite = build(config["dataset"])
         if not isinstance(suite, Gisa):
             raise InputError(

@@ -1,0 +1,178 @@
+"""A policy that generates with a transformers model in this process, many episodes at once."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from os.path import commonprefix
+from typing import TYPE_CHECKING, Any, Literal
+
+from src.agent.cost import Charge, Part, Step
+from src.agent.policy import ContextOverflowError, Message, Reply
+from src.agent.tool_calls import in_plain_text, read_reply, with_parsed_arguments
+from src.agent.web import Web
+
+if TYPE_CHECKING:
+    from src.model.chat import Written
+
+_GATHER_S = 0.01  # how long a batch waits for others to join: nothing beside the seconds that it takes
+
+
+@dataclass(frozen=True, eq=False)
+class Request:
+    """A conversation that waits for its reply."""
+
+    tokens: list[int]
+    seed: int
+    reply: asyncio.Future[Written] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+
+
+class LocalPolicy:
+    """A chat model in this process.
+
+    Requests that come while it generates are collected and answered together. Its calls are parsed from what it
+    writes; a template with a place for tools is given them, others find them in the system message.
+    """
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        dtype: Literal["float32", "bfloat16"] = "float32",
+        device: str = "cpu",
+        temperature: float = 0.0,
+        seed: int = 1,
+        max_output_tokens: int = 8192,
+        batch_size: int = 16,
+        examples: Sequence[dict[str, Any]] = (),
+    ) -> None:
+        """Load the model.
+
+        Args:
+            name: Hub name, or a folder written by ``save_pretrained``.
+            dtype: Type of the weights in memory.
+            device: Where to compute, such as ``cpu`` or ``cuda:1``.
+            temperature: Of sampling; 0 takes the likeliest token.
+            seed: Of sampling. Each reply has a generator of its own, seeded by this number, its place in the run and
+                the conversation, so that it does not depend on which requests happened to come together.
+            max_output_tokens: Most tokens of one reply.
+            batch_size: Most conversations at once.
+            examples: Worked episodes that are shown before the question, where there are tools; see ``worked``.
+
+        Raises:
+            InputError: no chat model could be loaded by that name.
+        """
+        from src.model.chat import load_chat_model  # seconds of imports that --help must not wait for
+
+        self._model = load_chat_model(name, dtype=dtype, device=device)
+        self._temperature = temperature
+        self._seed = seed
+        self._max_output_tokens = max_output_tokens
+        self._batch_size = batch_size
+        self._examples = [message for number, example in enumerate(examples) for message in worked(example, number)]
+        self._waiting: list[Request] = []
+        self._at_work: asyncio.Task[None] | None = None
+
+    async def reply(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[Mapping[str, Any]],
+        step: Step,
+        web: Web,
+        *,
+        may_call: bool = True,
+        part: Part = "chain",
+    ) -> Reply:
+        """See ``Policy``."""
+        shown = [*messages[:1], *self._examples, *messages[1:]] if tools else list(messages)
+        if self._model.knows_tools:
+            tokens = self._model.tokens_of(with_parsed_arguments(shown), tools)
+        else:
+            tokens = self._model.tokens_of(in_plain_text(shown, tools), ())
+        most = self._model.context_tokens
+        if most is not None and len(tokens) + self._max_output_tokens > most:
+            raise ContextOverflowError(
+                f"{len(tokens)} tokens to read and {self._max_output_tokens} to write, for a model of {most}"
+            )
+        place = f"{self._seed} {step.name} {tokens}".encode()
+        request = Request(tokens, int.from_bytes(hashlib.sha256(place).digest()[:8]))
+        self._waiting.append(request)
+        if self._at_work is None or self._at_work.done():
+            self._at_work = asyncio.create_task(self._work())
+        written = await request.reply
+        step.charge(Charge(part, len(tokens), len(written.tokens) + written.ended))
+        text = self._model.text_of(written.tokens)
+        if not written.ended:
+            return Reply({"role": "assistant", "content": text}, "length")
+        message = read_reply(text, [tool["function"]["name"] for tool in tools])
+        for number, call in enumerate(message.get("tool_calls", [])):  # some templates want ids of this form
+            call["id"] = hashlib.sha256(place + b"%d" % number).hexdigest()[:9]
+        return Reply(message, "tool_calls" if "tool_calls" in message else "stop")
+
+    async def _work(self) -> None:
+        """Generate until nobody waits."""
+        while self._waiting:
+            await asyncio.sleep(_GATHER_S)
+            batch = self._next_batch()
+            if not batch:
+                return
+            written: Sequence[Written | Exception]
+            try:
+                written = await asyncio.to_thread(self._generate, batch)
+            except Exception as error:
+                written = [error] * len(batch)
+            for request, one in zip(batch, written, strict=True):
+                with suppress(asyncio.InvalidStateError):  # its episode has given up meanwhile
+                    request.reply.set_exception(one) if isinstance(one, Exception) else request.reply.set_result(one)
+
+    def _next_batch(self) -> list[Request]:
+        """Take the one that waits longest, with those that begin alike and are of about its length.
+
+        A beginning that all share is read once, and short conversations would be padded to the longest.
+        """
+        waiting = [request for request in self._waiting if not request.reply.done()]  # done: its episode gave up
+        batch = waiting[:1]
+        if waiting[1:]:
+            first = waiting[0].tokens
+            alike = [len(commonprefix([first, request.tokens])) for request in waiting]
+            close = [request for request, shared in zip(waiting, alike, strict=True) if shared >= max(alike[1:]) / 2]
+            batch = sorted(close, key=lambda request: abs(len(request.tokens) - len(first)))[: self._batch_size]
+        self._waiting = [request for request in waiting if request not in batch]
+        return batch
+
+    def _generate(self, batch: Sequence[Request]) -> list[Written]:
+        return self._model.reply(
+            [request.tokens for request in batch],
+            seeds=[request.seed for request in batch],
+            max_tokens=self._max_output_tokens,
+            temperature=self._temperature,
+        )
+
+
+def smollm2_folder() -> str:
+    """Return the folder of SmolLM2; see ``src.model.smollm2.local_folder``."""
+    from src.model.smollm2 import local_folder
+
+    return local_folder()
+
+
+def worked(example: Mapping[str, Any], number: int) -> list[Message]:
+    """Return a worked episode as messages.
+
+    Args:
+        example: ``question``; ``calls``, each with the ``name`` of the tool, its ``arguments`` and its ``result``; and
+            ``answer``.
+        number: Of the example, for the ids of its calls.
+    """
+    messages: list[Message] = [{"role": "user", "content": example["question"]}]
+    for index, call in enumerate(example["calls"]):
+        name = f"example{number}{index}"
+        function = {"name": call["name"], "arguments": json.dumps(call["arguments"], ensure_ascii=False)}
+        asked = {"id": name, "type": "function", "function": function}
+        messages.append({"role": "assistant", "content": "", "tool_calls": [asked]})
+        messages.append({"role": "tool", "tool_call_id": name, "content": call["result"]})
+    return [*messages, {"role": "assistant", "content": example["answer"]}]

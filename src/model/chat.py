@@ -1,0 +1,195 @@
+"""A chat model in this process: conversations in its own template, and replies to many of them at once."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from os.path import commonprefix
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from src.errors import InputError
+
+_PROBE = [{"role": "user", "content": "?"}]
+_PROBE_TOOL = {"type": "function", "function": {"name": "probe", "description": "", "parameters": {"type": "object"}}}
+
+
+class Written(NamedTuple):
+    """What a model wrote.
+
+    Attributes:
+        tokens: Without the one that ends a reply.
+        ended: Whether that one came; otherwise the limit of tokens did.
+    """
+
+    tokens: list[int]
+    ended: bool
+
+
+class ChatModel:
+    """A transformers causal LM with a chat template.
+
+    Attributes:
+        context_tokens: Most tokens it can read and write in one conversation; None where its config does not say.
+        knows_tools: Whether its template has a place for tools.
+    """
+
+    def __init__(self, network: Any, tokenizer: Any) -> None:
+        """Take a network and its tokenizer; neither is changed but for the mode of evaluation.
+
+        Raises:
+            InputError: the tokenizer has no chat template, or the model no token that ends a reply.
+        """
+        self.network = network.eval()
+        self.tokenizer = tokenizer
+        if not tokenizer.chat_template:
+            raise InputError(
+                "The model's tokenizer has no chat template, so I cannot write a conversation for it.\n"
+                "Use a model made for chats; their names mostly end in -Instruct, -Chat or -it."
+            )
+        ends = network.generation_config.eos_token_id if network.generation_config else None
+        self._ends = {tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])} - {None}
+        if not self._ends:
+            raise InputError("The model has no token that ends a reply (eos_token); its replies would never end.")
+        self.context_tokens: int | None = getattr(network.config.get_text_config(), "max_position_embeddings", None)
+        self.knows_tools = self._render(_PROBE, [_PROBE_TOOL]) != self._render(_PROBE, [])
+        special = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
+        self._special = re.compile("|".join(map(re.escape, sorted(special, key=len, reverse=True))) or r"(?!)")
+
+    def tokens_of(self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]]) -> list[int]:
+        """Write a conversation, up to where the model's next reply begins.
+
+        Control tokens within the messages are broken by a space: pages must not be able to forge a speaker.
+
+        Args:
+            messages: As the template takes them.
+            tools: Likewise; only for a template that knows tools.
+        """
+        written = json.dumps(list(messages), ensure_ascii=False).encode("utf-8", "replace").decode()
+        safe = json.loads(self._special.sub(lambda found: f"{found[0][0]} {found[0][1:]}", written))
+        return list(self.tokenizer(self._render(safe, tools), add_special_tokens=False).input_ids)
+
+    def text_of(self, tokens: Sequence[int]) -> str:
+        """Return what tokens say, without control tokens."""
+        return str(self.tokenizer.decode(tokens, skip_special_tokens=True))
+
+    @torch.inference_mode()
+    def reply(
+        self, prompts: Sequence[list[int]], *, seeds: Sequence[int], max_tokens: int, temperature: float
+    ) -> list[Written]:
+        """Continue several conversations at once; one that has ended leaves the batch.
+
+        Each row draws from a generator of its own, so that a reply depends on its neighbours by the rounding of sums
+        only. Source of the draw: the largest of ``p / e`` with ``e`` exponential is a sample of ``p`` (Gumbel-max).
+
+        Args:
+            prompts: Tokens of the conversations, of any lengths.
+            seeds: One a conversation.
+            max_tokens: Most tokens of one reply.
+            temperature: 0 takes the likeliest token.
+        """
+        device = self.network.device
+        draws = [torch.Generator(device).manual_seed(seed) for seed in seeds]
+        written: list[list[int]] = [[] for _ in prompts]
+        going, ended = list(range(len(prompts))), set()
+        cache, shared = self._read_what_all_share(prompts)
+        ids, mask = _left_padded([prompt[shared:] for prompt in prompts], device)
+        mask = torch.cat([mask.new_ones(len(mask), shared), mask], dim=1)
+        position = (mask.cumsum(1) - 1).clamp(min=0)[:, shared:]
+        for count in range(1, max_tokens + 1):
+            output = self.network(
+                input_ids=ids,
+                attention_mask=mask,
+                position_ids=position,
+                past_key_values=cache,
+                use_cache=True,
+                logits_to_keep=1,
+            )
+            cache = output.past_key_values
+            tokens = _chosen(output.logits[:, -1].float(), [draws[row] for row in going], temperature)
+            kept = []
+            for place, (row, token) in enumerate(zip(going, tokens.tolist(), strict=True)):
+                if token in self._ends:
+                    ended.add(row)
+                else:
+                    written[row].append(token)
+                    kept.append(place)
+            if not kept or count == max_tokens:
+                break
+            if len(kept) < len(going):
+                going = [going[place] for place in kept]
+                places = torch.tensor(kept, device=device)
+                cache.batch_select_indices(places)
+                tokens, mask, position = tokens[places], mask[places], position[places]
+            ids, position = tokens[:, None], position[:, -1:] + 1
+            mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
+        return [Written(tokens, row in ended) for row, tokens in enumerate(written)]
+
+    def _read_what_all_share(self, prompts: Sequence[list[int]]) -> tuple[Any, int]:
+        """Read the beginning that all conversations have in common, instructions and examples, once for all of them.
+
+        Returns:
+            The model's cache with a row a conversation, None if it is to begin empty; and how many tokens are in it.
+        """
+        shared = min(len(commonprefix(prompts)), min(map(len, prompts)) - 1)  # of each, a token is left to be read
+        if len(prompts) == 1 or shared < 1:
+            return None, 0
+        ids = torch.tensor([prompts[0][:shared]], device=self.network.device)
+        cache = self.network(input_ids=ids, use_cache=True, logits_to_keep=1).past_key_values
+        if any(cache.is_sliding):  # whose windows would count the padding that follows
+            return None, 0
+        cache.batch_repeat_interleave(len(prompts))
+        return cache, shared
+
+    def _render(self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]]) -> str:
+        return str(
+            self.tokenizer.apply_chat_template(
+                list(messages), tools=list(tools) or None, add_generation_prompt=True, tokenize=False
+            )
+        )
+
+
+def load_chat_model(name: str, *, dtype: Literal["float32", "bfloat16"], device: str) -> ChatModel:
+    """Load a chat model of the hub or of a local folder.
+
+    Args:
+        name: Hub name such as ``Qwen/Qwen3-4B``, or a folder written by ``save_pretrained``.
+        dtype: Type of the weights in memory.
+        device: Where to compute, such as ``cpu`` or ``cuda:1``.
+
+    Raises:
+        InputError: no chat model could be loaded by that name, or onto that device.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name)
+        network = AutoModelForCausalLM.from_pretrained(name, dtype=getattr(torch, dtype)).to(device)
+    except Exception as error:  # unknown names, torn files and absent devices end in errors of a dozen types
+        known = "is a folder, but not one that save_pretrained wrote" if Path(name).is_dir() else "is no local folder"
+        raise InputError(
+            f"agent.policy.name={name!r} {known}, and no model of that name could be loaded onto {device}:\n{error}\n"
+            "Type a hub name or a folder with config.json, weights and tokenizer:  agent.policy.name=path/to/folder"
+        ) from error
+    return ChatModel(network, tokenizer)
+
+
+def _left_padded(prompts: Sequence[list[int]], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return ids and mask, shape ``(B, T)``; padding is token 0, which no row sees."""
+    longest = max(map(len, prompts))
+    ids = torch.tensor([[0] * (longest - len(prompt)) + prompt for prompt in prompts], device=device)
+    mask = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=device)
+    return ids, mask
+
+
+def _chosen(logits: Tensor, draws: Sequence[torch.Generator], temperature: float) -> Tensor:
+    """Choose a token a row: logits ``(B, V)`` to ids ``(B,)``."""
+    if temperature == 0:
+        return logits.argmax(1)
+    noise = torch.stack(
+        [torch.empty_like(row).exponential_(generator=draw) for row, draw in zip(logits, draws, strict=True)]
+    )
+    return (logits / temperature - noise.log()).argmax(1)
