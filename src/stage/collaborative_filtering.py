@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - the field's usual name
 
@@ -46,8 +47,16 @@ class CollaborativeFiltering(NextItemStage):
 
     def training_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> Tensor:
         """Return the loss of one batch."""
-        # Nothing is predicted from the last column: it would only make the pass longer than any history.
-        states = self.model(batch["input_ids"][:, :-1])[batch["rows"][:, :-1]]
-        loss = F.cross_entropy(self.model.scores(states), batch["target"])
+        states, targets = zip(*self._passes(batch), strict=True)
+        loss = F.cross_entropy(self.model.scores(torch.cat(states)), torch.cat(targets))
         self._log_training({"loss": loss})
-        return loss * self._share_of_positions(len(states))
+        return loss * self._share_of_positions(len(batch["target"]))
+
+    def _passes(self, batch: Mapping[str, Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+        """Give states and the items that follow them; rows of similar length are passed together: less padding."""
+        lengths = batch["attention_mask"].sum(1)
+        for rows in lengths.argsort(stable=True).chunk(4):
+            longest = int(lengths[rows[-1]])
+            items, labelled = batch["input_ids"][rows, :longest], batch["rows"][rows, : longest - 1]
+            # Nothing is predicted from the last column: it would only make the pass longer than any history.
+            yield self.model(items[:, :-1])[labelled], items[:, 1:][labelled]
