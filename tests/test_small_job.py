@@ -94,6 +94,30 @@ def test_a_job_killed_from_outside_resumes_to_the_same_ranks_and_weights(run, sm
     assert not list(folder.rglob("*.tmp"))
 
 
+def test_stage_two_killed_from_outside_resumes_to_the_same_ranks_and_weights(run, small_arguments, whole, tmp_path):
+    model = ("tokenizer.", "model.", "stage.", "prompt.")
+    collaborative = [text for text in small_arguments[1:] if not text.startswith(model)]
+    sizes = ["model.hidden_size=8", "model.inner_size=8", "prompt.max_history=4", "prompt.stride=3"]
+    judge = tmp_path / "sasrec"
+    assert run("+experiment=sasrec", *collaborative, *sizes, f"hydra.run.dir={judge}") == 0
+    upstream = {"ilrec_stage1": whole, "sasrec": judge}
+    paths = {name: str(folder / "checkpoints" / "best.ckpt") for name, folder in upstream.items()}
+    arguments = ["+experiment=ilrec_stage2", *small_arguments[1:], "checkpointing.every_steps=2"]
+    arguments += [f"upstream.{name}={path}" for name, path in paths.items()]
+    undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
+    assert run(*arguments, f"hydra.run.dir={undisturbed}") == 0
+    kill_at(start("src.run", *arguments, f"hydra.run.dir={killed}"), in_training(killed))
+    assert run(f"resume={killed}") == 0
+    assert result(killed)["metrics"] == result(undisturbed)["metrics"]
+    assert ranks(killed) == ranks(undisturbed)
+    assert all(torch.equal(weight, weights(undisturbed)[name]) for name, weight in weights(killed).items())
+    origins = {key: (origin["path"], origin["name"]) for key, origin in result(killed)["lineage"].items()}
+    assert origins == {
+        "init_from": (paths["ilrec_stage1"], "ilrec_stage1"),
+        "reward_from": (paths["sasrec"], "sasrec"),
+    }
+
+
 def test_of_three_seeds_one_job_fails_and_the_report_counts_it_beside_the_mean_of_the_others(
     run, small_arguments, tmp_path, capsys
 ):

@@ -12,6 +12,7 @@ from src.errors import InputError
 from src.evaluator.ranking import RankingEvaluator
 from src.losses.cross_layer import negative_weights, preference_loss, self_hard_negatives
 from src.model.causal_lm import from_scratch, intermediate_blocks
+from src.model.reward_model import RewardModel, load_sequence_model
 from src.model.sasrec import SASRec
 from src.prompt.ids import IdsPrompt
 from src.prompt.instruction import InstructionPrompt
@@ -214,6 +215,21 @@ def test_strength_zero_equals_cross_entropy_over_the_responses():
     torch.testing.assert_close(loss, F.cross_entropy(logits[batch["rows"]], batch["target"]))
 
 
+def test_with_weight_zero_every_term_leaves_supervised_fine_tuning_to_the_bit(tmp_path):
+    path = tmp_path / "sasrec.ckpt"
+    collaborative_checkpoint(path)
+    plain = stage(model(dropout=0.0), strength=0.0)
+    batch = next(iter(data(plain.model).train_dataloader()))
+    loss, gradients = gradient_of(plain, batch)
+    module = stage(model(dropout=0.0), strength=0.0)
+    module.blocks = [1, 2]  # the layers are read and the negatives looked for all the same
+    network = load_sequence_model(path, interactions())
+    module.rewards = RewardModel(network, interactions(), module.evaluator.trie, stride=1)
+    zero, same = gradient_of(module, batch)
+    assert torch.equal(zero, loss)
+    assert all(torch.equal(one, other) for one, other in zip(same, gradients, strict=True))
+
+
 def test_distillation_is_added_with_its_weight_and_leaves_the_end_of_the_response_out():
     network = model(dropout=0.0)
     module = stage(network, strength=0.0, distillation=0.7)
@@ -263,6 +279,7 @@ def test_rewards_are_added_with_their_weight(tmp_path):
     assert not any(name.startswith("rewards") for name in module.state_dict())
     batch = next(iter(data(module.model).train_dataloader()))
     loss, _ = gradient_of(module, batch)
+    assert not any(one.requires_grad for one in (*module.rewards.parameters(), *module.rewards.buffers()))
     # By hand: the judge's probabilities after each label's whole history, summed over all items, kept on Neg + {y}.
     walks = interactions()
     logits = module.model.causal_network(batch["input_ids"], attention_mask=batch["attention_mask"]).logits
