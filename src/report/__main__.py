@@ -70,21 +70,25 @@ def write_report(report: Report, out: Path, title: str) -> str:
     return text
 
 
-def _write_plots(report: Report, curves: Sequence[tuple[str, Sequence[Point]]], out: Path) -> list[str]:
+def _write_plots(report: Report, attempts: Sequence[tuple[str, Sequence[Point]]], out: Path) -> list[str]:
     """Draw what the runs allow; return the names of the PNG files."""
     if not report.sections:
         return []
     from src.report import plots  # matplotlib takes a second to import, and `--help` does not need it
+    from src.report.curve_plots import LAYER_CURVES, curves, training_curves
+    from src.report.interval_plots import metric_intervals
 
     figures: dict[str, Figure | None] = {}
     for section in report.sections:
-        answers = section.kind is ANSWERS
-        figures["exact_match" if answers else "metrics"] = plots.metric_bars(section)
-        if not answers:
-            cells = [summary.cell for summary in section.flat]
-            figures["training_curves"] = plots.training_curves(cells, section.metric)
-    if curves:
-        figures["figure_5"] = plots.attempts_curve(curves)
+        if section.kind is ANSWERS:
+            figures["exact_match"] = plots.metric_bars(section)
+            continue
+        cells = [summary.cell for summary in section.flat]
+        figures["metrics"] = metric_intervals(section)
+        figures["training_curves"] = training_curves(cells, section.metric)
+        figures["layers"] = curves(cells, LAYER_CURVES)
+    if attempts:
+        figures["figure_5"] = plots.attempts_curve(attempts)
     for stem, figure in figures.items():
         if figure:
             plots.save(figure, out / stem)

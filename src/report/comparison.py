@@ -123,8 +123,8 @@ def build_report(folders: Sequence[Path], metric: str | None = None, baseline: s
         folders: Run folders, or folders that hold some at any depth.
         metric: The metric of the paired differences and of the validation curve; None, and a kind of runs that lacks
             it, takes that of the kind.
-        baseline: Label or name of the cell that the others are compared with; None for that of the kind, or else the
-            first.
+        baseline: Label, method or name of the cell that the others are compared with; None for that of the kind, or
+            else the first.
 
     Returns:
         The report, without sections where no run has finished.
@@ -139,7 +139,7 @@ def build_report(folders: Sequence[Path], metric: str | None = None, baseline: s
     known = dict.fromkeys(name for kind, cells in kinds.items() for name in _metrics(kind, cells))
     if known and metric is not None and metric not in known:
         raise InputError(f"--metric {metric} is not in these runs; they have: {', '.join(known)}")
-    if baseline is not None and not _find(collection.cells, baseline, baseline):
+    if baseline is not None and not _find(collection.cells, baseline):
         labels = ", ".join(repr(cell.label) for cell in collection.cells)
         raise InputError(f"--baseline {baseline!r} is not among these cells: {labels}")
     return Report(collection, [_section(kind, cells, metric, baseline) for kind, cells in kinds.items()])
@@ -154,8 +154,8 @@ def _section(kind: Kind, cells: Sequence[Cell], metric: str | None, baseline: st
     compared = metric if metric in metrics else kind.default_metric
     if compared not in metrics:
         raise InputError(f"--metric {compared} is not in these runs; they have: {', '.join(metrics) or 'none'}")
-    given = _find(cells, baseline, baseline) if baseline else None
-    reference = given or _find(cells, kind.default_baseline, kind.default_baseline) or cells[0]
+    given = _find(cells, baseline) if baseline else None
+    reference = given or _find(cells, kind.default_baseline) or cells[0]
     groups = by_protocol(cells)
     summaries = [[_summarise(kind, cell, _metrics(kind, group)) for cell in group] for group in groups]
     comparisons = [one for group in groups for one in _compare_group(kind, group, reference, compared)]
@@ -185,15 +185,16 @@ def _summarise(kind: Kind, cell: Cell, metrics: Sequence[str]) -> Summary:
     return Summary(cell, over_seeds, over_units, warnings)
 
 
-def _find(cells: Sequence[Cell], label: str, name: str) -> Cell | None:
-    """Return the cell of that label, or else the first of that name."""
-    matches = [cell for cell in cells if cell.label == label] + [cell for cell in cells if cell.name == name]
-    return matches[0] if matches else None
+def _find(cells: Sequence[Cell], wanted: str, name: str | None = None) -> Cell | None:
+    """Return the cell of that label, or else the first of that method, or else of that name."""
+    tiers = ([cell.label == wanted, cell.method == wanted, cell.name == (name or wanted)] for cell in cells)
+    ranked = [(tier.index(True), cell) for tier, cell in zip(tiers, cells, strict=True) if any(tier)]
+    return min(ranked, key=lambda pair: pair[0])[1] if ranked else None
 
 
 def _compare_group(kind: Kind, group: Sequence[Cell], baseline: Cell, metric: str) -> list[Comparison]:
     """Compare the cells of one protocol with the baseline's counterpart among them."""
-    counterpart = _find(group, baseline.label, baseline.name)
+    counterpart = _find(group, baseline.method, baseline.name)
     if counterpart is None:
         return [Comparison(cell, None, [], None, f"no {baseline.name} under this protocol") for cell in group]
     return [_compare(kind, cell, counterpart, metric) for cell in group if cell is not counterpart]

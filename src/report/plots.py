@@ -1,8 +1,7 @@
-"""The report's figures: test metrics with intervals, and training curves."""
+"""The look of the figures, how they are saved, and those of runs on a suite of questions."""
 
 from __future__ import annotations
 
-import csv
 import io
 import textwrap
 from collections.abc import Iterator, Sequence
@@ -10,20 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
-import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from src.errors import InputError
 from src.report.comparison import ANSWERS, Section, Summary
-from src.report.runs import Cell, Run
 from src.report.scaling import Point
 from src.storage import write_atomic
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart, without its yellow (too faint on white).
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#555555")
 LINE_STYLES = ("-", "--", ":", "-.")
-THIN = 0.8
 STYLE: dict[Any, Any] = {
     "font.size": 9,
     "axes.titlesize": 10,
@@ -36,9 +31,6 @@ STYLE: dict[Any, Any] = {
     # Element names in an SVG come from this salt: the same runs give the same bytes.
     "svg.hashsalt": "report",
 }
-
-Curve = dict[int, float]
-"""Value by optimiser step."""
 
 
 def metric_bars(section: Section) -> Figure:
@@ -80,42 +72,6 @@ def metric_bars(section: Section) -> Figure:
     return figure
 
 
-def training_curves(cells: Sequence[Cell], metric: str) -> Figure | None:
-    """Draw training loss and the validation metric over the optimiser steps.
-
-    Args:
-        cells: Each in a colour of its own: its seeds as thin lines, their mean at shared steps as a thick one.
-        metric: The test metric whose validation counterpart is drawn.
-
-    Returns:
-        The figure, or None where no run has a ``metrics.csv`` with either curve.
-
-    Raises:
-        InputError: a ``metrics.csv`` cannot be read.
-    """
-    names = ("train/loss", metric.replace("test/", "val/"))
-    curves = {(cell.label, name): _curves(cell, name) for cell in cells for name in names}
-    drawn = [name for name in names if any(curves[cell.label, name] for cell in cells)]
-    if not drawn:
-        return None
-    legend_columns = 2 if max(len(cell.label) for cell in cells) <= 45 else 1
-    legend_rows = -(-len(cells) // legend_columns)
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(4.6 * len(drawn), 3.3 + 0.2 * legend_rows), layout="constrained")
-        panels = figure.subplots(1, len(drawn), squeeze=False)[0]
-        for axes, name in zip(panels, drawn, strict=True):
-            for index, cell in enumerate(cells):
-                style = LINE_STYLES[index // len(COLOURS) % len(LINE_STYLES)]
-                _draw_seeds(axes, curves[cell.label, name], COLOURS[index % len(COLOURS)], style, cell.label)
-            axes.set_title(name)
-            axes.set_xlabel("optimiser step")
-            axes.set_ylabel("loss (nats)" if name == "train/loss" else name.removeprefix("val/"))
-            axes.grid()
-        handles = {line.get_label(): line for axes in panels for line in axes.lines if line.get_linewidth() > THIN}
-        figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=legend_columns)
-    return figure
-
-
 def attempts_curve(curves: Sequence[tuple[str, Sequence[Point]]]) -> Figure:
     """Draw exact match over the number of attempts: the best of them as a line, their vote as a broken one.
 
@@ -134,7 +90,7 @@ def attempts_curve(curves: Sequence[tuple[str, Sequence[Point]]]) -> Figure:
                 ends = [[one.mean - one.low for _, one in drawn], [one.high - one.mean for _, one in drawn]]
                 axes.errorbar(
                     [k for k, _ in drawn], means, yerr=ends, linestyle=style, marker="o", markersize=3, linewidth=1.8,
-                    elinewidth=THIN, capsize=2.5, color=COLOURS[index % len(COLOURS)],
+                    elinewidth=0.8, capsize=2.5, color=COLOURS[index % len(COLOURS)],
                     label=f"{'Best' if name == 'best' else 'Majority'}@k, {label}",
                 )  # fmt: skip
         axes.set_xscale("log", base=2)
@@ -173,35 +129,3 @@ def _bar(axes: Axes, y: float, summary: Summary, metric: str, colour: str) -> No
     if interval:
         axes.errorbar([mean], [y], xerr=[[mean - interval.low], [end - mean]], color="black", capsize=2.5, linewidth=1)
     axes.annotate(f"{mean:.3f}", (end, y), xytext=(4, 0), textcoords="offset points", va="center", fontsize=8)
-
-
-def _draw_seeds(axes: Axes, seeds: Sequence[Curve], colour: str, style: str, label: str) -> None:
-    if not seeds:
-        return
-    if len(seeds) > 1:
-        for curve in seeds:
-            axes.plot(list(curve), list(curve.values()), style, color=colour, linewidth=THIN, alpha=0.45)
-    shared = sorted(set.intersection(*(set(curve) for curve in seeds)))
-    mean = [np.mean([curve[step] for curve in seeds]) for step in shared]
-    marker = "o" if len(shared) <= 30 else None
-    axes.plot(shared, mean, style, color=colour, linewidth=1.8, marker=marker, markersize=3, label=label)
-
-
-def _curves(cell: Cell, name: str) -> list[Curve]:
-    curves = [_read_curve(run, name) for run in cell.runs]
-    return [curve for curve in curves if curve]
-
-
-def _read_curve(run: Run, name: str) -> Curve:
-    path = run.folder / "metrics.csv"
-    if not path.exists():
-        return {}
-    with path.open(newline="") as stream:
-        reader = csv.DictReader(stream)
-        try:
-            return {int(row["step"]): float(row["value"]) for row in reader if row["metric"] == name}
-        except (KeyError, TypeError, ValueError) as error:
-            raise InputError(
-                f"{path}, line {reader.line_num}: needed are the columns step, epoch, metric and value with numbers; "
-                f"got {error}.\nDelete the file to report without its training curve."
-            ) from error

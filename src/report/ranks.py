@@ -58,13 +58,13 @@ def _aligned_ranks(runs: Sequence[Run]) -> NDArray[np.float64]:
 
 def _read_ranks(run: Run) -> dict[tuple[str, str], float]:
     """Return the rank by user and target; NaN where the target was not decoded."""
-    path = run.folder / "ranks.parquet"
+    path, column = run.folder / "ranks.parquet", run.rank_column
     try:
         table = pq.read_table(path)
         users, targets = (table[name].cast(pa.string()).to_pylist() for name in ("user", "target"))
-        ranks = table["rank"].cast(pa.float64()).fill_null(np.nan).to_pylist()
+        ranks = table[column].cast(pa.float64()).fill_null(np.nan).to_pylist()
     except (OSError, KeyError, pa.ArrowException) as error:
-        raise InputError(f"{path} cannot be read as columns user, target and rank: {error}") from error
+        raise InputError(f"{path} cannot be read as columns user, target and {column}: {error}") from error
     if repeated := [user for user, group in groupby(sorted(users)) if len(list(group)) > 1]:
         raise InputError(f"{path} ranks {len(repeated)} users more than once, such as {repeated[0]!r}")
     return dict(zip(zip(users, targets, strict=True), ranks, strict=True))

@@ -14,7 +14,10 @@ from src.errors import InputError
 
 # Overrides that do not tell two cells apart: the seed is averaged over, the name already stands for the experiment, and
 # the others change no result.
-SAME_CELL = ("seed", "experiment", "resume", "logger", "logger.mode", "trainer.enable_progress_bar")
+SAME_CELL = (
+    *("seed", "experiment", "resume", "logger", "logger.mode", "trainer.enable_progress_bar"),
+    "evaluator.exclude_history",  # a part of the protocol
+)
 
 
 class Failure(BaseModel):
@@ -58,6 +61,9 @@ class Run(BaseModel):
     commit: str | None = None
     dirty: bool | None = None
     timings_s: dict[str, float] = {}
+    steps: int | None = None
+    rank_column: str = "rank"
+    """Of ``ranks.parquet``."""
     peak_memory_mib: float | None = None
     evaluated_users: int | None = None
     evaluated_questions: int | None = None
@@ -78,17 +84,30 @@ class Run(BaseModel):
                 shown.append(f"{key}={origin.name}" if origin and origin.name else text)
         return shown
 
+    def histories(self) -> list[Run]:
+        """Return the run, or where it was tested with and without the history's items, one for either protocol."""
+        excluded = {
+            f"test/{name[14:]}": self.metrics[name] for name in self.metrics if name.startswith("test_excluded/")
+        }
+        if not excluded:
+            return [self]
+        protocol = {**self.protocol, "exclude_history": True}
+        changes = {"metrics": {**self.metrics, **excluded}, "protocol": protocol, "rank_column": "rank_excluded"}
+        return [self, self.model_copy(update=changes)]
+
 
 @dataclass(frozen=True)
 class Cell:
     """Finished runs that differ in nothing but the seed, one a seed, by rising seed.
 
     Attributes:
-        label: Unique in a collection: name, overrides and, where two cells would share that, the protocol.
+        label: Unique in a collection: ``method`` and, where two cells would share that, the protocol.
+        method: Name and overrides.
         runs: At least one run.
     """
 
     label: str
+    method: str
     runs: tuple[Run, ...]
 
     @property
@@ -157,14 +176,14 @@ def collect(runs: Sequence[Run]) -> Collection:
         for run in runs
     ]
     groups: dict[tuple[str, str], list[Run]] = {}
-    for run in runs:
-        if run.status == "finished":
-            groups.setdefault((run.label, json.dumps(run.protocol, sort_keys=True)), []).append(run)
+    for tested in (one for run in runs if run.status == "finished" for one in run.histories()):
+        groups.setdefault((tested.label, json.dumps(tested.protocol, sort_keys=True)), []).append(tested)
     labels = [label for label, _ in groups]
     warnings: list[str] = []
     cells = []
-    for (label, _), members in groups.items():
-        same_label = [other[0].protocol for (name, _), other in groups.items() if name == label]
+    for (method, _), members in groups.items():
+        label = method
+        same_label = [other[0].protocol for (name, _), other in groups.items() if name == method]
         if labels.count(label) > 1:
             differing = _differing(same_label)
             label += f" ({as_typed({key: members[0].protocol.get(key) for key in differing})})"
@@ -172,7 +191,7 @@ def collect(runs: Sequence[Run]) -> Collection:
         latest = {run.seed: run for run in members}
         if len(latest) < len(members):
             warnings.append(f"{label}: a seed was run more than once; only its latest run counts.")
-        cell = Cell(label, tuple(latest[seed] for seed in sorted(latest)))
+        cell = Cell(label, method, tuple(latest[seed] for seed in sorted(latest)))
         warnings += _inconsistencies(cell)
         cells.append(cell)
     return Collection(list(runs), cells, shared, _missing(runs), warnings)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from src.metrics.stats import Interval
 from src.report.comparison import ANSWERS, Comparison, Report, Section, Summary
+from src.report.curves import negatives_per_second
 from src.report.layout import Row, Table, markdown_table
 from src.report.runs import Collection, Run, as_typed
 
@@ -47,7 +48,7 @@ def _results(section: Section) -> list[str]:
 
 def _protocols(section: Section) -> str:
     return "\n".join(
-        f"- {cell.label}: {len(cell.runs)} run(s) over {_cost(cell.runs)['wall_time_s']:.0f} s each, "
+        f"- {cell.label}: {len(cell.runs)} run(s) over {_cost(cell.runs)['total (s)']:.0f} s each, "
         f"{as_typed(cell.protocol) or 'protocol not recorded'}"
         for cell in (summary.cell for summary in section.flat)
     )
@@ -81,15 +82,21 @@ def _counts(collection: Collection) -> str:
 
 
 def _results_table(group: Sequence[Summary]) -> str:
-    metrics = list(group[0].over_seeds)
-    header = ["cell", "seeds", *(name.removeprefix("test/") for name in metrics), "time (s)", "memory (MiB)", "users"]
+    metrics = [name.removeprefix("test/") for name in group[0].over_seeds]
+    costs = [_cost(summary.cell.runs) for summary in group]
+    names = dict.fromkeys(name for cost in costs for name in cost)
+    known = [name for name in names if any(cost.get(name) is not None for cost in costs)]
     rows = []
-    for summary in group:
-        runs = summary.cell.runs
+    for summary, cost in zip(group, costs, strict=True):
         figures = [_plus_minus(interval) for interval in summary.over_seeds.values()]
-        cost = [f"{value:.0f}" if isinstance(value, float) else str(value or "-") for value in _cost(runs).values()]
-        rows.append([summary.cell.label, str(len(runs)), *figures, *cost])
-    return markdown_table(header, rows)
+        shown = [_rounded(cost.get(name)) for name in known]
+        rows.append([summary.cell.method, str(len(summary.cell.runs)), *figures, *shown])
+    return markdown_table(["cell", "seeds", *metrics, *known], rows)
+
+
+def _rounded(value: object) -> str:
+    """Write whole numbers, but digits of those below 10, and what is absent as a dash."""
+    return f"{value:.{4 if abs(value) < 10 else 0}f}" if isinstance(value, float) else str(value or "-")
 
 
 def _comparison_table(comparisons: Sequence[Comparison]) -> str:
@@ -163,10 +170,20 @@ def _cost(runs: Sequence[Run]) -> Row:
     """Average what the runs took; where they differ in users (or questions), all numbers are given."""
     units = "evaluated_questions" if any(run.evaluated_questions for run in runs) else "evaluated_users"
     return {
-        "wall_time_s": _mean(run.timings_s.get("total") for run in runs),
-        "peak_memory_mib": _mean(run.peak_memory_mib for run in runs),
-        units: " / ".join(dict.fromkeys(str(getattr(run, units) or "-") for run in runs)),
+        **_validation(runs),
+        "fit (s)": _mean(run.timings_s.get("fit") for run in runs),
+        "total (s)": _mean(run.timings_s.get("total") for run in runs),
+        "s/step": _mean(run.timings_s.get("fit", 0.0) / run.steps if run.steps else None for run in runs),
+        "negatives/s": _mean(negatives_per_second(run) for run in runs),
+        "memory (MiB)": _mean(run.peak_memory_mib for run in runs),
+        units.removeprefix("evaluated_"): " / ".join(dict.fromkeys(str(getattr(run, units) or "-") for run in runs)),
     }
+
+
+def _validation(runs: Sequence[Run]) -> Row:
+    """Average the validation metric of the weights that were tested: what settings are to be chosen by."""
+    names = dict.fromkeys(name for run in runs for name in run.metrics if name.startswith("val/"))
+    return {name: _mean(run.metrics.get(name) for run in runs) for name in names}
 
 
 def _mean(values: Iterable[float | None]) -> float | None:

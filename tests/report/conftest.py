@@ -7,11 +7,21 @@ import pytest
 from src.metrics.ranking import ranking_metrics
 
 
-def write_run(folder, name="sft", seed=1, ranks=(1, 3, 7, None), overrides=(), targets="abcd", **changes):
-    """Write a run folder in the exact shape that src.run leaves behind; ``changes`` replace keys of result.json."""
+def write_run(
+    folder, name="sft", seed=1, ranks=(1, 3, 7, None), overrides=(), targets="abcd", excluded=None, **changes
+):
+    """Write a run folder in the exact shape that src.run leaves behind.
+
+    ``excluded`` are the ranks without the history's items; ``changes`` replace keys of result.json.
+    """
     folder.mkdir(parents=True)
     ranks = pa.array(ranks, pa.float64())
     metrics = {f"test/{key}": value for key, value in ranking_metrics(ranks.to_numpy(False), cutoffs=(10,)).items()}
+    columns = {"rank": ranks}
+    if excluded:
+        columns["rank_excluded"] = pa.array(excluded, pa.float64())
+        others = ranking_metrics(columns["rank_excluded"].to_numpy(False), cutoffs=(10,))
+        metrics |= {f"test_excluded/{key}": value for key, value in others.items()}
     result = {
         "status": "finished",
         "name": name,
@@ -34,7 +44,7 @@ def write_run(folder, name="sft", seed=1, ranks=(1, 3, 7, None), overrides=(), t
     if result["status"] != "finished":
         return
     users = [f"u{index}" for index in range(len(ranks))]
-    pq.write_table(pa.table({"user": users, "target": list(targets), "rank": ranks}), folder / "ranks.parquet")
+    pq.write_table(pa.table({"user": users, "target": list(targets), **columns}), folder / "ranks.parquet")
     (folder / "metrics.csv").write_text(
         "step,epoch,metric,value\n10,0,train/loss,4.5\n20,0,train/loss,4.0\n20,0,val/ndcg@10,0.4\n"
     )

@@ -25,6 +25,26 @@ def test_runs_of_two_protocols_get_a_table_and_a_baseline_each(tmp_path, write_r
     ]
 
 
+def test_a_run_tested_with_and_without_the_history_counts_once_under_either_protocol(tmp_path, write_run):
+    both = ["evaluator.exclude_history=both"]
+    # Without the history, one of four users moves from rank 3 to 1 under sft, and all to 1 under the other.
+    write_run(tmp_path / "0", "sft", ranks=(1, 3, 7, None), excluded=(1, 1, 7, None), overrides=both)
+    write_run(tmp_path / "1", "sft", ranks=(1, 3, 7, None), excluded=(1, 1, 7, None), seed=2)
+    write_run(tmp_path / "2", "ilrec", ranks=(1, 3, 7, None), excluded=(1, 1, 1, 1), overrides=["x=2"])
+    write_run(tmp_path / "3", "ilrec", ranks=(1, 3, 7, None), excluded=(1, 1, 7, None), overrides=["x=1"])
+    made = build_report([tmp_path], baseline="ilrec x=1")
+    assert len(made.collection.runs) == 4
+    kept, excluded = made.summaries
+    assert [len(one.cell.runs) for one in kept] == [len(one.cell.runs) for one in excluded] == [2, 1, 1]
+    assert [one.cell.protocol["exclude_history"] for one in (kept[0], excluded[0])] == [False, True]
+    assert excluded[0].over_seeds["test/hit@10"].mean == 0.75
+    assert [one.over_users["test/ndcg@10"].mean for one in excluded] == pytest.approx([7 / 12, 1, 7 / 12])
+    assert {one.baseline.method for one in made.comparisons} == {"ilrec x=1"}
+    differences = [one.result.difference.mean for one in made.comparisons]
+    assert differences == pytest.approx([0, 0, 0, 5 / 12])
+    assert not made.collection.warnings
+
+
 def test_a_protocol_without_the_baseline_says_so(tmp_path, write_run):
     write_run(tmp_path / "0", "sft")
     write_run(tmp_path / "1", "ilrec_stage1", protocol={"num_beams": 50})

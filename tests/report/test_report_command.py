@@ -9,7 +9,10 @@ from hypothesis import strategies as st
 from src.errors import InputError
 from src.report.__main__ import main, write_report
 from src.report.comparison import build_report
+from src.report.curve_plots import MOST_POINTS, curves
+from src.report.curves import read_curves
 from src.report.layout import markdown_table
+from src.report.runs import find_runs
 
 
 def report(folder):
@@ -41,10 +44,10 @@ Mean over the seeds ± half the width of Student's 95% interval over the seeds.
 
 Protocol: exclude_history=false, num_beams=20
 
-| cell         | seeds |          hit@10 |         ndcg@10 | time (s) | memory (MiB) | users |
-| ------------ | ----: | --------------: | --------------: | -------: | -----------: | ----: |
-| sft          |     2 | 0.6250 ± 1.5883 | 0.4167 ± 0.5294 |      106 |          900 |     4 |
-| ilrec_stage1 |     1 |          0.7500 |          0.5833 |      106 |          900 |     4 |
+| cell         | seeds |          hit@10 |         ndcg@10 | val/ndcg@10 | fit (s) | total (s) | memory (MiB) | users |
+| ------------ | ----: | --------------: | --------------: | ----------: | ------: | --------: | -----------: | ----: |
+| sft          |     2 | 0.6250 ± 1.5883 | 0.4167 ± 0.5294 |      0.4000 |     100 |       106 |          900 |     4 |
+| ilrec_stage1 |     1 |          0.7500 |          0.5833 |      0.4000 |     100 |       106 |          900 |     4 |
 
 ## Paired differences in test/ndcg@10
 
@@ -71,6 +74,55 @@ def test_report_of_a_sweep_with_a_failed_an_unfinished_and_a_missing_job(sweep, 
         *("metrics.png", "metrics.svg", "report.csv", "report.md", "runs.csv"),
         *("training_curves.png", "training_curves.svg"),
     ]
+
+
+def log_layers(folder, steps=(9, 19)):
+    """What two layers found at two steps: agreement .2 and .6, then .4 and .8; 30 negatives, then 50."""
+    with (folder / "metrics.csv").open("a") as stream:
+        for step, low, high, negatives in zip(steps, (0.2, 0.4), (0.6, 0.8), (30, 50), strict=True):
+            stream.write(f"{step},0,train/layer_agreement_1,{low}\n{step},0,train/layer_agreement_2,{high}\n")
+            stream.write(f"{step},0,train/negatives,{negatives}\n")
+
+
+def test_negatives_a_second_are_the_mean_of_the_logged_steps_times_all_steps(tmp_path, write_run):
+    # 40 negatives a step in 250 steps and 100 seconds of fitting: 100 a second.
+    write_run(tmp_path / "0", "dpo", steps=250)
+    log_layers(tmp_path / "0")
+    write_run(tmp_path / "1", "sft", steps=250)
+    report(tmp_path)
+    cells = {row["cell"]: row for row in rows(tmp_path / "out/report.csv")}
+    assert (float(cells["dpo"]["negatives/s"]), float(cells["dpo"]["s/step"])) == (100, 0.4)
+    assert cells["sft"]["negatives/s"] == ""
+
+
+def test_what_the_layers_found_is_averaged_over_the_layers_and_drawn_where_it_was_logged(tmp_path, write_run):
+    write_run(tmp_path / "0")
+    assert "layers" not in report(tmp_path)
+    write_run(tmp_path / "1", "ilrec")
+    log_layers(tmp_path / "1")
+    assert "![layers](layers.png)" in report(tmp_path)
+    (run,) = find_runs([tmp_path / "1"])
+    assert read_curves(run)["train/layer_agreement"] == pytest.approx({9: 0.4, 19: 0.6})
+    assert b"share of positions" in (tmp_path / "out/layers.svg").read_bytes()
+
+
+def test_curves_are_averaged_over_the_seeds_where_all_have_a_value(tmp_path, write_run):
+    for seed, losses in ((1, "10,0,a,1\n20,0,a,3\n30,0,a,9\n"), (2, "10,0,a,2\n20,0,a,5\n")):
+        write_run(tmp_path / str(seed), seed=seed)
+        (tmp_path / str(seed) / "metrics.csv").write_text("step,epoch,metric,value\n" + losses)
+    figure = curves(build_report([tmp_path]).collection.cells, {"a": "something"})
+    (axes,) = figure.axes
+    (line,), (band,) = axes.lines, axes.collections
+    assert line.get_xydata().tolist() == [[10, 1.5], [20, 4]]
+    assert {tuple(point) for point in band.get_paths()[0].vertices} == {(10, 1), (10, 2), (20, 3), (20, 5)}
+
+
+def test_long_curves_are_averaged_in_few_points(tmp_path, write_run):
+    write_run(tmp_path / "0")
+    values = "".join(f"{step},0,a,{step % 2}\n" for step in range(2 * MOST_POINTS))
+    (tmp_path / "0/metrics.csv").write_text("step,epoch,metric,value\n" + values)
+    (line,) = curves(build_report([tmp_path]).collection.cells, {"a": "something"}).axes[0].lines
+    assert line.get_ydata().tolist() == [0.5] * MOST_POINTS
 
 
 def test_csv_files_hold_one_row_a_cell_and_one_row_a_run(sweep):
