@@ -256,7 +256,7 @@ def test_recommendation_and_answers_are_reported_by_one_command(tmp_path, write_
         assert heading in said
     cells = rows(tmp_path / "report/report.csv")
     assert cells["sft"]["users"] == "4"
-    assert cells["gisa_rollout"]["evaluated_questions"] == "4"
+    assert cells["gisa_rollout"]["questions"] == "4"
     assert float(cells["gisa_rollout"]["test/global_em question low"]) == 0
     for name in ("metrics", "exact_match", "training_curves"):
         assert (tmp_path / f"report/{name}.png").is_file()

@@ -34,11 +34,11 @@ def test_a_run_tested_with_and_without_the_history_counts_once_under_either_prot
     write_run(tmp_path / "3", "ilrec", ranks=(1, 3, 7, None), excluded=(1, 1, 7, None), overrides=["x=1"])
     made = build_report([tmp_path], baseline="ilrec x=1")
     assert len(made.collection.runs) == 4
-    kept, excluded = made.summaries
+    kept, excluded = made.sections[0].summaries
     assert [len(one.cell.runs) for one in kept] == [len(one.cell.runs) for one in excluded] == [2, 1, 1]
     assert [one.cell.protocol["exclude_history"] for one in (kept[0], excluded[0])] == [False, True]
     assert excluded[0].over_seeds["test/hit@10"].mean == 0.75
-    assert [one.over_users["test/ndcg@10"].mean for one in excluded] == pytest.approx([7 / 12, 1, 7 / 12])
+    assert [one.over_units["test/ndcg@10"].mean for one in excluded] == pytest.approx([7 / 12, 1, 7 / 12])
     assert {one.baseline.method for one in made.comparisons} == {"ilrec x=1"}
     differences = [one.result.difference.mean for one in made.comparisons]
     assert differences == pytest.approx([0, 0, 0, 5 / 12])
