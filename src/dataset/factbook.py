@@ -9,13 +9,13 @@ import io
 import itertools
 import json
 import shutil
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import cache
 from pathlib import Path
 
 from src.agent.corpus import Corpus
 from src.dataset.factbook_pages import render
-from src.dataset.factbook_questions import Question, Records, make_suite, trace_of
+from src.dataset.factbook_questions import Question, Records, Split, make_set, make_suite, trace_of
 from src.dataset.factbook_records import Entity, read_countries, read_elements
 from src.dataset.gisa import Gisa
 from src.errors import InputError
@@ -26,7 +26,7 @@ DAYS = {"2024-07-01": 2023, "2025-07-01": 2024}
 FIRST, LATER = DAYS
 _OLDER_YEAR = 2022
 _SEED = 1
-_LAYOUT = "2"  # to be raised with every change of pages, forms or draws: the cache then makes a new folder
+_LAYOUT = "3"  # to be raised with every change of pages, forms or draws: the cache then makes a new folder
 
 
 def factbook(snapshot: str | None = None) -> Gisa:
@@ -38,13 +38,37 @@ def factbook(snapshot: str | None = None) -> Gisa:
     Raises:
         InputError: the packages with the facts cannot be fetched, or there is no such snapshot.
     """
-    folder = cache_folder() / "factbook" / _LAYOUT
+    return Gisa(str(_written("suite", lambda now, later: make_suite(now, later, _SEED))), snapshot)
+
+
+def factbook_set(split: Split, per_type: int = 250, max_pages: int = 4, snapshot: str | None = None) -> Gisa:
+    """Return a set of further questions in more wordings; the first call makes it in the cache folder.
+
+    Args:
+        split: ``train`` to learn from; ``entities``, known forms about unseen entities; ``forms``, unseen forms.
+        per_type: Questions of each type of answer, as far as there are so many.
+        max_pages: Most pages that a question takes.
+        snapshot: As of the suite.
+
+    Raises:
+        InputError: as for the suite.
+    """
+
+    def draw(now: Records, later: Records) -> list[Question]:
+        return make_set(split, now, later, per_type=per_type, max_pages=max_pages, seed=_SEED)
+
+    return Gisa(str(_written(f"{split}_{per_type}_{max_pages}", draw, prefix=f"{split}-")), snapshot)
+
+
+def _written(name: str, draw: Callable[[Records, Records], list[Question]], prefix: str = "") -> Path:
+    """Return a folder of the cache with the questions that are drawn."""
+    folder = cache_folder() / "factbook" / _LAYOUT / name
     with locked(folder.parent), writing_to_cache():
         if not (folder / "suite.json").is_file():
             shutil.rmtree(folder, ignore_errors=True)
-            now, later = Records(_entities(FIRST)), Records(_entities(LATER))
-            write_suite(folder, make_suite(now, later, _SEED), factbook_web(FIRST))
-    return Gisa(str(folder), snapshot)
+            questions = draw(Records(_entities(FIRST)), Records(_entities(LATER)))
+            write_suite(folder, questions, factbook_web(FIRST), prefix)
+    return folder
 
 
 @cache
@@ -65,22 +89,28 @@ def _entities(day: str) -> tuple[Entity, ...]:
     return (*read_countries(DAYS[day]), *read_elements())
 
 
-def write_suite(folder: Path, suite: Iterable[Question], corpus: Corpus) -> None:
+def write_suite(folder: Path, suite: Iterable[Question], corpus: Corpus, prefix: str = "") -> None:
     """Write the questions in the layout that GISA is published in, and ``suite.json``, our addition.
 
-    It says for every id its form, split, number of pages and what it is about, and it comes last: a folder without it
-    is not whole.
+    It says for every id its form, split, number of pages, the entities that they are about and what it asks for, and it
+    comes last: a folder without it is not whole.
+
+    Args:
+        folder: Is made.
+        suite: The questions.
+        corpus: The web that the traces go through.
+        prefix: Of the ids, which are otherwise plain numbers.
     """
     for part in ("answer", "trace", f"snapshot/{LATER}"):
         (folder / part).mkdir(parents=True)
     lines, about = [], {}
     for number, question in enumerate(suite, 1):
-        name = str(number)
-        canary = hashlib.sha256(f"factbook {number}".encode()).hexdigest()[:16]
+        name = f"{prefix}{number}"
+        canary = hashlib.sha256(f"factbook {name}".encode()).hexdigest()[:16]
         lines.append(
             json.dumps(
                 {
-                    "id": number,
+                    "id": name if prefix else number,
                     "question": encrypt(question.draft.text, canary),
                     "answer_type": question.draft.form.answer_type,
                     "question_type": "live" if question.is_live else "stable",
@@ -93,6 +123,7 @@ def write_suite(folder: Path, suite: Iterable[Question], corpus: Corpus) -> None
             "form": question.draft.form.name,
             "split": question.split,
             "hops": len(question.pages),
+            "entities": question.entities,
             "slots": dict(question.draft.slots),
         }
         header = (

@@ -76,6 +76,11 @@ def largest(read: Reader, slots: Slots) -> Rows:
     return [[_ranked(read, _names(slots), slots["field"])[0]]]
 
 
+def smallest(read: Reader, slots: Slots) -> Rows:
+    """Find the smallest of some entities."""
+    return [[_ranked(read, _names(slots), slots["field"])[-1]]]
+
+
 def largest_neighbour(read: Reader, slots: Slots) -> Rows:
     """Find the largest neighbour of an entity."""
     neighbours = read.values(slots["a"], "borders")
@@ -95,6 +100,12 @@ def common(read: Reader, slots: Slots) -> Rows:
     return _rows([name for name in first if name in second])
 
 
+def either(read: Reader, slots: Slots) -> Rows:
+    """Find the neighbours that one or more of some entities have."""
+    found = [neighbour for name in _names(slots) for neighbour in read.values(name, "borders")]
+    return _rows(list(dict.fromkeys(found)))
+
+
 def landlocked(read: Reader, slots: Slots) -> Rows:
     """Find the members of a group that have no coast."""
     members = read.members(slots["group"])
@@ -104,6 +115,14 @@ def landlocked(read: Reader, slots: Slots) -> Rows:
 def above(read: Reader, slots: Slots) -> Rows:
     """Find the entities whose field exceeds a limit; some, but not all, must."""
     found = [name for name in _names(slots) if number(_one(read, name, slots["field"])) > number(slots["limit"])]
+    if len(found) == len(_names(slots)):
+        raise NoAnswerError
+    return _rows(found)
+
+
+def below(read: Reader, slots: Slots) -> Rows:
+    """Find the entities whose field stays under a limit; some, but not all, must."""
+    found = [name for name in _names(slots) if number(_one(read, name, slots["field"])) < number(slots["limit"])]
     if len(found) == len(_names(slots)):
         raise NoAnswerError
     return _rows(found)
@@ -127,7 +146,26 @@ def top(read: Reader, slots: Slots) -> Rows:
 
 def profile(read: Reader, slots: Slots) -> Rows:
     """Look up two fields of some entities."""
-    return [[name, _one(read, name, slots["field"]), _one(read, name, slots["other"])] for name in _names(slots)]
+    return _profile(read, slots, "field", "other")
+
+
+def profile_one(read: Reader, slots: Slots) -> Rows:
+    """Look up a field of some entities."""
+    return _profile(read, slots, "field")
+
+
+def profile_wide(read: Reader, slots: Slots) -> Rows:
+    """Look up three fields of some entities."""
+    return _profile(read, slots, "field", "other", "third")
+
+
+def _profile(read: Reader, slots: Slots, *fields: str) -> Rows:
+    return [[name, *(_one(read, name, slots[field]) for field in fields)] for name in _names(slots)]
+
+
+def profile_sorted(read: Reader, slots: Slots) -> Rows:
+    """Look up a field of some entities, the largest first."""
+    return [[name, _one(read, name, slots["field"])] for name in _ranked(read, _names(slots), slots["field"])]
 
 
 def neighbours_profile(read: Reader, slots: Slots) -> Rows:

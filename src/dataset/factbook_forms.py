@@ -18,13 +18,13 @@ class Form:
         name: Its name.
         answer_type: ``item``, ``set``, ``list`` or ``table``.
         wordings: What is asked, with slots: ``{a}`` an entity, ``{all}`` several, ``{group}`` a region or period,
-            ``{field}`` and ``{other}`` the phrase of a field, ``{n}`` and ``{limit}`` numbers.
+            ``{field}``, ``{other}`` and ``{third}`` the phrase of a field, ``{n}`` and ``{limit}`` numbers.
         fields: What ``{field}`` may be.
         count: How many entities ``{all}`` has.
         answer: Finds the rows of the answer.
         columns: Finds the names of the columns.
         held_out: Whether the whole form is kept from training.
-        others: What ``{other}`` may be.
+        others: What ``{other}`` and ``{third}`` may be.
     """
 
     name: str
@@ -38,7 +38,7 @@ class Form:
     others: tuple[str, ...] = ("capital", "tld")
 
 
-def _label(*slot: str) -> Callable[[Slots], list[str]]:
+def label(*slot: str) -> Callable[[Slots], list[str]]:
     """Name the columns after fields; a word in lower case is a slot, any other the name itself."""
     return lambda slots: [BY_KEY[slots[one]].label if one in slots else one for one in slot]
 
@@ -56,7 +56,7 @@ FACTS = (
     "online",
     "airports",
 )
-_SIZES = ("area", "height", "coastline", "population", "life", "fertility", "age", "airports")
+SIZES = ("area", "height", "coastline", "population", "life", "fertility", "age", "airports")
 _LIVE = ("income", "inflation", "unemployment")
 ELEMENT_FACTS = ("symbol", "number", "density", "found", "finder")
 
@@ -64,7 +64,7 @@ LIMITS = {
     **{"life": "75", "fertility": "2.5", "age": "30", "airports": "50", "height": "3,000"},
     **{"income": "20,000", "inflation": "4%", "unemployment": "6%"},
 }
-_NAME, _FIELD = _label("Country"), _label("field")
+_NAME, _FIELD = label("Country"), label("field")
 FORMS = (
     Form(
         "lookup",
@@ -101,7 +101,7 @@ FORMS = (
             "Compare {all}. Which has the greatest {field}?",
             "Name the one with the largest {field} among {all}.",
         ),
-        _SIZES,
+        SIZES,
         answers.largest,
         _NAME,
         3,
@@ -129,7 +129,7 @@ FORMS = (
             "Look at all countries of {group}. Which has the greatest {field}?",
             "Name the country with the largest {field} in {group}.",
         ),
-        _SIZES,
+        SIZES,
         answers.largest_member,
         _NAME,
     ),
@@ -224,7 +224,7 @@ FORMS = (
             "Sort {all} from the greatest {field} to the smallest.",
             "Put {all} in order of {field}, starting with the highest.",
         ),
-        _SIZES,
+        SIZES,
         answers.ranking,
         _NAME,
         4,
@@ -268,7 +268,7 @@ FORMS = (
         ),
         ("found",),
         answers.chronology,
-        _label("Element"),
+        label("Element"),
         4,
     ),
     Form(
@@ -282,7 +282,7 @@ FORMS = (
         ),
         FACTS,
         answers.profile,
-        _label("Country", "field", "other"),
+        label("Country", "field", "other"),
         3,
         others=FACTS,
     ),
@@ -297,7 +297,7 @@ FORMS = (
         ),
         _LIVE,
         answers.profile,
-        _label("Country", "field", "other"),
+        label("Country", "field", "other"),
         2,
         others=_LIVE,
     ),
@@ -312,7 +312,7 @@ FORMS = (
         ),
         ELEMENT_FACTS,
         answers.profile,
-        _label("Element", "field", "other"),
+        label("Element", "field", "other"),
         4,
         others=ELEMENT_FACTS,
     ),
@@ -327,7 +327,7 @@ FORMS = (
         ),
         ("capital", "area", "population", "tld", "airports"),
         answers.neighbours_profile,
-        _label("Country", "field"),
+        label("Country", "field"),
         held_out=True,
     ),
     Form(
@@ -341,6 +341,6 @@ FORMS = (
         ),
         ("area", "population"),
         answers.top_profile,
-        _label("Country", "other"),
+        label("Country", "other"),
     ),
 )

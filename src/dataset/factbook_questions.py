@@ -9,15 +9,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import quote_plus
 
 from src.agent.corpus import Corpus
 from src.dataset.factbook_answers import NoAnswerError, Rows, Slots
 from src.dataset.factbook_forms import ELEMENT_FACTS, FORMS, LIMITS, Form
+from src.dataset.factbook_more_forms import ALL_FORMS, WORDINGS
 from src.dataset.factbook_pages import address_of, group_title, section_title
 from src.dataset.factbook_records import BY_KEY, FIELDS, Entity
 
+Split = Literal["train", "entities", "forms"]
 _PER_FORM = {"train": 12, "test": 6}
 _TRIES = 400
 
@@ -28,7 +30,7 @@ class Draft:
 
     Attributes:
         form: What kind of question it is.
-        slots: What it is about; ``field`` and ``other`` hold keys of fields.
+        slots: What it is about; ``field``, ``other`` and ``third`` hold keys of fields.
         text: The question.
     """
 
@@ -89,10 +91,17 @@ class Question:
     """
 
     draft: Draft
-    split: str
+    split: Split
     gold: Rows
     later: Rows
     pages: list[tuple[str, str]]
+
+    @property
+    def entities(self) -> list[str]:
+        """The countries and elements whose pages it takes; those that it is about are among them."""
+        return list(
+            dict.fromkeys(name for _, title in self.pages for name, colon, _ in [title.partition(": ")] if colon)
+        )
 
     @property
     def is_live(self) -> bool:
@@ -123,16 +132,67 @@ def make_suite(now: Records, later: Records, seed: int) -> list[Question]:
             found: dict[str, Question] = {}
             for _ in range(_TRIES):
                 draft = _draw(form, now, side, rng)
-                answers = now.answer(draft), later.answer(draft)
-                if answers[0] and answers[1]:
-                    split = "forms" if form.held_out else {"train": "train", "test": "entities"}[side]
-                    question = Question(draft, split, answers[0][0], answers[1][0], answers[0][1])
-                    if question.is_live == (question.gold != question.later):
-                        found.setdefault(repr(sorted(draft.slots.items())), question)
+                split: Split = "forms" if form.held_out else "train" if side == "train" else "entities"
+                if question := _answered(draft, split, now, later):
+                    found.setdefault(repr(sorted(draft.slots.items())), question)
                 if len(found) == wanted:
                     break
             suite += found.values()
     return suite
+
+
+def make_set(split: Split, now: Records, later: Records, *, per_type: int, max_pages: int, seed: int) -> list[Question]:
+    """Draw questions to learn from or to be tested on, in all wordings, with any number of entities from two on.
+
+    Forms about whole regions are left out, as their pages show entities of both sides. The forms of a type take
+    turns, each going through its numbers of entities; a number that gives nothing new in many draws drops out.
+
+    Args:
+        split: ``train`` and ``entities`` need pages of entities of their own side only; ``forms`` are forms that are
+            never learnt, about entities that are never asked about or read of in ``train``.
+        now: The facts of the first day.
+        later: The facts of the later day.
+        per_type: Questions of each type of answer; fewer where there are no more.
+        max_pages: Most pages that a question takes.
+        seed: Of all choices.
+    """
+    rng = random.Random(f"{split} {seed}")
+    side = "train" if split == "train" else "test"
+    forms = [form for form in ALL_FORMS if form.held_out == (split == "forms") and "{group}" not in form.wordings[0]]
+    drawn: list[Question] = []
+    for answer_type in dict.fromkeys(form.answer_type for form in forms):
+        found: dict[str, Question] = {}
+        turns = [
+            (form, list(range(2, max(form.count, 2) + 1)))  # of no matter where a form has no ``{all}``
+            for form in forms
+            if form.answer_type == answer_type
+        ]
+        while turns and len(found) < per_type:
+            form, (count, *others) = turns.pop(0)
+            for _ in range(_TRIES):
+                draft = _draw(form, now, side, rng, count=count, wordings=len(WORDINGS[form.name]))
+                key = f"{form.name} {sorted(draft.slots.items())}"
+                question = None if key in found else _answered(draft, split, now, later)
+                if question and len(question.pages) <= max_pages and (split == "forms" or _on_side(question, side)):
+                    found[key] = question
+                    others.append(count)
+                    break
+            if others:
+                turns.append((form, others))
+        drawn += found.values()
+    return drawn
+
+
+def _answered(draft: Draft, split: Split, now: Records, later: Records) -> Question | None:
+    """Answer a draft; None where there is no one answer, or a live one stays the same, or another changes."""
+    if not (first := now.answer(draft)) or not (second := later.answer(draft)):
+        return None
+    question = Question(draft, split, first[0], second[0], first[1])
+    return question if question.is_live == (question.gold != question.later) else None
+
+
+def _on_side(question: Question, side: str) -> bool:
+    return all(is_for_training(name) == (side == "train") for name in question.entities)
 
 
 def is_for_training(name: str) -> bool:
@@ -140,8 +200,19 @@ def is_for_training(name: str) -> bool:
     return hashlib.sha256(name.encode()).digest()[0] % 3 > 0
 
 
-def _draw(form: Form, records: Records, side: str, rng: random.Random) -> Draft:
-    """Draw a question at random; whether it has an answer remains to be seen."""
+def _draw(
+    form: Form, records: Records, side: str, rng: random.Random, *, count: int | None = None, wordings: int = 4
+) -> Draft:
+    """Draw a question at random; whether it has an answer remains to be seen.
+
+    Args:
+        form: Its form.
+        records: The facts.
+        side: Of the entities, ``train`` or ``test``.
+        rng: Source of chance.
+        count: How many entities ``{all}`` has; None for as many as the suite's questions have.
+        wordings: Draw from the first so many of the form's wordings.
+    """
     asked = " ".join(form.wordings)
     key = rng.choice(form.fields)
     kind = "element" if key in ELEMENT_FACTS else "country"
@@ -154,7 +225,7 @@ def _draw(form: Form, records: Records, side: str, rng: random.Random) -> Draft:
     if "{a}" in asked:
         slots["a"] = rng.choice(names)
     if "{all}" in asked:
-        slots["all"] = ", ".join(rng.sample(names, form.count))
+        slots["all"] = ", ".join(rng.sample(names, count or form.count))
     if "{group}" in asked:
         groups = [group for group, members in records.groups.items() if records.by_name[members[0]].kind == kind]
         slots["group"] = rng.choice([group for group in groups if is_for_training(group) == (side == "train")])
@@ -164,14 +235,17 @@ def _draw(form: Form, records: Records, side: str, rng: random.Random) -> Draft:
         slots["limit"] = LIMITS[key]
     if "{other}" in asked:
         slots["other"] = rng.choice([other for other in form.others if BY_KEY[other].label != BY_KEY[key].label])
-    return Draft(form, slots, worded(form, slots, rng.randrange(len(form.wordings))))
+    if "{third}" in asked:
+        taken = {BY_KEY[slots[slot]].label for slot in ("field", "other")}
+        slots["third"] = rng.choice([third for third in form.others if BY_KEY[third].label not in taken])
+    return Draft(form, slots, worded(form, slots, rng.randrange(wordings)))
 
 
 def worded(form: Form, slots: Slots, wording: int) -> str:
     """Return the text of a question."""
-    phrases = {slot: BY_KEY[key].phrase for slot, key in slots.items() if slot in ("field", "other")}
+    phrases = {slot: BY_KEY[key].phrase for slot, key in slots.items() if slot in ("field", "other", "third")}
     columns = ", ".join(form.columns(slots)[1:])
-    return form.wordings[wording].format(**{**slots, **phrases, "columns": columns})
+    return WORDINGS[form.name][wording].format(**{**slots, **phrases, "columns": columns})
 
 
 def understand(text: str) -> Draft | None:
@@ -180,8 +254,8 @@ def understand(text: str) -> Draft | None:
     Where several wordings fit, the one with the most words of its own is meant.
     """
     fits = []
-    for form in FORMS:
-        for wording in form.wordings:
+    for form in ALL_FORMS:
+        for wording in WORDINGS[form.name]:
             found = re.fullmatch(_pattern(form, wording), text)
             if found:
                 slots = {slot: _KEYS.get(value, value) for slot, value in found.groupdict().items()}
@@ -197,7 +271,7 @@ _KEYS = {field.phrase: field.key for field in FIELDS}
 def _pattern(form: Form, wording: str) -> str:
     """Return the wording as a regular expression with a group for each slot."""
     pattern = re.escape(wording).replace(r"\{columns\}", ".+")
-    for slot, keys in (("field", form.fields), ("other", form.others)):
+    for slot, keys in (("field", form.fields), ("other", form.others), ("third", form.others)):
         phrases = "|".join(re.escape(BY_KEY[key].phrase) for key in keys)
         pattern = pattern.replace(rf"\{{{slot}\}}", f"(?P<{slot}>{phrases})")
     return re.sub(r"\\\{(\w+)\\\}", r"(?P<\1>.+?)", pattern)
@@ -215,7 +289,7 @@ def trace_of(pages: Sequence[tuple[str, str]], corpus: Corpus) -> Mapping[str, A
     """
     queries, results, clicks = [], {}, []
     for kind, title in pages:
-        query, url = title.replace(":", "").lower(), address_of(kind, title)
+        query, url = title.replace(":", ""), address_of(kind, title)
         hits = corpus.search(query, 10)
         queries.append(query)
         found = [{"snippet": hit.snippet, "title": hit.title, "url": hit.url} for hit in hits]

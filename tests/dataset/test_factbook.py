@@ -1,3 +1,5 @@
+import hashlib
+import itertools
 import json
 import re
 from collections import Counter
@@ -5,10 +7,18 @@ from collections import Counter
 import pytest
 
 from src.agent.page_text import read_html
-from src.dataset.factbook import FIRST, LATER, encrypt, factbook, factbook_web
-from src.dataset.factbook_forms import FORMS
+from src.dataset.factbook import FIRST, LATER, encrypt, factbook, factbook_set, factbook_web
+from src.dataset.factbook_more_forms import ALL_FORMS, WORDINGS
 from src.dataset.factbook_pages import address_of, group_title, render, section_title
-from src.dataset.factbook_questions import Records, is_for_training, make_suite, trace_of, understand, worded
+from src.dataset.factbook_questions import (
+    Records,
+    is_for_training,
+    make_set,
+    make_suite,
+    trace_of,
+    understand,
+    worded,
+)
 from src.dataset.factbook_records import BY_KEY, Entity, read_countries, read_elements
 from src.dataset.gisa import decrypt
 from src.errors import InputError
@@ -138,13 +148,75 @@ def test_questions_are_understood_as_they_were_meant(suite):
     assert understand("How are you?") is None
 
 
-@pytest.mark.parametrize("form", FORMS, ids=lambda form: form.name)
+@pytest.mark.parametrize("form", ALL_FORMS, ids=lambda form: form.name)
 def test_all_wordings_of_a_form_are_different_and_complete(form):
+    assert len(WORDINGS[form.name]) >= (4 if form.held_out or "{group}" in form.wordings[0] else 8)
     slots = {"a": "Peru", "all": "Peru, Chile", "group": "Africa", "n": "3", "limit": "5", "field": form.fields[0]}
-    slots["other"] = next(other for other in form.others if other != form.fields[0])
-    texts = {worded(form, slots, wording) for wording in range(4)}
-    assert len(texts) == 4
+    slots["other"], slots["third"] = [other for other in (*form.others, "age") if other != form.fields[0]][:2]
+    texts = {worded(form, slots, wording) for wording in range(len(WORDINGS[form.name]))}
+    assert len(texts) == len(WORDINGS[form.name])
     assert not [text for text in texts if "{" in text]
+
+
+@pytest.fixture(scope="module")
+def sets(days):
+    return {split: make_set(split, *days, per_type=45, max_pages=4, seed=1) for split in ("train", "entities", "forms")}
+
+
+def test_the_suite_is_still_the_one_that_was_published_first(suite):
+    """Ids are places in the suite, so old runs can be scored as long as this holds."""
+    content = repr([(question.draft.text, question.gold, question.later) for question in suite])
+    assert hashlib.sha256(content.encode()).hexdigest()[:16] == "1bc5df1d8d745f05"
+
+
+def test_sets_have_every_type_of_answer_and_tables_of_all_sizes(sets):
+    for split, questions in sets.items():
+        assert set(Counter(question.draft.form.answer_type for question in questions).values()) == {45}
+        assert {question.split for question in questions} == {split}
+        assert max(len(question.pages) for question in questions) == 4
+        assert len({question.draft.text for question in questions}) == len(questions)
+    for split in ("train", "entities"):
+        tables = [question.gold for question in sets[split] if question.draft.form.answer_type == "table"]
+        sizes = {(len(rows), len(rows[0])) for rows in tables}
+        assert sizes == {(rows, columns) for rows in (2, 3, 4) for columns in (2, 3, 4)}
+        assert sum(len(rows) >= 3 and len(rows[0]) >= 3 for rows in tables) >= 15
+    train = [question.draft for question in sets["train"]]
+    assert {draft.form.name for draft in train} == {question.draft.form.name for question in sets["entities"]}
+    assert all(len(WORDINGS[draft.form.name]) >= 8 for draft in train)
+
+
+def test_training_reads_of_no_entity_and_meets_no_form_that_is_tested(sets):
+    read = {split: {name for question in questions for name in question.entities} for split, questions in sets.items()}
+    asked = {
+        name
+        for question in sets["forms"]
+        for name in (question.draft.slots.get("a"), *question.draft.slots.get("all", "").split(", "))
+    }
+    forms = {split: {question.draft.form.name for question in questions} for split, questions in sets.items()}
+    assert all(map(is_for_training, read["train"]))
+    assert not read["train"] & (read["entities"] | asked)
+    assert not forms["train"] & forms["forms"]
+    for question in sets["train"]:
+        assert question.entities == list(dict.fromkeys(title.split(": ")[0] for _, title in question.pages))
+
+
+def test_answers_of_sets_follow_from_the_pages_and_their_questions_are_understood(sets):
+    pages = PagesOnly(factbook_web(FIRST))
+    for question in itertools.chain(*sets.values()):
+        form, slots = question.draft.form, question.draft.slots
+        assert form.answer(pages, slots) == question.gold
+        understood = understand(question.draft.text)
+        assert (understood.form, dict(understood.slots)) == (form, dict(slots))
+
+
+def test_a_set_lies_beside_the_suite_with_ids_of_its_own(cache):
+    data = factbook_set("forms", per_type=2)
+    assert data.remarks() == []
+    assert [question.id for question in data.questions] == [f"forms-{number}" for number in range(1, 9)]
+    about = json.loads((data.root / "suite.json").read_bytes())
+    assert {one["split"] for one in about.values()} == {"forms"}
+    assert all(one["entities"] for one in about.values())
+    assert data.root != factbook().root
 
 
 def test_traces_click_their_way_to_every_page_in_order(suite):
@@ -225,8 +297,8 @@ def test_the_suite_lies_in_the_published_layout_and_is_made_once(cache, suite):
     trace = data.trace(data.questions[0])
     assert trace.searches
     about = json.loads((data.root / "suite.json").read_bytes())
-    assert about["1"].keys() == {"form", "split", "hops", "slots"}
-    before = {path: path.stat().st_mtime_ns for path in cache.rglob("*.csv")}
+    assert about["1"].keys() == {"form", "split", "hops", "entities", "slots"}
+    before = {path: path.stat().st_mtime_ns for path in data.root.rglob("*.csv")}
     assert {path: path.stat().st_mtime_ns for path in factbook().root.rglob("*.csv")} == before
 
 

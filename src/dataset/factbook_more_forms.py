@@ -1,0 +1,228 @@
+"""Further wordings and forms, for sets that models learn from or are tested on; those of the suite stay as they are."""
+
+from __future__ import annotations
+
+from src.dataset import factbook_answers as answers
+from src.dataset.factbook_forms import FACTS, FORMS, LIMITS, SIZES, Form, label
+
+# Of a form of the suite, beside its four.
+_MORE = {
+    "lookup": (
+        "Tell me the {field} of {a}.",
+        "Please look up the {field} of {a}.",
+        "{a}: what is its {field}?",
+        "I am writing about {a} and need its {field}.",
+        "What {field} is given for {a}?",
+        "Give me the {field} that is listed for {a}, please.",
+    ),
+    "lookup_live": (
+        "Tell me the newest {field} of {a}.",
+        "What is the {field} of {a} at present?",
+        "{a}: what is its latest {field}?",
+        "Look up the most recent figure for the {field} of {a}.",
+        "How high is the {field} of {a} according to the newest figures?",
+    ),
+    "largest": (
+        "Which one of {all} leads by {field}?",
+        "I want to know which of {all} has the largest {field}.",
+        "{all}: which of them has the highest {field}?",
+        "Among {all}, who comes first by {field}?",
+        "Find the one of {all} with the greatest {field}.",
+    ),
+    "neighbours": (
+        "Name every country that has a land border with {a}.",
+        "Which are the {field} of {a}?",
+        "{a}: which countries lie on its borders?",
+        "Tell me all countries that {a} borders on.",
+        "I need the full set of countries next to {a}.",
+        "Who are the neighbours of {a}? Give all of them.",
+    ),
+    "common_neighbours": (
+        "Which countries lie next to every one of {all}?",
+        "{all}: which countries border all of them?",
+        "Tell me the countries that all of {all} have as a neighbour.",
+        "Find every country with a land border to each of {all}.",
+        "What neighbours do {all} have in common?",
+    ),
+    "above": (
+        "{all}: which of them have a {field} over {limit}?",
+        "Find all of {all} with a {field} above {limit}.",
+        "Tell me which of {all} reach a {field} higher than {limit}.",
+        "Which ones among {all} have a {field} of over {limit}?",
+        "From {all}, pick those with a {field} greater than {limit}.",
+    ),
+    "above_live": (
+        "{all}: which of them now have a {field} over {limit}?",
+        "Find all of {all} with a current {field} above {limit}.",
+        "Tell me which of {all} reach a {field} higher than {limit} in the latest figures.",
+        "Which ones among {all} have a most recent {field} of over {limit}?",
+        "From {all}, pick those with a newest {field} greater than {limit}.",
+    ),
+    "partners": (
+        "Tell me the {field} of {a}, beginning with the largest.",
+        "{a}: what are its {field}, from the largest share down?",
+        "Where do the exports of {a} go? Name the {field}, the largest share first.",
+        "I need the {field} of {a} in the order of their share.",
+        "Give an ordered list of the {field} of {a}.",
+    ),
+    "ranking": (
+        "{all}: list them by {field}, from the highest to the lowest.",
+        "Give {all} in descending order of {field}.",
+        "List {all} from the largest {field} down.",
+        "How do {all} rank by {field}? Begin with the first.",
+        "Arrange {all} by {field}, the greatest at the top.",
+    ),
+    "ranking_live": (
+        "{all}: list them by current {field}, from the highest to the lowest.",
+        "Give {all} in descending order of their newest {field}.",
+        "List {all} from the largest latest {field} down.",
+        "How do {all} rank by most recent {field}? Begin with the first.",
+        "Arrange {all} by {field} in the newest figures, the greatest at the top.",
+    ),
+    "chronology": (
+        "Which of the elements {all} came first by {field}, and which after it? List all of them.",
+        "List the elements {all} from the earliest {field} to the latest.",
+        "Give the elements {all} in the order of their {field}.",
+        "Arrange the elements {all} by {field}, the oldest at the top.",
+        "The elements {all}: list them by {field}, from old to new.",
+    ),
+    "profile": (
+        "{all}: what are the {field} and the {other} of each? Columns: Country, {columns}.",
+        "Look up {field} and {other} for {all} and give a table with the columns Country, {columns}.",
+        "Tell me the {field} and the {other} of {all}. Use the columns Country, {columns}.",
+        "Fill in a table with the columns Country, {columns} for {all}: their {field} and {other}.",
+        "What {field} and {other} do {all} have? Give one row each, with the columns Country, {columns}.",
+    ),
+    "profile_live": (
+        "{all}: what are the current {field} and {other} of each? Columns: Country, {columns}.",
+        "Look up the newest {field} and {other} for {all} and give a table with the columns Country, {columns}.",
+        "Tell me the latest {field} and {other} of {all}. Use the columns Country, {columns}.",
+        "Fill in a table with the columns Country, {columns} for {all}: their most recent {field} and {other}.",
+        "What {field} and {other} do {all} have at present? One row each, with the columns Country, {columns}.",
+    ),
+    "profile_elements": (
+        "The elements {all}: what are the {field} and the {other} of each? Columns: Element, {columns}.",
+        "Look up {field} and {other} for the elements {all} and give a table with the columns Element, {columns}.",
+        "Tell me the {field} and the {other} of the elements {all}. Use the columns Element, {columns}.",
+        "Fill in a table with the columns Element, {columns} for the elements {all}: their {field} and {other}.",
+        "What {field} and {other} do the elements {all} have? Give one row each, with the columns Element, {columns}.",
+    ),
+}
+
+_NEW = (
+    Form(
+        "profile_one",
+        "table",
+        (
+            "For {all}: give the {field}. Columns: Country, {columns}.",
+            "Make a table of {all} with their {field}. Columns: Country, {columns}.",
+            "{all}: what is the {field} of each? Columns: Country, {columns}.",
+            "I need the {field} of each of {all}. Columns: Country, {columns}.",
+            "Look up the {field} for {all} and give a table with the columns Country, {columns}.",
+            "Tell me the {field} of {all}. Use the columns Country, {columns}.",
+            "Fill in a table with the columns Country, {columns} for {all}: their {field}.",
+            "What {field} do {all} have? Give one row each, with the columns Country, {columns}.",
+        ),
+        FACTS,
+        answers.profile_one,
+        label("Country", "field"),
+        4,
+    ),
+    Form(
+        "profile_wide",
+        "table",
+        (
+            "For {all}: give the {field}, the {other} and the {third}. Columns: Country, {columns}.",
+            "Make a table of {all} with {field}, {other} and {third}. Columns: Country, {columns}.",
+            "Compare {all} by {field}, {other} and {third}. Columns: Country, {columns}.",
+            "I need {field}, {other} and {third} of each of {all}. Columns: Country, {columns}.",
+            "{all}: what are the {field}, the {other} and the {third} of each? Columns: Country, {columns}.",
+            "Look up {field}, {other} and {third} for {all} and give a table with the columns Country, {columns}.",
+            "Tell me the {field}, the {other} and the {third} of {all}. Use the columns Country, {columns}.",
+            "Fill in a table with the columns Country, {columns} for {all}: their {field}, {other} and {third}.",
+        ),
+        FACTS,
+        answers.profile_wide,
+        label("Country", "field", "other", "third"),
+        4,
+        others=FACTS,
+    ),
+    Form(
+        "smallest",
+        "item",
+        (
+            "Which of these has the smallest {field}: {all}?",
+            "Of {all}, which one has the lowest {field}?",
+            "Compare {all}. Which has the least {field}?",
+            "Name the one with the smallest {field} among {all}.",
+        ),
+        SIZES,
+        answers.smallest,
+        label("Country"),
+        3,
+        held_out=True,
+    ),
+    Form(
+        "below",
+        "set",
+        (
+            "Which of these have a {field} below {limit}: {all}?",
+            "Of {all}, which have a {field} of less than {limit}?",
+            "Compare {all}. Which have a {field} smaller than {limit}?",
+            "Name those of {all} whose {field} stays under {limit}.",
+        ),
+        tuple(key for key in SIZES if key in LIMITS),
+        answers.below,
+        label("Country"),
+        4,
+        held_out=True,
+    ),
+    Form(
+        "neighbours_of_either",
+        "set",
+        (
+            "Which countries border at least one of these: {all}?",
+            "Name all countries that share a border with one or more of {all}.",
+            "Which countries are neighbours of any of these: {all}?",
+            "Put together the neighbours of {all}.",
+        ),
+        ("borders",),
+        answers.either,
+        label("Country"),
+        2,
+        held_out=True,
+    ),
+    Form(
+        "ascending",
+        "list",
+        (
+            "Order these by {field}, the smallest first: {all}.",
+            "Rank {all} by {field} in ascending order.",
+            "Sort {all} from the smallest {field} to the greatest.",
+            "Put {all} in order of {field}, starting with the lowest.",
+        ),
+        SIZES,
+        answers.chronology,
+        label("Country"),
+        4,
+        held_out=True,
+    ),
+    Form(
+        "profile_sorted",
+        "table",
+        (
+            "Rank {all} by {field} and give the figures, the largest first. Columns: Country, {columns}.",
+            "Make a table of {all} with their {field}, sorted from the highest. Columns: Country, {columns}.",
+            "Order {all} by {field} and add the figure of each. Columns: Country, {columns}.",
+            "Sort {all} by {field}, the greatest at the top, and give the figures. Columns: Country, {columns}.",
+        ),
+        SIZES,
+        answers.profile_sorted,
+        label("Country", "field"),
+        4,
+        held_out=True,
+    ),
+)
+
+ALL_FORMS = (*FORMS, *_NEW)
+WORDINGS = {form.name: (*form.wordings, *_MORE.get(form.name, ())) for form in ALL_FORMS}
