@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain
+from typing import Literal
 
 # What pandas.read_csv takes for a missing value, before any white space is stripped.
 MISSING = frozenset(
     ("", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN")
     + ("<NA>", "N/A", "NA", "NULL", "NaN", "None", "n/a", "nan", "null")
 )
+_MOST_CELLS = 5_000_000
 _SPACE = " \t\n\v\f\r"
 _WHOLE = re.compile(rf"[{_SPACE}]*[+-]?[0-9]+(?P<trail>[{_SPACE}]*)")
 
@@ -23,20 +25,56 @@ class TableError(ValueError):
     """The text is not a table; the message says why."""
 
 
-class Table(NamedTuple):
+class Table:
     """A table whose rows all have as many cells as there are columns.
+
+    Cells are normalised when they are asked for: of a huge wrong answer, most never are.
 
     Attributes:
         columns: Normalised names; two may be equal.
-        rows: Normalised cells.
+        height: Number of rows.
     """
 
-    columns: list[str]
-    rows: list[tuple[str, ...]]
+    def __init__(
+        self, columns: list[str], cells: Sequence[Sequence[str]], form: Callable[[Sequence[str], int], list[str]]
+    ) -> None:
+        """Take names and raw cells.
+
+        Args:
+            columns: Normalised names.
+            cells: One sequence a column.
+            form: Normalises the first so many cells of a column, given whole.
+        """
+        self.columns = columns
+        self.height = len(cells[0]) if cells else 0
+        self._cells = cells
+        self._form = form
+        self._known: dict[int, list[str]] = {}
 
     def column(self, place: int) -> list[str]:
         """Return the cells of one column, counted as in a list."""
-        return [row[place] for row in self.rows]
+        place %= len(self.columns)
+        if place not in self._known:
+            self._known[place] = self._form(self._cells[place], self.height)
+        return self._known[place]
+
+    def first_row(self) -> list[str]:
+        """Return the cells of the first row."""
+        return [self._form(cells, 1)[0] for cells in self._cells]
+
+    @property
+    def rows(self) -> list[tuple[str, ...]]:
+        """All cells."""
+        return list(zip(*map(self.column, range(len(self.columns))), strict=True))
+
+    def without_first_row(self) -> Table:
+        """Return a table of the other rows."""
+        return Table(self.columns, [cells[1:] for cells in self._cells], self._form)
+
+    def has_cells_of(self, other: Table) -> bool:
+        """Tell whether all cells are equal, whatever the names."""
+        same_shape = (len(self.columns), self.height) == (len(other.columns), other.height)
+        return same_shape and all(self.column(place) == other.column(place) for place in range(len(self.columns)))
 
 
 def read_table(text: str, delimiter: str, *, header: bool) -> Table:
@@ -57,33 +95,45 @@ def read_table(text: str, delimiter: str, *, header: bool) -> Table:
         The table, without its index.
 
     Raises:
-        TableError: there is no row, a row is too long, a quotation mark is never closed, or a character cannot be
-            encoded.
+        TableError: there is no row, a row is too long, there are too many cells, a quotation mark is never closed, or
+            a character cannot be encoded.
     """
     try:
         text.encode()
     except UnicodeEncodeError as error:
         raise TableError(f"half a surrogate pair at character {error.start}") from error
     records = split_records(text.removeprefix("\ufeff"), delimiter)
-    if not records:
+    names = distinct(next(records, [])) if header else []
+    first = next(records, [])
+    width = max(len(names), len(first))
+    if not width:
         raise TableError("no rows")
-    names = distinct(records.pop(0)) if header else []
-    width = max(len(names), len(records[0])) if records else len(names)
+    columns = filled_columns(chain([first] if first else [], records), width)
     names = names or [str(place) for place in range(width)]
+    return Table([normalised_name(name) for name in names], columns[width - len(names) :], _normalised_cells)
+
+
+def filled_columns(records: Iterable[Sequence[str]], width: int) -> list[Sequence[str]]:
+    """Return the columns of records, of which those that are shorter than ``width`` are filled up with empty cells.
+
+    Raises:
+        TableError: a record is longer, or there are more than 5,000,000 cells, as a few short lines can ask for.
+    """
+    cells: list[str] = []  # and no list a record: millions of these would keep the garbage collector busy
     for record in records:
         if len(record) > width:
             raise TableError(f"a row of {len(record)} cells among rows of {width}")
-        if len(record) < width:
-            record.extend([""] * (width - len(record)))
-    columns = list(zip(*records, strict=True))
-    rows = zip(*map(_normalised_column, columns[width - len(names) :]), strict=True)
-    return Table([normalised_name(name) for name in names], list(rows))
+        if len(cells) + width > _MOST_CELLS:
+            raise TableError(f"more than {_MOST_CELLS:,} cells")
+        cells.extend(record)
+        cells.extend([""] * (width - len(record)))
+    return [cells[place::width] for place in range(width)]
 
 
-def _normalised_column(cells: Sequence[str]) -> list[str]:
+def _normalised_cells(cells: Sequence[str], count: int) -> list[str]:
     missing = MISSING if not _keeps_missing(cells) else ()
-    forms = {cell: "" if cell in missing else normalised(cell) for cell in set(cells)}
-    return [forms[cell] for cell in cells]
+    forms = {cell: "" if cell in missing else normalised(cell) for cell in set(cells[:count])}
+    return [forms[cell] for cell in cells[:count]]
 
 
 def _keeps_missing(cells: Sequence[str]) -> bool:
@@ -121,8 +171,8 @@ def _is_whole(cell: str) -> bool:
         return False
 
 
-def split_records(text: str, delimiter: str) -> list[list[str]]:
-    r"""Split delimited text into records of fields.
+def split_records(text: str, delimiter: str) -> Iterator[list[str]]:
+    r"""Split delimited text into records of one field or more.
 
     A field that starts with a quotation mark runs to its closing one, across delimiters and line ends, and on to the
     next delimiter; any other quotation mark is a character like others. Lines end with ``\n``, ``\r\n`` or ``\r``.
@@ -137,14 +187,15 @@ def split_records(text: str, delimiter: str) -> list[list[str]]:
     """
     blank = " \t".replace(delimiter, "")
     if '"' not in text and "\r" not in text:
-        return [line.split(delimiter) for line in text.split("\n") if line.strip(blank)]
+        yield from (line.split(delimiter) for line in text.split("\n") if line.strip(blank))
+        return
     # By a slip of pandas, a blank line's `\r` swallows a delimiter behind it, unless leading spaces of a field follow.
     blank_line = re.compile(rf"[{blank}]*+(?:\r\n|\n|\r(?:{delimiter}(?![{blank}]++[^{blank}\r\n]))?|\Z)")
     field = re.compile(
         r'(?:"(?P<quoted>[^"]*+(?:""[^"]*+)*+)(?P<close>"?))?+'
         rf"(?P<plain>[^{delimiter}\r\n]*+)(?P<end>{delimiter}|\r\n|\n|\r|\Z)"
     )
-    records, place = [], 0
+    place = 0
     while place < len(text):
         if skipped := blank_line.match(text, place):
             place = skipped.end()
@@ -158,8 +209,7 @@ def split_records(text: str, delimiter: str) -> list[list[str]]:
                 raise TableError("a quotation mark that is never closed")
             record.append(plain if quoted is None else quoted.replace('""', '"') + plain)
             place = found.end()
-        records.append(record)
-    return records
+        yield record
 
 
 def normalised(cell: str) -> str:

@@ -8,14 +8,23 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import NamedTuple
 
-from src.metrics.answer_table import MISSING, Table, TableError, distinct, normalised, read_table, split_records
+from src.metrics.answer_table import (
+    MISSING,
+    Table,
+    TableError,
+    distinct,
+    filled_columns,
+    normalised,
+    read_table,
+    split_records,
+)
 
 _FENCE = re.compile(
     r"(?P<mark>`{3,8}+)(?:[\w.+-]*+[ \t]*+\r?\n|tsv\s)?+(?P<body>.*?)(?:(?P<close>(?P=mark))|\Z)", re.DOTALL
 )
 # Unicode's normal forms sort the marks above and below a letter, in a time that grows with the square of their number.
 _MANY_MARKS = re.compile(r"([^\w\s\0-\x7f]{30})[^\w\s\0-\x7f]+")
-_MOST_CHARS = 1_000_000  # that the robust scorer reads, from the end; more are no answer, and would take seconds
+_MOST_CHARS = 300_000  # that the robust scorer reads, from the end; more are no answer, and would take seconds
 _FOLDED = str.maketrans(dict.fromkeys("‐‑‒–—―−", "-") | dict.fromkeys("‘’‚‛′", "'") | dict.fromkeys("“”„‟«»", '"'))
 
 
@@ -25,7 +34,7 @@ class Content(NamedTuple):
     Attributes:
         text: What is to be read as a table.
         passed: What the official script does not look for and was found on the way: ``length`` (more than
-            1,000,000 characters, of which the last count), ``answer_block``, ``fence``.
+            300,000 characters, of which the last count), ``answer_block``, ``fence``.
     """
 
     text: str
@@ -97,7 +106,7 @@ def robust_content(prediction: str) -> Content:
 def robust_records(content: str, delimiter: str) -> list[list[str]]:
     """Split delimited text into records; where a quotation mark is never closed, all are characters like others."""
     try:
-        return split_records(content.removeprefix("\ufeff"), delimiter)
+        return list(split_records(content.removeprefix("\ufeff"), delimiter))
     except TableError:
         return [line.split(delimiter) for line in content.splitlines() if line.strip()]
 
@@ -116,12 +125,17 @@ def markdown_records(content: str) -> list[list[str]]:
 def robust_table(records: Sequence[Sequence[str]], *, header: bool) -> Table:
     """Make a table of records; short ones are filled up with empty cells, and every column has a name of its own."""
     width = max(map(len, records), default=0)
-    forms = {
-        cell: "" if cell.strip() in MISSING else normalised(cell) for cell in {cell for row in records for cell in row}
-    }
-    rows = [tuple([forms[cell] for cell in row] + [""] * (width - len(row))) for row in records]
-    names = rows.pop(0) if header and rows else ("",) * width
-    return Table(distinct(names), rows)
+    try:
+        columns = filled_columns(records, width)
+    except TableError:  # too many cells
+        return Table([], [], _robust_cells)
+    names = [cells[0] for cells in columns] if header else [""] * width
+    rows = [cells[1:] for cells in columns] if header else columns
+    return Table(distinct(_robust_cells(names, width)), rows, _robust_cells)
+
+
+def _robust_cells(cells: Sequence[str], count: int) -> list[str]:
+    return ["" if cell.strip() in MISSING else normalised(cell) for cell in cells[:count]]
 
 
 def folded(text: str) -> str:

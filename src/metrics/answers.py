@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from enum import StrEnum
 from typing import Any, NamedTuple
 
@@ -34,7 +34,7 @@ METRICS = {
 PARITY_FLAGS = {
     "csv_path": "the official scorer takes a text that ends in .csv for the path of a file",
     "gold_unreadable": "the official scorer cannot read the gold file",
-    "length": "only the official scorer reads more than the last million characters",
+    "length": "only the official scorer reads more than the last 300,000 characters",
     "answer_block": "only the robust scorer looks for the last <answer> block",
     "fence": "the official scorer reads the first closed fence, and a tag other than tsv as part of the answer",
     "markdown_table": "only the robust scorer reads Markdown tables",
@@ -183,11 +183,8 @@ def _official(prediction: object, gold: bytes, answer_type: str) -> _Reading:
     given = official_table(prediction)
     if given is None:
         return _Reading(zeros, None, right)
-    if kind == "set":
-        exact = set(given.column(0)) == set(right.column(0))
-    else:
-        exact = len(given.columns) == len(right.columns) and given.rows == right.rows
-    metrics = _metrics(given, right, kind, autojunk=True) if given.rows else {}
+    exact = set(given.column(0)) == set(right.column(0)) if kind == "set" else given.has_cells_of(right)
+    metrics = _metrics(given, right, kind, autojunk=True) if given.height else {}
     return _Reading(zeros | metrics | {"global_em": int(exact)}, given, right)
 
 
@@ -201,25 +198,25 @@ def _robust(prediction: object, gold: bytes, answer_type: str) -> _Reading:
     try:
         right = robust_table(robust_records(folded(decode_gold(gold)[0]), ","), header=kind == "table")
     except TableError:
-        right = Table([], [])
+        right = robust_table([], header=False)
     if not given.columns or not right.columns:
         return _Reading(zeros, given, right, None, traits)
     if kind != "table":
         # An answer of one line has no header; nor has one whose first line is a right answer.
-        if len(given.rows) == 1 or given.rows[0][-1] in right.column(-1):
+        if given.height == 1 or given.first_row()[-1] in right.column(-1):
             traits = [*traits, "no_header"]
         else:
-            given = Table(given.columns, given.rows[1:])
+            given = given.without_first_row()
     if kind == "table":
-        same_names = sorted(given.columns) == sorted(right.columns)
-        exact = same_names and Counter(_rows_by_name(given)) == Counter(_rows_by_name(right))
+        comparable = given.height == right.height and sorted(given.columns) == sorted(right.columns)
+        exact = comparable and Counter(_rows_by_name(given)) == Counter(_rows_by_name(right))
     elif kind == "set":
         exact = set(given.column(-1)) == set(right.column(-1))
     elif kind == "list":
         exact = given.column(-1) == right.column(-1)
     else:
-        exact = ["".join(row) for row in given.rows] == ["".join(row) for row in right.rows]
-    metrics = _metrics(given, right, kind, autojunk=False) if given.rows and right.rows else {}
+        exact = given.height == right.height and list(map("".join, given.rows)) == list(map("".join, right.rows))
+    metrics = _metrics(given, right, kind, autojunk=False) if given.height and right.height else {}
     return _Reading(zeros | metrics | {"global_em": int(exact)}, given, right, None, traits)
 
 
@@ -235,17 +232,19 @@ def _metrics(given: Table, right: Table, kind: str, *, autojunk: bool) -> dict[s
         order = 2.0 * sum(block.size for block in matcher.get_matching_blocks()) / (len(mine) + len(theirs))
         return {"list_content_f1": round(content, 4), "list_order_score": round(order, 4)}
     if kind == "table":
-        common = [name for name in right.columns if name in set(given.columns)]
+        names = set(given.columns)
+        common = [name for name in right.columns if name in names]
         rows = [Counter(_distinct_rows(table, common)) if common else Counter() for table in (given, right)]
-        scores = {"row": _precision_recall_f1(*rows), "item": _precision_recall_f1(_items(given), _items(right))}
+        items = [_items(table, set(common)) for table in (given, right)]
+        scores = {"row": _precision_recall_f1(*rows), "item": _precision_recall_f1(*items)}
         return {f"table_{part}_{name}": value for part, values in scores.items() for name, value in values.items()}
-    return {"item_em": int("".join(given.rows[0]) == "".join(right.rows[0]))}
+    return {"item_em": int("".join(given.first_row()) == "".join(right.first_row()))}
 
 
 def _precision_recall_f1(given: Counter[Any], right: Counter[Any]) -> dict[str, float]:
-    hits = (given & right).total()
-    precision = hits / given.total() if given else 0.0
-    recall = hits / right.total() if right else 0.0
+    hits, answers, needed = (given & right).total(), given.total(), right.total()
+    precision = hits / answers if answers else 0.0
+    recall = hits / needed if needed else 0.0
     f1 = 2 * (precision * recall) / (precision + recall) if hits else 0.0
     return {"precision": precision, "recall": recall, "f1": f1}
 
@@ -253,16 +252,23 @@ def _precision_recall_f1(given: Counter[Any], right: Counter[Any]) -> dict[str, 
 def _distinct_rows(table: Table, names: Sequence[str]) -> set[tuple[str, ...]]:
     """Return the rows of some columns; a name stands for all columns that bear it."""
     places = [place for name in names for place, other in enumerate(table.columns) if other == name]
-    return {tuple(row[place] for place in places) for row in table.rows}
+    return set(zip(*map(table.column, places), strict=True))
 
 
-def _items(table: Table) -> Counter[tuple[str, str]]:
-    """Count the pairs of column and cell; columns that share a name count with that name for each pair of them."""
+def _items(table: Table, common: Collection[str]) -> Counter[tuple[str, str]]:
+    """Count the pairs of column and cell; columns that share a name count with that name for each pair of them.
+
+    Columns that the other table lacks have no pair in common with it: they count under one pair, for the total.
+    """
     shared = Counter(table.columns)
     items: Counter[tuple[str, str]] = Counter()
     for place, name in enumerate(table.columns):
-        cells = table.column(place) if shared[name] == 1 else [name] * shared[name]
-        items.update((name, cell) for cell in cells)
+        if name not in common:
+            items[name, ""] += table.height if shared[name] == 1 else shared[name]
+        elif shared[name] == 1:
+            items.update((name, cell) for cell in table.column(place))
+        else:
+            items[name, name] += shared[name]
     return items
 
 
@@ -306,7 +312,7 @@ def _parity_flags(prediction: object, gold: bytes, official: _Reading, robust: _
         "column_order": given.columns != right.columns and sorted(given.columns) == sorted(right.columns),
         "columns": kind != "table" and max(len(given.columns), len(right.columns)) > 1,
         "folding": any(folded(one) != one for one in (content, gold_text)),
-        "autojunk": kind == "list" and len(given.rows) >= 200,
+        "autojunk": kind == "list" and given.height >= 200,
         "gold_encoding": encoding != "utf-8-sig",
         "missing_values": not _KEPT.isdisjoint(cell for row in (*given.rows, *right.rows) for cell in row),
     }

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from src.metrics.answer_table import Table, TableError
+from src.metrics.answer_table import TableError
 from src.metrics.answer_text import (
     decode_gold,
     folded,
@@ -59,8 +59,9 @@ def test_a_prediction_that_is_no_table_has_none():
 
 
 def test_gold_files_have_a_header_for_tables_only():
-    assert official_gold(b"a,b\n1,2", header=True) == (["a", "b"], [("1", "2")])
-    assert official_gold(b"a,b\n1,2", header=False) == (["0", "1"], [("a", "b"), ("1", "2")])
+    with_names, without = (official_gold(b"a,b\n1,2", header=header) for header in (True, False))
+    assert (with_names.columns, with_names.rows) == (["a", "b"], [("1", "2")])
+    assert (without.columns, without.rows) == (["0", "1"], [("a", "b"), ("1", "2")])
 
 
 @pytest.mark.parametrize(
@@ -108,8 +109,8 @@ def test_the_robust_content_is_the_last_fence_of_the_last_answer_block(predictio
     assert robust_content(prediction) == (content, passed)
 
 
-def test_of_a_text_of_more_than_a_million_characters_the_robust_scorer_reads_the_last():
-    assert robust_content("b\n" * 600_000 + "```\na\n```") == ("a", ["length", "fence"])
+def test_of_a_text_of_more_than_300_000_characters_the_robust_scorer_reads_the_last():
+    assert robust_content("b\n" * 200_000 + "```\na\n```") == ("a", ["length", "fence"])
 
 
 def test_markdown_tables_are_read_and_the_last_counts():
@@ -149,6 +150,8 @@ def test_folding_twice_changes_nothing_more(text):
 
 def test_a_robust_table_is_filled_up_to_its_longest_row():
     records = [["A", "a"], ["1", " N/A", "3"], ["4"]]
-    assert robust_table(records, header=True) == (["a", "a.1", "Unnamed: 2"], [("1", "", "3"), ("4", "", "")])
+    table = robust_table(records, header=True)
+    assert (table.columns, table.rows) == (["a", "a.1", "Unnamed: 2"], [("1", "", "3"), ("4", "", "")])
     assert robust_table(records, header=False).rows[0] == ("a", "a", "")
-    assert robust_table([], header=True) == Table([], [])
+    assert robust_table([], header=True).columns == []
+    assert robust_table([["x"] * 3000, *[["y"]] * 3000], header=False).columns == []  # nine million cells
