@@ -32,7 +32,7 @@ EXPECTED = {
     "loss": [("N = 20", "equal: "), ("N = 20", "equal: ")],
     "rewards": [("Token rewards", "sum to 1"), ("peak memory added", "fresh process")],
     "answers": [("Official scores of 8 answers", "8 of 8 scores equal")],
-    "rollout": [("Rollout, 8 questions x 6 replies", "8 of 8 answered")],
+    "rollout": [("1 process", "8 of 8 answered"), ("2 processes", "8 of 8 answered"), ("Peak memory", "fresh process")],
     "start-up": [("--help", "exit with 0"), ("--cfg job", "exit with 0")],
 }
 

@@ -30,6 +30,7 @@ Lookup = Callable[[str, int], Awaitable[list[str]]]
 
 _PORTS = (80, 443)
 _MAX_URL_CHARS = 4096
+_USER = re.compile(r"\s*([a-z][a-z0-9+.-]*:)?//[^/?#\\]*@", re.IGNORECASE)
 _TEXT_TYPES = re.compile(r"text/.*|application/(.*\+)?(xml|json)")
 _HEADERS = {
     "Accept": "text/html,application/xhtml+xml,text/plain;q=0.9,*/*;q=0.5",
@@ -154,7 +155,7 @@ class SafeFetcher:
             raise RequestError("refused", f"scheme {url.scheme or 'missing'!r}; only http and https are allowed")
         if not host:
             raise RequestError("refused", "the URL names no host")
-        if "@" in url.raw_authority:
+        if "@" in url.raw_authority or _USER.match(text):  # yarl drops an empty name
             raise RequestError("refused", "the URL holds a user name or password")
         if port not in _PORTS and port not in self._loopback_ports:
             raise RequestError("refused", f"port {port}; only 80 and 443 are allowed")

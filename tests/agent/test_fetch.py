@@ -29,6 +29,8 @@ NAMES = {
     "link-local.example": ["fe80::1"],
     "scoped.example": ["fe80::1%eth0"],
     "nonsense.example": ["not an address"],
+    "instance-data": ["169.254.169.254"],
+    "metadata.google.internal.": ["169.254.169.254"],
 }
 HOSTILE = [
     # schemes
@@ -102,6 +104,16 @@ HOSTILE = [
     "http://①②⑦.⓪.⓪.①/",
     "http://127。0。0。1/",
     "http://１２７.0.0.1/",
+    "http://0x7f.1/",
+    "http://0300.0250.0.1/",
+    "http://2130706433./",
+    "http://037777777777/",
+    "http://127.000.000.001/",
+    "http://169。254。169。254/",
+    "http://127.0.0.1%00.example.org/",
+    "http://127.0.0.1#@example.org/",
+    "http://127.0.0.1?@example.org/",
+    "HTTP://127.0.0.1:80/",
     # IPv6
     "http://[::1]/",
     "http://[::]/",
@@ -110,6 +122,11 @@ HOSTILE = [
     "http://[::ffff:7f00:1]/",
     "http://[::ffff:169.254.169.254]/",
     "http://[::127.0.0.1]/",
+    "http://[::ffff:0:127.0.0.1]/",
+    "http://[64:ff9b::169.254.169.254]/",
+    "http://[::1]:80/",
+    "http://[100::1]/",
+    "http://[4000::1]/",
     "http://[64:ff9b::127.0.0.1]/",
     "http://[64:ff9b:1::7f00:1]/",
     "http://[2002:7f00:1::]/",
@@ -123,12 +140,18 @@ HOSTILE = [
     "http://[fec0::1]/",
     "http://[ff02::1]/",
     # names
+    "http://ⓛocalhost/",
+    "http://localhost。/",
+    "http://LOCALHOST/",
     *(f"http://{name}/" for name in NAMES),
 ]
 
 
 async def dns(host, port):
-    return NAMES.get(host) or ["192.0.2.77"]
+    """Know no other names: what is refused is refused for its spelling or its address."""
+    if host not in NAMES:
+        raise RequestError("connection", f"{host} is unknown")
+    return NAMES[host]
 
 
 def run(test, respond=None, **settings):

@@ -1,13 +1,16 @@
-"""The agent's rollout against the mere waiting for its model."""
+"""The agent's rollout against the mere waiting for its model, in one process and in two; its memory."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import multiprocessing
+import resource
 import tempfile
 from collections.abc import Iterator
+from functools import cache
 from multiprocessing.connection import Connection
+from multiprocessing.pool import Pool
 from pathlib import Path
 
 from aiohttp import web as server
@@ -29,34 +32,70 @@ REPLIES, CONCURRENCY = 6, 64
 
 
 def rows(*, quick: bool) -> Iterator[Row]:
-    questions, latency_s = (8, 0.01) if quick else (200, 0.1)
-    corpus = Corpus(
-        Document(f"https://atlas.example/{number}", f"<title>Place {number}</title><p>Capital: Town {number}")
-        for number in range(300)
-    )
-    corpus.search("town", 1)  # builds the index, once a run
+    questions, latency_s, pairs = (8, 0.01, 1) if quick else (200, 0.1, 3)
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     model = context.Process(target=_serve, args=(latency_s, theirs), daemon=True)
     model.start()
     url = f"http://127.0.0.1:{ours.recv()}/v1"
-    answered: list[int] = []
     try:
-        pairs = interleaved(
-            lambda: asyncio.run(_wait_only(questions, latency_s)),
-            lambda: answered.append(asyncio.run(_roll_out(url, questions, corpus))),
-            1 if quick else 5,
-        )
+        for processes in (1, 2):
+            with context.Pool(processes, _corpus) as pool:  # which builds the index, once a process
+                yield _time_row(pool, processes, url, questions, latency_s, pairs)
+        with context.Pool(1, _corpus, maxtasksperchild=1) as pool:
+            sizes = (questions, 4 * questions)
+            peaks = [pool.apply(_peak_mb, (url, size)) for size in sizes]
     finally:
         model.terminate()
     yield Row(
-        f"Rollout, {questions} questions x {REPLIES} replies of {1000 * latency_s:g} ms, {CONCURRENCY} at once",
+        f"Peak memory of a rollout, {CONCURRENCY} at once",
+        (f"{sizes[0]} questions", f"{sizes[1]} questions"),
+        [(peaks[0], peaks[1])],
+        lambda value: f"{value:,.0f} MB",
+        "<= 1.05",
+        "each in a fresh process",
+    )
+
+
+def _time_row(pool: Pool, processes: int, url: str, questions: int, latency_s: float, pairs: int) -> Row:
+    answered: list[int] = []
+
+    def roll_out_all() -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            shares = [(url, questions, folder, rank, processes) for rank in range(processes)]
+            answered.append(sum(pool.starmap(_answered, shares, chunksize=1)))
+
+    taken = interleaved(lambda: asyncio.run(_wait_only(questions, latency_s)), roll_out_all, pairs)
+    size = f"{questions} questions x {REPLIES} replies of {1000 * latency_s:g} ms, {CONCURRENCY} at once"
+    return Row(
+        f"Rollout, {size}, {processes} process{'es' if processes > 1 else ''}",
         ("waiting", "roll_out"),
-        pairs,
+        taken,
         show_seconds,
         "<= 1.25",
         f"{min(answered)} of {questions} answered{'' if min(answered) == questions else ', NOT all'}",
     )
+
+
+@cache
+def _corpus() -> Corpus:
+    corpus = Corpus(
+        Document(f"https://atlas.example/{number}", f"<title>Place {number}</title><p>Capital: Town {number}")
+        for number in range(300)
+    )
+    corpus.search("town", 1)
+    return corpus
+
+
+def _peak_mb(url: str, questions: int) -> float:
+    with tempfile.TemporaryDirectory() as folder:
+        assert _answered(url, questions, folder, 0, 1) == questions
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # KiB on Linux
+
+
+def _answered(url: str, questions: int, folder: str, rank: int, processes: int) -> int:
+    """Answer one process's share and return how many it answered."""
+    return asyncio.run(_roll_out(url, range(rank, questions, processes), Path(folder), CONCURRENCY // processes))
 
 
 async def _wait_only(questions: int, latency_s: float) -> None:
@@ -71,14 +110,13 @@ async def _wait_only(questions: int, latency_s: float) -> None:
     await asyncio.gather(*(work() for _ in range(CONCURRENCY)))
 
 
-async def _roll_out(url: str, questions: int, corpus: Corpus) -> int:
+async def _roll_out(url: str, numbers: range, folder: Path, concurrency: int) -> int:
     endpoint = ChatEndpoint(base_url=url, model="m", prices=PriceList(date="2026-01-31"), key_env=None)
-    toolbox = Toolbox(search=EmbeddedSearch(corpus), pages=EmbeddedPages(corpus))
+    toolbox = Toolbox(search=EmbeddedSearch(_corpus()), pages=EmbeddedPages(_corpus()))
     agent = ReActAgent(policy=endpoint, toolbox=toolbox, budget=Budget(), today="2026-01-31")
-    tasks = (Task(str(number), 0, f"What is the capital of place {number}?", "item") for number in range(questions))
-    with tempfile.TemporaryDirectory() as folder:
-        async with Web(concurrency_per_host=CONCURRENCY) as web:
-            outcomes = await roll_out(agent, tasks, RunStore(Path(folder), {}), web, concurrency=CONCURRENCY)
+    tasks = (Task(str(number), 0, f"What is the capital of place {number}?", "item") for number in numbers)
+    async with Web(concurrency_per_host=concurrency) as web:
+        outcomes = await roll_out(agent, tasks, RunStore(folder, {}), web, concurrency=concurrency)
     return outcomes["answered"]
 
 
