@@ -46,7 +46,7 @@ def metric_bars(section: Section) -> Figure:
     flat = [(y, summary) for y, summary in _positions(section.summaries)]
     metrics = list(dict.fromkeys(metric for _, summary in flat for metric in summary.over_seeds))
     if section.kind is ANSWERS:
-        metrics = [metric for metric in metrics if "em" in metric]
+        metrics = [metric for metric in metrics if metric.partition("/")[2].partition("/")[0].endswith("_em")]
     columns = -(-len(metrics) // 2)
     labels = [textwrap.fill(summary.cell.label, 36, break_on_hyphens=False) for _, summary in flat]
     bar_inches = 0.12 + 0.16 * max(label.count("\n") + 1 for label in labels)
