@@ -30,7 +30,6 @@ class Attempt:
         visited: Addresses of the pages that it visited, or tried to, in their order.
         counts: Searches, visits and the like, by name.
         spent: Tokens and price of each part, see ``src.agent.cost``.
-        contaminated: Pages of the benchmark itself that it came upon.
     """
 
     question_id: str
@@ -40,7 +39,6 @@ class Attempt:
     visited: list[str]
     counts: Mapping[str, int]
     spent: Mapping[str, Mapping[str, float | None]]
-    contaminated: list[str]
 
     @classmethod
     def of(cls, record: Mapping[str, Any]) -> Attempt:
@@ -55,7 +53,6 @@ class Attempt:
             visited=[url for call in calls if call["tool"] == "visit" for url in call["urls"]],
             counts=record["counts"],
             spent=record["spent"],
-            contaminated=record["contaminated"],
         )
 
 

@@ -147,7 +147,7 @@ def outcomes_table(cells: Sequence[AnsweredCell]) -> Table:
     for cell in cells:
         ended = Counter(one.outcome or "not recorded" for run in cell.runs for one in run.questions.values())
         shares = {name: f"{ended[name]} ({ended[name] / ended.total():.1%})" for name in names}
-        flagged = {key for run in cell.runs for key, attempt in run.scored.items() if attempt.contaminated}
+        flagged = {one.id for run in cell.runs for one in run.questions.values() if one.contaminated}
         clean = {key: value for key, value in cell.by_question(_exact("official")).items() if key not in flagged}
         values = {
             "flagged": len(flagged),

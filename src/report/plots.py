@@ -9,10 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from src.metrics.stats import Interval
 from src.report.comparison import ANSWERS, Section, Summary
+from src.report.layout import Estimate
 from src.report.scaling import Point
 from src.storage import write_atomic
 
@@ -86,11 +89,10 @@ def attempts_curve(curves: Sequence[tuple[str, Sequence[Point]]]) -> Figure:
             # Moved apart, so that whiskers of curves that meet stay readable.
             for name, style, shift in (("best", "-", 0.97), ("vote", "--", 1.03)):
                 drawn = [(point.k * shift, getattr(point, name)) for point in points if getattr(point, name)]
-                means = [one.mean for _, one in drawn]
-                ends = [[one.mean - one.low for _, one in drawn], [one.high - one.mean for _, one in drawn]]
                 axes.errorbar(
-                    [k for k, _ in drawn], means, yerr=ends, linestyle=style, marker="o", markersize=3, linewidth=1.8,
-                    elinewidth=0.8, capsize=2.5, color=COLOURS[index % len(COLOURS)],
+                    [k for k, _ in drawn], [one.mean for _, one in drawn],
+                    yerr=np.transpose([_whisker(one) for _, one in drawn]), elinewidth=0.8, capsize=2.5,
+                    linestyle=style, marker="o", markersize=3, linewidth=1.8, color=COLOURS[index % len(COLOURS)],
                     label=f"{'Best' if name == 'best' else 'Majority'}@k, {label}",
                 )  # fmt: skip
         axes.set_xscale("log", base=2)
@@ -127,5 +129,10 @@ def _bar(axes: Axes, y: float, summary: Summary, metric: str, colour: str) -> No
     end = interval.high if interval else mean
     axes.barh(y, mean, height=0.72, color=colour)
     if interval:
-        axes.errorbar([mean], [y], xerr=[[mean - interval.low], [end - mean]], color="black", capsize=2.5, linewidth=1)
+        axes.errorbar([mean], [y], xerr=np.transpose([_whisker(interval)]), color="black", capsize=2.5, linewidth=1)
     axes.annotate(f"{mean:.3f}", (end, y), xytext=(4, 0), textcoords="offset points", va="center", fontsize=8)
+
+
+def _whisker(interval: Interval | Estimate) -> tuple[float, float]:
+    """Return the distances from the mean to the ends; an interval need not hold its mean, but a whisker has to."""
+    return max(0.0, interval.mean - interval.low), max(0.0, interval.high - interval.mean)

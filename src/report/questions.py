@@ -69,7 +69,10 @@ def read_questions(run: Run) -> list[ScoredQuestion]:
         with path.open("rb") as stream:
             questions = [ScoredQuestion(**json.loads(line)) for line in stream]
     except (OSError, TypeError, ValueError) as error:
-        raise InputError(f"{path} cannot be read as the scores of questions: {error}") from error
+        raise InputError(
+            f"{path} cannot be read as the scores of questions: {error}.\n"
+            f"Score the answers again:  python -m src.run +experiment=gisa_score predictions={run.folder} dataset=..."
+        ) from error
     return sorted(questions, key=lambda question: question.id)
 
 

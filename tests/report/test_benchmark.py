@@ -12,9 +12,11 @@ from src.evaluator.answers import AnswerEvaluator
 from src.report.__main__ import main
 from src.report.analysis import analyse
 from src.report.comparison import build_report
-from src.report.layout import as_csv
+from src.report.layout import Estimate, as_csv
+from src.report.plots import attempts_curve
 from src.report.published import QUESTIONS as PUBLISHED_QUESTIONS
 from src.report.published import published
+from src.report.scaling import Point
 from src.report.tables import markdown
 from src.storage import write_atomic
 from src.task.gisa_score import write_scores
@@ -159,6 +161,12 @@ def test_runs_of_other_seeds_are_further_attempts_and_their_scores_are_averaged(
     assert figures(rows(tmp_path / "out/table_3.csv")["gisa_rollout"], "overall") == [12.5]
     curve = rows(tmp_path / "out/figure_5.csv")
     assert [figures(row, "best")[0] for row in curve.values()] == [12.5, 25]
+
+
+def test_a_figure_whose_interval_is_beside_its_mean_is_drawn():
+    # As rounding makes of equal scores; Matplotlib refuses whiskers of negative length.
+    beside = Estimate(50.0, 50.000001, 50.000002, 3)
+    attempts_curve([("x", [Point(1, beside, beside, None, None, None)])])
 
 
 def test_one_attempt_makes_no_curve(one):
