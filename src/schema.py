@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import os
 import types
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -110,10 +111,16 @@ def _absent_groups(config: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _nodes(value: Any, path: str) -> Iterator[str]:
-    """Check every node with a ``_target_``, at any depth."""
+    """Check every node with a ``_target_`` and every key of a service, at any depth."""
     if isinstance(value, dict):
         if "_target_" in value:
             yield from _call(value, path)
+        variable = value.get("key_env")
+        if isinstance(variable, str) and variable != _MISSING and not os.environ.get(variable, "").strip():
+            yield (
+                f"{path}.key_env: the environment variable {variable} holds no API key; type  export {variable}=<key>, "
+                f"name another one with {path}.key_env=..., or give null for a server that needs none"
+            )
         for key, inner in value.items():
             yield from _nodes(inner, f"{path}.{key}")
     elif isinstance(value, list):

@@ -20,6 +20,13 @@ ADDED_BY_HAND = ("experiment", "sweep", "ablation")
 CHOICES = [f"{path.relative_to(CONF).parent}={path.stem}" for path in FILES if path.parent.name not in ADDED_BY_HAND]
 
 
+@pytest.fixture(autouse=True)
+def keys(monkeypatch):
+    """Give every service a key, so that only faults of the config are found."""
+    for name in re.findall(r"key_env: (\w+_KEY)", "".join(path.read_text() for path in FILES)):
+        monkeypatch.setenv(name, "given")
+
+
 def composed(*overrides):
     """Compose as ``src.run`` does; return the config and Hydra's own part of it."""
     with initialize_config_dir(str(CONF), version_base="1.3"):

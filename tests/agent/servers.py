@@ -2,7 +2,8 @@
 
 import asyncio
 import json
-from contextlib import asynccontextmanager
+import threading
+from contextlib import asynccontextmanager, contextmanager
 
 
 class Request:
@@ -55,3 +56,25 @@ def completion(content, finish_reason=None, **fields):
     usage = {"prompt_tokens": 10, "completion_tokens": 5}
     body = {"choices": [{"message": message, "finish_reason": finish_reason}], "usage": usage}
     return reply(json.dumps(body), content_type="application/json")
+
+
+@contextmanager
+def model_server(respond):
+    """Serve from a thread of its own, as the run takes the main one; yield the address."""
+    started, stop = threading.Event(), threading.Event()
+    port = []
+
+    async def main():
+        async with serve(respond) as number:
+            port.append(number)
+            started.set()
+            await asyncio.to_thread(stop.wait)
+
+    thread = threading.Thread(target=lambda: asyncio.run(main()))
+    thread.start()
+    started.wait()
+    try:
+        yield f"http://127.0.0.1:{port[0]}/v1"
+    finally:
+        stop.set()
+        thread.join()

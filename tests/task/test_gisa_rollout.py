@@ -1,15 +1,12 @@
-import asyncio
 import json
 import subprocess
 import sys
-import threading
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from gisa_files import question, write_suite
 
-from tests.agent.servers import completion, reply, serve
+from tests.agent.servers import completion, model_server, reply
 
 ROOT = Path(__file__).parents[2]
 QUESTIONS = [
@@ -18,28 +15,6 @@ QUESTIONS = [
 ]
 ANSWERS = {"Where": "```tsv\nPlace\nAmber Hill\n```", "Which": "```tsv\nComet\nHalley\nEncke\n```"}
 KEY = "sk-planted-0123456789"
-
-
-@contextmanager
-def model_server(respond):
-    """Serve from a thread of its own, as the run takes the main one; yield the address."""
-    started, stop = threading.Event(), threading.Event()
-    port = []
-
-    async def main():
-        async with serve(respond) as number:
-            port.append(number)
-            started.set()
-            await asyncio.to_thread(stop.wait)
-
-    thread = threading.Thread(target=lambda: asyncio.run(main()))
-    thread.start()
-    started.wait()
-    try:
-        yield f"http://127.0.0.1:{port[0]}/v1"
-    finally:
-        stop.set()
-        thread.join()
 
 
 @pytest.fixture
