@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from src.agent.cost import Charge, Part, Step
 from src.agent.policy import ContextOverflowError, Message, Reply
-from src.agent.tool_calls import in_plain_text, read_reply, with_parsed_arguments
+from src.agent.tool_calls import read_reply
 from src.agent.web import Web
 
 if TYPE_CHECKING:
@@ -89,10 +89,7 @@ class LocalPolicy:
     ) -> Reply:
         """See ``Policy``."""
         shown = [*messages[:1], *self._examples, *messages[1:]] if tools else list(messages)
-        if self._model.knows_tools:
-            tokens = self._model.tokens_of(with_parsed_arguments(shown), tools)
-        else:
-            tokens = self._model.tokens_of(in_plain_text(shown, tools), ())
+        tokens = self._model.tokens_of(shown, tools)
         most = self._model.context_tokens
         if most is not None and len(tokens) + self._max_output_tokens > most:
             raise ContextOverflowError(

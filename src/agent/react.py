@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import itertools
 import json
 import re
@@ -110,6 +111,12 @@ class ReActAgent:
         self._today = today
         self._timeout_s = episode_timeout_s
         self._specs = toolbox.specs if toolbox else ()
+
+    def led_by(self, policy: Policy) -> ReActAgent:
+        """Return the same agent with another policy."""
+        other = copy.copy(self)
+        other._policy = policy
+        return other
 
     async def answer(self, episode: Episode) -> Verdict:
         """Answer a question, or say why there is no answer; an episode taken up again goes on where it was.

@@ -11,6 +11,7 @@ from src.agent.cost import Account, CeilingReachedError, PriceList
 from src.agent.pages import PageSource
 from src.agent.policy import Policy
 from src.agent.react import Budget, Episode, ReActAgent
+from src.agent.replay import Replayed, Script, replay
 from src.agent.search import SearchEngine
 from src.agent.store import RunStore
 from src.agent.tools import Toolbox
@@ -87,6 +88,15 @@ class Rollout:
                     run_usd=self._run_usd,
                     processes=processes,
                 )
+
+        return asyncio.run(main())
+
+    def replay(self, scripts: Iterable[Script]) -> list[Replayed]:
+        """Act out given conversations, one after the other; see ``src.agent.replay``."""
+
+        async def main() -> list[Replayed]:
+            async with self._web as web:
+                return [await replay(self._agent, script, web) for script in scripts]
 
         return asyncio.run(main())
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from os.path import commonprefix
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -14,9 +12,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from src.errors import InputError
-
-_PROBE = [{"role": "user", "content": "?"}]
-_PROBE_TOOL = {"type": "function", "function": {"name": "probe", "description": "", "parameters": {"type": "object"}}}
+from src.model.chat_format import ChatFormat
 
 
 class Written(NamedTuple):
@@ -31,52 +27,24 @@ class Written(NamedTuple):
     ended: bool
 
 
-class ChatModel:
+class ChatModel(ChatFormat):
     """A transformers causal LM with a chat template.
 
     Attributes:
+        network: The model.
         context_tokens: Most tokens it can read and write in one conversation; None where its config does not say.
-        knows_tools: Whether its template has a place for tools.
     """
 
     def __init__(self, network: Any, tokenizer: Any) -> None:
         """Take a network and its tokenizer; neither is changed but for the mode of evaluation.
 
         Raises:
-            InputError: the tokenizer has no chat template, or the model no token that ends a reply.
+            InputError: see ``ChatFormat``.
         """
-        self.network = network.eval()
-        self.tokenizer = tokenizer
-        if not tokenizer.chat_template:
-            raise InputError(
-                "The model's tokenizer has no chat template, so I cannot write a conversation for it.\n"
-                "Use a model made for chats; their names mostly end in -Instruct, -Chat or -it."
-            )
         ends = network.generation_config.eos_token_id if network.generation_config else None
-        self._ends = {tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])} - {None}
-        if not self._ends:
-            raise InputError("The model has no token that ends a reply (eos_token); its replies would never end.")
+        super().__init__(tokenizer, ends if isinstance(ends, list) else [] if ends is None else [ends])
+        self.network = network.eval()
         self.context_tokens: int | None = getattr(network.config.get_text_config(), "max_position_embeddings", None)
-        self.knows_tools = self._render(_PROBE, [_PROBE_TOOL]) != self._render(_PROBE, [])
-        special = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
-        self._special = re.compile("|".join(map(re.escape, sorted(special, key=len, reverse=True))) or r"(?!)")
-
-    def tokens_of(self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]]) -> list[int]:
-        """Write a conversation, up to where the model's next reply begins.
-
-        Control tokens within the messages are broken by a space: pages must not be able to forge a speaker.
-
-        Args:
-            messages: As the template takes them.
-            tools: Likewise; only for a template that knows tools.
-        """
-        written = json.dumps(list(messages), ensure_ascii=False).encode("utf-8", "replace").decode()
-        safe = json.loads(self._special.sub(lambda found: f"{found[0][0]} {found[0][1:]}", written))
-        return list(self.tokenizer(self._render(safe, tools), add_special_tokens=False).input_ids)
-
-    def text_of(self, tokens: Sequence[int]) -> str:
-        """Return what tokens say, without control tokens."""
-        return str(self.tokenizer.decode(tokens, skip_special_tokens=True))
 
     @torch.inference_mode()
     def reply(
@@ -114,7 +82,7 @@ class ChatModel:
             tokens = _chosen(output.logits[:, -1].float(), [draws[row] for row in going], temperature)
             kept = []
             for place, (row, token) in enumerate(zip(going, tokens.tolist(), strict=True)):
-                if token in self._ends:
+                if token in self.ends:
                     ended.add(row)
                 else:
                     written[row].append(token)
@@ -145,13 +113,6 @@ class ChatModel:
             return None, 0
         cache.batch_repeat_interleave(len(prompts))
         return cache, shared
-
-    def _render(self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]]) -> str:
-        return str(
-            self.tokenizer.apply_chat_template(
-                list(messages), tools=list(tools) or None, add_generation_prompt=True, tokenize=False
-            )
-        )
 
 
 def load_chat_model(name: str, *, dtype: Literal["float32", "bfloat16"], device: str) -> ChatModel:

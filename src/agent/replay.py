@@ -1,0 +1,71 @@
+"""Conversations that are given, acted out: the prompts, results and limits are those of a rollout."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from src.agent.cost import Account
+from src.agent.policy import Message, ScriptedPolicy
+from src.agent.react import Episode, ReActAgent
+from src.agent.trajectory import Journal, Task, Verdict
+from src.agent.web import Web
+
+
+@dataclass(frozen=True)
+class Script:
+    """What is to be done for a question.
+
+    Attributes:
+        task: The question.
+        calls: Name and arguments of each tool call, one a turn.
+        answer: The text of the last turn.
+    """
+
+    task: Task
+    calls: Sequence[tuple[str, Mapping[str, Any]]]
+    answer: str
+
+
+@dataclass(frozen=True)
+class Replayed:
+    """What came of a script.
+
+    Attributes:
+        messages: The conversation, the answer last, in the form of the chat completions API.
+        verdict: How it ended: anything but ``answered`` means that the script could not be acted out to its end.
+        counts: Calls, visits, pages that could not be read and so on, as in a record of an episode.
+    """
+
+    messages: list[Message]
+    verdict: Verdict
+    counts: dict[str, int]
+
+
+async def replay(agent: ReActAgent, script: Script, web: Web) -> Replayed:
+    """Act out a script with the tools, prompts and budget of an agent; its policy is not asked.
+
+    Args:
+        agent: Whose course it is to be.
+        script: What to do.
+        web: The connections, open.
+    """
+    turns: list[Message] = [
+        {"content": "", "tool_calls": [_call(number, name, arguments)]}
+        for number, (name, arguments) in enumerate(script.calls)
+    ]
+    turns.append({"content": script.answer})
+    said = iter(turns)
+    with Journal(Path(script.task.name), io.BytesIO()) as journal:
+        episode = Episode(script.task, journal, Account("question", None), web)
+        verdict = await agent.led_by(ScriptedPolicy(lambda _: next(said))).answer(episode)
+    return Replayed([*episode.messages, {"role": "assistant", "content": script.answer}], verdict, episode.counts)
+
+
+def _call(number: int, name: str, arguments: Mapping[str, Any]) -> Message:
+    function = {"name": name, "arguments": json.dumps(arguments, ensure_ascii=False)}
+    return {"id": f"{number:09}", "type": "function", "function": function}  # some templates want ids of this form

@@ -1,0 +1,213 @@
+"""Human traces as lessons for the agent's model: acted out with the agent's own tools, in the model's own tokens."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from src.agent.replay import Replayed, Script
+from src.agent.rollout import Rollout
+from src.agent.tools import Toolbox
+from src.agent.trajectory import Task
+from src.dataset.gisa import Gisa, Question
+from src.dataset.gisa_steps import Course, course_of
+from src.errors import InputError
+from src.metrics.answer_table import TableError, split_records
+from src.metrics.answer_text import decode_gold
+from src.metrics.answers import official_score
+from src.model.chat_format import ChatFormat, Marked
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """One sequence to learn from.
+
+    Attributes:
+        question_id: Of the question that it answers; a few templates need several sequences for one.
+        entities: What its pages are about, as far as the suite says so.
+        marked: Its tokens, and which of them are to be learnt.
+    """
+
+    question_id: str
+    entities: tuple[str, ...]
+    marked: Marked
+
+
+@dataclass
+class Lessons:
+    """All lessons of a suite, and what became of the questions without one.
+
+    Attributes:
+        lessons: In the order of the questions.
+        fingerprint: Of the suite.
+        dropped: Why a question has no lesson, to the ids of such questions.
+        counts: Episodes; searches; visits by what tells their search; ``orphans``, ``repeats`` and ``results_pages``,
+            clicks that are no step; tokens and trained tokens.
+    """
+
+    lessons: list[Lesson]
+    fingerprint: str
+    dropped: dict[str, list[str]] = field(default_factory=dict)
+    counts: Counter[str] = field(default_factory=Counter)
+
+    def manifest(self) -> dict[str, Any]:
+        """Return what a checkpoint that learns from them has to carry: ids of questions and entities that it saw."""
+        return {
+            "suite": self.fingerprint,
+            "questions": sorted({lesson.question_id for lesson in self.lessons}),
+            "entities": sorted({name for lesson in self.lessons for name in lesson.entities}),
+        }
+
+
+def make_lessons(
+    suite: Gisa, rollout: Rollout, chat: ChatFormat, *, max_tokens: int, allow_train_on_benchmark: bool = False
+) -> Lessons:
+    """Turn the traces of a suite into lessons.
+
+    A question has no lesson where the trace or the answer is missing, the official scorer does not give the answer as
+    it would be learnt an exact match of 1, no step is left, a page cannot be read, the agent's budget is too small, or
+    the conversation is longer than ``max_tokens``: nothing is ever cut.
+
+    Args:
+        suite: Questions, answers and traces.
+        rollout: The agent, whose tools, prompts and budget count; its policy is not asked.
+        chat: How conversations are written for the model.
+        max_tokens: Most tokens of a sequence.
+        allow_train_on_benchmark: Whether questions that are there to test with may be learnt from.
+
+    Raises:
+        InputError: it is not allowed to learn from these questions, or the template does not do; see ``ChatFormat``.
+    """
+    about = suite_notes(suite)
+    refuse_benchmark(suite, about, allow_train_on_benchmark)
+    made = Lessons([], suite.fingerprint)
+    scripts: list[Script] = []
+    for question in suite.questions:
+        found = _script(suite, question, made.counts)
+        if isinstance(found, str):
+            made.dropped.setdefault(found, []).append(question.id)
+        else:
+            scripts.append(found)
+    for script, replayed in zip(scripts, rollout.replay(scripts), strict=True):
+        name = script.task.question_id
+        sequences = chat.marked(replayed.messages, Toolbox.specs)
+        if reason := _fault(replayed, sequences, max_tokens):
+            made.dropped.setdefault(reason, []).append(name)
+            continue
+        entities = tuple(about.get(name, {}).get("entities", ()))
+        made.lessons += [Lesson(name, entities, one) for one in sequences]
+        made.counts["episodes"] += 1
+        made.counts["tokens"] += sum(len(one.tokens) for one in sequences)
+        made.counts["trained_tokens"] += sum(sum(one.trained) for one in sequences)
+    return made
+
+
+def suite_notes(suite: Gisa) -> dict[str, dict[str, Any]]:
+    """Return what ``suite.json`` of an embedded suite says about each question; nothing for any other suite."""
+    path = suite.root / "suite.json"
+    return dict(json.loads(path.read_bytes())) if path.is_file() else {}
+
+
+def refuse_benchmark(suite: Gisa, about: Mapping[str, Mapping[str, Any]], allowed: bool) -> None:
+    """Refuse questions that are there to test with; those of the split ``train`` of an embedded suite are not.
+
+    Raises:
+        InputError: there are such questions, and it is not allowed.
+    """
+    tested = [one.id for one in suite.questions if about.get(one.id, {}).get("split") != "train"]
+    if tested and not allowed:
+        raise InputError(
+            f"{len(tested)} of the {len(suite.questions)} questions below {suite.root} are there to test with "
+            f"(ids such as {', '.join(tested[:3])}); a model that has learnt from them cannot be compared on them.\n"
+            "Learn from others:  dataset=factbook_set dataset.split=train\n"
+            "or, if that is what you want:  allow_train_on_benchmark=true"
+        )
+
+
+def refuse_learnt(suite: Gisa, manifest: Mapping[str, Any]) -> None:
+    """Refuse to test a model on questions that it has learnt from.
+
+    Args:
+        suite: The questions of the test.
+        manifest: Of the model's checkpoint; see ``Lessons.manifest``.
+
+    Raises:
+        InputError: the model has seen one of them.
+    """
+    seen = set(manifest["questions"])
+    if learnt := [question.id for question in suite.questions if question.id in seen]:
+        raise InputError(
+            f"The checkpoint has learnt from {len(learnt)} of the {len(suite.questions)} questions below {suite.root} "
+            f"(ids such as {', '.join(learnt[:3])}), so its score on them would say nothing.\n"
+            "Test it on others:  dataset=factbook_set dataset.split=entities|forms"
+        )
+
+
+def answer_text(gold: bytes, answer_type: str) -> str:
+    """Write an answer of the benchmark as the agent is to give it: tab-separated values in a code block.
+
+    Where the benchmark names no column, it is called Answer. Cells with quotation marks, tabs or line ends are quoted.
+
+    Raises:
+        TableError: the gold file is no text or no table.
+    """
+    rows = list(split_records(decode_gold(gold)[0].removeprefix("\ufeff"), ","))
+    if not rows:
+        raise TableError("no rows")
+    if answer_type != "table":
+        width = max(map(len, rows))
+        rows.insert(0, ["Answer"] if width == 1 else [f"Answer {number}" for number in range(1, width + 1)])
+    text = io.StringIO()
+    csv.writer(text, delimiter="\t", lineterminator="\n").writerows(rows)
+    return f"```tsv\n{text.getvalue()}```"
+
+
+def calls_of(course: Course) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the tool calls of a human's steps; the goal of a visit is the query that led to it."""
+    query = ""
+    for step in course.steps:
+        if step.kind == "search":
+            query = step.what
+            yield "search", {"query": query}
+        else:
+            yield "visit", {"url": [step.what], "goal": query}
+
+
+def _script(suite: Gisa, question: Question, counts: Counter[str]) -> Script | str:
+    """Return what is to be acted out for a question, or why there is nothing."""
+    gold = suite.gold(question)
+    if not gold:
+        return "no answer"
+    if not (suite.root / "trace" / f"{question.id}.json").is_file():
+        return "no trace"
+    try:
+        answer = answer_text(gold, question.answer_type)
+    except TableError as error:
+        return f"unreadable answer: {error}"
+    if official_score(answer, gold, question.answer_type)["global_em"] != 1:
+        return "the official scorer reads the answer otherwise"
+    course = course_of(suite.trace(question))
+    counts.update("searches" if step.kind == "search" else f"visits_{step.evidence}" for step in course.steps)
+    counts.update({"orphans": len(course.orphans), **course.left_out})
+    if not course.steps:
+        return "no step"
+    task = Task(question.id, 0, question.text, question.answer_type)
+    return Script(task, list(calls_of(course)), answer)
+
+
+def _fault(replayed: Replayed, sequences: list[Marked], max_tokens: int) -> str | None:
+    """Say why an episode that was acted out is no lesson."""
+    if replayed.verdict.outcome != "answered":
+        return f"{replayed.verdict.outcome}: {replayed.verdict.reason}"
+    if replayed.counts["failed_urls"]:
+        return "a page could not be read"
+    if replayed.counts["invalid_calls"]:
+        return "a call is malformed"
+    if max(len(one.tokens) for one in sequences) > max_tokens:
+        return f"longer than {max_tokens} tokens"
+    return None

@@ -1,0 +1,215 @@
+import json
+import re
+
+import pytest
+from chat_models import PLAIN, WITH_TOOLS, tokenizer
+from gisa_files import question, write_suite
+from hypothesis import given
+from hypothesis import strategies as st
+
+from src.agent.corpus import Corpus, Document
+from src.agent.cost import PriceList
+from src.agent.heuristic import HeuristicPolicy
+from src.agent.pages import EmbeddedPages
+from src.agent.prompts import opening
+from src.agent.react import Budget
+from src.agent.rollout import Rollout
+from src.agent.search import EmbeddedSearch
+from src.agent.tools import Toolbox
+from src.agent.trajectory import Task
+from src.agent.web import Web
+from src.dataset.factbook import factbook, factbook_set, factbook_web
+from src.dataset.gisa import Gisa
+from src.dataset.gisa_lessons import answer_text, make_lessons, refuse_learnt
+from src.errors import InputError
+from src.metrics.answer_table import TableError
+from src.metrics.answers import official_score
+from src.model.chat_format import ChatFormat
+from src.model.smollm2 import local_folder
+
+
+def agent(corpus, max_calls=8):
+    return Rollout(
+        policy=HeuristicPolicy(), search=EmbeddedSearch(corpus), pages=EmbeddedPages(corpus), extractor=None,
+        cache=None, prices=PriceList(date="2026-01-31", models={}), budget=Budget(max_calls=max_calls), web=Web(),
+        today="2024-07-01", results=3, max_urls=5, page_chars=1500, episode_timeout_s=60, concurrency=1,
+        question_usd=None, run_usd=None,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def train(tmp_path_factory):
+    """A dozen training questions on the embedded web."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("src.dataset.factbook.cache_folder", lambda: tmp_path_factory.mktemp("cache"))
+        yield factbook_set("train", per_type=3)
+
+
+def check_lessons(suite, chat, max_tokens):
+    """Every trained token is part of an action, and the answer stands in no other place."""
+    made = make_lessons(suite, agent(factbook_web()), chat, max_tokens=max_tokens)
+    about = json.loads((suite.root / "suite.json").read_bytes())
+    assert made.dropped == {}
+    assert [lesson.question_id for lesson in made.lessons] == [one.id for one in suite.questions]
+    for lesson, one in zip(made.lessons, suite.questions, strict=True):
+        marked = lesson.marked
+        own = [token for token, trained in zip(marked.tokens, marked.trained, strict=True) if trained]
+        assert chat.text_of(own) == "".join(marked.actions)
+        assert marked.actions[-1] == answer_text(suite.gold(one), one.answer_type)
+        assert lesson.entities == tuple(about[one.id]["entities"])
+        # What comes before the first action is what a rollout begins with, made without any knowledge of the answer.
+        begins = opening(Task(one.id, 0, one.text, one.answer_type), today="2024-07-01", limit="8 tool calls")
+        prompt = chat.tokens_of(begins, Toolbox.specs)
+        assert marked.tokens[: marked.trained.index(True)] == prompt
+        rest = chat.tokenizer.decode(
+            [token for token, trained in zip(marked.tokens, marked.trained, strict=True) if not trained]
+        )
+        assert marked.actions[-1] not in rest
+        assert all("\t".join(row) not in rest for row in table(marked.actions[-1]) if len(row) > 1)
+        assert "```tsv" not in rest.replace("```tsv\nfirst column\tsecond column\nvalue\tvalue\n```", "")
+        assert len(re.findall("<untrusted>\n", rest)) == len(marked.actions) - 1  # each call has its result
+    return made
+
+
+def table(answer):
+    return [line.split("\t") for line in answer.split("\n")[1:-1]]
+
+
+@pytest.mark.parametrize("template", [PLAIN, WITH_TOOLS], ids=["plain", "with_tools"])
+def test_lessons_of_the_embedded_web_train_calls_and_answers_and_nothing_else(train, template):
+    made = check_lessons(train, ChatFormat(tokenizer(template)), max_tokens=20_000)
+    assert made.counts["episodes"] == 12
+    assert made.counts["searches"] == made.counts["visits_results_page"] >= 12
+    assert made.counts["orphans"] == 0
+    manifest = made.manifest()
+    assert manifest["suite"] == train.fingerprint
+    assert manifest["questions"] == sorted(one.id for one in train.questions)
+    assert set(manifest["entities"]) == {name for lesson in made.lessons for name in lesson.entities}
+
+
+@pytest.mark.slow
+def test_lessons_in_smollm2s_tokens_train_calls_and_answers_and_nothing_else(train):
+    from transformers import AutoTokenizer
+
+    made = check_lessons(train, ChatFormat(AutoTokenizer.from_pretrained(local_folder())), max_tokens=8192)
+    assert max(len(lesson.marked.tokens) for lesson in made.lessons) < 3000
+
+
+def test_nothing_is_cut_questions_without_a_lesson_are_named_with_the_reason(train):
+    chat = ChatFormat(tokenizer(PLAIN))
+    lengths = {
+        lesson.question_id: len(lesson.marked.tokens)
+        for lesson in make_lessons(train, agent(factbook_web()), chat, max_tokens=10**6).lessons
+    }
+    limit = sorted(lengths.values())[5]
+    made = make_lessons(train, agent(factbook_web()), chat, max_tokens=limit)
+    assert {lesson.question_id for lesson in made.lessons} == {name for name, one in lengths.items() if one <= limit}
+    assert made.dropped == {f"longer than {limit} tokens": [name for name, one in lengths.items() if one > limit]}
+    short = make_lessons(train, agent(factbook_web(), max_calls=2), chat, max_tokens=10**6)
+    (reason,) = short.dropped
+    assert reason == "budget: tool calls instead of the answer that was asked for"
+    assert len(short.lessons) + len(short.dropped[reason]) == 12
+
+
+# Answers in GISA's exact layout: bytes of the file, type, and the table that is to be learnt.
+ANSWERS = [
+    (b'"Z\xc3\xbcrich, City"\n', "item", "Answer\nZürich, City\n"),
+    ("Café,3\n".encode("cp1252"), "item", "Answer 1\tAnswer 2\nCafé\t3\n"),
+    (b'\xef\xbb\xbf"He said ""no"""\n5\' 7"\n', "set", 'Answer\n"He said ""no"""\n"5\' 7"""\n'),
+    (b'2024-01-31\n"May 5, 2024"\n', "list", "Answer\n2024-01-31\nMay 5, 2024\n"),
+    (
+        b'Name,Share %,"Sales, US$"\nA & B,7.5%,"$1,234.50"\n"C\tD",100%,\n',
+        "table",
+        'Name\tShare %\tSales, US$\nA & B\t7.5%\t$1,234.50\n"C\tD"\t100%\t\n',
+    ),
+    (b"Year\r\n1999\r\n2001\r\n", "table", "Year\n1999\n2001\n"),
+]
+
+
+@pytest.mark.parametrize(("gold", "answer_type", "written"), ANSWERS)
+def test_answers_in_the_published_layout_are_exact_as_they_are_learnt(gold, answer_type, written):
+    text = answer_text(gold, answer_type)
+    assert text == f"```tsv\n{written}```"
+    assert official_score(text, gold, answer_type)["global_em"] == 1
+
+
+def test_every_answer_of_the_embedded_web_is_exact_as_it_is_learnt(train):
+    for data in (factbook(), train):
+        for one in data.questions:
+            gold = data.gold(one)
+            assert official_score(answer_text(gold, one.answer_type), gold, one.answer_type)["global_em"] == 1
+
+
+CELLS = st.text(st.characters(exclude_categories=["C"]) | st.sampled_from(' ",\t%$'), min_size=1, max_size=8)
+
+
+@given(st.lists(CELLS, min_size=1, max_size=4))
+def test_an_answer_is_exact_or_refused_by_the_gate_and_never_raises(cells):
+    gold = "".join('"' + cell.replace('"', '""') + '"\n' for cell in cells).encode()
+    try:
+        text = answer_text(gold, "set")
+    except TableError:
+        return
+    assert official_score(text, gold, "set")["global_em"] in (0, 1)
+    assert text.startswith("```tsv\nAnswer\n")
+
+
+def hand_made(root):
+    """A suite in the published layout, whose pages are those of its traces."""
+    questions = [
+        question(1, answer=[["Oslo"]]),
+        question(2, answer=[["Name", "Share"], ["Zoë", "7.5%"]], answer_type="table"),
+        question(3, answer=[["Rome"]], trace=False),
+        question(4, answer=[["```"]]),
+        question(5, answer=[["Bern"]]),
+        question(6, answer=[["Bonn"]]),
+    ]
+    write_suite(root, questions, encrypted=False)
+    (root / "answer" / "5.csv").unlink()
+    (root / "answer" / "6.csv").write_bytes("Zürich".encode("cp1252"))  # the official script reads it as Chinese
+    trace = json.loads((root / "trace" / "2.json").read_bytes())
+    trace["click"].append({"from": "https://nowhere.org", "to": "https://orphan.org"})
+    (root / "trace" / "2.json").write_text(json.dumps(trace))
+    return Gisa(str(root))
+
+
+def test_a_suite_in_the_published_layout_gives_lessons_and_says_what_is_missing(tmp_path):
+    suite = hand_made(tmp_path)
+    pages = Corpus([Document("https://example.org/1", "<h1>number 1</h1>"), Document("https://x.org", "<p>number</p>")])
+    made = make_lessons(
+        suite, agent(pages), ChatFormat(tokenizer(PLAIN)), max_tokens=10**6, allow_train_on_benchmark=True
+    )
+    (lesson,) = made.lessons
+    assert lesson.marked.actions == [
+        '<tool_call>\n{"name": "search", "arguments": {"query": "number 1"}}\n</tool_call>',
+        '<tool_call>\n{"name": "visit", "arguments": {"url": ["https://example.org/1"], "goal": "number 1"}}'
+        "\n</tool_call>",
+        "```tsv\nAnswer\nOslo\n```",
+    ]
+    assert made.dropped == {
+        "no trace": ["3"],
+        "the official scorer reads the answer otherwise": ["4", "6"],
+        "no answer": ["5"],
+        "a page could not be read": ["2"],
+    }
+    assert made.counts["orphans"] == 1
+
+
+def test_the_benchmark_is_not_learnt_from_unless_that_is_said(tmp_path, train):
+    suite = hand_made(tmp_path)
+    with pytest.raises(InputError) as caught:
+        make_lessons(suite, agent(factbook_web()), ChatFormat(tokenizer(PLAIN)), max_tokens=10)
+    assert str(caught.value).startswith("6 of the 6 questions below")
+    assert "are there to test with (ids such as 1, 2, 3)" in str(caught.value)
+    assert "allow_train_on_benchmark=true" in str(caught.value)
+    with pytest.raises(InputError, match="dataset=factbook_set dataset.split=train"):
+        make_lessons(factbook(), agent(factbook_web()), ChatFormat(tokenizer(PLAIN)), max_tokens=10)
+
+
+def test_a_model_is_not_tested_on_what_it_has_learnt_from(train):
+    refuse_learnt(train, {"questions": ["train-0", "7"]})
+    with pytest.raises(InputError) as caught:
+        refuse_learnt(train, {"questions": ["train-2", "train-1"]})
+    assert "has learnt from 2 of the 12 questions" in str(caught.value)
+    assert "ids such as train-1, train-2" in str(caught.value)
+    assert "dataset=factbook_set dataset.split=entities|forms" in str(caught.value)
