@@ -48,7 +48,9 @@ class Head:
 
     def of(self, tokens: Tensor) -> Head:
         """Return the head of some tokens only."""
-        return Head(self.weight[tokens], None if self.bias is None else self.bias[tokens])
+        # Its gradient names the rows; that of `weight[tokens]` would be a second matrix as large as the whole head.
+        rows = nn.functional.embedding(tokens, self.weight, sparse=True)
+        return Head(rows, None if self.bias is None else self.bias[tokens])
 
 
 class CausalLM(nn.Module):

@@ -18,7 +18,7 @@ from transformers import (
 )
 
 from src.errors import InputError
-from src.model.causal_lm import _byte_tokenizer, from_pretrained, from_scratch
+from src.model.causal_lm import Head, _byte_tokenizer, from_pretrained, from_scratch
 from src.model.decoding import decode_items
 from src.tokenizer.trie import TokenTrie
 
@@ -449,3 +449,16 @@ def test_the_head_read_once_gives_the_same_logits_and_gradients(saved, kind, lor
     expected = gradients(plain)
     assert expected
     torch.testing.assert_close(gradients(read(states)), expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_head_of_some_tokens_adds_to_the_gradient_of_the_whole(dtype):
+    weight, tokens, states = torch.randn(9, 4, dtype=dtype), torch.tensor([5, 7]), torch.randn(3, 4, dtype=dtype)
+    gradients = []
+    for choose in (Head.of, lambda head, chosen: Head(head.weight[chosen], None)):
+        leaf = weight.clone().requires_grad_()
+        head = Head(leaf, None)
+        (head(states).logsumexp(1).sum() + choose(head, tokens)(states).square().sum()).backward()
+        assert not leaf.grad.is_sparse
+        gradients.append(leaf.grad)
+    torch.testing.assert_close(gradients[0], gradients[1])
