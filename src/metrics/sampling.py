@@ -14,10 +14,10 @@ from typing import NamedTuple
 import numpy as np
 
 from src.metrics.answer_table import Table
-from src.metrics.answer_text import official_table
 
 SIZES = (1, 2, 4, 8, 16)
 """The k of GISA's Figure 5."""
+_Label = tuple[str, int]
 
 
 def pass_at_k(attempts: int, right: int, k: int) -> float:
@@ -84,12 +84,14 @@ def majority(answers: Sequence[Hashable | None], scores: Sequence[float]) -> Vot
     return Vote(sum(tied) / len(tied), most / len(answers))
 
 
-def ballot(prediction: str, answer_type: str) -> Hashable | None:
-    """Return what a prediction votes for: its normalised cells, in any order for a set; None if it has none.
+def ballot(table: Table | None, answer_type: str) -> Hashable | None:
+    """Return what an attempt votes for: its normalised cells, in any order for a set; None if it has none.
 
-    Normalised as the official script does, so that equal votes have equal official scores.
+    Args:
+        table: As :func:`~src.metrics.answer_text.official_table` reads it, so that equal votes have equal official
+            scores; None for an answer that cannot be read.
+        answer_type: ``item``, ``set``, ``list`` or ``table``.
     """
-    table = official_table(prediction)
     if table is None or not table.rows:
         return None
     if answer_type == "set":
@@ -97,26 +99,29 @@ def ballot(prediction: str, answer_type: str) -> Hashable | None:
     return (tuple(table.columns) if answer_type == "table" else None, tuple(table.rows))
 
 
-def cell_vote(predictions: Sequence[str]) -> str:
+def cell_vote(tables: Sequence[Table | None]) -> str:
     """Let attempts at a table vote column by column, row by row and cell by cell; an extra, not in the paper.
 
     Only readable attempts vote. A column stays if more than half of them have one of its name. Rows are told apart by
-    their cell in the first of these columns, and stay if more than half have one with it. A cell is the most frequent
-    one among those with that row and column; of several, the first. The order of columns, and of rows, is that of the
-    first attempt with most of those that stay.
+    their cell in the first of these columns, and stay if more than half have one with it; the second of equal names or
+    cells is another one than the first. A cell is the most frequent one among those with that row and column; of
+    several, the first. The order of columns, and of rows, is that of the first attempt with most of those that stay.
+
+    Args:
+        tables: One an attempt, as :func:`~src.metrics.answer_text.official_table` reads it.
 
     Returns:
-        The table, normalised as by the official script, as tab-separated text with a header; empty without columns.
+        The table as tab-separated text with a header; empty where no column stays.
     """
-    tables = [table for table in map(official_table, predictions) if table and table.rows]
-    columns = _kept([list(dict.fromkeys(table.columns)) for table in tables])
+    readable = [table for table in tables if table and table.rows]
+    columns = _kept([_numbered(table.columns) for table in readable])
     if not columns:
         return ""
-    by_key = [_by_key(table, columns[0]) for table in tables]
-    lines = [columns]
-    for key in _kept([list(rows) for rows in by_key]):
-        holders = [rows[key] for rows in by_key if key in rows]
-        cells = [[row[name] for row in holders if name in row] for name in columns]
+    grids = [_grid(table, columns[0]) for table in readable]
+    lines = [[name for name, _ in columns]]
+    for key in _kept([list(grid) for grid in grids]):
+        holders = [grid[key] for grid in grids if key in grid]
+        cells = [[row[column] for row in holders if column in row] for column in columns]
         lines.append([Counter(given).most_common(1)[0][0] if given else "" for given in cells])
     text = io.StringIO()
     csv.writer(text, delimiter="\t", lineterminator="\n").writerows(lines)
@@ -156,21 +161,28 @@ def _check(attempts: int, k: int) -> None:
         raise ValueError(f"k={k} of {attempts} attempts; it must be from 1 to the number of attempts")
 
 
-def _by_key(table: Table, key: str) -> dict[str, dict[str, str]]:
-    """Return the rows by their cell in a column, each by column; the first of equals."""
-    rows: dict[str, dict[str, str]] = {}
-    for cells in table.rows:
-        row: dict[str, str] = {}
-        for name, cell in zip(table.columns, cells, strict=True):
-            row.setdefault(name, cell)
-        if key in row:
-            rows.setdefault(row[key], row)
-    return rows
+def _numbered(texts: Sequence[str]) -> list[_Label]:
+    """Tell equal texts apart by the number of those before."""
+    met: Counter[str] = Counter()
+    labels = []
+    for text in texts:
+        labels.append((text, met[text]))
+        met[text] += 1
+    return labels
 
 
-def _kept(orders: Sequence[list[str]]) -> list[str]:
-    """Return the names that more than half have, in the order of the first that has most of them."""
-    votes = Counter(name for names in orders for name in names)
-    kept = {name for name, count in votes.items() if 2 * count > len(orders)}
-    order = max(orders, key=lambda names: len(kept & set(names)), default=[])
-    return [name for name in dict.fromkeys([*order, *votes]) if name in kept]
+def _grid(table: Table, key: _Label) -> dict[_Label, dict[_Label, str]]:
+    """Return the cells by row and column, rows being called by their cell in the column ``key``."""
+    names = _numbered(table.columns)
+    if key not in names:
+        return {}
+    rows = _numbered(table.column(names.index(key)))
+    return {label: dict(zip(names, row, strict=True)) for label, row in zip(rows, table.rows, strict=True)}
+
+
+def _kept(orders: Sequence[list[_Label]]) -> list[_Label]:
+    """Return the labels that more than half have, in the order of the first that has most of them."""
+    votes = Counter(label for labels in orders for label in labels)
+    kept = {label for label, count in votes.items() if 2 * count > len(orders)}
+    order = max(orders, key=lambda labels: len(kept & set(labels)), default=[])
+    return [label for label in dict.fromkeys([*order, *votes]) if label in kept]

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 
+from src.metrics.answer_table import Table
+from src.metrics.answer_text import official_table
 from src.metrics.answers import official_score
 from src.metrics.sampling import SIZES, Vote, ballot, best_at_k, cell_vote, majority, mean_vote
 from src.report.benchmark import AnsweredCell, estimate
-from src.report.layout import Column, Estimate, Table
+from src.report.layout import Column, Estimate
+from src.report.layout import Table as ReportTable
 
 
 @dataclass(frozen=True)
@@ -33,11 +36,11 @@ class Point:
 
 @dataclass(frozen=True)
 class _Question:
-    """The attempts at a question, those that are missing included: exact matches, votes and texts."""
+    """The attempts at a question, those that are missing included: exact matches, votes and tables."""
 
     answer_type: str
     gold: bytes
-    texts: list[str]
+    tables: list[Table | None]
     exact: list[float]
     ballots: list[Hashable | None]
 
@@ -48,13 +51,13 @@ def curve(cell: AnsweredCell) -> list[Point]:
     The attempts of all its runs are taken together, as runs of a cell differ in nothing but the seed.
     """
     questions = _questions(cell)
-    attempts = max((len(question.texts) for question in questions.values()), default=0)
+    attempts = max((len(question.tables) for question in questions.values()), default=0)
     if attempts < 2:
         return []
     return [_point(questions, k, attempts) for k in SIZES if k <= attempts]
 
 
-def curve_table(curves: Sequence[tuple[str, Sequence[Point]]]) -> Table:
+def curve_table(curves: Sequence[tuple[str, Sequence[Point]]]) -> ReportTable:
     """Return the curves as a table, a row for each cell and k."""
     columns = [
         Column("best", "Best@k"),
@@ -72,7 +75,7 @@ def curve_table(curves: Sequence[tuple[str, Sequence[Point]]]) -> Table:
         "ties nor confidence; the vote cell by cell is not in it."
     )
     rows = [(f"{label}, k={point.k}", vars(point)) for label, points in curves for point in points]
-    return Table("figure_5", "Several attempts (Figure 5 of the paper)", note, columns, rows)
+    return ReportTable("figure_5", "Several attempts (Figure 5 of the paper)", note, columns, rows)
 
 
 def _questions(cell: AnsweredCell) -> dict[str, _Question]:
@@ -86,12 +89,14 @@ def _questions(cell: AnsweredCell) -> dict[str, _Question]:
     found = {}
     for question in suite.questions if suite else []:
         gold, kind = suite.gold(question), question.answer_type  # type: ignore[union-attr]
-        scores = {text: float(official_score(text, gold, kind)["global_em"]) for text in set(texts[question.id])}
-        votes = {text: ballot(text, kind) for text in scores}
-        mine = texts[question.id]
+        given = texts[question.id]
+        exact = {text: float(official_score(text, gold, kind)["global_em"]) for text in set(given)}
+        tables = {text: official_table(text) for text in exact}
+        ballots = {text: ballot(table, kind) for text, table in tables.items()}
         found[question.id] = _Question(
-            kind, gold, mine, [scores[text] for text in mine], [votes[text] for text in mine]
-        )
+            kind, gold, [tables[text] for text in given], [exact[text] for text in given],
+            [ballots[text] for text in given],
+        )  # fmt: skip
     return found
 
 
@@ -117,12 +122,12 @@ def _whole(question: _Question) -> Callable[[tuple[int, ...]], Vote]:
 
 
 def _by_cell(question: _Question) -> Callable[[tuple[int, ...]], Vote]:
-    known: dict[tuple[str, ...], float] = {}
+    known: dict[str, float] = {}
 
     def vote(chosen: tuple[int, ...]) -> Vote:
-        texts = tuple(question.texts[at] for at in chosen)
-        if texts not in known:
-            known[texts] = float(official_score(cell_vote(texts), question.gold, "table")["global_em"])
-        return Vote(known[texts], 0.0)
+        text = cell_vote([question.tables[at] for at in chosen])
+        if text not in known:
+            known[text] = float(official_score(text, question.gold, "table")["global_em"])
+        return Vote(known[text], 0.0)
 
     return vote
