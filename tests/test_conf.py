@@ -17,13 +17,14 @@ FILES = sorted(CONF.glob("*/**/*.yaml"))
 RECIPES = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
 SWEEPS = sorted(path.stem for path in (CONF / "sweep").glob("*.yaml"))
 ADDED_BY_HAND = ("experiment", "sweep", "ablation")
+KEYS = set(re.findall(r"key_env: (\w+_KEY)", "".join(path.read_text() for path in FILES)))
 CHOICES = [f"{path.relative_to(CONF).parent}={path.stem}" for path in FILES if path.parent.name not in ADDED_BY_HAND]
 
 
 @pytest.fixture(autouse=True)
 def keys(monkeypatch):
     """Give every service a key, so that only faults of the config are found."""
-    for name in re.findall(r"key_env: (\w+_KEY)", "".join(path.read_text() for path in FILES)):
+    for name in KEYS:
         monkeypatch.setenv(name, "given")
 
 

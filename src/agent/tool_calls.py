@@ -12,7 +12,7 @@ Message = dict[str, Any]  # in the form of the chat completions API
 
 _TAGGED = re.compile(r"<tool_call>(.*?)(?:</tool_call>|(?=<tool_call>)|\Z)", re.DOTALL)
 _NAMED = re.compile(r'"name"\s*:\s*"([^"\\]*)"')
-_EDGE = re.compile(r"(?:```\w*)?[\s\[]*\Z")  # of a code block or list that calls stand in
+_FENCE = re.compile(r"```\w*\Z")  # of a code block that calls stand in
 
 _HOW_TO_CALL = """\
 You have these tools:
@@ -44,7 +44,7 @@ def read_reply(text: str, names: Collection[str]) -> Message:
     else:
         start = _first_bare_call(said, names)
         calls = [] if start is None else _bare_calls(said[start:], names)
-        said = said if start is None else _EDGE.sub("", said[:start])
+        said = said if start is None else _FENCE.sub("", said[:start].rstrip(" \t\r\n["))
     return {"role": "assistant", "content": said.strip(), **reasoning, **({"tool_calls": calls} if calls else {})}
 
 
