@@ -50,10 +50,10 @@ class RunStore:
             )
 
     def is_complete(self, task: Task) -> bool:
-        """Tell whether an episode has ended other than by an infrastructure failure."""
+        """Tell whether an episode has ended other than by an infrastructure failure, and its record is whole."""
         try:
             return bool(json.loads(self._record(task).read_bytes())["outcome"] != "infra_error")
-        except FileNotFoundError:
+        except (FileNotFoundError, ValueError):
             return False
 
     def open_journal(self, task: Task) -> Journal | None:
@@ -90,9 +90,10 @@ class RunStore:
         """Return what the whole run has cost so far, episodes under way included."""
         charges = 0.0
         for path in self.folder.glob("*.json"):
-            if not path.with_suffix(".events.jsonl").is_file():
-                spent = json.loads(path.read_bytes())["spent"]
-                charges += sum(part["usd"] or 0.0 for part in spent.values())
+            with suppress(ValueError):  # a torn record; its episode is done again
+                if not path.with_suffix(".events.jsonl").is_file():
+                    spent = json.loads(path.read_bytes())["spent"]
+                    charges += sum(part["usd"] or 0.0 for part in spent.values())
         for path in self.folder.glob("*.events.jsonl"):
             for line in path.read_bytes().split(b"\n")[:-1]:
                 charges += sum(charge["usd"] or 0.0 for charge in json.loads(line).get("charges", []))

@@ -47,6 +47,18 @@ def test_an_ended_episode_is_complete_and_leaves_one_file(tmp_path):
     assert [record["question_id"] for record in store.records()] == ["7"]
 
 
+@pytest.mark.parametrize("length", [0, 1, 40])
+def test_a_torn_record_is_none_and_its_episode_is_done_again(tmp_path, length):
+    store = RunStore(tmp_path, SETTINGS)
+    work(store, task())
+    path = store.folder / "7.0.json"
+    path.write_bytes(path.read_bytes()[:length])
+    assert not store.is_complete(task())
+    assert store.spent_usd() == 0
+    assert work(store, task())
+    assert store.is_complete(task())
+
+
 def test_an_infrastructure_failure_is_taken_up_where_it_ended(tmp_path):
     store = RunStore(tmp_path, SETTINGS)
     work(store, task(), steps=2, outcome="infra_error")

@@ -1,7 +1,9 @@
 import json
 import subprocess
 import sys
+from base64 import b64encode
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 from gisa_files import question, write_suite
@@ -39,10 +41,10 @@ def answer(run, tmp_path, corpus, monkeypatch):
         *("agent/pages=corpus", f"agent.pages.corpus.path={corpus}", "agent/policy=endpoint"),
     )
 
-    def call(url, *overrides, tools=with_tools):
+    def call(url, *overrides, tools=with_tools, logger="none"):
         folder = tmp_path / "run"
         status = run(
-            "+experiment=gisa_rollout", "logger=none", f"hydra.run.dir={folder}",
+            "+experiment=gisa_rollout", f"logger={logger}", f"hydra.run.dir={folder}",
             "dataset=gisa", f"dataset.root={suite}",
             *tools, f"agent.policy.base_url={url}", "agent.policy.model=m", "agent.policy.key_env=PLANTED_KEY",
             "agent.web.base_delay_s=0.001", "agent.web.attempts=2", "evaluator.resamples=50", *overrides,
@@ -63,6 +65,24 @@ async def healthy(request, writer):
 
 async def broken(request, writer):
     return reply(f"wrong key {request.headers['authorization']}", status="401 Unauthorized")
+
+
+async def telltale(request, writer):
+    """Fail and give the key away, as it is and in every encoding."""
+    sent = request.headers["authorization"]
+    encoded = [b64encode(text.encode()).decode() for text in (KEY, sent, f"Authorization: {sent}")]
+    return reply(json.dumps({"error": {"message": [sent, quote(sent), KEY.upper(), *encoded]}}), status="403 Forbidden")
+
+
+def traces_of_the_key(folder):
+    """Return the files that hold the key, in any case, or a good part of it in base64."""
+    inner = [b64encode(bytes(shift) + KEY.encode())[4:-4] for shift in range(3)]
+    return [
+        path
+        for path in folder.rglob("*")
+        if path.is_file()
+        and (KEY.encode() in path.read_bytes().lower() or any(part in path.read_bytes() for part in inner))
+    ]
 
 
 def read(path):
@@ -118,6 +138,21 @@ def test_failures_of_the_infrastructure_are_not_scored_but_named_and_tried_again
     assert result["outcomes"] == {"infra_error": 2}
     assert result["metrics"]["test/global_em"] == 0
     assert sum(result["errors"].values()) == 2
+
+
+@pytest.mark.parametrize("respond", [healthy, telltale])
+def test_a_key_is_in_nothing_that_a_run_writes_or_says(answer, capsys, respond, monkeypatch, tmp_path):
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    with model_server(respond) as url:
+        status, folder = answer(url, "task.max_infra_errors=2", logger="wandb")
+    assert status == 0
+    assert list(folder.glob("wandb/offline-run-*/*.wandb"))
+    assert traces_of_the_key(tmp_path) == []
+    said = "".join(capsys.readouterr()).encode()
+    assert KEY.encode() not in said.lower()
+    (folder / "said.txt").write_bytes(b64encode(b"x" + KEY.encode()) + said)
+    assert traces_of_the_key(tmp_path) == [folder / "said.txt"]  # so it would have been found
+    assert (b"[key]" in written(folder)) == (respond is telltale)
 
 
 def test_a_run_goes_on_after_an_outage(answer, run):
