@@ -22,7 +22,6 @@ from src.report.questions import TABLE_3
 
 F1 = {"item": "item_em", "set": "set_f1", "list": "list_content_f1", "table": "table_item_f1"}
 """The one figure a question that stands for its F1 where questions of all types are averaged."""
-_RESAMPLES = 2000
 _COUNTS = (Column("questions", "questions"), Column("errors", "errors"))
 _INTERVAL = "95% intervals by bootstrap over questions"
 
@@ -72,7 +71,7 @@ def estimate(values: Mapping[str, float], scale: float = 1.0) -> Estimate | None
     """Average the questions' values, with a bootstrap interval; None where there are none."""
     if not values:
         return None
-    interval = bootstrap_interval(list(values.values()), samples=_RESAMPLES)
+    interval = bootstrap_interval(list(values.values()))
     return Estimate(scale * interval.mean, scale * interval.low, scale * interval.high, len(values))
 
 

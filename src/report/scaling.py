@@ -74,7 +74,11 @@ def curve_table(curves: Sequence[tuple[str, Sequence[Point]]]) -> ReportTable:
         "A missing attempt counts as a wrong one. The paper shows this figure without a table, and defines neither "
         "ties nor confidence; the vote cell by cell is not in it."
     )
-    rows = [(f"{label}, k={point.k}", vars(point)) for label, points in curves for point in points]
+    rows = [
+        (f"{label}, k={point.k}", {**vars(point), "questions": point.best and point.best.questions})
+        for label, points in curves
+        for point in points
+    ]
     return ReportTable("figure_5", "Several attempts (Figure 5 of the paper)", note, columns, rows)
 
 
