@@ -67,7 +67,7 @@ def check_with_open_values_given(*overrides):
 @pytest.mark.parametrize("choice", CHOICES)
 def test_every_choice_composes_with_the_rest_and_passes_the_check(choice, monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
-    agent_only = choice.startswith(("agent/", "task=gisa_rollout"))  # of no use without an agent
+    agent_only = choice.startswith(("agent/", "task=gisa_rollout", "task=gisa_traces"))  # of no use without an agent
     recipe = ["+experiment=gisa_rollout"] if agent_only else []
     check_with_open_values_given(*recipe, choice)
 

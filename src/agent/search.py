@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from src.agent.corpus import Corpus, Hit
@@ -46,6 +47,42 @@ def embedded_search(day: str) -> EmbeddedSearch:
     from src.dataset.factbook import factbook_web  # it is built on this package
 
     return EmbeddedSearch(factbook_web(day))
+
+
+class RecordedSearch:
+    """Gives what a search gave somebody before, and nothing for any other query."""
+
+    name = ""
+
+    def __init__(self, results: Mapping[str, Sequence[Hit]]) -> None:
+        """Take the results by query."""
+        self._results = results
+
+    async def search(self, query: str, count: int, step: Step, web: Web) -> list[Hit]:
+        """See ``SearchEngine``."""
+        return list(self._results.get(query.strip(), ()))[:count]
+
+
+def recorded_search(root: str) -> RecordedSearch:
+    """Give the results that are kept in the human traces of a suite; see ``src.dataset.gisa``.
+
+    Args:
+        root: The suite's folder. Questions without a trace are passed over.
+
+    Raises:
+        InputError: there is no suite, or one of its traces is faulty.
+    """
+    from src.dataset.gisa import Gisa  # which is built on this package
+
+    suite = Gisa(root)
+    traces = [suite.trace(one) for one in suite.questions if (suite.root / "trace" / f"{one.id}.json").is_file()]
+    return RecordedSearch(
+        {
+            query.strip(): [Hit(hit.title, hit.url, hit.snippet) for page in pages for hit in page.results]
+            for trace in traces
+            for query, pages in trace.results.items()
+        }
+    )
 
 
 class SerperSearch:

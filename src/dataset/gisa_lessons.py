@@ -125,7 +125,7 @@ def refuse_benchmark(suite: Gisa, about: Mapping[str, Mapping[str, Any]], allowe
             f"{len(tested)} of the {len(suite.questions)} questions below {suite.root} are there to test with "
             f"(ids such as {', '.join(tested[:3])}); a model that has learnt from them cannot be compared on them.\n"
             "Learn from others:  dataset=factbook_set dataset.split=train\n"
-            "or, if that is what you want:  allow_train_on_benchmark=true"
+            "or, if that is what you want:  task.allow_train_on_benchmark=true"
         )
 
 

@@ -154,3 +154,24 @@ class ChatFormat:
             list(messages), tools=list(tools) or None, add_generation_prompt=reply_follows, tokenize=False
         )
         return str(written)
+
+
+def load_chat_format(name: str) -> ChatFormat:
+    """Load a model's tokenizer, without the model.
+
+    Args:
+        name: Hub name, or a folder written by ``save_pretrained``.
+
+    Raises:
+        InputError: there is no tokenizer by that name; or see ``ChatFormat``.
+    """
+    from transformers import AutoTokenizer  # seconds of imports that --help must not wait for
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name)
+    except Exception as error:  # unknown names and torn files end in errors of a dozen types
+        raise InputError(
+            f"agent.policy.name={name!r}: no tokenizer could be loaded by that name:\n{error}\n"
+            "Type a hub name or a folder written by save_pretrained:  agent.policy.name=path/to/folder"
+        ) from error
+    return ChatFormat(tokenizer)
