@@ -38,7 +38,7 @@ def factbook(snapshot: str | None = None) -> Gisa:
     Raises:
         InputError: the packages with the facts cannot be fetched, or there is no such snapshot.
     """
-    return Gisa(str(_written("suite", lambda now, later: make_suite(now, later, _SEED))), snapshot)
+    return Gisa(str(_written("suite", lambda now, later: make_suite(now, later, _SEED))), snapshot, show_questions=True)
 
 
 def factbook_set(split: Split, per_type: int = 250, max_pages: int = 4, snapshot: str | None = None) -> Gisa:
@@ -57,7 +57,9 @@ def factbook_set(split: Split, per_type: int = 250, max_pages: int = 4, snapshot
     def draw(now: Records, later: Records) -> list[Question]:
         return make_set(split, now, later, per_type=per_type, max_pages=max_pages, seed=_SEED)
 
-    return Gisa(str(_written(f"{split}_{per_type}_{max_pages}", draw, prefix=f"{split}-")), snapshot)
+    return Gisa(
+        str(_written(f"{split}_{per_type}_{max_pages}", draw, prefix=f"{split}-")), snapshot, show_questions=True
+    )
 
 
 def _written(name: str, draw: Callable[[Records, Records], list[Question]], prefix: str = "") -> Path:

@@ -96,20 +96,22 @@ class Gisa:
         root: The folder.
         questions: In the order of the file.
         snapshot: Day whose answers count; None for the published ones.
+        show_questions: Whether a report may hold the text of the questions.
     """
 
-    def __init__(self, root: str, snapshot: str | None = None) -> None:
+    def __init__(self, root: str, snapshot: str | None = None, *, show_questions: bool = False) -> None:
         """Read the questions; answers and traces are read when asked for.
 
         Args:
             root: The folder.
             snapshot: A day that has a folder of its own in ``snapshot/``; answers come from the latest one up to it.
+            show_questions: Whether a report may hold the text of the questions; published, it would spoil the test.
 
         Raises:
             InputError: the folder has no questions, a line of them is faulty, two share an id, or there is no such
                 snapshot.
         """
-        self.root, self.snapshot = Path(root), snapshot
+        self.root, self.snapshot, self.show_questions = Path(root), snapshot, show_questions
         encrypted, plain = self.root / "encrypted_question.jsonl", self.root / "question.jsonl"
         path = plain if plain.is_file() and not encrypted.is_file() else encrypted
         existing_file(path, "the questions of GISA, encrypted_question.jsonl or question.jsonl, below dataset.root")

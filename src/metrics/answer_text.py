@@ -103,6 +103,31 @@ def robust_content(prediction: str) -> Content:
     return Content(_without_blank_lines(text), passed)
 
 
+def robust_answer(prediction: object) -> tuple[list[list[str]], list[str]]:
+    """Return the records of an answer as a careful reader takes them, folded, and what was passed on the way.
+
+    Args:
+        prediction: Text of the answer; whatever else it is holds no records.
+
+    Returns:
+        The records; ``Content.passed``, and ``markdown_table`` if it is one.
+    """
+    content = robust_content(prediction if isinstance(prediction, str) else "")
+    text = folded(content.text)
+    if markdown := markdown_records(text):
+        return markdown, [*content.passed, "markdown_table"]
+    return robust_records(text, "\t"), content.passed
+
+
+def robust_gold(gold: bytes) -> list[list[str]]:
+    """Return the records of a gold file, folded.
+
+    Raises:
+        TableError: the bytes are no text.
+    """
+    return robust_records(folded(decode_gold(gold)[0]), ",")
+
+
 def robust_records(content: str, delimiter: str) -> list[list[str]]:
     """Split delimited text into records; where a quotation mark is never closed, all are characters like others."""
     try:

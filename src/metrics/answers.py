@@ -14,11 +14,12 @@ from src.metrics.answer_table import MISSING, Table, TableError, normalised
 from src.metrics.answer_text import (
     decode_gold,
     folded,
-    markdown_records,
     official_content,
     official_gold,
     official_table,
+    robust_answer,
     robust_content,
+    robust_gold,
     robust_records,
     robust_table,
 )
@@ -190,20 +191,16 @@ def _official(prediction: object, gold: bytes, answer_type: str) -> _Reading:
 
 def _robust(prediction: object, gold: bytes, answer_type: str) -> _Reading:
     zeros, kind = _zeros(answer_type), answer_type.lower()
-    content = robust_content(prediction if isinstance(prediction, str) else "")
-    text = folded(content.text)
-    markdown = markdown_records(text)
-    traits = [*content.passed, "markdown_table"] if markdown else content.passed
-    given = robust_table(markdown or robust_records(text, "\t"), header=kind == "table")
+    records, traits = robust_answer(prediction)
+    given = robust_table(records, header=kind == "table")
     try:
-        right = robust_table(robust_records(folded(decode_gold(gold)[0]), ","), header=kind == "table")
+        right = robust_table(robust_gold(gold), header=kind == "table")
     except TableError:
         right = robust_table([], header=False)
     if not given.columns or not right.columns:
         return _Reading(zeros, given, right, None, traits)
     if kind != "table":
-        # An answer of one line has no header; nor has one whose first line is a right answer.
-        if given.height == 1 or given.first_row()[-1] in right.column(-1):
+        if has_no_header(given, right):
             traits = [*traits, "no_header"]
         else:
             given = given.without_first_row()
@@ -218,6 +215,14 @@ def _robust(prediction: object, gold: bytes, answer_type: str) -> _Reading:
         exact = given.height == right.height and list(map("".join, given.rows)) == list(map("".join, right.rows))
     metrics = _metrics(given, right, kind, autojunk=False) if given.height and right.height else {}
     return _Reading(zeros | metrics | {"global_em": int(exact)}, given, right, None, traits)
+
+
+def has_no_header(given: Table, right: Table) -> bool:
+    """Tell whether the first line of an answer that is no table is part of the answer, for a careful reader.
+
+    An answer of one line has no header; nor has one whose first line is a right answer.
+    """
+    return given.height == 1 or given.first_row()[-1] in right.column(-1)
 
 
 def _metrics(given: Table, right: Table, kind: str, *, autojunk: bool) -> dict[str, float]:

@@ -13,6 +13,7 @@ from src.report.analysis import analyse
 from src.report.comparison import ANSWERS, Report, build_report
 from src.report.layout import as_csv
 from src.report.leaderboard import write_answers
+from src.report.page import write_pages
 from src.report.scaling import Point
 from src.report.tables import cell_rows, markdown, run_row
 from src.storage import write_atomic
@@ -35,6 +36,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--leaderboard", action="store_true", help="write the answers of runs on a suite as leaderboards take them"
     )
+    parser.add_argument(
+        "--show-questions", action="store_true", help="put the questions of GISA into the pages of its runs, in clear"
+    )
     parser.add_argument("--title", default="Report", help="heading of report.md")
     options = parser.parse_args(arguments)
     out = options.out or options.folders[0] / "report"
@@ -44,6 +48,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for run in report.collection.having("finished") if options.leaderboard else []:
             if run.evaluated_questions:
                 print(f"Answers written to {write_answers(run, out / 'leaderboard')}")
+        for line in write_pages(report.collection.having("finished"), show_questions=options.show_questions):
+            print(line)
     except InputError as error:
         print(error, file=sys.stderr)
         return 1

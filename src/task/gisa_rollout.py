@@ -12,6 +12,7 @@ from src.dataset.gisa import Gisa
 from src.dataset.gisa_predictions import read_predictions
 from src.errors import InputError
 from src.record import Record
+from src.report.page import write_page
 from src.task.gisa_score import GisaScore, name_of, write_scores
 
 # What makes a run quicker, safer or cheaper, and changes no answer; it may differ between resumes.
@@ -19,7 +20,7 @@ _NO_MATTER = ("web", "cache", "concurrency", "question_usd", "run_usd", "prices"
 
 
 class GisaRollout(GisaScore):
-    """Write one record an episode into ``episodes/``, then what ``GisaScore`` writes.
+    """Write one record an episode into ``episodes/``, then what ``GisaScore`` writes, ``page.html`` with trajectories.
 
     Args:
         samples: How many independent attempts at each question; the first is scored.
@@ -86,6 +87,7 @@ class GisaRollout(GisaScore):
             predictions = read_predictions(folder, self.sample)
             scores = build(config["evaluator"]).score(suite, predictions)
             write_scores(scores, suite, predictions, [*remarks, *predictions.remarks], folder)
+            write_page(folder, record.content, suite)
             metrics = {
                 f"test/{name_of(mean)}": mean.mean for mean in scores.means if not mean.part.startswith("topic")
             } | {f"test/{name}_per_question": count / len(tasks) for name, count in counts.items()}

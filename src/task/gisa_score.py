@@ -13,6 +13,7 @@ from src.dataset.gisa_predictions import Predictions, read_predictions
 from src.errors import InputError
 from src.evaluator.answers import AnswerScores, Mean
 from src.record import Record
+from src.report.page import write_page
 from src.storage import write_atomic
 
 
@@ -20,8 +21,8 @@ class GisaScore:
     """Write the scores of all answers into the run folder.
 
     ``questions.jsonl`` has a line a question, ``summary.json`` all means with intervals, ``summary.md`` the same to be
-    read; ``_all_evaluation_results.json`` and ``_final_scores.json`` are what the official script writes, without the
-    text of the questions.
+    read, ``page.html`` to be browsed (see ``write_page``); ``_all_evaluation_results.json`` and ``_final_scores.json``
+    are what the official script writes, without the text of the questions.
 
     Args:
         sample: Which attempt at each question to score, where a run has several.
@@ -57,6 +58,7 @@ class GisaScore:
         scores = build(config["evaluator"]).score(suite, predictions)
         record.lap("score")
         write_scores(scores, suite, predictions, remarks, folder)
+        write_page(folder, record.content, suite)
         record.finish(
             metrics={f"test/{name_of(mean)}": mean.mean for mean in scores.means if not mean.part.startswith("topic")},
             evaluated_questions=len(scores.questions),

@@ -32,14 +32,17 @@ def episode(name, prediction, *, sample=0, queries=(), visits=(), tokens=(0, 0, 
         "question_id": str(name),
         "sample": sample,
         "outcome": "answered",
+        "reason": "",
         "prediction": prediction,
-        "counts": {"searches": len(queries), "visits": len(visits)},
+        "counts": {"calls": len(queries) + len(visits), "searches": len(queries), "visits": len(visits)},
         "contaminated": [],
         "spent": {
             part: {"calls": 1, "prompt_tokens": read, "completion_tokens": written, "usd": usd}
             for part, (read, written) in parts.items()
         },
-        "steps": steps,
+        "seconds": 1.0,
+        "opened": ["2026-01-01T00:00:00+00:00"],
+        "steps": [{"charges": [], "failures": [], "seconds": 0.1, **step} for step in steps],
         **changes,
     }
 
@@ -84,7 +87,12 @@ def write_result(folder, suite, scores, name="gisa_rollout", seed=1, **config):
         "name": name,
         "seed": seed,
         "metrics": {f"test/{name_of(one)}": one.mean for one in scores.means if not one.part.startswith("topic")},
-        "config": {"seed": seed, "dataset": {"_target_": "src.dataset.gisa.Gisa", "root": str(suite.root)}, **config},
+        "config": {
+            "seed": seed,
+            "task": {},
+            "dataset": {"_target_": "src.dataset.gisa.Gisa", "root": str(suite.root)},
+            **config,
+        },
         "overrides": [f"+experiment={name}", f"seed={seed}"],
         "started_at": f"2026-01-01T00:00:{len(list(folder.parent.iterdir())):02d}+00:00",
         "timings_s": {"total": 9.0},

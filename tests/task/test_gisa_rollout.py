@@ -8,6 +8,7 @@ from urllib.parse import quote
 import pytest
 from gisa_files import question, write_suite
 
+from src.report.page import read_page
 from tests.agent.servers import completion, model_server, reply
 
 ROOT = Path(__file__).parents[2]
@@ -79,9 +80,8 @@ def traces_of_the_key(folder):
     inner = [b64encode(bytes(shift) + KEY.encode())[4:-4] for shift in range(3)]
     return [
         path
-        for path in folder.rglob("*")
-        if path.is_file()
-        and (KEY.encode() in path.read_bytes().lower() or any(part in path.read_bytes() for part in inner))
+        for path, content in contents(folder)
+        if KEY.encode() in content.lower() or any(part in content for part in inner)
     ]
 
 
@@ -89,8 +89,16 @@ def read(path):
     return json.loads(path.read_text())
 
 
+def contents(folder):
+    """Everything a run wrote, the packed data of its page included."""
+    for path in filter(Path.is_file, folder.rglob("*")):
+        yield path, path.read_bytes()
+        if path.name == "page.html":
+            yield path, json.dumps(read_page(path.read_bytes())).encode()
+
+
 def written(folder):
-    return b"".join(path.read_bytes() for path in folder.rglob("*") if path.is_file())
+    return b"".join(content for _, content in contents(folder))
 
 
 def test_a_model_answers_a_suite_and_its_answers_are_scored(answer, capsys):
@@ -113,6 +121,7 @@ def test_a_model_answers_a_suite_and_its_answers_are_scored(answer, capsys):
     assert {path.name for path in (folder / "episodes").iterdir()} == {"3.0.json", "5.0.json"}
     assert "| all | 2 | 0 | global_em | 100.00" in capsys.readouterr().out
     assert b"spring?" not in written(folder)  # questions stay out of what a run writes
+    assert b"amber comets" in json.dumps(read_page((folder / "page.html").read_bytes())).encode()  # the rest is there
     assert KEY.encode() not in written(folder)
 
 
@@ -199,6 +208,8 @@ def test_the_default_recipe_runs_on_a_part_of_the_embedded_suite(run, tmp_path):
     result = read(folder / "result.json")
     assert result["evaluated_questions"] == 12
     assert result["metrics"]["test/global_em"] >= 0.5
+    page = read_page((folder / "page.html").read_bytes())
+    assert all(one["question"] and one["steps"] and one["human"] for one in page["questions"])
     assert {record["answer_type"] for record in map(read, (folder / "episodes").glob("*.json"))} == {
         *("item", "set", "list", "table")
     }

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 from gisa_files import question, write_csv, write_suite
 
+from src.report.page import read_page
+
 ROOT = Path(__file__).parents[2]
 QUESTIONS = [
     question(3, "item", topic="rivers", text="Where does it spring?", answer=[["Amber Hill"]]),
@@ -47,7 +49,7 @@ def test_a_run_writes_scores_summaries_and_the_official_files(score, capsys):
     assert status == 0
     assert {path.name for path in folder.iterdir()} == {
         "config.yaml", "result.json", "run.log", "questions.jsonl", "summary.json", "summary.md",
-        "_all_evaluation_results.json", "_final_scores.json",
+        "_all_evaluation_results.json", "_final_scores.json", "page.html",
     }  # fmt: skip
     # Officially the item's one line is its header, so that 2 of 3 are right; a careful reader takes all 3.
     assert read(folder / "_final_scores.json") == {
@@ -89,6 +91,7 @@ def test_a_run_writes_scores_summaries_and_the_official_files(score, capsys):
 def test_neither_questions_nor_canaries_reach_a_file_or_the_console(score, capsys):
     _, folder = score("run")
     written = "".join(path.read_text() for path in folder.iterdir()) + capsys.readouterr().out
+    written += json.dumps(read_page((folder / "page.html").read_bytes()))
     for secret in ("Where does it spring?", "canary of 3"):
         assert secret not in written
 
