@@ -1,0 +1,82 @@
+import asyncio
+import io
+import json
+from pathlib import Path
+
+import pytest
+
+from src.agent.corpus import Corpus, Document
+from src.agent.cost import Account
+from src.agent.heuristic import HeuristicPolicy
+from src.agent.pages import EmbeddedPages
+from src.agent.react import Budget, Episode, ReActAgent
+from src.agent.replay import Script, replay
+from src.agent.search import EmbeddedSearch, RecordedSearch
+from src.agent.tools import Toolbox
+from src.agent.trajectory import Journal, Task
+from src.agent.web import Web
+
+TASK = Task("1", 0, "What is the capital of Peru?", "item")
+CALLS = [("search", {"query": "Peru Government"}), ("visit", {"url": ["https://a.example/peru"], "goal": "Zoë"})]
+ANSWER = "```tsv\nAnswer\nLima\n```"
+
+
+@pytest.fixture
+def agent():
+    facts = "<title>Peru: Government</title><table><tr><th>Capital</th><td>Lima</td></tr></table>"
+    pages = [
+        Document("https://a.example/peru", facts),
+        Document("https://a.example/chile", "<title>Chile: Government</title><p>Santiago"),
+    ]
+    web = Corpus(pages)
+    toolbox = Toolbox(search=EmbeddedSearch(web), pages=EmbeddedPages(web), results=2)
+    return ReActAgent(policy=HeuristicPolicy(), toolbox=toolbox, budget=Budget(max_calls=3), today="2024-07-01")
+
+
+def without_ids(messages):
+    text = json.dumps(messages)
+    for message in messages:
+        for call in message.get("tool_calls", []):
+            text = text.replace(json.dumps(call["id"]), '"id"')
+    return json.loads(text)
+
+
+def test_what_a_policy_did_is_acted_out_word_for_word(agent):
+    async def roll_out():
+        with Journal(Path("a"), io.BytesIO()) as journal:
+            episode = Episode(TASK, journal, Account("question", None), Web())
+            return await agent.answer(episode), episode
+
+    verdict, episode = asyncio.run(roll_out())
+    assert verdict.outcome == "answered"
+    calls = [
+        (call["function"]["name"], json.loads(call["function"]["arguments"]))
+        for message in episode.messages
+        for call in message.get("tool_calls", [])
+    ]
+    assert [name for name, _ in calls] == ["search", "visit"]
+    replayed = asyncio.run(replay(agent, Script(TASK, calls, verdict.prediction), Web()))
+    assert replayed.verdict == verdict
+    assert replayed.counts == episode.counts
+    assert without_ids(replayed.messages[:-1]) == without_ids(episode.messages)
+    assert replayed.messages[-1] == {"role": "assistant", "content": verdict.prediction}
+
+
+def test_a_script_beyond_the_budget_ends_as_a_rollout_would(agent):
+    replayed = asyncio.run(replay(agent, Script(TASK, [*CALLS, *CALLS], ANSWER), Web()))
+    assert (replayed.verdict.outcome, replayed.counts["calls"]) == ("budget", 3)
+    exact = asyncio.run(replay(agent, Script(TASK, [*CALLS, CALLS[0]], ANSWER), Web()))
+    assert exact.verdict.outcome == "answered"
+    assert "You have used up your tool calls" in exact.messages[-2]["content"]
+
+
+def test_pages_that_are_not_there_and_malformed_calls_are_counted(agent):
+    calls = [("visit", {"url": ["https://a.example/none"], "goal": "x"}), ("visit", {"url": []})]
+    replayed = asyncio.run(replay(agent, Script(TASK, calls, ANSWER), Web()))
+    assert (replayed.counts["failed_urls"], replayed.counts["invalid_calls"]) == (1, 1)
+
+
+def test_recorded_results_are_those_of_their_query_and_no_other():
+    engine = RecordedSearch({"peru": ["first", "second", "third"]})
+    assert asyncio.run(engine.search(" peru ", 2, None, None)) == ["first", "second"]
+    assert asyncio.run(engine.search("chile", 2, None, None)) == []
