@@ -55,12 +55,16 @@ class RecordedSearch:
     name = ""
 
     def __init__(self, results: Mapping[str, Sequence[Hit]]) -> None:
-        """Take the results by query."""
-        self._results = results
+        """Take the results by query; case and white space do not matter."""
+        self._results = {_folded(query): hits for query, hits in results.items()}
 
     async def search(self, query: str, count: int, step: Step, web: Web) -> list[Hit]:
         """See ``SearchEngine``."""
-        return list(self._results.get(query.strip(), ()))[:count]
+        return list(self._results.get(_folded(query), ()))[:count]
+
+
+def _folded(query: str) -> str:
+    return " ".join(query.split()).casefold()
 
 
 def recorded_search(root: str) -> RecordedSearch:
@@ -78,7 +82,7 @@ def recorded_search(root: str) -> RecordedSearch:
     traces = [suite.trace(one) for one in suite.questions if (suite.root / "trace" / f"{one.id}.json").is_file()]
     return RecordedSearch(
         {
-            query.strip(): [Hit(hit.title, hit.url, hit.snippet) for page in pages for hit in page.results]
+            query: [Hit(hit.title, hit.url, hit.snippet) for page in pages for hit in page.results]
             for trace in traces
             for query, pages in trace.results.items()
         }

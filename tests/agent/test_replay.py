@@ -77,6 +77,6 @@ def test_pages_that_are_not_there_and_malformed_calls_are_counted(agent):
 
 
 def test_recorded_results_are_those_of_their_query_and_no_other():
-    engine = RecordedSearch({"peru": ["first", "second", "third"]})
-    assert asyncio.run(engine.search(" peru ", 2, None, None)) == ["first", "second"]
+    engine = RecordedSearch({"Peru  peaks": ["first", "second", "third"]})
+    assert asyncio.run(engine.search(" peru peaks", 2, None, None)) == ["first", "second"]
     assert asyncio.run(engine.search("chile", 2, None, None)) == []
