@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import json
 from collections import Counter
@@ -44,22 +45,26 @@ class Lessons:
 
     Attributes:
         lessons: In the order of the questions.
-        fingerprint: Of the suite.
+        suite: Where they come from.
         dropped: Why a question has no lesson, to the ids of such questions.
         counts: Episodes; searches; visits by what tells their search; ``orphans``, ``repeats`` and ``results_pages``,
             clicks that are no step; tokens and trained tokens.
     """
 
     lessons: list[Lesson]
-    fingerprint: str
+    suite: Gisa
     dropped: dict[str, list[str]] = field(default_factory=dict)
     counts: Counter[str] = field(default_factory=Counter)
 
     def manifest(self) -> dict[str, Any]:
-        """Return what a checkpoint that learns from them has to carry: ids of questions and entities that it saw."""
+        """Return what a checkpoint that learns from them has to carry: the questions and entities that it saw.
+
+        Questions are named by their ids, with a digest of the text, as other suites have the same ids.
+        """
+        learnt = {lesson.question_id for lesson in self.lessons}
         return {
-            "suite": self.fingerprint,
-            "questions": sorted({lesson.question_id for lesson in self.lessons}),
+            "suite": self.suite.fingerprint,
+            "questions": {one.id: _digest(one) for one in self.suite.questions if one.id in learnt},
             "entities": sorted({name for lesson in self.lessons for name in lesson.entities}),
         }
 
@@ -85,7 +90,7 @@ def make_lessons(
     """
     about = suite_notes(suite)
     refuse_benchmark(suite, about, allow_train_on_benchmark)
-    made = Lessons([], suite.fingerprint)
+    made = Lessons([], suite)
     scripts: list[Script] = []
     for question in suite.questions:
         found = _script(suite, question, made.counts)
@@ -139,13 +144,17 @@ def refuse_learnt(suite: Gisa, manifest: Mapping[str, Any]) -> None:
     Raises:
         InputError: the model has seen one of them.
     """
-    seen = set(manifest["questions"])
-    if learnt := [question.id for question in suite.questions if question.id in seen]:
+    seen = set(manifest["questions"].values())
+    if learnt := [question.id for question in suite.questions if _digest(question) in seen]:
         raise InputError(
             f"The checkpoint has learnt from {len(learnt)} of the {len(suite.questions)} questions below {suite.root} "
             f"(ids such as {', '.join(learnt[:3])}), so its score on them would say nothing.\n"
             "Test it on others:  dataset=factbook_set dataset.split=entities|forms"
         )
+
+
+def _digest(question: Question) -> str:
+    return hashlib.sha256(question.text.encode()).hexdigest()[:16]
 
 
 def answer_text(gold: bytes, answer_type: str) -> str:
