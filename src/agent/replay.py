@@ -12,8 +12,9 @@ from typing import Any
 from src.agent.cost import Account
 from src.agent.policy import Message, ScriptedPolicy
 from src.agent.react import Episode, ReActAgent
-from src.agent.trajectory import Journal, Task, Verdict
+from src.agent.trajectory import Journal, Task, Verdict, tool_calls_of
 from src.agent.web import Web
+from src.metrics.process import ToolCall
 
 
 @dataclass(frozen=True)
@@ -39,11 +40,13 @@ class Replayed:
         messages: The conversation, the answer last, in the form of the chat completions API.
         verdict: How it ended: anything but ``answered`` means that the script could not be acted out to its end.
         counts: Calls, visits, pages that could not be read and so on, as in a record of an episode.
+        tool_calls: What was done and read.
     """
 
     messages: list[Message]
     verdict: Verdict
     counts: dict[str, int]
+    tool_calls: list[ToolCall]
 
 
 async def replay(agent: ReActAgent, script: Script, web: Web) -> Replayed:
@@ -63,7 +66,8 @@ async def replay(agent: ReActAgent, script: Script, web: Web) -> Replayed:
     with Journal(Path(script.task.name), io.BytesIO()) as journal:
         episode = Episode(script.task, journal, Account("question", None), web)
         verdict = await agent.led_by(ScriptedPolicy(lambda _: next(said))).answer(episode)
-    return Replayed([*episode.messages, {"role": "assistant", "content": script.answer}], verdict, episode.counts)
+    messages = [*episode.messages, {"role": "assistant", "content": script.answer}]
+    return Replayed(messages, verdict, episode.counts, tool_calls_of(journal.lines))
 
 
 def _call(number: int, name: str, arguments: Mapping[str, Any]) -> Message:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import IO, Any, Literal
 
 from src.agent.cost import Account, Charge, Step
+from src.metrics.process import ToolCall
 
 Outcome = Literal["answered", "format_error", "budget", "truncated", "refused", "infra_error"]
 
@@ -127,6 +128,20 @@ def _books(step: Step, began: float) -> dict[str, Any]:
         "failures": step.failures,
         "seconds": round(time.monotonic() - began, 3),
     }
+
+
+def tool_calls_of(steps: Iterable[Mapping[str, Any]]) -> list[ToolCall]:
+    """Return the calls that were carried out, in their order.
+
+    Args:
+        steps: ``steps`` of a record, or the lines of a journal.
+    """
+    values = [step["value"] for step in steps if step.get("key", "").startswith("call/") and "value" in step]
+    return [
+        ToolCall(value["content"], value.get("query"), () if "query" in value else tuple(value["urls"]))
+        for value in values
+        if "error" not in value
+    ]
 
 
 def record_of(task: Task, verdict: Verdict, journal: Journal, counts: dict[str, int]) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from src.errors import InputError
 from src.metrics.answer_table import TableError, split_records
 from src.metrics.answer_text import decode_gold
 from src.metrics.answers import official_score
+from src.metrics.process import step_values
 from src.model.chat_format import ChatFormat, Marked
 
 
@@ -31,11 +32,13 @@ class Lesson:
     Attributes:
         question_id: Of the question that it answers; a few templates need several sequences for one.
         entities: What its pages are about, as far as the suite says so.
+        shown: Share of the answer's cells that its tool results show: what is missing cannot be learnt from reading.
         marked: Its tokens, and which of them are to be learnt.
     """
 
     question_id: str
     entities: tuple[str, ...]
+    shown: float
     marked: Marked
 
 
@@ -105,7 +108,9 @@ def make_lessons(
             made.dropped.setdefault(reason, []).append(name)
             continue
         entities = tuple(about.get(name, {}).get("entities", ()))
-        made.lessons += [Lesson(name, entities, one) for one in sequences]
+        values = step_values(replayed.tool_calls, _cells(script.answer), ())
+        shown = sum(value.new_cells for value in values)
+        made.lessons += [Lesson(name, entities, shown, one) for one in sequences]
         made.counts["episodes"] += 1
         made.counts["tokens"] += sum(len(one.tokens) for one in sequences)
         made.counts["trained_tokens"] += sum(sum(one.trained) for one in sequences)
@@ -174,6 +179,12 @@ def answer_text(gold: bytes, answer_type: str) -> str:
     text = io.StringIO()
     csv.writer(text, delimiter="\t", lineterminator="\n").writerows(rows)
     return f"```tsv\n{text.getvalue()}```"
+
+
+def _cells(answer: str) -> list[str]:
+    """Return the cells of an answer as ``answer_text`` writes it, without the names of its columns."""
+    table = answer.removeprefix("```tsv\n").removesuffix("```")
+    return [cell for row in list(split_records(table, "\t"))[1:] for cell in row]
 
 
 def calls_of(course: Course) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -6,13 +6,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from src.build import build
 from src.dataset.gisa import Gisa
 from src.errors import InputError
 from src.record import Record
 from src.storage import write_atomic
+
+if TYPE_CHECKING:
+    from src.dataset.gisa_lessons import Lesson
 
 _PAGE = """\
 <!doctype html>
@@ -80,19 +83,19 @@ class GisaTraces:
         )
         record.lap("lessons")
         lengths = sorted(len(lesson.marked.tokens) for lesson in made.lessons)
-        counts = {"questions": len(suite.questions), **made.counts, "longest": lengths[-1] if lengths else 0}
+        counts = {
+            "questions": len(suite.questions),
+            **made.counts,
+            "longest": lengths[-1] if lengths else 0,
+            "answer_not_wholly_shown": sum(lesson.shown < 1 - 1e-9 for lesson in made.lessons),
+        }
         dropped = {reason: len(ids) for reason, ids in made.dropped.items()}
         shown = [
             made.lessons[at * len(made.lessons) // self.max_shown] for at in range(min(self.max_shown, len(lengths)))
         ]
         page = _PAGE.format(
             statistics="".join(_rows(counts, made.dropped)),
-            lessons="\n".join(
-                f"<h2>{escape(lesson.question_id)}</h2>\n<p>{len(lesson.marked.tokens)} tokens, "
-                f"{sum(lesson.marked.trained)} of them learnt. {escape(', '.join(lesson.entities))}</p>\n"
-                f"<pre>{_highlighted(chat.tokenizer, lesson.marked.tokens, lesson.marked.trained)}</pre>"
-                for lesson in shown
-            ),
+            lessons="\n".join(_shown(lesson, chat.tokenizer) for lesson in shown),
         )
         write_atomic(folder / "traces.html", page)
         record.finish(
@@ -112,6 +115,15 @@ def _rows(counts: Mapping[str, int], dropped: Mapping[str, Sequence[str]]) -> It
     for reason, ids in dropped.items():
         names = ", ".join(ids[:20]) + (" ..." if len(ids) > 20 else "")
         yield f"<tr><th>dropped</th><td>{len(ids):,}: {escape(reason)} ({escape(names)})</td></tr>"
+
+
+def _shown(lesson: Lesson, tokenizer: Any) -> str:
+    marked = lesson.marked
+    return (
+        f"<h2>{escape(lesson.question_id)}</h2>\n<p>{len(marked.tokens)} tokens, {sum(marked.trained)} of them learnt; "
+        f"{lesson.shown:.0%} of the answer is shown. {escape(', '.join(lesson.entities))}</p>\n"
+        f"<pre>{_highlighted(tokenizer, marked.tokens, marked.trained)}</pre>"
+    )
 
 
 def _highlighted(tokenizer: Any, tokens: Sequence[int], trained: Sequence[bool]) -> str:

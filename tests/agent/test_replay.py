@@ -74,6 +74,17 @@ def test_pages_that_are_not_there_and_malformed_calls_are_counted(agent):
     calls = [("visit", {"url": ["https://a.example/none"], "goal": "x"}), ("visit", {"url": []})]
     replayed = asyncio.run(replay(agent, Script(TASK, calls, ANSWER), Web()))
     assert (replayed.counts["failed_urls"], replayed.counts["invalid_calls"]) == (1, 1)
+    (done,) = replayed.tool_calls  # the other was not carried out
+    assert done.urls == ("https://a.example/none",)
+
+
+def test_what_was_done_and_read_comes_in_order(agent):
+    replayed = asyncio.run(replay(agent, Script(TASK, CALLS, ANSWER), Web()))
+    searched, visited = replayed.tool_calls
+    assert (searched.query, searched.urls) == ("Peru Government", ())
+    assert (visited.query, visited.urls) == (None, ("https://a.example/peru",))
+    assert "Capital | Lima" in visited.text
+    assert [searched.text, visited.text] == [one["content"] for one in replayed.messages if one["role"] == "tool"]
 
 
 def test_recorded_results_are_those_of_their_query_and_no_other():

@@ -57,6 +57,7 @@ def check_lessons(suite, chat, max_tokens):
         own = [token for token, trained in zip(marked.tokens, marked.trained, strict=True) if trained]
         assert chat.text_of(own) == "".join(marked.actions)
         assert marked.actions[-1] == answer_text(suite.gold(one), one.answer_type)
+        assert lesson.shown == pytest.approx(1)
         assert lesson.entities == tuple(about[one.id]["entities"])
         # What comes before the first action is what a rollout begins with, made without any knowledge of the answer.
         begins = opening(Task(one.id, 0, one.text, one.answer_type), today="2024-07-01", limit="8 tool calls")
@@ -187,6 +188,7 @@ def test_a_suite_in_the_published_layout_gives_lessons_and_says_what_is_missing(
         "\n</tool_call>",
         "```tsv\nAnswer\nOslo\n```",
     ]
+    assert lesson.shown == 0  # Oslo stands on none of the pages
     assert made.dropped == {
         "no trace": ["3"],
         "the official scorer reads the answer otherwise": ["4", "6"],
