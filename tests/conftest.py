@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # a busy neighbour makes two threads many times slower than one
+os.environ["HF_HUB_OFFLINE"] = "1"  # what no folder here has is asked of no hub
 
 CHOICES = {
     "dataset": "_target_: stand_in_parts.dataset",

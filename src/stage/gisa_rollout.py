@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -34,6 +35,7 @@ class GisaRollout(lightning.LightningModule):
 
     def predict_step(self, batch: Tensor, batch_idx: int) -> Counter[str]:
         """Answer this process's share of the tasks; return how many episodes ended how."""
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # Lightning would wait for the last episode; the store need not
         folder = Path(self.trainer.strategy.broadcast(str(self.folder)))
         store = RunStore(folder, self.settings)
         share = [self.tasks[index] for index in batch.tolist()[self.global_rank :: self.trainer.world_size]]

@@ -336,13 +336,6 @@ def test_checkpoints_tell_pretrained_models_apart(saved):
     assert lora == {**llama, "lora": LORA}
 
 
-@pytest.fixture
-def no_network(monkeypatch):
-    """The hub's client answers at once, as it does without a network after 45 s of attempts."""
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-
-
-@pytest.mark.usefixtures("no_network")
 @pytest.mark.parametrize("name", ["nobody/nothing", "./nowhere/at/all"])
 def test_a_name_that_is_no_folder_and_cannot_be_fetched_says_what_to_type(name):
     with pytest.raises(InputError) as caught:

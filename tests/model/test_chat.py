@@ -124,7 +124,6 @@ def test_a_folder_loads_in_either_type(tmp_path):
 
 @pytest.mark.parametrize(("name", "reason"), [("no/such", "is no local folder"), (".", "is a folder, but not one")])
 def test_an_unknown_name_is_told_with_what_to_type(name, reason, tmp_path, monkeypatch):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match=rf"agent\.policy\.name='{name}' {reason}(.|\n)*agent\.policy\.name=path/to"):
         load_chat_model(name, dtype="float32", device="cpu")

@@ -1,4 +1,6 @@
 import json
+import signal
+import socket
 import subprocess
 import sys
 from base64 import b64encode
@@ -224,6 +226,23 @@ def test_search_without_pages_is_refused(run, tmp_path, capsys):
     folder = tmp_path / "run"
     assert run("+experiment=gisa_rollout", "~agent/pages", "logger=none", f"hydra.run.dir={folder}") == 2
     assert "agent.search and agent.pages go together" in capsys.readouterr().out
+
+
+def test_the_signal_to_terminate_ends_a_run_in_the_middle_of_an_episode(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as server:  # a model that never answers
+        url = f"http://127.0.0.1:{server.getsockname()[1]}/v1"
+        choices = [
+            "task.max_questions=1",
+            "agent/policy=endpoint",
+            "agent.policy.model=m",
+            f"agent.policy.base_url={url}",
+        ]
+        arguments = [*choices, "agent.policy.key_env=null", "logger=none", f"hydra.run.dir={tmp_path / 'run'}"]
+        process = subprocess.Popen([sys.executable, "-m", "src.run", "+experiment=gisa_rollout", *arguments], cwd=ROOT)
+        server.settimeout(120)
+        with server.accept()[0]:
+            process.terminate()
+            assert process.wait(timeout=120) == -signal.SIGTERM
 
 
 @pytest.mark.slow

@@ -190,8 +190,7 @@ def test_the_second_call_reads_the_cache_until_texts_model_or_settings_change(tm
     assert len(calls) == 4
 
 
-def test_a_folder_without_a_model_and_a_name_without_a_folder_are_refused(tmp_path, shop, monkeypatch):
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+def test_a_folder_without_a_model_and_a_name_without_a_folder_are_refused(tmp_path, shop):
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="is a folder, but not one that save_pretrained wrote"):
         embedding(tmp_path / "empty").embed(shop)
