@@ -37,7 +37,8 @@ def lcrec(folder, **files):
     """Write ``X.<name>.json`` files and return the overrides that name them."""
     for name, content in files.items():
         (folder / f"X.{name}.json").write_text(content if isinstance(content, str) else json.dumps(content))
-    return ["dataset=lcrec", f"dataset.source.folder={folder}", "dataset.source.name=X", "dataset.k_core=1"]
+    source = [f"dataset.source.folder={folder}", "dataset.source.name=X"]
+    return ["dataset=lcrec", *source, "dataset.k_core=1", "tokenizer=residual_kmeans"]
 
 
 WALKS = {str(user): [(user + step) % 6 for step in range(5)] for user in range(6)}
@@ -62,9 +63,7 @@ def test_an_unknown_choice_is_answered_with_those_there_are(run, capsys, choice)
 
 
 def test_a_missing_setting_is_named_before_anything_is_read(refused):
-    assert "tokenizer.path: needs a value; type tokenizer.path=..." in refused(
-        "tokenizer=index_file", "~tokenizer.codebook_size"
-    )
+    assert "model.name: needs a value; type model.name=..." in refused("model=hub")
 
 
 @pytest.fixture
