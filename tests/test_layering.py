@@ -28,7 +28,7 @@ ALLOWED = {
     "command_line": {"record"},
     "report": PARTS | {"report", "evaluator", "build"},
     "build": set(),
-    "task": PARTS | {"stage", "evaluator", "task", "build", "record", "tracking", "checkpoint", "report"},
+    "task": PARTS | {"stage", "evaluator", "task", "build", "record", "schema", "tracking", "checkpoint", "report"},
     "run": {"build", "schema", "command_line", "record"},
 }
 FILES = sorted((ROOT / "src").rglob("*.py"))

@@ -9,12 +9,14 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from os.path import commonprefix
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from src.agent.cost import Charge, Part, Step
 from src.agent.policy import ContextOverflowError, Message, Reply
 from src.agent.tool_calls import read_reply
 from src.agent.web import Web
+from src.errors import InputError
 
 if TYPE_CHECKING:
     from src.model.chat import Written
@@ -36,6 +38,10 @@ class LocalPolicy:
 
     Requests that come while it generates are collected and answered together. Its calls are parsed from what it
     writes; a template with a place for tools is given them, others find them in the system message.
+
+    Attributes:
+        learnt: Manifest of the lessons behind its weights, where its folder has one, ``lessons.json``; see
+            ``src.dataset.gisa_lessons``.
     """
 
     def __init__(
@@ -69,6 +75,8 @@ class LocalPolicy:
         from src.model.chat import load_chat_model  # seconds of imports that --help must not wait for
 
         self._model = load_chat_model(name, dtype=dtype, device=device)
+        lessons = Path(name) / "lessons.json"
+        self.learnt: dict[str, Any] | None = json.loads(lessons.read_bytes()) if lessons.is_file() else None
         self._temperature = temperature
         self._seed = seed
         self._max_output_tokens = max_output_tokens
@@ -155,6 +163,30 @@ def smollm2_folder() -> str:
     from src.model.smollm2 import local_folder
 
     return local_folder()
+
+
+def trained_folder(checkpoint: str | None) -> str:
+    """Return the folder of the model that a run of ``task=gisa_imitation`` trained: ``model/`` of the run.
+
+    Args:
+        checkpoint: The run's ``checkpoints/best.ckpt``.
+
+    Raises:
+        InputError: there is no such checkpoint, or the run did not end with a model.
+    """
+    if checkpoint is None or not Path(checkpoint).is_file():
+        raise InputError(
+            f"checkpoint={checkpoint}: no such file. agent/policy=imitation needs the weights of a finished run.\n"
+            "Train them:    python -m src.run +experiment=gisa_imitation\n"
+            "and name them: checkpoint=outputs/gisa_imitation/<run>/checkpoints/best.ckpt"
+        )
+    run = Path(checkpoint).parent.parent
+    if not (run / "model" / "lessons.json").is_file():
+        raise InputError(
+            f"checkpoint={checkpoint}: {run} holds no model/ with lessons.json, so it is no finished run of "
+            f"task=gisa_imitation.\nIf it was cut short, go on with it:  python -m src.run resume={run}"
+        )
+    return str(run / "model")
 
 
 def worked(example: Mapping[str, Any], number: int) -> list[Message]:

@@ -21,7 +21,12 @@ from src.errors import InputError
 
 
 class Rollout:
-    """An agent, its connections, and how much of time and money it may take."""
+    """An agent, its connections, and how much of time and money it may take.
+
+    Attributes:
+        prices: Of models.
+        learnt: Manifest of the lessons behind the policy's weights, where it knows of any; see ``LocalPolicy``.
+    """
 
     def __init__(
         self,
@@ -65,6 +70,7 @@ class Rollout:
                 page_chars=page_chars,
             )
         self.prices = prices
+        self.learnt = getattr(policy, "learnt", None)
         self._agent = ReActAgent(
             policy=policy, toolbox=toolbox, budget=budget, today=today, episode_timeout_s=episode_timeout_s
         )

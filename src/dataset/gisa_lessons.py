@@ -139,6 +139,15 @@ def refuse_benchmark(suite: Gisa, about: Mapping[str, Mapping[str, Any]], allowe
         )
 
 
+def joined(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the manifest of weights that have learnt from the lessons of one manifest and then of a second one."""
+    questions = dict(second["questions"])
+    for name, digest in first["questions"].items():
+        free = name if questions.get(name, digest) == digest else f"{name} of {first['suite'][:12]}"
+        questions[free] = digest
+    return {**second, "questions": questions, "entities": sorted({*first["entities"], *second["entities"]})}
+
+
 def refuse_learnt(suite: Gisa, manifest: Mapping[str, Any]) -> None:
     """Refuse to test a model on questions that it has learnt from.
 

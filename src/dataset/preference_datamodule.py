@@ -13,7 +13,8 @@ from torch import Tensor
 
 from src.dataset.interactions import Interactions
 from src.dataset.negatives import Negatives
-from src.dataset.recommendation_datamodule import Batch, RecommendationData, TrainingBatches
+from src.dataset.packing import Batch
+from src.dataset.recommendation_datamodule import RecommendationData, TrainingBatches
 from src.errors import InputError
 from src.prompt.examples import Examples
 from src.tokenizer.embeddings import Embedding

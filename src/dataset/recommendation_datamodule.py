@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import lightning
 import numpy as np
 import torch
-from torch import Tensor
 
 from src.dataset.interactions import Interactions, Split
+from src.dataset.packing import Batch, lay_out
 from src.errors import InputError
 from src.prompt.examples import Examples
-
-Batch = dict[str, Tensor]
 
 
 class RecommendationData(lightning.LightningDataModule):
@@ -75,11 +73,8 @@ class RecommendationData(lightning.LightningDataModule):
 class TrainingBatches:
     """All training batches of one process; knows where it stands, so that a resumed run sees each batch once.
 
-    A batch of examples of at most T tokens, with N response tokens, holds ``input_ids`` ``(B, T)`` padded on the right,
-    ``attention_mask`` ``(B, T)``, which numbers the examples of a row from 1 and is 0 for padding, ``rows`` ``(B, T)``
-    that marks the states which predict a response token, and for these in order ``target`` ``(N,)``, the token, and
-    ``interaction`` ``(N,)``, the index into ``Interactions.items`` of the item it belongs to. Where ``prompt.packed``,
-    short examples share a row: as they do not see each other, that changes the cost and nothing else.
+    A batch is what ``lay_out`` gives, with response tokens as labels and ``interaction`` ``(N,)`` in the place of
+    ``owner``: the index into ``Interactions.items`` of the item that a label belongs to.
 
     The number of batches is the same in every epoch, though the number of examples may vary a little.
 
@@ -132,51 +127,9 @@ class TrainingBatches:
             tokens, owner = self.data.prompt.encode(items, int(examples.first_label[row] - start))
             first = self.data.interactions.offsets[user] + start
             encoded.append((tokens, np.where(owner >= 0, first + owner, -1)))
-        lengths = [len(tokens) for tokens, _ in encoded]
-        shared = pack(lengths) if self.data.prompt.packed else [[example] for example in range(len(encoded))]
-        shape = len(shared), max(lengths)
-        input_ids = torch.full(shape, self.data.prompt.pad_token_id)
-        attention_mask = torch.zeros(shape, dtype=torch.int64)
-        interaction = torch.full(shape, -1)
-        for row, examples_of_row in enumerate(shared):
-            stop = 0
-            for number, example in enumerate(examples_of_row, start=1):
-                start, stop = stop, stop + lengths[example]
-                tokens, interactions = encoded[example]
-                input_ids[row, start:stop] = torch.from_numpy(tokens)
-                attention_mask[row, start:stop] = number
-                interaction[row, start:stop] = torch.from_numpy(interactions)
-        response = interaction >= 0
-        rows = torch.zeros_like(response)
-        rows[:, :-1] = response[:, 1:]  # the state at t predicts token t + 1
-        return {
-            "input_ids": input_ids,
-            "attention_mask": attention_mask,
-            "rows": rows,
-            "target": input_ids[response],
-            "interaction": interaction[response],
-        }
-
-
-def pack(lengths: Sequence[int]) -> list[list[int]]:
-    """Put examples into as few rows as first-fit-decreasing finds, none longer than the longest example.
-
-    Args:
-        lengths: Tokens of each example, all positive.
-
-    Returns:
-        The examples of each row; each example is in exactly one.
-    """
-    room: list[int] = []
-    rows: list[list[int]] = []
-    for example in sorted(range(len(lengths)), key=lambda one: -lengths[one]):
-        row = next((row for row, left in enumerate(room) if left >= lengths[example]), len(rows))
-        if row == len(rows):
-            rows.append([])
-            room.append(max(lengths))
-        rows[row].append(example)
-        room[row] -= lengths[example]
-    return rows
+        batch = lay_out(encoded, pad_token_id=self.data.prompt.pad_token_id, packed=self.data.prompt.packed)
+        batch["interaction"] = batch.pop("owner")
+        return batch
 
 
 class EvaluationBatches:

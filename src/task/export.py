@@ -27,11 +27,7 @@ class Export:
         trained = load_trained_run(config["checkpoint"])
         if trained.model.tokenizer is None:
             raise InputError(f"checkpoint={config['checkpoint']} holds no language model; only these can be exported.")
-        network = trained.model.network
-        if hasattr(network, "merge_and_unload"):
-            network = network.merge_and_unload()
-        network.save_pretrained(folder / "model")
-        trained.model.tokenizer.save_pretrained(folder / "model")
+        save_model(trained.model, folder / "model")
         trained.items.save_index(folder / "model" / "items.index.json", trained.interactions.item_ids)
         record.finish(metrics={}, protocol={"checkpoint": config["checkpoint"]})
 
@@ -39,3 +35,12 @@ class Export:
         """Say where the model is and how to load it."""
         folder = record.path.parent / "model"
         print(f"AutoModelForCausalLM.from_pretrained({str(folder)!r}), AutoTokenizer.from_pretrained({str(folder)!r})")
+
+
+def save_model(model: Any, folder: Path) -> None:
+    """Save a ``CausalLM`` as ``save_pretrained`` does, its adapters merged into the weights, with its tokenizer."""
+    network = model.network
+    if hasattr(network, "merge_and_unload"):
+        network = network.merge_and_unload()
+    network.save_pretrained(folder)
+    model.tokenizer.save_pretrained(folder)

@@ -41,7 +41,8 @@ class GisaRollout(GisaScore):
         """Roll out, score, record.
 
         Raises:
-            InputError: the data set is no suite of questions, a ceiling is reached, or too many episodes failed.
+            InputError: the data set is no suite of questions, the model has learnt from one of them, a ceiling is
+                reached, or too many episodes failed.
         """
         import lightning  # seconds of imports that --help must not wait for
         import torch
@@ -49,6 +50,7 @@ class GisaRollout(GisaScore):
 
         from src.agent.store import RunStore
         from src.agent.trajectory import Task
+        from src.dataset.gisa_lessons import refuse_learnt
         from src.tracking import open_logs
 
         logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
@@ -71,7 +73,12 @@ class GisaRollout(GisaScore):
         ]
         agent = {key: value for key, value in config["agent"].items() if key not in _NO_MATTER}
         settings = {"questions": suite.fingerprint, "agent": agent, "seed": config["seed"]}
-        stage = build(config["stage"])(rollout=build(config["agent"]), tasks=tasks, folder=folder, settings=settings)
+        rollout = build(config["agent"])
+        if rollout.learnt is not None:
+            refuse_learnt(suite, rollout.learnt)
+        if config.get("checkpoint"):
+            record.trace_origins({"checkpoint_from": config["checkpoint"]})
+        stage = build(config["stage"])(rollout=rollout, tasks=tasks, folder=folder, settings=settings)
         group = f"{config['name']}/{sweep}" if sweep else config["name"]
         with open_logs(folder, build(config["logger"]), done_steps=0, config=config, group=group) as logs:
             trainer = build(config["trainer"])(default_root_dir=folder, logger=logs)

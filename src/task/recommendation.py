@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import logging
-import warnings
 from pathlib import Path
 from typing import Any
 
 from src.build import build
 from src.record import Record, first_process
 from src.storage import write_atomic
+from src.task.training import fitted, prepare_training
 
 
 class Recommendation:
@@ -26,18 +25,7 @@ class Recommendation:
             record: The run's record.
             sweep: Name of the sweep it is a job of, if any.
         """
-        import lightning  # seconds of imports that --help must not wait for
-        import torch
-
-        from src.checkpoint import AtomicCheckpointIO, Sharded
-        from src.tracking import ProgressBar, open_logs
-
-        # Notes on devices and restored files at every start, and a warning of Lightning about itself.
-        logging.getLogger("lightning").setLevel(logging.WARNING)
-        logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-        warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated")
-        torch.set_num_threads(config["threads"])
-        lightning.seed_everything(config["seed"], verbose=False)
+        prepare_training(config)
         record.trace_origins(config["stage"])
 
         interactions = build(config["dataset"])
@@ -48,28 +36,11 @@ class Recommendation:
         data = build(config["data"])(interactions=interactions, prompt=prompt, seed=config["seed"])
         evaluator = build(config["evaluator"])(items)
         stage = build(config["stage"])(model=model, evaluator=evaluator)
-        checkpoints = build(config["checkpointing"])(folder / "checkpoints")
-        checkpoint_io = AtomicCheckpointIO()
         show_inputs(interactions, items)
         if first_process():
             items.save_index(folder / "items.index.json", interactions.item_ids)
 
-        start = checkpoints.last if checkpoints.last.is_file() else None
-        done_steps = checkpoint_io.load_checkpoint(start)["global_step"] if start else 0
-        group = f"{config['name']}/{sweep}" if sweep else config["name"]
-        dashboard = build(config["logger"])
-        bars = [ProgressBar()] if config["trainer"].get("enable_progress_bar", True) else []
-        with open_logs(folder, dashboard, done_steps=done_steps, config=config, group=group) as logs:
-            # What is put together for an evaluation is used in training again, which tensors of inference cannot be.
-            sharded = config["trainer"].get("strategy") == "sharded"
-            split = {"strategy": Sharded(), "inference_mode": False} if sharded else {}
-            trainer = build(config["trainer"])(
-                default_root_dir=folder, callbacks=[checkpoints, *bars], logger=logs, plugins=[checkpoint_io], **split
-            )
-            record.lap("prepare")
-            trainer.fit(stage, datamodule=data, ckpt_path=start)
-            record.lap("fit", total=checkpoints.fit_seconds)
-            record.update(steps=trainer.global_step)
+        with fitted(stage, data, config, folder, record, sweep) as (trainer, checkpoints):
             selected = {} if checkpoints.best_score is None else {checkpoints.monitor: checkpoints.best_score}
             trainer.test(stage, datamodule=data, ckpt_path=checkpoints.selected, verbose=False)
             record.lap("test")

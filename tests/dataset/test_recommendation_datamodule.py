@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from src.dataset.interactions import Interactions
-from src.dataset.recommendation_datamodule import EvaluationBatches, RecommendationData, TrainingBatches, pack
+from src.dataset.packing import pack
+from src.dataset.recommendation_datamodule import EvaluationBatches, RecommendationData, TrainingBatches
 from src.errors import InputError
 from src.prompt.examples import Examples
 

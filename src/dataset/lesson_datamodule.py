@@ -1,0 +1,156 @@
+"""Batches of lessons for the agent's model: of similar lengths, reproducible from (seed, epoch), resumable anywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import lightning
+import numpy as np
+from numpy.typing import NDArray
+from torch.utils.data import DataLoader
+
+from src.dataset.gisa_lessons import Lesson, Lessons
+from src.dataset.packing import Batch, lay_out
+from src.errors import InputError
+
+_BATCHES_SORTED_TOGETHER = 16  # lessons of similar length meet, and which ones still changes from epoch to epoch
+
+
+class LessonData(lightning.LightningDataModule):
+    """Training and validation batches of lessons.
+
+    Args:
+        lessons: What is learnt.
+        pad_token_id: The model's.
+        seed: Seed of the order.
+        batch_size: Lessons of one optimiser step, over all devices together.
+        evaluation_batch_size: Lessons read at once in validation, on one device.
+        training_questions: How many questions are learnt from, spread evenly over all; None for all.
+        validation_questions: How many questions are not learnt from but validated on, spread evenly over all.
+        packed: Whether short lessons share a row; see ``lay_out``.
+
+    Attributes:
+        manifest: See ``Lessons.manifest``. Questions that are validated on are in it: they choose the weights.
+
+    Raises:
+        InputError: there are too few lessons, or a size is below 1.
+    """
+
+    def __init__(
+        self,
+        *,
+        lessons: Lessons,
+        pad_token_id: int,
+        seed: int,
+        batch_size: int,
+        evaluation_batch_size: int,
+        training_questions: int | None,
+        validation_questions: int,
+        packed: bool,
+    ) -> None:
+        super().__init__()
+        sizes = {"batch_size": batch_size, "evaluation_batch_size": evaluation_batch_size}
+        for name, value in {**sizes, "training_questions": training_questions}.items():
+            if value is not None and value < 1:
+                raise InputError(f"data.{name}={value}: I need a whole number of at least 1.")
+        questions = list(dict.fromkeys(lesson.question_id for lesson in lessons.lessons))
+        if not 1 <= validation_questions < len(questions):
+            raise InputError(
+                f"data.validation_questions={validation_questions}, and {len(questions)} question(s) have a lesson: I "
+                "need at least one to validate on, and one to learn from.\n"
+                "Type:  data.validation_questions=<number>, or give a larger data set"
+            )
+        held_out = _spread(questions, validation_questions)
+        rest = [name for name in questions if name not in held_out]
+        learnt = _spread(rest, min(training_questions or len(rest), len(rest)))
+        self.validation = [lesson for lesson in lessons.lessons if lesson.question_id in held_out]
+        self.training = [lesson for lesson in lessons.lessons if lesson.question_id in learnt]
+        self.manifest: dict[str, Any] = replace(lessons, lessons=[*self.training, *self.validation]).manifest()
+        self.pad_token_id = pad_token_id
+        self.seed = seed
+        self.batch_size = batch_size
+        self.evaluation_batch_size = evaluation_batch_size
+        self.packed = packed
+
+    def train_dataloader(self) -> TrainingLessons:
+        """Return the training batches; iterating once is one epoch."""
+        rank, world_size = self._share()
+        if min(self.batch_size, len(self.training)) < world_size:
+            raise InputError(
+                f"data.batch_size={self.batch_size} leaves some of {world_size} processes without a lesson.\n"
+                f"Type:  data.batch_size={world_size}"
+            )
+        return TrainingLessons(self, rank, world_size)
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        """Return this process's share of the lessons that are not learnt from, the shortest first."""
+        rank, world_size = self._share()
+        mine = sorted(self.validation, key=lambda lesson: len(lesson.marked.tokens))[rank::world_size]
+        size = self.evaluation_batch_size
+        return DataLoader(mine, size, collate_fn=self.batch)  # type: ignore[arg-type]
+
+    def batch(self, lessons: Sequence[Lesson]) -> Batch:
+        """Lay lessons out in rows; ``owner`` is the lesson's place among them."""
+        examples = [
+            (np.array(lesson.marked.tokens), np.where(lesson.marked.trained, place, -1))
+            for place, lesson in enumerate(lessons)
+        ]
+        return lay_out(examples, pad_token_id=self.pad_token_id, packed=self.packed)
+
+    def _share(self) -> tuple[int, int]:
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+
+
+def _spread(names: Sequence[str], count: int) -> set[str]:
+    """Choose names at even distances."""
+    return {names[(2 * at + 1) * len(names) // (2 * count)] for at in range(count)}
+
+
+class TrainingLessons:
+    """All training batches of one process; knows where it stands, so that a resumed run sees each batch once.
+
+    Args:
+        data: The data module.
+        rank: This process, from 0.
+        world_size: Number of processes; each takes every ``world_size``-th lesson of a batch.
+    """
+
+    def __init__(self, data: LessonData, rank: int, world_size: int) -> None:
+        self.data, self.rank, self.world_size = data, rank, world_size
+        self.lengths = np.array([len(lesson.marked.tokens) for lesson in data.training])
+        self.num_batches = max(len(self.lengths) // data.batch_size, 1)
+        self.epoch, self.step = 0, 0
+
+    def __len__(self) -> int:
+        """Return the number of batches of an epoch."""
+        return self.num_batches
+
+    def state_dict(self) -> dict[str, int]:
+        """Return the epoch and the number of its batches already given."""
+        return {"epoch": self.epoch, "batch": self.step}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Continue after the batches that were already given."""
+        self.epoch, self.step = state["epoch"], state["batch"]
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Give what is left of the epoch; after its last batch, the next epoch."""
+        if self.step == self.num_batches:
+            self.epoch, self.step = self.epoch + 1, 0
+        order = self._order()
+        while self.step < self.num_batches:
+            chosen = order[self.step][self.rank :: self.world_size]
+            self.step += 1
+            yield self.data.batch([self.data.training[lesson] for lesson in chosen])
+
+    def _order(self) -> list[NDArray[np.int64]]:
+        """Return the lessons of each batch of this epoch: shuffled, sorted by length within spans, batches shuffled."""
+        rng = np.random.default_rng([self.data.seed, self.epoch])
+        shuffled = rng.permutation(len(self.lengths))
+        span = _BATCHES_SORTED_TOGETHER * self.data.batch_size
+        spans = (shuffled[start : start + span] for start in range(0, len(shuffled), span))
+        by_length = np.concatenate([one[np.argsort(self.lengths[one], kind="stable")] for one in spans])
+        batches = np.array_split(by_length, self.num_batches)
+        return [batches[place] for place in rng.permutation(self.num_batches)]

@@ -1,0 +1,116 @@
+"""Two policies on the same questions, before and after training: exact match by kind of question, valid calls."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from src.dataset.gisa import Gisa
+from src.dataset.gisa_lessons import suite_notes
+from src.metrics.answer_table import TableError, split_records
+from src.metrics.answer_text import decode_gold
+from src.metrics.stats import Interval, bootstrap_interval, paired_bootstrap
+
+_LARGE = 3  # rows and columns of a table that counts as large
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A metric over one kind of question.
+
+    Attributes:
+        part: Such as ``all``, ``set``, ``2 pages`` or ``form: smallest``.
+        metric: ``global_em`` or, over tables, ``table_item_f1``; both of the official scorer, in [0, 1].
+        questions: How many it is over.
+        before: Mean with its 95% interval.
+        after: The same of the other policy.
+        gain: After less before, paired by question.
+    """
+
+    part: str
+    metric: str
+    questions: int
+    before: Interval
+    after: Interval
+    gain: Interval
+
+
+def compare(suite: Gisa, before: Path, after: Path, *, seed: int, resamples: int) -> list[Compared]:
+    """Compare two rollouts on a suite.
+
+    Args:
+        suite: The questions; those that both have scores of count.
+        before: Run folder of ``task=gisa_rollout``.
+        after: The same of the other policy.
+        seed: Of the bootstrap.
+        resamples: Of the bootstrap.
+    """
+    first, second = _scores(before), _scores(after)
+    found = []
+    for part, ids in _parts(suite, first.keys() & second.keys()).items():
+        metrics = ["global_em", *(["table_item_f1"] if part.startswith("table") else [])]
+        for metric in metrics:
+            old, new = ([scores[name][metric] for name in ids] for scores in (first, second))
+            earlier, later = (bootstrap_interval(values, seed=seed, samples=resamples) for values in (old, new))
+            gain = paired_bootstrap(new, old, seed=seed, samples=resamples).difference
+            found.append(Compared(part, metric, len(ids), earlier, later, gain))
+    return found
+
+
+def valid_calls(records: Iterable[Mapping[str, Any]]) -> tuple[int, int]:
+    """Count tool calls, over records of episodes: those that are well-formed, carried out or not; and all."""
+    valid = invalid = 0
+    for record in records:
+        valid += record["counts"]["calls"] + record["counts"]["skipped_calls"]
+        invalid += record["counts"]["invalid_calls"]
+    return valid, valid + invalid
+
+
+def markdown(compared: Sequence[Compared]) -> str:
+    """Write the comparison as a table, in percent."""
+    lines = ["| part | metric | questions | before | after | gain |", "|---|---|---|---|---|---|"]
+    for one in compared:
+        cells = (_percent(interval) for interval in (one.before, one.after, one.gain))
+        lines.append(f"| {one.part} | {one.metric} | {one.questions} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _percent(interval: Interval) -> str:
+    return f"{100 * interval.mean:.1f} [{100 * interval.low:.1f}, {100 * interval.high:.1f}]"
+
+
+def _scores(folder: Path) -> dict[str, dict[str, float]]:
+    lines = (folder / "questions.jsonl").read_text().splitlines()
+    return {one["id"]: one["official"] for one in map(json.loads, lines)}
+
+
+def _parts(suite: Gisa, asked: Collection[str]) -> dict[str, list[str]]:
+    """Return the ids of each kind of question that was asked: all, types, large tables, numbers of pages, forms."""
+    notes = suite_notes(suite)
+    parts: dict[str, list[str]] = {"all": [], "item": [], "set": [], "list": [], "table": []}
+    hops: dict[int, list[str]] = {}
+    forms: dict[str, list[str]] = {}
+    large = []
+    for question in (one for one in suite.questions if one.id in asked):
+        parts["all"].append(question.id)
+        parts[question.answer_type].append(question.id)
+        if question.answer_type == "table" and _is_large(suite.gold(question)):
+            large.append(question.id)
+        if note := notes.get(question.id):
+            hops.setdefault(note["hops"], []).append(question.id)
+            forms.setdefault(f"form: {note['form']}", []).append(question.id)
+    parts[f"table, {_LARGE} x {_LARGE} and larger"] = large
+    parts |= {f"{count} page{'s' if count > 1 else ''}": hops[count] for count in sorted(hops)}
+    return {part: ids for part, ids in {**parts, **dict(sorted(forms.items()))}.items() if ids}
+
+
+def _is_large(gold: bytes) -> bool:
+    """Tell whether a table has at least so many rows and columns, that of the names among them."""
+    try:
+        header, *rows = split_records(decode_gold(gold)[0], ",")
+    except (TableError, ValueError):
+        return False
+    return len(rows) >= _LARGE and len(header) >= _LARGE

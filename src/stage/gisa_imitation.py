@@ -1,0 +1,86 @@
+"""Imitation: the agent's model learns the actions of human traces."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812 - the field's usual name
+
+from src.dataset.gisa_lessons import joined
+from src.model.causal_lm import CausalLM
+from src.stage.training import TrainingStage
+
+
+class GisaImitation(TrainingStage):
+    """Next-token cross-entropy on the assistant's own tokens, tool calls and answers; all others are only read.
+
+    The head is applied to the states before these tokens and nowhere else.
+
+    Args:
+        model: The language model.
+        seed: Seed of dropout; with the step number it fixes every random number of a step.
+        learning_rate: Peak learning rate of AdamW, dimensionless.
+        weight_decay: Of weight matrices.
+        warmup_ratio: Share of the steps in which the learning rate rises, 0 to 1; then it falls along a cosine.
+        init_from: Checkpoint of this stage to take the weights from.
+
+    Attributes:
+        learnt: Manifest of all lessons behind the weights, those of ``init_from`` included; see ``Lessons.manifest``.
+            Every checkpoint holds it as ``lessons``.
+    """
+
+    model: CausalLM
+
+    def __init__(
+        self,
+        *,
+        model: CausalLM,
+        seed: int,
+        learning_rate: float,
+        weight_decay: float,
+        warmup_ratio: float,
+        init_from: str | None,
+    ) -> None:
+        super().__init__(model)
+        self.save_hyperparameters(ignore=["model"])
+        self._learnt_before = None if init_from is None else self._initialise(Path(init_from))["lessons"]
+
+    @property
+    def learnt(self) -> dict[str, Any]:
+        """Return the manifest; within training only."""
+        manifest: dict[str, Any] = self.trainer.datamodule.manifest  # type: ignore[attr-defined]
+        return manifest if self._learnt_before is None else joined(self._learnt_before, manifest)
+
+    def training_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> Tensor:
+        """Return the mean loss over the trained tokens of one batch."""
+        logits, target = self._logits(batch), batch["target"]
+        loss = F.cross_entropy(logits, target)
+        self._log_training({"loss": loss, "token_accuracy": (logits.detach().argmax(1) == target).float().mean()})
+        return loss * self._share_of_positions(len(target))
+
+    def validation_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> None:
+        """Log loss and accuracy over trained tokens, and the share of lessons whose every trained token is right.
+
+        All of it with what should come before given, so that one wrong token leads to no other.
+        """
+        logits, target, owner = self._logits(batch), batch["target"], batch["owner"]
+        right = logits.argmax(1) == target
+        lessons = int(owner.max()) + 1
+        wrong = torch.zeros(lessons, device=right.device).index_add_(0, owner, (~right).float())
+        by_token = {"val/loss": F.cross_entropy(logits, target), "val/token_accuracy": right.float().mean()}
+        settings: dict[str, Any] = {"on_epoch": True, "sync_dist": True, "prog_bar": True}
+        self.log_dict(by_token, batch_size=len(target), **settings)
+        self.log("val/lesson_accuracy", (wrong == 0).float().mean(), batch_size=lessons, **settings)
+
+    def _logits(self, batch: Mapping[str, Tensor]) -> Tensor:
+        states = self.model.row_states(batch["input_ids"], batch["attention_mask"], batch["rows"], [])
+        return self.model.head(states.final)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Say what the weights have learnt from, too."""
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["lessons"] = self.learnt

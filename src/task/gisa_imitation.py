@@ -1,0 +1,88 @@
+"""Let the agent's model learn from human traces, and keep it where any agent can load it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from src.build import build
+from src.dataset.gisa import Gisa
+from src.errors import InputError
+from src.record import Record
+from src.task.export import save_model
+from src.task.training import fitted, prepare_training
+
+
+class GisaImitation:
+    """Train, then write the selected weights into ``model/``: adapters merged, with tokenizer and ``lessons.json``.
+
+    ``lessons.json`` is the manifest of all that the weights have learnt from, and so are the checkpoints' ``lessons``.
+
+    Args:
+        max_tokens: Most tokens of a lesson; longer ones are dropped, never cut.
+        allow_train_on_benchmark: Whether questions that are there to test with may be learnt from.
+    """
+
+    needs = ("dataset", "agent", "data", "model", "stage", "trainer", "checkpointing")
+
+    def __init__(self, *, max_tokens: int, allow_train_on_benchmark: bool) -> None:
+        self.max_tokens = max_tokens
+        self.allow_train_on_benchmark = allow_train_on_benchmark
+
+    def run(self, config: dict[str, Any], folder: Path, record: Record, sweep: str | None) -> None:
+        """Make the lessons, train, validate the selected weights, save the model.
+
+        Raises:
+            InputError: the data set is no suite of questions, it may not be learnt from, or there are too few lessons.
+        """
+        from src.dataset.gisa_lessons import make_lessons
+        from src.model.chat_format import ChatFormat
+
+        prepare_training(config)
+        record.trace_origins(config["stage"])
+        suite = build(config["dataset"])
+        if not isinstance(suite, Gisa):
+            raise InputError(
+                f"dataset is {config['dataset']['_target_']}, and I need a suite of questions with traces:\n"
+                "  dataset=factbook_set, or dataset=gisa dataset.root=<folder>"
+            )
+        model = build(config["model"])(())
+        # The traces lead, so any policy does, and the one without weights is there at once.
+        led = build(config["agent"] | {"policy": {"_target_": "src.agent.heuristic.HeuristicPolicy"}})
+        lessons = make_lessons(
+            suite,
+            led,
+            ChatFormat(model.tokenizer),
+            max_tokens=self.max_tokens,
+            allow_train_on_benchmark=self.allow_train_on_benchmark,
+        )
+        data = build(config["data"])(lessons=lessons, pad_token_id=model.tokenizer.pad_token_id, seed=config["seed"])
+        stage = build(config["stage"])(model=model)
+        with fitted(stage, data, config, folder, record, sweep) as (trainer, checkpoints):
+            trainer.validate(stage, datamodule=data, ckpt_path=checkpoints.selected, verbose=False)
+            record.lap("test")
+            if trainer.is_global_zero:
+                unfinished = folder / "model.unfinished"
+                shutil.rmtree(unfinished, ignore_errors=True)
+                save_model(model, unfinished)
+                (unfinished / "lessons.json").write_text(json.dumps(stage.learnt, indent=1))
+                shutil.rmtree(folder / "model", ignore_errors=True)
+                unfinished.rename(folder / "model")
+        record.finish(
+            metrics={name: value.item() for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
+            | {f"lessons/{name}": count for name, count in lessons.counts.items()},
+            dropped={reason: len(ids) for reason, ids in lessons.dropped.items()},
+            protocol={"dataset": f"gisa ({suite.fingerprint[:12]})", "snapshot": suite.snapshot},
+        )
+
+    def show(self, record: Record) -> None:
+        """Say how it went and how to go on."""
+        for name, value in record.content["metrics"].items():
+            print(f"{name} {value:.4f}" if name.startswith("val/") else f"{name} {value:,}")
+        print(
+            "\nLet it answer:  python -m src.run +experiment=gisa_rollout agent/policy=imitation "
+            "dataset=factbook_set dataset.split=entities \\\n"
+            f"  checkpoint={record.path.parent / 'checkpoints' / 'best.ckpt'}"
+        )

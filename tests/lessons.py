@@ -1,0 +1,23 @@
+"""A suite of one question of each type on the embedded web, and a small model whose tokens are the words of it."""
+
+from chat_models import PLAIN, tokenizer, write_folder
+
+from src.dataset.factbook import factbook_set, factbook_web
+from src.dataset.gisa_lessons import make_lessons
+from src.model.chat_format import ChatFormat
+from tests.dataset.test_gisa_lessons import agent
+
+# Two pages at most, and little to read of each: lessons of some 700 tokens.
+AGENT = ("agent.results=1", "agent.page_chars=300")
+
+
+def small_suite(split="train", max_pages=2):
+    """Four questions, one of each type."""
+    return factbook_set(split, per_type=1, max_pages=max_pages)
+
+
+def small_model(folder, suite, width=64):
+    """Save a model of random weights that has a token for every frequent word of the suite's lessons."""
+    lessons = make_lessons(suite, agent(factbook_web()), ChatFormat(tokenizer(PLAIN)), max_tokens=10**6).lessons
+    texts = [lesson.marked.text for lesson in lessons]
+    return write_folder(folder, PLAIN, texts=texts, width=width, spread=width**-0.5)
