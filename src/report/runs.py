@@ -77,11 +77,15 @@ class Run(BaseModel):
     def telling_overrides(self) -> list[str]:
         """The overrides that matter, in the order typed; checkpoints by the name of their run."""
         shown = []
+        origins = {origin.path: origin.name for origin in (self.lineage or {}).values()}
+        settings = dict(_leaves(self.config, ""))
         for text in self.overrides:
             key = text.lstrip("+~").partition("=")[0]
-            origin = (self.lineage or {}).get(key.removeprefix("stage."))
-            if key not in SAME_CELL:
-                shown.append(f"{key}={origin.name}" if origin and origin.name else text)
+            origin = origins.get(str(settings.get(key)))
+            if origin:
+                shown.append(f"{key}={origin}")
+            elif key not in SAME_CELL and not key.startswith("upstream."):  # of which most runs use a part only
+                shown.append(text)
         return shown
 
     def histories(self) -> list[Run]:

@@ -45,6 +45,16 @@ def test_checkpoints_to_start_from_are_told_apart_by_the_recipe_that_made_them(t
     assert collection.warnings == []
 
 
+def test_where_other_runs_are_told_only_by_those_that_build_on_them(tmp_path, write_run):
+    path = "outputs/3/best.ckpt"
+    settings = {"overrides": [f"++upstream.sasrec={path}"], "config": {"upstream": {"sasrec": path}}}
+    write_run(tmp_path / "sft", **settings)
+    judge = {"path": path, "sha256": "0" * 64, "name": "sasrec"}
+    write_run(tmp_path / "ilrec", **settings, name="ilrec", lineage={"reward_from": judge})
+    labels = [cell.label for cell in collect(find_runs([tmp_path])).cells]
+    assert sorted(labels) == ["ilrec upstream.sasrec=sasrec", "sft"]
+
+
 def test_a_folder_given_twice_counts_its_runs_once(tmp_path, write_run):
     write_run(tmp_path / "a/0")
     assert len(find_runs([tmp_path, tmp_path / "a"])) == 1
