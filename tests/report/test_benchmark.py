@@ -166,7 +166,8 @@ def test_runs_of_other_seeds_are_further_attempts_and_their_scores_are_averaged(
 def test_a_figure_whose_interval_is_beside_its_mean_is_drawn():
     # As rounding makes of equal scores; Matplotlib refuses whiskers of negative length.
     beside = Estimate(50.0, 50.000001, 50.000002, 3)
-    attempts_curve([("x", [Point(1, beside, beside, None, None, None)])])
+    figure = attempts_curve([("x", [Point(1, beside, beside, None, None, None)])])
+    assert 50 in figure.axes[0].containers[0].lines[0].get_ydata()
 
 
 def test_one_attempt_makes_no_curve(one):
