@@ -27,6 +27,7 @@ def prepare_training(config: dict[str, Any]) -> None:
     logging.getLogger("lightning").setLevel(logging.WARNING)
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated")
+    warnings.filterwarnings("ignore", message=".*past_key_values.* is deprecated")  # pyproject.toml knows
     torch.set_num_threads(config["threads"])
     lightning.seed_everything(config["seed"], verbose=False)
 
