@@ -36,6 +36,7 @@ def metric_intervals(section: Section) -> Figure:
             left.set_ylim(len(group) - 0.4, -0.6)  # downwards
             left.set_title(f"{section.metric}\n{_telling_protocol(section, group[0].cell)}")
             right.set_title(f"paired difference from {baseline}\n")
+            right.locator_params(axis="x", nbins=5)  # signed numbers are wide
             for axes in (left, right):
                 axes.grid(axis="x")
                 axes.tick_params(axis="y", length=0)
