@@ -26,6 +26,7 @@ class Config:
     name: str  # of the recipe: folder below outputs/, row of the report
     seed: int  # of everything random
     threads: int  # of PyTorch on the CPU; a busy neighbour makes two slower than one
+    matmul_precision: Literal["highest", "high", "medium"]  # of float32 products: whole, or by TF32 or bfloat16
     resume: str | None  # folder of the run to go on with; it brings its whole config
     checkpoint: str | None  # trained weights that a task uses: to recommend, to export
     predictions: str | None  # answers that a task scores: a folder, a file or a run folder

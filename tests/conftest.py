@@ -75,6 +75,7 @@ def run():
                 return error.code
             finally:
                 torch.set_num_threads(threads)
+                torch.set_float32_matmul_precision("highest")
                 torch.use_deterministic_algorithms(False)
 
     return call

@@ -19,7 +19,13 @@ def takes_anything(**settings):
 
 def plain_config(**changes):
     groups = {key: {} for key, kind in get_type_hints(Config).items() if kind == Node}
-    values = {"name": "x", "seed": 1, "threads": 1, **dict.fromkeys(("resume", "checkpoint", "predictions"))}
+    values = {
+        "name": "x",
+        "seed": 1,
+        "threads": 1,
+        "matmul_precision": "highest",
+        **dict.fromkeys(("resume", "checkpoint", "predictions")),
+    }
     return {**values, **groups, **changes}
 
 

@@ -14,6 +14,7 @@ from src.errors import InputError
 from src.record import Record
 from src.report.page import write_page
 from src.task.gisa_score import GisaScore, name_of, write_scores
+from src.task.training import use_processor
 
 # What makes a run quicker, safer or cheaper, and changes no answer; it may differ between resumes.
 _NO_MATTER = ("web", "cache", "concurrency", "question_usd", "run_usd", "prices")
@@ -45,7 +46,6 @@ class GisaRollout(GisaScore):
                 reached, or too many episodes failed.
         """
         import lightning  # seconds of imports that --help must not wait for
-        import torch
         from torch.utils.data import DataLoader
 
         from src.agent.store import RunStore
@@ -55,7 +55,7 @@ class GisaRollout(GisaScore):
 
         logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
         lightning.seed_everything(config["seed"], verbose=False)
-        torch.set_num_threads(config["threads"])
+        use_processor(config)
         suite = build(config["dataset"])
         if not isinstance(suite, Gisa):
             raise InputError(

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from src.errors import InputError
 from src.record import Record
 from src.task.trained_run import TrainedRun, load_trained_run
+from src.task.training import use_processor
 
 
 class Recommend:
@@ -43,12 +44,11 @@ class Recommend:
         Raises:
             InputError: the checkpoint cannot be used, or a line names a user or item that there is not.
         """
-        import torch
         from rich.progress import track
 
         from src.dataset.recommendation_datamodule import prompt_batch
 
-        torch.set_num_threads(config["threads"])
+        use_processor(config)
         trained = load_trained_run(config["checkpoint"], exclude_history=self.exclude_history)
         asked = list(self._asked(trained))
         record.lap("prepare")

@@ -18,17 +18,24 @@ if TYPE_CHECKING:
     from src.checkpoint import Checkpoints
 
 
+def use_processor(config: dict[str, Any]) -> None:
+    """Fix how PyTorch computes: its threads, and how exact products of float32 matrices are."""
+    import torch
+
+    torch.set_num_threads(config["threads"])
+    torch.set_float32_matmul_precision(config["matmul_precision"])
+
+
 def prepare_training(config: dict[str, Any]) -> None:
     """Fix random numbers and threads, and silence what every start would say again."""
     import lightning  # seconds of imports that --help must not wait for
-    import torch
 
     # Notes on devices and restored files at every start, and a warning of Lightning about itself.
     logging.getLogger("lightning").setLevel(logging.WARNING)
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated")
     warnings.filterwarnings("ignore", message=".*past_key_values.* is deprecated")  # pyproject.toml knows
-    torch.set_num_threads(config["threads"])
+    use_processor(config)
     lightning.seed_everything(config["seed"], verbose=False)
 
 

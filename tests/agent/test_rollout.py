@@ -280,7 +280,7 @@ def test_in_a_storm_of_faults_every_episode_ends_in_a_typed_outcome_and_none_is_
 
 
 def test_more_questions_take_no_more_memory(tmp_path):
-    """What is left after garbage collection; a record is 2 kB. A leak grows in every stretch, a resized cache in one."""
+    """What is left after garbage collection; a record is 2 kB. A leak grows in every stretch, a cache in one."""
     import tracemalloc
 
     held = []
