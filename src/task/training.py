@@ -29,6 +29,7 @@ def use_processor(config: dict[str, Any]) -> None:
 def prepare_training(config: dict[str, Any]) -> None:
     """Fix random numbers and threads, and silence what every start would say again."""
     import lightning  # seconds of imports that --help must not wait for
+    import torch
 
     # Notes on devices and restored files at every start, and a warning of Lightning about itself.
     logging.getLogger("lightning").setLevel(logging.WARNING)
@@ -37,6 +38,8 @@ def prepare_training(config: dict[str, Any]) -> None:
     warnings.filterwarnings("ignore", message=".*past_key_values.* is deprecated")  # pyproject.toml knows
     use_processor(config)
     lightning.seed_everything(config["seed"], verbose=False)
+    # Else trainer.deterministic fills every new tensor before it is written to: a twelfth of a step of ILRec.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
 @contextmanager
