@@ -176,3 +176,13 @@ def test_two_processes_train_what_one_trains(run, small_arguments, tmp_path):
     for name, weight in weights(two).items():
         # Sums in another order; AdamW's steps of 2e-3 hardly enlarge the difference in 7 steps.
         torch.testing.assert_close(weight, weights(one)[name], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true"])
+def test_a_job_trains_in_lower_precision(run, small_arguments, tmp_path, precision):
+    job = [*small_arguments, f"trainer.precision={precision}", "trainer.max_epochs=1", f"hydra.run.dir={tmp_path}"]
+    assert run(*job) == 0
+    rows = pd.read_csv(tmp_path / "metrics.csv")
+    losses = rows[rows["metric"] == "train/loss"]["value"]
+    assert len(losses) == 7
+    assert losses.iloc[-1] < losses.iloc[0]

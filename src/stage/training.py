@@ -72,7 +72,8 @@ class TrainingStage(lightning.LightningModule):
             {"params": [p for p in trainable if p.ndim > 1], "weight_decay": settings["weight_decay"]},
             {"params": [p for p in trainable if p.ndim <= 1], "weight_decay": 0.0},
         ]
-        optimizer = torch.optim.AdamW([g for g in groups if g["params"]], lr=settings["learning_rate"], fused=True)
+        fused = "mixed" not in str(self.trainer.precision)  # there Lightning does not clip a fused one's gradients
+        optimizer = torch.optim.AdamW([g for g in groups if g["params"]], lr=settings["learning_rate"], fused=fused)
         steps = int(self.trainer.estimated_stepping_batches)
         schedule = get_cosine_schedule_with_warmup(optimizer, int(settings["warmup_ratio"] * steps), steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
