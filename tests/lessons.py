@@ -21,3 +21,22 @@ def small_model(folder, suite, width=64):
     lessons = make_lessons(suite, agent(factbook_web()), ChatFormat(tokenizer(PLAIN)), max_tokens=10**6).lessons
     texts = [lesson.marked.text for lesson in lessons]
     return write_folder(folder, PLAIN, texts=texts, width=width, spread=width**-0.5)
+
+
+def command(place, *overrides):
+    """The start of a command line that trains the small model in full on three of four lessons."""
+    return [
+        "+experiment=gisa_imitation", "logger=none", "dataset=gisa", f"dataset.root={place / 'train'}", *AGENT,
+        "model=hub", f"model.name={place / 'model'}", "model.dtype=float32", "model.lora=null",
+        "data.training_questions=null", "data.validation_questions=1", "data.batch_size=3",
+        "trainer.precision=32-true", "trainer.accelerator=cpu", "trainer.enable_progress_bar=false",
+        "trainer.log_every_n_steps=1", "stage.learning_rate=3e-3", *overrides,
+    ]  # fmt: skip
+
+
+def rollout(place, *overrides):
+    """The start of a command line that lets a model answer the questions that it may have learnt."""
+    return [
+        "+experiment=gisa_rollout", "logger=none", "dataset=gisa", f"dataset.root={place / 'train'}",
+        "evaluator.resamples=50", *overrides,
+    ]  # fmt: skip

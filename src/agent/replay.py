@@ -1,4 +1,4 @@
-"""Conversations that are given, acted out: the prompts, results and limits are those of a rollout."""
+"""Conversations that are given, acted out, and recorded ones, recalled: with the prompts and limits of a rollout."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 from src.agent.cost import Account
 from src.agent.policy import Message, ScriptedPolicy
 from src.agent.react import Episode, ReActAgent
-from src.agent.trajectory import Journal, Task, Verdict, tool_calls_of
+from src.agent.trajectory import Journal, Task, Verdict, replies_of, tool_calls_of
 from src.agent.web import Web
 from src.metrics.process import ToolCall
 
@@ -47,6 +47,31 @@ class Replayed:
     verdict: Verdict
     counts: dict[str, int]
     tool_calls: list[ToolCall]
+
+
+async def recall(agent: ReActAgent, task: Task, record: Mapping[str, Any], web: Web) -> Replayed:
+    """Go through a recorded episode again: replies and results are those of the record, and nothing is carried out.
+
+    Args:
+        agent: Whose prompts and budget the episode had; its policy is not asked.
+        task: What was asked.
+        record: As ``RunStore`` keeps it, of an episode that ended with an answer.
+        web: The connections.
+
+    Returns:
+        What came of it; its outcome is an ``infra_error`` if the agent would have gone on where the record ends.
+    """
+    steps = b"".join(json.dumps(step).encode() + b"\n" for step in record["steps"])
+    with Journal(Path(task.name), io.BytesIO(steps)) as journal:
+        episode = Episode(task, journal, Account("question", None), web)
+        verdict = await agent.led_by(ScriptedPolicy(_not_recorded)).answer(episode)
+    return Replayed(
+        [*episode.messages, replies_of(record["steps"])[-1]], verdict, episode.counts, tool_calls_of(journal.lines)
+    )
+
+
+def _not_recorded(_: Sequence[Message]) -> Message:
+    raise ValueError("the record ends before the episode does")
 
 
 async def replay(agent: ReActAgent, script: Script, web: Web) -> Replayed:

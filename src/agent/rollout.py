@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from src.agent.cache import Cache
 from src.agent.cost import Account, CeilingReachedError, PriceList
 from src.agent.pages import PageSource
 from src.agent.policy import Policy
 from src.agent.react import Budget, Episode, ReActAgent
-from src.agent.replay import Replayed, Script, replay
+from src.agent.replay import Replayed, Script, recall, replay
 from src.agent.search import SearchEngine
 from src.agent.store import RunStore
 from src.agent.tools import Toolbox
@@ -103,6 +104,14 @@ class Rollout:
         async def main() -> list[Replayed]:
             async with self._web as web:
                 return [await replay(self._agent, script, web) for script in scripts]
+
+        return asyncio.run(main())
+
+    def recall(self, episodes: Iterable[tuple[Task, Mapping[str, Any]]]) -> list[Replayed]:
+        """Go through recorded episodes again, each given with what was asked; see ``src.agent.replay``."""
+
+        async def main() -> list[Replayed]:
+            return [await recall(self._agent, task, record, self._web) for task, record in episodes]
 
         return asyncio.run(main())
 

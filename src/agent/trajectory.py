@@ -144,6 +144,11 @@ def tool_calls_of(steps: Iterable[Mapping[str, Any]]) -> list[ToolCall]:
     ]
 
 
+def replies_of(steps: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return the messages of the policy, in their order; ``steps`` as for ``tool_calls_of``."""
+    return [step["value"]["message"] for step in steps if step.get("key", "").startswith("reply/") and "value" in step]
+
+
 def record_of(task: Task, verdict: Verdict, journal: Journal, counts: dict[str, int]) -> dict[str, Any]:
     """Put together the record of an episode; the question's text is left out, as questions may not be published.
 

@@ -51,25 +51,32 @@ class Lessons:
         suite: Where they come from.
         dropped: Why a question has no lesson, to the ids of such questions.
         counts: Episodes; searches; visits by what tells their search; ``orphans``, ``repeats`` and ``results_pages``,
-            clicks that are no step; tokens and trained tokens.
+            clicks that are no step; tokens and trained tokens; of a policy's own episodes, see ``gisa_episodes``.
+        own: Those of a policy's own episodes, in the order of their questions.
     """
 
     lessons: list[Lesson]
     suite: Gisa
     dropped: dict[str, list[str]] = field(default_factory=dict)
     counts: Counter[str] = field(default_factory=Counter)
+    own: list[Lesson] = field(default_factory=list)
 
     def manifest(self) -> dict[str, Any]:
         """Return what a checkpoint that learns from them has to carry: the questions and entities that it saw.
 
         Questions are named by their ids, with a digest of the text, as other suites have the same ids.
         """
-        learnt = {lesson.question_id for lesson in self.lessons}
+        lessons = [*self.lessons, *self.own]
+        learnt = {lesson.question_id for lesson in lessons}
         return {
             "suite": self.suite.fingerprint,
             "questions": {one.id: _digest(one) for one in self.suite.questions if one.id in learnt},
-            "entities": sorted({name for lesson in self.lessons for name in lesson.entities}),
+            "entities": sorted({name for lesson in lessons for name in lesson.entities}),
         }
+
+    def drop(self, reason: str, question_id: str) -> None:
+        """Note why a question, or one more episode of it, has no lesson."""
+        self.dropped.setdefault(reason, []).append(question_id)
 
 
 def make_lessons(
@@ -98,23 +105,49 @@ def make_lessons(
     for question in suite.questions:
         found = _script(suite, question, made.counts)
         if isinstance(found, str):
-            made.dropped.setdefault(found, []).append(question.id)
+            made.drop(found, question.id)
         else:
             scripts.append(found)
     for script, replayed in zip(scripts, rollout.replay(scripts), strict=True):
-        name = script.task.question_id
-        sequences = chat.marked(replayed.messages, Toolbox.specs)
-        if reason := _fault(replayed, sequences, max_tokens):
-            made.dropped.setdefault(reason, []).append(name)
+        lessons = lessons_of(script.task.question_id, replayed, script.answer, about, chat, max_tokens)
+        if isinstance(lessons, str):
+            made.drop(lessons, script.task.question_id)
             continue
-        entities = tuple(about.get(name, {}).get("entities", ()))
-        values = step_values(replayed.tool_calls, _cells(script.answer), ())
-        shown = sum(value.new_cells for value in values)
-        made.lessons += [Lesson(name, entities, shown, one) for one in sequences]
+        made.lessons += lessons
         made.counts["episodes"] += 1
-        made.counts["tokens"] += sum(len(one.tokens) for one in sequences)
-        made.counts["trained_tokens"] += sum(sum(one.trained) for one in sequences)
+        made.counts["tokens"] += sum(len(lesson.marked.tokens) for lesson in lessons)
+        made.counts["trained_tokens"] += sum(sum(lesson.marked.trained) for lesson in lessons)
     return made
+
+
+def lessons_of(
+    question_id: str,
+    replayed: Replayed,
+    answer: str,
+    about: Mapping[str, Mapping[str, Any]],
+    chat: ChatFormat,
+    max_tokens: int,
+) -> list[Lesson] | str:
+    """Turn an episode into lessons, or say why it is none.
+
+    Args:
+        question_id: Of its question.
+        replayed: The episode, acted out or recalled.
+        answer: The right one, as ``answer_text`` writes it.
+        about: See ``suite_notes``.
+        chat: How conversations are written for the model.
+        max_tokens: Most tokens of a sequence.
+
+    Raises:
+        InputError: the template does not do; see ``ChatFormat``.
+    """
+    sequences = chat.marked(replayed.messages, Toolbox.specs)
+    if reason := _fault(replayed, sequences, max_tokens):
+        return reason
+    entities = tuple(about.get(question_id, {}).get("entities", ()))
+    values = step_values(replayed.tool_calls, _cells(answer), ())
+    shown = sum(value.new_cells for value in values)
+    return [Lesson(question_id, entities, shown, one) for one in sequences]
 
 
 def suite_notes(suite: Gisa) -> dict[str, dict[str, Any]]:

@@ -21,13 +21,16 @@ _BATCHES_SORTED_TOGETHER = 16  # lessons of similar length meet, and which ones 
 class LessonData(lightning.LightningDataModule):
     """Training and validation batches of lessons.
 
+    Lessons of a policy's own episodes are learnt from as well, but for questions that are validated on and for those
+    that repeat a trace word for word.
+
     Args:
         lessons: What is learnt.
         pad_token_id: The model's.
         seed: Seed of the order.
         batch_size: Lessons of one optimiser step, over all devices together.
         evaluation_batch_size: Lessons read at once in validation, on one device.
-        training_questions: How many questions are learnt from, spread evenly over all; None for all.
+        training_questions: How many questions' traces are learnt from, spread evenly over all; None for all.
         validation_questions: How many questions are not learnt from but validated on, spread evenly over all.
         packed: Whether short lessons share a row; see ``lay_out``.
 
@@ -67,7 +70,12 @@ class LessonData(lightning.LightningDataModule):
         learnt = _spread(rest, min(training_questions or len(rest), len(rest)))
         self.validation = [lesson for lesson in lessons.lessons if lesson.question_id in held_out]
         self.training = [lesson for lesson in lessons.lessons if lesson.question_id in learnt]
-        self.manifest: dict[str, Any] = replace(lessons, lessons=[*self.training, *self.validation]).manifest()
+        known = [lesson.marked.tokens for lesson in self.training]
+        self.training += [
+            lesson for lesson in lessons.own if lesson.question_id not in held_out and lesson.marked.tokens not in known
+        ]
+        all_used = replace(lessons, lessons=[*self.training, *self.validation], own=[])
+        self.manifest: dict[str, Any] = all_used.manifest()
         self.pad_token_id = pad_token_id
         self.seed = seed
         self.batch_size = batch_size

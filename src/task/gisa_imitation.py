@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +24,20 @@ class GisaImitation:
     Args:
         max_tokens: Most tokens of a lesson; longer ones are dropped, never cut.
         allow_train_on_benchmark: Whether questions that are there to test with may be learnt from.
+        episodes_from: Run folders of ``task=gisa_rollout`` on the same suite: their exact episodes are learnt from,
+            beside the traces.
+        keep: Most such episodes of a question.
     """
 
     needs = ("dataset", "agent", "data", "model", "stage", "trainer", "checkpointing")
 
-    def __init__(self, *, max_tokens: int, allow_train_on_benchmark: bool) -> None:
+    def __init__(
+        self, *, max_tokens: int, allow_train_on_benchmark: bool, episodes_from: Sequence[str] = (), keep: int = 2
+    ) -> None:
         self.max_tokens = max_tokens
         self.allow_train_on_benchmark = allow_train_on_benchmark
+        self.episodes_from = episodes_from
+        self.keep = keep
 
     def run(self, config: dict[str, Any], folder: Path, record: Record, sweep: str | None) -> None:
         """Make the lessons, train, validate the selected weights, save the model.
@@ -37,6 +45,7 @@ class GisaImitation:
         Raises:
             InputError: the data set is no suite of questions, it may not be learnt from, or there are too few lessons.
         """
+        from src.dataset.gisa_episodes import add_episodes
         from src.dataset.gisa_lessons import make_lessons
         from src.model.chat_format import ChatFormat
 
@@ -51,13 +60,11 @@ class GisaImitation:
         model = build(config["model"])(())
         # The traces lead, so any policy does, and the one without weights is there at once.
         led = build(config["agent"] | {"policy": {"_target_": "src.agent.heuristic.HeuristicPolicy"}})
-        lessons = make_lessons(
-            suite,
-            led,
-            ChatFormat(model.tokenizer),
-            max_tokens=self.max_tokens,
-            allow_train_on_benchmark=self.allow_train_on_benchmark,
-        )
+        chat, allowed = ChatFormat(model.tokenizer), self.allow_train_on_benchmark
+        lessons = make_lessons(suite, led, chat, max_tokens=self.max_tokens, allow_train_on_benchmark=allowed)
+        if self.episodes_from:
+            folders = [Path(one) for one in self.episodes_from]
+            add_episodes(lessons, folders, led, chat, most=self.keep, max_tokens=self.max_tokens)
         data = build(config["data"])(lessons=lessons, pad_token_id=model.tokenizer.pad_token_id, seed=config["seed"])
         stage = build(config["stage"])(model=model)
         with fitted(stage, data, config, folder, record, sweep) as (trainer, checkpoints):

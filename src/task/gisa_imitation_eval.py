@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,8 @@ class GisaImitationEval:
     """
 
     needs: tuple[str, ...] = ()
+    title = "Before and after imitation"
+    pairs: Sequence[tuple[str, str]] = (("before", "after"),)  # policies to compare, in the order of the report
 
     def __init__(
         self,
@@ -80,13 +83,19 @@ class GisaImitationEval:
     def _plan(self, folder: Path) -> dict[str, list[str]]:
         """Return the overrides of each run, in their order."""
         checkpoint = json.dumps(str(folder / "train" / "checkpoints" / "best.ckpt"))
-        policies = {**self.policies, "after": [*self.policies["after"], f"checkpoint={checkpoint}"]}
-        rollouts = {
-            f"{test}_{name}": [*self.rollout, *policy, *self.tests[test], *self.more_rollout]
-            for name, policy in policies.items()
-            for test in self.tests
+        after = [*self.policies["after"], f"checkpoint={checkpoint}"]
+        return {
+            "train": self.training,
+            **self._tests("before", self.policies["before"]),
+            **self._tests("after", after),
         }
-        return {"train": self.training, **rollouts}
+
+    def _tests(self, name: str, policy: list[str]) -> dict[str, list[str]]:
+        """Return the overrides of a policy's rollouts on each test."""
+        return {
+            f"{test}_{name}": [*self.rollout, *policy, *overrides, *self.more_rollout]
+            for test, overrides in self.tests.items()
+        }
 
     def _report(self, folder: Path, seed: int) -> tuple[dict[str, float], dict[str, Any]]:
         """Write the comparison; return its metrics, and how the episodes of each rollout ended."""
@@ -95,23 +104,25 @@ class GisaImitationEval:
         metrics: dict[str, float] = {}
         outcomes, content, text = {}, {}, []
         for test in self.tests:
-            runs = {name: folder / f"{test}_{name}" for name in self.policies}
-            suite = build(_result(runs["after"])["config"]["dataset"])
-            compared = compare(suite, runs["before"], runs["after"], seed=seed, resamples=self.resamples)
-            content[test] = [asdict(one) for one in compared]
-            text += [f"## {test}\n", markdown(compared), ""]
-            for name, run in runs.items():
+            suite = build(result_of(folder / f"{test}_{self.pairs[0][0]}")["config"]["dataset"])
+            for before, after in self.pairs:
+                runs = folder / f"{test}_{before}", folder / f"{test}_{after}"
+                compared = compare(suite, *runs, seed=seed, resamples=self.resamples)
+                heading = test if len(self.pairs) == 1 else f"{test}, {before} to {after}"
+                content[heading] = [asdict(one) for one in compared]
+                text += [f"## {heading}\n", markdown(compared), ""]
+                for one in (one for one in compared if not one.part.startswith("form")):
+                    key = f"{test}/{one.metric}/{one.part}"
+                    metrics |= {f"{key}/{before}": one.before.mean, f"{key}/{after}": one.after.mean}
+            for name in dict.fromkeys(name for pair in self.pairs for name in pair):
+                run = folder / f"{test}_{name}"
                 records = (json.loads(path.read_bytes()) for path in sorted((run / "episodes").glob("*.json")))
                 valid, calls = valid_calls(records)
-                outcomes[run.name] = _result(run)["outcomes"]
+                outcomes[run.name] = result_of(run)["outcomes"]
                 metrics[f"{test}/valid_calls_{name}"] = valid / calls if calls else 0.0
                 text.append(f"{name}: {valid} of {calls} tool calls are valid; outcomes {outcomes[run.name]}.\n")
-            for one in compared:
-                if not one.part.startswith("form"):
-                    key = f"{test}/{one.metric}/{one.part}"
-                    metrics |= {f"{key}/before": one.before.mean, f"{key}/after": one.after.mean}
         note = "Percent, by the official scorer, with 95% intervals by bootstrap over questions."
-        write_atomic(folder / "report.md", "\n".join(["# Before and after imitation\n", f"{note}\n", *text]))
+        write_atomic(folder / "report.md", "\n".join([f"# {self.title}\n", f"{note}\n", *text]))
         write_atomic(folder / "report.json", json.dumps(content, indent=1))
         return metrics, outcomes
 
@@ -142,5 +153,6 @@ def carry_out(config: dict[str, Any], overrides: list[str], folder: Path, sweep:
         gc.collect()  # the next one needs the memory
 
 
-def _result(folder: Path) -> dict[str, Any]:
+def result_of(folder: Path) -> dict[str, Any]:
+    """Read the ``result.json`` of a run folder."""
     return dict(json.loads((folder / "result.json").read_bytes()))

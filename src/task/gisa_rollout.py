@@ -26,16 +26,23 @@ class GisaRollout(GisaScore):
     Args:
         samples: How many independent attempts at each question; the first is scored.
         max_questions: Ask only so many questions, spread evenly over the suite, for trials; None for all.
+        allow_learnt: Whether the policy may have learnt from these questions. Its score on them says nothing then; its
+            exact episodes may be learnt from.
         max_infra_errors: How many episodes without an answer for reasons of infrastructure may be scored, as wrong;
             with more, the run ends unscored, and its resume tries them again.
     """
 
     needs: tuple[str, ...] = ("dataset", "agent", "stage", "trainer", "evaluator")
 
-    def __init__(self, *, samples: int, max_questions: int | None, max_infra_errors: int) -> None:
+    def __init__(
+        self, *, samples: int, max_questions: int | None, max_infra_errors: int, allow_learnt: bool = False
+    ) -> None:
         super().__init__(sample=0)
+        if samples < 1:
+            raise InputError(f"task.samples={samples}: I need a whole number of at least 1.")
         self.samples = samples
         self.max_questions = max_questions
+        self.allow_learnt = allow_learnt
         self.max_infra_errors = max_infra_errors
 
     def run(self, config: dict[str, Any], folder: Path, record: Record, sweep: str | None) -> None:
@@ -74,7 +81,7 @@ class GisaRollout(GisaScore):
         agent = {key: value for key, value in config["agent"].items() if key not in _NO_MATTER}
         settings = {"questions": suite.fingerprint, "agent": agent, "seed": config["seed"]}
         rollout = build(config["agent"])
-        if rollout.learnt is not None:
+        if rollout.learnt is not None and not self.allow_learnt:
             refuse_learnt(suite, rollout.learnt)
         if config.get("checkpoint"):
             record.trace_origins({"checkpoint_from": config["checkpoint"]})
@@ -111,6 +118,7 @@ class GisaRollout(GisaScore):
                 "snapshot": suite.snapshot,
                 "sample": self.sample,
                 "budget": config["agent"]["budget"]["semantics"],
+                **({"questions": "learnt from, perhaps"} if self.allow_learnt else {}),
             },
         )
 

@@ -1,4 +1,5 @@
 import asyncio
+import copy
 import io
 import json
 from pathlib import Path
@@ -10,10 +11,10 @@ from src.agent.cost import Account
 from src.agent.heuristic import HeuristicPolicy
 from src.agent.pages import EmbeddedPages
 from src.agent.react import Budget, Episode, ReActAgent
-from src.agent.replay import Script, replay
+from src.agent.replay import Script, recall, replay
 from src.agent.search import EmbeddedSearch, RecordedSearch
 from src.agent.tools import Toolbox
-from src.agent.trajectory import Journal, Task
+from src.agent.trajectory import Journal, Task, record_of
 from src.agent.web import Web
 
 TASK = Task("1", 0, "What is the capital of Peru?", "item")
@@ -60,6 +61,31 @@ def test_what_a_policy_did_is_acted_out_word_for_word(agent):
     assert replayed.counts == episode.counts
     assert without_ids(replayed.messages[:-1]) == without_ids(episode.messages)
     assert replayed.messages[-1] == {"role": "assistant", "content": verdict.prediction}
+
+
+def test_a_recorded_episode_is_recalled_word_for_word_and_nothing_is_carried_out(agent):
+    async def roll_out():
+        with Journal(Path("a"), io.BytesIO()) as journal:
+            episode = Episode(TASK, journal, Account("question", None), Web())
+            return record_of(TASK, await agent.answer(episode), journal, episode.counts), episode
+
+    record, episode = asyncio.run(roll_out())
+    record = json.loads(json.dumps(record))  # as it comes from the disk
+    record["steps"][1]["value"]["content"] = "what was really read"
+    elsewhere = copy.copy(agent)
+    other = Corpus([Document("https://b.example/", "<p>Nothing")])
+    elsewhere._toolbox = Toolbox(search=EmbeddedSearch(other), pages=EmbeddedPages(other), results=2)
+    recalled = asyncio.run(recall(elsewhere, TASK, record, Web()))
+    assert recalled.messages[3]["content"] == "what was really read"
+    episode.messages[3]["content"] = "what was really read"
+    assert recalled.messages[:-1] == episode.messages
+    assert recalled.messages[-1]["content"] == recalled.verdict.prediction == record["prediction"]
+    assert recalled.counts == episode.counts
+
+    record["steps"] = record["steps"][:-1]  # the answer is missing
+    cut = asyncio.run(recall(elsewhere, TASK, record, Web()))
+    assert cut.verdict.outcome == "infra_error"
+    assert "the record ends before the episode does" in cut.verdict.reason
 
 
 def test_a_script_beyond_the_budget_ends_as_a_rollout_would(agent):

@@ -1,5 +1,6 @@
 """Batches of lessons: whole, of similar lengths, reproducible, resumable, shared without loss."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -156,3 +157,14 @@ def test_manifests_of_two_trainings_are_joined_and_no_question_is_lost():
     both = joined(first, second)
     assert both["questions"] == {"1": "another", "2": "two", "1 of aaaaaaaaaaaa": "one"}
     assert both["entities"] == ["Chad", "Fiji", "Peru"]
+
+
+def test_own_episodes_are_learnt_from_but_for_validated_questions_and_repetitions():
+    """q5, q15, q25 and q35 are validated on; the traces of q3, q10, ... are learnt (see above), q4's is not."""
+    made = lessons()
+    made.own = [lesson(5, 9), lesson(4, 9), replace(made.lessons[4]), replace(made.lessons[3])]
+    module = data(made, training_questions=6)
+    assert module.training[:-2] == data(training_questions=6).training
+    assert module.training[-2:] == [made.own[1], made.own[2]]  # the trace of q4 as an episode is new
+    assert module.manifest["questions"].keys() == data(training_questions=6).manifest["questions"].keys() | {"q4"}
+    assert module.validation == data(training_questions=6).validation

@@ -12,7 +12,7 @@ import pytest
 import torch
 from gisa_files import question, write_suite
 
-from tests.lessons import AGENT, small_model, small_suite
+from tests.lessons import AGENT, command, rollout
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -20,48 +20,6 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 def read(path):
     return json.loads(path.read_text())
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory):
-    """A folder with suites to learn from (``train``) and to be tested on, and a ``model`` with random weights."""
-    folder = tmp_path_factory.mktemp("imitation")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("src.dataset.factbook.cache_folder", lambda: folder / "cache")
-        suites = {
-            name: small_suite(name, max_pages=2 if name == "train" else 4) for name in ("train", "entities", "forms")
-        }
-        small_model(folder / "model", suites["train"])
-    for name, suite in suites.items():
-        shutil.copytree(suite.root, folder / name)
-    return folder
-
-
-def command(place, *overrides):
-    """The start of a command line that trains the small model in full on three of four lessons."""
-    return [
-        "+experiment=gisa_imitation", "logger=none", "dataset=gisa", f"dataset.root={place / 'train'}", *AGENT,
-        "model=hub", f"model.name={place / 'model'}", "model.dtype=float32", "model.lora=null",
-        "data.training_questions=null", "data.validation_questions=1", "data.batch_size=3",
-        "trainer.precision=32-true", "trainer.accelerator=cpu", "trainer.enable_progress_bar=false",
-        "trainer.log_every_n_steps=1", "stage.learning_rate=3e-3", *overrides,
-    ]  # fmt: skip
-
-
-def rollout(place, *overrides):
-    """The start of a command line that lets a model answer the questions that it may have learnt."""
-    return [
-        "+experiment=gisa_rollout", "logger=none", "dataset=gisa", f"dataset.root={place / 'train'}",
-        "evaluator.resamples=50", *overrides,
-    ]  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def learnt(run, place):
-    """Folder of a run that has learnt three lessons by heart."""
-    epochs = ("trainer.max_epochs=60", "trainer.check_val_every_n_epoch=60", "checkpointing.every_steps=null")
-    assert run(*command(place, *epochs, f"hydra.run.dir={place / 'run'}")) == 0
-    return place / "run"
 
 
 def test_a_policy_answers_exactly_what_it_has_learnt_by_heart(run, place, learnt):
