@@ -102,7 +102,7 @@ class Corpus:
             count: Most results.
         """
         index, hits = self._index
-        words = [word for word in _words(query) if word in index.vocab_dict]
+        words = [word for word in words_of(query) if word in index.vocab_dict]
         if not words:
             return []
         scores = index.get_scores(words)
@@ -124,18 +124,18 @@ class Corpus:
             hits.append(Hit(page.title, document.url, page.text, document.date))
         index = bm25s.BM25()
         # A title counts twice. A word that no query has stands in every text: an index without words fails.
-        words = [["\0", *_words(f"{hit.title} {hit.title} {hit.snippet}")] for hit in hits]
+        words = [["\0", *words_of(f"{hit.title} {hit.title} {hit.snippet}")] for hit in hits]
         index.index(words, show_progress=False)
         return index, hits
 
 
 def _snippet(text: str, words: set[str]) -> str:
     """Return the line with most of the query's words, cut to size."""
-    best = max(text.split("\n"), key=lambda line: len(words.intersection(_words(line))))
+    best = max(text.split("\n"), key=lambda line: len(words.intersection(words_of(line))))
     return best[:_SNIPPET_CHARS]
 
 
-def _words(text: str) -> list[str]:
+def words_of(text: str) -> list[str]:
     """Split a text as the index does: words of two letters or more, in lower case, without the most common ones."""
     return [word for word in re.findall(r"\w\w+", text.lower()) if word not in _COMMON]
 

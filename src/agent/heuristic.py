@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import random
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 from urllib.parse import urljoin
 
-from src.agent.policy import Message, ScriptedPolicy
+from src.agent.cost import Part, Step
+from src.agent.policy import Message, Reply, ScriptedPolicy
+from src.agent.web import Web
 from src.dataset.factbook_answers import NoAnswerError
 from src.dataset.factbook_pages import group_title, section_title
 from src.dataset.factbook_questions import understand
@@ -18,16 +22,41 @@ _HIT = re.compile(r"^\d+\. (.*)\n(https?://\S+)$", re.MULTILINE)
 _LINK = re.compile(r"^- \[(.+)\]\((https?://\S+)\)$", re.MULTILINE)
 
 
-class HeuristicPolicy(ScriptedPolicy):
+class HeuristicPolicy:
     """Recognises the form of a question, then searches for and visits the pages that the form's procedure asks for.
 
     It is the plumbing's baseline: what it answers comes from pages it has read through the tools, but it could not
     read a question in any other words.
     """
 
-    def __init__(self) -> None:
-        """Nothing is to be set."""
-        super().__init__(_say)
+    def __init__(self, *, slips: float = 0.0, seed: int = 1) -> None:
+        """Set how well it does.
+
+        Args:
+            slips: Chance that it takes, for a page it needs, the first other one of that section among the results of
+                its searches: attempts at a question then differ, as those of a model do.
+            seed: Of the slips; which ones are made also depends on question, attempt and page.
+        """
+        self._slips, self._seed = slips, seed
+
+    async def reply(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[Mapping[str, Any]],
+        step: Step,
+        web: Web,
+        *,
+        may_call: bool = True,
+        part: Part = "chain",
+    ) -> Reply:
+        """See ``Policy``."""
+        episode = step.name.partition("/")[0]  # the same in each of its steps
+
+        def slips_at(title: str) -> bool:
+            return random.Random(f"{self._seed} {episode} {title}").random() < self._slips
+
+        script = ScriptedPolicy(lambda said: _say(said, slips_at))
+        return await script.reply(messages, tools, step, web, may_call=may_call, part=part)
 
 
 class _PageNeededError(Exception):
@@ -37,7 +66,8 @@ class _PageNeededError(Exception):
 class _PagesRead:
     """The pages and search results of a conversation so far; a ``factbook_answers.Reader``."""
 
-    def __init__(self, messages: Sequence[Message]) -> None:
+    def __init__(self, messages: Sequence[Message], slips_at: Callable[[str], bool]) -> None:
+        self._slips_at = slips_at
         results = [str(message["content"]) for message in messages if message["role"] == "tool"]
         self.pages: dict[str, str] = {title: text for result in results for title, text in _PAGE.findall(result)}
         self.addresses: dict[str, str] = {title: url for result in results for title, url in _HIT.findall(result)}
@@ -60,17 +90,21 @@ class _PagesRead:
         return tuple(name for name, _ in _LINK.findall(self._text(group_title("country", group))))
 
     def _text(self, title: str) -> str:
+        if self._slips_at(title):
+            section = title.partition(":")[2]
+            others = (other for other in self.addresses if section and other != title and other.endswith(section))
+            title = next(others, title)
         if title not in self.pages:
             raise _PageNeededError(title)
         return self.pages[title]
 
 
-def _say(messages: Sequence[Message]) -> Message:
+def _say(messages: Sequence[Message], slips_at: Callable[[str], bool] = lambda _: False) -> Message:
     """Go through the procedure on what has been read, up to the first page that has not."""
     draft = understand(str(messages[1]["content"]))
     if draft is None:
         return {"content": "I do not understand the question."}
-    read = _PagesRead(messages)
+    read = _PagesRead(messages, slips_at)
     try:
         rows = draft.form.answer(read, draft.slots)
     except _PageNeededError as needed:

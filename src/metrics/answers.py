@@ -31,6 +31,8 @@ METRICS = {
     "list": ("list_content_f1", "list_order_score"),
     "table": tuple(f"table_{part}_{name}" for part in ("row", "item") for name in ("f1", "precision", "recall")),
 }
+F1 = {"item": "item_em", "set": "set_f1", "list": "list_content_f1", "table": "table_item_f1"}
+"""The one figure a question that stands for its F1 where questions of all types are averaged."""
 # Why the official and the robust score of an answer may differ.
 PARITY_FLAGS = {
     "csv_path": "the official scorer takes a text that ends in .csv for the path of a file",

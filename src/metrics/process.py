@@ -72,13 +72,13 @@ def step_values(calls: Sequence[ToolCall], gold: Iterable[str], human_urls: Iter
     Returns:
         One value a call; the first two sum to at most 1 over an episode.
     """
-    unseen = {form for cell in gold if (form := _searchable(cell))}
+    unseen = {form for cell in gold if (form := searchable(cell))}
     unvisited = {canonical_url(url) for url in human_urls}
     cells, pages = len(unseen), len(unvisited)
     values, queries = [], [""]
     for call in calls:
-        text = _searchable(call.text)
-        seen = {cell for cell in unseen if _holds(text, cell)}
+        text = searchable(call.text)
+        seen = {cell for cell in unseen if holds(text, cell)}
         visited = unvisited & {canonical_url(url) for url in call.urls}
         unseen, unvisited = unseen - seen, unvisited - visited
         novelty = 0.0
@@ -132,12 +132,12 @@ def shaping(states: Sequence[float], discount: float = 1.0) -> list[float]:
     return [discount * after - before for before, after in zip(states, [*states[1:], 0.0], strict=True)]
 
 
-def _searchable(text: str) -> str:
+def searchable(text: str) -> str:
     """Return a text in one case and spelling, with single spaces and without separators of thousands."""
     plain = re.sub(r"(?<=\d),(?=\d{3}(?!\d))", "", folded(text))
     return " ".join(plain.casefold().split())
 
 
-def _holds(text: str, cell: str) -> bool:
+def holds(text: str, cell: str) -> bool:
     """Tell whether a text holds a cell that neither a longer word nor a longer number surrounds."""
     return re.search(rf"(?<!\w)(?<!\d[.,]){re.escape(cell)}(?!\w)(?![.,]\d)", text) is not None

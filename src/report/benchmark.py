@@ -12,6 +12,7 @@ import numpy as np
 from src.agent.trajectory import Outcome
 from src.dataset.gisa import AnswerType, QuestionType, Trace
 from src.evaluator.answers import ScoredQuestion, error_of
+from src.metrics.answers import F1
 from src.metrics.behaviour import adjacent_query_jaccard, browsing_similarity, high_and_low, search_similarity
 from src.metrics.stats import bootstrap_interval
 from src.report.attempts import AnsweredRun, Attempt, read_cell
@@ -20,8 +21,6 @@ from src.report.layout import Column, Estimate, Table
 from src.report.published import QUESTIONS, SLIPS, SOURCE, published
 from src.report.questions import TABLE_3
 
-F1 = {"item": "item_em", "set": "set_f1", "list": "list_content_f1", "table": "table_item_f1"}
-"""The one figure a question that stands for its F1 where questions of all types are averaged."""
 _COUNTS = (Column("questions", "questions"), Column("errors", "errors"))
 _INTERVAL = "95% intervals by bootstrap over questions"
 

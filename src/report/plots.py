@@ -91,7 +91,7 @@ def attempts_curve(curves: Sequence[tuple[str, Sequence[Point]]]) -> Figure:
                 drawn = [(point.k * shift, getattr(point, name)) for point in points if getattr(point, name)]
                 axes.errorbar(
                     [k for k, _ in drawn], [one.mean for _, one in drawn],
-                    yerr=np.transpose([_whisker(one) for _, one in drawn]), elinewidth=0.8, capsize=2.5,
+                    yerr=np.transpose([whisker(one) for _, one in drawn]), elinewidth=0.8, capsize=2.5,
                     linestyle=style, marker="o", markersize=3, linewidth=1.8, color=COLOURS[index % len(COLOURS)],
                     label=f"{'Best' if name == 'best' else 'Majority'}@k, {label}",
                 )  # fmt: skip
@@ -129,10 +129,10 @@ def _bar(axes: Axes, y: float, summary: Summary, metric: str, colour: str) -> No
     end = interval.high if interval else mean
     axes.barh(y, mean, height=0.72, color=colour)
     if interval:
-        axes.errorbar([mean], [y], xerr=np.transpose([_whisker(interval)]), color="black", capsize=2.5, linewidth=1)
+        axes.errorbar([mean], [y], xerr=np.transpose([whisker(interval)]), color="black", capsize=2.5, linewidth=1)
     axes.annotate(f"{mean:.3f}", (end, y), xytext=(4, 0), textcoords="offset points", va="center", fontsize=8)
 
 
-def _whisker(interval: Interval | Estimate) -> tuple[float, float]:
+def whisker(interval: Interval | Estimate) -> tuple[float, float]:
     """Return the distances from the mean to the ends; an interval need not hold its mean, but a whisker has to."""
     return max(0.0, interval.mean - interval.low), max(0.0, interval.high - interval.mean)

@@ -62,3 +62,19 @@ def test_other_words_are_not_understood_and_no_answer_is_made_up(agent, tmp_path
     assert (verdict.outcome, verdict.prediction) == ("format_error", "I cannot find the page 'Atlantis: Government'.")
     verdict, _ = answer(agent, "What is the capital of Benin?", "item", tmp_path / "c")  # it has two
     assert verdict.prediction == "The pages do not say."
+
+
+def test_slips_take_another_page_of_the_section_by_chance_and_the_same_one_when_repeated(agent, tmp_path):
+    data = factbook()
+    question = next(one for one in data.questions if one.answer_type == "table")
+
+    def given(slips, name, seed=1):
+        erring = agent.led_by(HeuristicPolicy(slips=slips, seed=seed))
+        return answer(erring, question.text, "table", tmp_path / name)[0].prediction
+
+    right = answer(agent, question.text, "table", tmp_path / "right")[0].prediction
+    assert given(0.0, "1.0.events.jsonl") == right
+    attempts = [given(0.5, f"1.{sample}.events.jsonl") for sample in range(8)]
+    assert 0 < sum(one == right for one in attempts) < 8
+    assert attempts[3] == given(0.5, "1.3.events.jsonl")
+    assert given(1.0, "1.0.events.jsonl") != right
