@@ -132,14 +132,14 @@ class Collection:
     Attributes:
         runs: Every run in the order of starting.
         cells: In the order of their first run.
-        shared: Overrides of every run, left out of the labels.
+        shared: Overrides of all runs, and by recipe of all its runs; they are left out of the labels.
         missing: "label seed=s" of each cell without the seed s that another cell of the same folder has.
         warnings: Reasons to distrust a cell's mean, in sentences.
     """
 
     runs: list[Run]
     cells: list[Cell]
-    shared: list[str]
+    shared: dict[str, list[str]]
     missing: list[str]
     warnings: list[str]
 
@@ -173,12 +173,12 @@ def find_runs(folders: Sequence[Path]) -> list[Run]:
 
 def collect(runs: Sequence[Run]) -> Collection:
     """Sort runs into cells; runs evaluated under different protocols never share one."""
-    everywhere = set.intersection(*(set(run.telling_overrides) for run in runs))
-    shared = [text for text in runs[0].telling_overrides if text in everywhere]
-    runs = [
-        run.model_copy(update={"overrides": [text for text in run.telling_overrides if text not in everywhere]})
-        for run in runs
-    ]
+    shared: dict[str, list[str]] = {}
+    runs = _without_shared(runs, "All runs", shared)
+    if len({run.name for run in runs}) > 1:
+        by_name = {name: [run for run in runs if run.name == name] for name in dict.fromkeys(run.name for run in runs)}
+        changed = {run.folder: run for name in by_name for run in _without_shared(by_name[name], name, shared)}
+        runs = [changed[run.folder] for run in runs]
     groups: dict[tuple[str, str], list[Run]] = {}
     for tested in (one for run in runs if run.status == "finished" for one in run.histories()):
         groups.setdefault((tested.label, json.dumps(tested.protocol, sort_keys=True)), []).append(tested)
@@ -198,7 +198,18 @@ def collect(runs: Sequence[Run]) -> Collection:
         cell = Cell(label, method, tuple(latest[seed] for seed in sorted(latest)))
         warnings += _inconsistencies(cell)
         cells.append(cell)
-    return Collection(list(runs), cells, shared, _missing(runs), warnings)
+    return Collection(runs, cells, shared, _missing(runs), warnings)
+
+
+def _without_shared(runs: Sequence[Run], who: str, shared: dict[str, list[str]]) -> list[Run]:
+    """Take the overrides that all these runs have out of them, and note them in ``shared[who]``."""
+    everywhere = set.intersection(*(set(run.telling_overrides) for run in runs))
+    if everywhere:
+        shared[who] = [text for text in runs[0].telling_overrides if text in everywhere]
+    return [
+        run.model_copy(update={"overrides": [text for text in run.telling_overrides if text not in everywhere]})
+        for run in runs
+    ]
 
 
 def by_protocol(cells: Iterable[Cell]) -> list[list[Cell]]:

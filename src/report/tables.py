@@ -76,8 +76,7 @@ def _counts(collection: Collection) -> str:
         f"Runs: {len(finished)} finished, {len(failed)} failed, {len(unfinished)} unfinished, "
         f"{len(collection.missing)} missing."
     )
-    if collection.shared:
-        count += f"\n\nAll runs: `{' '.join(collection.shared)}`"
+    count += "".join(f"\n\n{who}: `{' '.join(overrides)}`" for who, overrides in collection.shared.items())
     return "\n\n".join([count, "\n".join(line.partition("\n")[0] for line in lines)]).rstrip()
 
 

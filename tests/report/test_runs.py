@@ -14,7 +14,7 @@ def test_seed_experiment_and_resume_do_not_split_a_cell(tmp_path, write_run):
     write_run(tmp_path / "1", seed=2, overrides=["resume=outputs/1", "trainer.max_steps=5"])
     collection = collect(find_runs([tmp_path]))
     (cell,) = collection.cells
-    assert (cell.label, collection.shared) == ("sft", ["trainer.max_steps=5"])
+    assert (cell.label, collection.shared) == ("sft", {"All runs": ["trainer.max_steps=5"]})
     assert [run.seed for run in cell.runs] == [1, 2]
 
 
@@ -23,8 +23,18 @@ def test_what_all_runs_share_is_told_once_and_not_in_every_label(tmp_path, write
         write_run(tmp_path / str(number), overrides=["dataset=lcrec", f"stage.strength={strength}"])
     collection = collect(find_runs([tmp_path]))
     assert [cell.label for cell in collection.cells] == ["sft stage.strength=0.1", "sft stage.strength=0.5"]
-    assert collection.shared == ["dataset=lcrec"]
+    assert collection.shared == {"All runs": ["dataset=lcrec"]}
     assert "All runs: `dataset=lcrec`" in _counts(collection)
+
+
+def test_what_all_runs_of_a_recipe_share_is_told_once_too(tmp_path, write_run):
+    jobs = [("sft", ["a=1", "b=2"]), ("ilrec", ["a=1", "c=3", "d=4"]), ("ilrec", ["a=1", "c=3"])]
+    for number, (name, overrides) in enumerate(jobs):
+        write_run(tmp_path / str(number), name=name, overrides=overrides)
+    collection = collect(find_runs([tmp_path]))
+    assert [cell.label for cell in collection.cells] == ["sft", "ilrec d=4", "ilrec"]
+    assert collection.shared == {"All runs": ["a=1"], "sft": ["b=2"], "ilrec": ["c=3"]}
+    assert "All runs: `a=1`\n\nsft: `b=2`\n\nilrec: `c=3`" in _counts(collection)
 
 
 def test_checkpoints_to_start_from_are_told_apart_by_the_recipe_that_made_them(tmp_path, write_run):
@@ -51,8 +61,9 @@ def test_where_other_runs_are_told_only_by_those_that_build_on_them(tmp_path, wr
     write_run(tmp_path / "sft", **settings)
     judge = {"path": path, "sha256": "0" * 64, "name": "sasrec"}
     write_run(tmp_path / "ilrec", **settings, name="ilrec", lineage={"reward_from": judge})
-    labels = [cell.label for cell in collect(find_runs([tmp_path])).cells]
-    assert sorted(labels) == ["ilrec upstream.sasrec=sasrec", "sft"]
+    collection = collect(find_runs([tmp_path]))
+    assert sorted(cell.label for cell in collection.cells) == ["ilrec", "sft"]
+    assert collection.shared == {"ilrec": ["upstream.sasrec=sasrec"]}
 
 
 def test_a_folder_given_twice_counts_its_runs_once(tmp_path, write_run):
