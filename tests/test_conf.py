@@ -69,7 +69,8 @@ def test_every_choice_composes_with_the_rest_and_passes_the_check(choice, monkey
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     agent_only = choice.startswith(("agent/", "task=gisa_rollout", "task=gisa_traces"))  # of no use without an agent
     recipe = ["+experiment=gisa_rollout"] if agent_only else []
-    recipe = ["+experiment=gisa_imitation"] if choice == "task=gisa_imitation" else recipe
+    if choice in ("task=gisa_imitation", "task=gisa_grpo"):
+        recipe = [f"+experiment={choice.removeprefix('task=')}"]
     check_with_open_values_given(*recipe, choice)
 
 

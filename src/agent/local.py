@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from os.path import commonprefix
@@ -19,7 +19,7 @@ from src.agent.web import Web
 from src.errors import InputError
 
 if TYPE_CHECKING:
-    from src.model.chat import Written
+    from src.model.chat import ChatModel, Written
 
 _GATHER_S = 0.01  # how long a batch waits for others to join: nothing beside the seconds that it takes
 
@@ -42,6 +42,8 @@ class LocalPolicy:
     Attributes:
         learnt: Manifest of the lessons behind its weights, where its folder has one, ``lessons.json``; see
             ``src.dataset.gisa_lessons``.
+        listener: Called with every reply: its place in the run, the tokens that were read, and those that were written,
+            the one that ends the reply included.
     """
 
     def __init__(
@@ -55,6 +57,7 @@ class LocalPolicy:
         max_output_tokens: int = 8192,
         batch_size: int = 16,
         examples: Sequence[dict[str, Any]] = (),
+        model: ChatModel | None = None,
     ) -> None:
         """Load the model.
 
@@ -68,16 +71,18 @@ class LocalPolicy:
             max_output_tokens: Most tokens of one reply.
             batch_size: Most conversations at once.
             examples: Worked episodes that are shown before the question, where there are tools; see ``worked``.
+            model: One that is there already and goes on learning, instead of the weights of that name.
 
         Raises:
             InputError: no chat model could be loaded by that name.
         """
         from src.model.chat import load_chat_model  # seconds of imports that --help must not wait for
 
-        self._model = load_chat_model(name, dtype=dtype, device=device)
+        self._model = model or load_chat_model(name, dtype=dtype, device=device)
         lessons = Path(name) / "lessons.json"
         self.learnt: dict[str, Any] | None = json.loads(lessons.read_bytes()) if lessons.is_file() else None
-        self._temperature = temperature
+        self.listener: Callable[[str, list[int], list[int]], None] | None = None
+        self.temperature = temperature
         self._seed = seed
         self._max_output_tokens = max_output_tokens
         self._batch_size = batch_size
@@ -110,6 +115,8 @@ class LocalPolicy:
             self._at_work = asyncio.create_task(self._work())
         written = await request.reply
         step.charge(Charge(part, len(tokens), len(written.tokens) + written.ended))
+        if self.listener:
+            self.listener(step.name, tokens, [*written.tokens, *([] if written.end is None else [written.end])])
         text = self._model.text_of(written.tokens)
         if not written.ended:
             return Reply({"role": "assistant", "content": text}, "length")
@@ -154,7 +161,7 @@ class LocalPolicy:
             [request.tokens for request in batch],
             seeds=[request.seed for request in batch],
             max_tokens=self._max_output_tokens,
-            temperature=self._temperature,
+            temperature=self.temperature,
         )
 
 

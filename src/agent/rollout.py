@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import io
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from src.agent.cache import Cache
@@ -16,7 +18,7 @@ from src.agent.replay import Replayed, Script, recall, replay
 from src.agent.search import SearchEngine
 from src.agent.store import RunStore
 from src.agent.tools import Toolbox
-from src.agent.trajectory import Task, record_of
+from src.agent.trajectory import Journal, Task, record_of
 from src.agent.web import Web
 from src.errors import InputError
 
@@ -95,6 +97,25 @@ class Rollout:
                     run_usd=self._run_usd,
                     processes=processes,
                 )
+
+        return asyncio.run(main())
+
+    def attempt(self, tasks: Sequence[Task]) -> list[dict[str, Any]]:
+        """Answer in memory and all at once, with the budget and the accounts of ``run`` but no ceiling of the run.
+
+        Returns:
+            The records as the store would keep them. A journal's steps are named ``<question>.<sample>/reply/<turn>``.
+        """
+
+        async def one(task: Task, web: Web) -> dict[str, Any]:
+            with Journal(Path(f"{task.question_id}.{task.sample}"), io.BytesIO()) as journal:
+                episode = Episode(task, journal, Account("question", self._question_usd), web)
+                verdict = await self._agent.answer(episode)
+                return record_of(task, verdict, journal, episode.counts)
+
+        async def main() -> list[dict[str, Any]]:
+            async with self._web as web:
+                return await asyncio.gather(*(one(task, web) for task in tasks))
 
         return asyncio.run(main())
 

@@ -7,7 +7,7 @@ import hashlib
 import io
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -62,17 +62,9 @@ class Lessons:
     own: list[Lesson] = field(default_factory=list)
 
     def manifest(self) -> dict[str, Any]:
-        """Return what a checkpoint that learns from them has to carry: the questions and entities that it saw.
-
-        Questions are named by their ids, with a digest of the text, as other suites have the same ids.
-        """
+        """Return what a checkpoint that learns from them has to carry; see ``manifest_of``."""
         lessons = [*self.lessons, *self.own]
-        learnt = {lesson.question_id for lesson in lessons}
-        return {
-            "suite": self.suite.fingerprint,
-            "questions": {one.id: _digest(one) for one in self.suite.questions if one.id in learnt},
-            "entities": sorted({name for lesson in lessons for name in lesson.entities}),
-        }
+        return manifest_of(self.suite, {lesson.question_id: lesson.entities for lesson in lessons})
 
     def drop(self, reason: str, question_id: str) -> None:
         """Note why a question, or one more episode of it, has no lesson."""
@@ -145,9 +137,25 @@ def lessons_of(
     if reason := _fault(replayed, sequences, max_tokens):
         return reason
     entities = tuple(about.get(question_id, {}).get("entities", ()))
-    values = step_values(replayed.tool_calls, _cells(answer), ())
+    values = step_values(replayed.tool_calls, cells_of(answer), ())
     shown = sum(value.new_cells for value in values)
     return [Lesson(question_id, entities, shown, one) for one in sequences]
+
+
+def manifest_of(suite: Gisa, learnt: Mapping[str, Iterable[str]]) -> dict[str, Any]:
+    """Name the questions and entities that a model has seen.
+
+    Questions are named by their ids, with a digest of the text, as other suites have the same ids.
+
+    Args:
+        suite: Where the questions come from.
+        learnt: Their ids, and what each is about.
+    """
+    return {
+        "suite": suite.fingerprint,
+        "questions": {one.id: _digest(one) for one in suite.questions if one.id in learnt},
+        "entities": sorted({name for names in learnt.values() for name in names}),
+    }
 
 
 def suite_notes(suite: Gisa) -> dict[str, dict[str, Any]]:
@@ -223,7 +231,7 @@ def answer_text(gold: bytes, answer_type: str) -> str:
     return f"```tsv\n{text.getvalue()}```"
 
 
-def _cells(answer: str) -> list[str]:
+def cells_of(answer: str) -> list[str]:
     """Return the cells of an answer as ``answer_text`` writes it, without the names of its columns."""
     table = answer.removeprefix("```tsv\n").removesuffix("```")
     return [cell for row in list(split_records(table, "\t"))[1:] for cell in row]

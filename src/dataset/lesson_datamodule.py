@@ -65,9 +65,9 @@ class LessonData(lightning.LightningDataModule):
                 "need at least one to validate on, and one to learn from.\n"
                 "Type:  data.validation_questions=<number>, or give a larger data set"
             )
-        held_out = _spread(questions, validation_questions)
+        held_out = spread(questions, validation_questions)
         rest = [name for name in questions if name not in held_out]
-        learnt = _spread(rest, min(training_questions or len(rest), len(rest)))
+        learnt = spread(rest, min(training_questions or len(rest), len(rest)))
         self.validation = [lesson for lesson in lessons.lessons if lesson.question_id in held_out]
         self.training = [lesson for lesson in lessons.lessons if lesson.question_id in learnt]
         known = [lesson.marked.tokens for lesson in self.training]
@@ -76,6 +76,7 @@ class LessonData(lightning.LightningDataModule):
         ]
         all_used = replace(lessons, lessons=[*self.training, *self.validation], own=[])
         self.manifest: dict[str, Any] = all_used.manifest()
+        self.lengths = np.array([len(lesson.marked.tokens) for lesson in self.training])
         self.pad_token_id = pad_token_id
         self.seed = seed
         self.batch_size = batch_size
@@ -111,7 +112,7 @@ class LessonData(lightning.LightningDataModule):
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
 
-def _spread(names: Sequence[str], count: int) -> set[str]:
+def spread(names: Sequence[str], count: int) -> set[str]:
     """Choose names at even distances."""
     return {names[(2 * at + 1) * len(names) // (2 * count)] for at in range(count)}
 
@@ -119,16 +120,18 @@ def _spread(names: Sequence[str], count: int) -> set[str]:
 class TrainingLessons:
     """All training batches of one process; knows where it stands, so that a resumed run sees each batch once.
 
+    Serves any data module with ``training`` examples, their ``lengths``, ``batch_size``, ``seed`` and ``batch``.
+
     Args:
         data: The data module.
         rank: This process, from 0.
         world_size: Number of processes; each takes every ``world_size``-th lesson of a batch.
     """
 
-    def __init__(self, data: LessonData, rank: int, world_size: int) -> None:
+    def __init__(self, data: Any, rank: int, world_size: int) -> None:
         self.data, self.rank, self.world_size = data, rank, world_size
-        self.lengths = np.array([len(lesson.marked.tokens) for lesson in data.training])
-        self.num_batches = max(len(self.lengths) // data.batch_size, 1)
+        self.lengths = data.lengths
+        self.num_batches: int = max(len(self.lengths) // data.batch_size, 1)
         self.epoch, self.step = 0, 0
 
     def __len__(self) -> int:
@@ -143,7 +146,7 @@ class TrainingLessons:
         """Continue after the batches that were already given."""
         self.epoch, self.step = state["epoch"], state["batch"]
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[Any]:
         """Give what is left of the epoch; after its last batch, the next epoch."""
         if self.step == self.num_batches:
             self.epoch, self.step = self.epoch + 1, 0

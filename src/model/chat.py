@@ -20,11 +20,16 @@ class Written(NamedTuple):
 
     Attributes:
         tokens: Without the one that ends a reply.
-        ended: Whether that one came; otherwise the limit of tokens did.
+        end: That one; None where the limit of tokens came first.
     """
 
     tokens: list[int]
-    ended: bool
+    end: int | None
+
+    @property
+    def ended(self) -> bool:
+        """Whether the reply came to its end."""
+        return self.end is not None
 
 
 class ChatModel(ChatFormat):
@@ -64,7 +69,7 @@ class ChatModel(ChatFormat):
         device = self.network.device
         draws = [torch.Generator(device).manual_seed(seed) for seed in seeds]
         written: list[list[int]] = [[] for _ in prompts]
-        going, ended = list(range(len(prompts))), set()
+        going, ends = list(range(len(prompts))), dict[int, int]()
         cache, shared = self._read_what_all_share(prompts)
         ids, mask = _left_padded([prompt[shared:] for prompt in prompts], device)
         mask = torch.cat([mask.new_ones(len(mask), shared), mask], dim=1)
@@ -83,7 +88,7 @@ class ChatModel(ChatFormat):
             kept = []
             for place, (row, token) in enumerate(zip(going, tokens.tolist(), strict=True)):
                 if token in self.ends:
-                    ended.add(row)
+                    ends[row] = token
                 else:
                     written[row].append(token)
                     kept.append(place)
@@ -96,7 +101,7 @@ class ChatModel(ChatFormat):
                 tokens, mask, position = tokens[places], mask[places], position[places]
             ids, position = tokens[:, None], position[:, -1:] + 1
             mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
-        return [Written(tokens, row in ended) for row, tokens in enumerate(written)]
+        return [Written(tokens, ends.get(row)) for row, tokens in enumerate(written)]
 
     def _read_what_all_share(self, prompts: Sequence[list[int]]) -> tuple[Any, int]:
         """Read the beginning that all conversations have in common, instructions and examples, once for all of them.

@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from src.errors import InputError
-from src.report.analysis import analyse
+from src.report.analysis import Analysis, analyse
 from src.report.comparison import ANSWERS, Report, build_report
 from src.report.layout import as_csv
 from src.report.leaderboard import write_answers
 from src.report.page import write_pages
-from src.report.scaling import Point
 from src.report.tables import cell_rows, markdown, run_row
 from src.storage import write_atomic
 
@@ -67,7 +66,7 @@ def write_report(report: Report, out: Path, title: str) -> str:
         InputError: a run's ``metrics.csv`` or one of its records cannot be read.
     """
     analysis = analyse(report)
-    text = markdown(report, title, analysis.tables, _write_plots(report, analysis.curves, out), analysis.remarks)
+    text = markdown(report, title, analysis.tables, _write_plots(report, analysis, out), analysis.remarks)
     write_atomic(out / "report.md", text)
     write_atomic(out / "report.csv", as_csv(cell_rows(report)))
     write_atomic(out / "runs.csv", as_csv([run_row(run) for run in report.collection.runs]))
@@ -76,12 +75,12 @@ def write_report(report: Report, out: Path, title: str) -> str:
     return text
 
 
-def _write_plots(report: Report, attempts: Sequence[tuple[str, Sequence[Point]]], out: Path) -> list[str]:
+def _write_plots(report: Report, analysis: Analysis, out: Path) -> list[str]:
     """Draw what the runs allow; return the names of the PNG files."""
-    if not report.sections:
+    if not report.sections and not report.untested:
         return []
     from src.report import plots  # matplotlib takes a second to import, and `--help` does not need it
-    from src.report.curve_plots import LAYER_CURVES, curves, training_curves
+    from src.report.curve_plots import AGENT_CURVES, LAYER_CURVES, curves, training_curves
     from src.report.interval_plots import metric_intervals
 
     figures: dict[str, Figure | None] = {}
@@ -93,8 +92,11 @@ def _write_plots(report: Report, attempts: Sequence[tuple[str, Sequence[Point]]]
         figures["metrics"] = metric_intervals(section)
         figures["training_curves"] = training_curves(cells, section.metric)
         figures["layers"] = curves(cells, LAYER_CURVES)
-    if attempts:
-        figures["figure_5"] = plots.attempts_curve(attempts)
+    if analysis.curves:
+        figures["figure_5"] = plots.attempts_curve(analysis.curves)
+    if any(len(kinds) > 1 for _, kinds in analysis.kinds):
+        figures["exact_match_by_kind"] = plots.by_kind(analysis.kinds)
+    figures["learning"] = curves(report.untested, AGENT_CURVES)
     for stem, figure in figures.items():
         if figure:
             plots.save(figure, out / stem)

@@ -12,6 +12,7 @@ from typing import Any
 
 from src.build import build
 from src.dataset.gisa import Gisa, Trace
+from src.dataset.gisa_lessons import suite_notes
 from src.errors import InputError
 from src.evaluator.answers import ScoredQuestion
 from src.report.questions import read_questions
@@ -88,6 +89,13 @@ class AnsweredRun:
             with suppress(InputError):
                 traces[question.id] = self.suite.trace(question)  # type: ignore[union-attr]
         return traces
+
+    @cached_property
+    def pages(self) -> dict[str, str]:
+        """By question, how many pages it needs, in words; for embedded suites only."""
+        notes = suite_notes(self.suite) if self.suite else {}
+        counts = {key: notes[key]["hops"] for key in self.questions if "hops" in notes.get(key, {})}
+        return {key: f"{count} page{'s' if count > 1 else ''}" for key, count in counts.items()}
 
 
 def read_cell(cell: Cell) -> list[AnsweredRun]:

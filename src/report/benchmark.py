@@ -116,14 +116,14 @@ def scores_table(cells: Sequence[AnsweredCell]) -> Table:
 
 
 def parts_table(cells: Sequence[AnsweredCell]) -> Table:
-    """Return the exact match on every part of the suite: by type, by change over time, by topic."""
+    """Return the exact match on every part of the suite: by type, by change over time, by pages needed, by topic."""
     rows = []
     order = ("all", *get_args(AnswerType), *get_args(QuestionType))
     parts = dict.fromkeys(part for cell in cells for run in cell.runs for one in run.questions.values()
-                          for part in _parts(one))  # fmt: skip
+                          for part in _parts(run, one))  # fmt: skip
     for part in sorted(parts, key=lambda part: (order.index(part) if part in order else len(order), part)):
         for cell in cells:
-            chosen = [one for run in cell.runs for one in run.questions.values() if part in _parts(one)]
+            chosen = [one for run in cell.runs for one in run.questions.values() if part in _parts(run, one)]
             values: dict[str, object] = {
                 "questions": len({question.id for question in chosen}),
                 "errors": sum(error_of(question) is not None for question in chosen),
@@ -133,7 +133,7 @@ def parts_table(cells: Sequence[AnsweredCell]) -> Table:
             if chosen:
                 rows.append((part if len(cells) == 1 else f"{part}, {cell.label}", values))
     columns = [*_COUNTS, Column("official", "official EM"), Column("robust", "robust EM")]
-    return Table("parts", "Stable and live, forms and topics", f"Exact match in percent, {_INTERVAL}.", columns, rows)
+    return Table("parts", "Kinds of questions", f"Exact match in percent, {_INTERVAL}.", columns, rows)
 
 
 def outcomes_table(cells: Sequence[AnsweredCell]) -> Table:
@@ -235,12 +235,23 @@ def groups_table(cells: Sequence[AnsweredCell]) -> Table:
     return Table("human_similarity", "Scores by similarity to humans", note, columns, rows)
 
 
-def _parts(question: ScoredQuestion) -> tuple[str, ...]:
-    return "all", question.answer_type, question.question_type, f"topic: {question.topic}"
+def exact_by_kind(cell: AnsweredCell) -> dict[str, Estimate]:
+    """Return the official exact match in percent, of all questions, by type and by number of pages that are needed."""
+    pages = sorted({part for run in cell.runs for part in run.pages.values()})
+    kinds = ("all", *get_args(AnswerType), *pages)
+    found = {kind: cell.over_questions(_exact("official", kind), 100) for kind in kinds}
+    return {part: one for part, one in found.items() if one}
+
+
+def _parts(run: AnsweredRun, question: ScoredQuestion) -> tuple[str, ...]:
+    pages = [run.pages[question.id]] if question.id in run.pages else []
+    return "all", question.answer_type, question.question_type, *pages, f"topic: {question.topic}"
 
 
 def _exact(scorer: str, part: str = "all") -> Callable[[AnsweredRun, ScoredQuestion], float | None]:
-    return lambda _, question: float(getattr(question, scorer)["global_em"]) if part in _parts(question) else None
+    return lambda run, question: (
+        float(getattr(question, scorer)["global_em"]) if part in _parts(run, question) else None
+    )
 
 
 def _tokens(part: str, field: str) -> Callable[[Attempt], float | None]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -100,10 +100,15 @@ class Section:
 
 @dataclass(frozen=True)
 class Report:
-    """What is known about the runs below some folders: a section for each kind that has finished runs."""
+    """What is known about the runs below some folders: a section for each kind that has finished runs.
+
+    Attributes:
+        untested: Cells without a test of their own, such as trainings whose models other runs test.
+    """
 
     collection: Collection
     sections: list[Section]
+    untested: list[Cell] = field(default_factory=list)
 
     @property
     def comparisons(self) -> list[Comparison]:
@@ -134,7 +139,8 @@ def build_report(folders: Sequence[Path], metric: str | None = None, baseline: s
     """
     collection = collect(find_runs(folders))
     kinds: dict[Kind, list[Cell]] = {}
-    for cell in collection.cells:
+    untested = [cell for cell in collection.cells if not any(name.startswith("test/") for name in cell.runs[0].metrics)]
+    for cell in (cell for cell in collection.cells if cell not in untested):
         kinds.setdefault(ANSWERS if "test/global_em" in cell.runs[0].metrics else RANKING, []).append(cell)
     known = dict.fromkeys(name for kind, cells in kinds.items() for name in _metrics(kind, cells))
     if known and metric is not None and metric not in known:
@@ -142,7 +148,8 @@ def build_report(folders: Sequence[Path], metric: str | None = None, baseline: s
     if baseline is not None and not _find(collection.cells, baseline):
         labels = ", ".join(repr(cell.label) for cell in collection.cells)
         raise InputError(f"--baseline {baseline!r} is not among these cells: {labels}")
-    return Report(collection, [_section(kind, cells, metric, baseline) for kind, cells in kinds.items()])
+    sections = [_section(kind, cells, metric, baseline) for kind, cells in kinds.items()]
+    return Report(collection, sections, untested)
 
 
 def _metrics(kind: Kind, cells: Sequence[Cell]) -> list[str]:

@@ -24,6 +24,18 @@ LAYER_CURVES = {
 """What ILRec claims, by metric, and what it is."""
 
 
+AGENT_CURVES = {
+    "train/loss": "training loss",
+    "val/token_accuracy": "share of tokens right, validation",
+    "train/reward": "reward of an episode",
+    "train/em": "exact match in training",
+    "val/em": "exact match, validation",
+    "train/valid_calls": "share of tool calls that are valid",
+    "train/calls": "valid calls of an episode",
+}
+"""What an agent's model logs while it learns, by metric, and what it is."""
+
+
 def training_curves(cells: Sequence[Cell], metric: str) -> Figure | None:
     """Draw training loss and the validation metric over the optimiser steps, see ``curves``."""
     name = metric.replace("test/", "val/")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +100,31 @@ def attempts_curve(curves: Sequence[tuple[str, Sequence[Point]]]) -> Figure:
         axes.set_xlabel("attempts k")
         axes.set_ylabel("exact match (%)")
         axes.grid()
+        figure.legend(loc="outside lower center", ncols=1)
+    return figure
+
+
+def by_kind(cells: Sequence[tuple[str, Mapping[str, Estimate]]]) -> Figure:
+    """Draw the exact match of each cell by kind of question, with its interval.
+
+    Args:
+        cells: Label, and estimates in percent by kind; at least one.
+    """
+    kinds = list(dict.fromkeys(kind for _, estimates in cells for kind in estimates))
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(2 + 0.8 * len(kinds), 3.4 + 0.2 * len(cells)), layout="constrained")
+        axes = figure.subplots()
+        for index, (label, estimates) in enumerate(cells):
+            shift = (index - (len(cells) - 1) / 2) * 0.7 / len(cells)
+            axes.errorbar(
+                [kinds.index(kind) + shift for kind in estimates], [one.mean for one in estimates.values()],
+                yerr=np.transpose([whisker(one) for one in estimates.values()]), linestyle="", marker="o",
+                markersize=4, elinewidth=1, capsize=2.5, color=COLOURS[index % len(COLOURS)], label=label,
+            )  # fmt: skip
+        axes.set_xticks(range(len(kinds)), kinds)
+        axes.set_ylabel("exact match (%)")
+        axes.set_ylim(-4, 104)
+        axes.grid(axis="y")
         figure.legend(loc="outside lower center", ncols=1)
     return figure
 

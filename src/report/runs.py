@@ -15,7 +15,7 @@ from src.errors import InputError
 # Overrides that do not tell two cells apart: the seed is averaged over, the name already stands for the experiment, and
 # the others change no result.
 SAME_CELL = (
-    *("seed", "experiment", "resume", "logger", "logger.mode", "trainer.enable_progress_bar"),
+    *("seed", "name", "experiment", "resume", "logger", "logger.mode", "trainer.enable_progress_bar"),
     "evaluator.exclude_history",  # a part of the protocol
 )
 

@@ -51,12 +51,7 @@ class GisaImitation:
 
         prepare_training(config)
         record.trace_origins(config["stage"])
-        suite = build(config["dataset"])
-        if not isinstance(suite, Gisa):
-            raise InputError(
-                f"dataset is {config['dataset']['_target_']}, and I need a suite of questions with traces:\n"
-                "  dataset=factbook_set, or dataset=gisa dataset.root=<folder>"
-            )
+        suite = suite_of(config)
         model = build(config["model"])(())
         # The traces lead, so any policy does, and the one without weights is there at once.
         led = build(config["agent"] | {"policy": {"_target_": "src.agent.heuristic.HeuristicPolicy"}})
@@ -71,12 +66,7 @@ class GisaImitation:
             trainer.validate(stage, datamodule=data, ckpt_path=checkpoints.selected, verbose=False)
             record.lap("test")
             if trainer.is_global_zero:
-                unfinished = folder / "model.unfinished"
-                shutil.rmtree(unfinished, ignore_errors=True)
-                save_model(model, unfinished)
-                (unfinished / "lessons.json").write_text(json.dumps(stage.learnt, indent=1))
-                shutil.rmtree(folder / "model", ignore_errors=True)
-                unfinished.rename(folder / "model")
+                keep_model(model, stage.learnt, folder)
         record.finish(
             metrics={name: value.item() for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
             | {f"lessons/{name}": count for name, count in lessons.counts.items()},
@@ -93,3 +83,28 @@ class GisaImitation:
             "dataset=factbook_set dataset.split=entities \\\n"
             f"  checkpoint={record.path.parent / 'checkpoints' / 'best.ckpt'}"
         )
+
+
+def suite_of(config: dict[str, Any]) -> Gisa:
+    """Build the questions to learn from.
+
+    Raises:
+        InputError: the data set is no suite of questions.
+    """
+    suite = build(config["dataset"])
+    if not isinstance(suite, Gisa):
+        raise InputError(
+            f"dataset is {config['dataset']['_target_']}, and I need a suite of questions with traces:\n"
+            "  dataset=factbook_set, or dataset=gisa dataset.root=<folder>"
+        )
+    return suite
+
+
+def keep_model(model: Any, learnt: dict[str, Any], folder: Path) -> None:
+    """Write ``model/`` into a run folder, whole or not at all: adapters merged, tokenizer, and ``lessons.json``."""
+    unfinished = folder / "model.unfinished"
+    shutil.rmtree(unfinished, ignore_errors=True)
+    save_model(model, unfinished)
+    (unfinished / "lessons.json").write_text(json.dumps(learnt, indent=1))
+    shutil.rmtree(folder / "model", ignore_errors=True)
+    unfinished.rename(folder / "model")

@@ -101,7 +101,7 @@ class GisaRejection(GisaImitationEval):
             sampled, trained = f"round{number}_sample", f"round{number}_train"
             plan[sampled] = [*self.rollout, *_policy(checkpoint), *self.sample]
             episodes.append(str(folder / sampled))
-            lessons = [f"task.episodes_from={json.dumps(episodes)}", f"task.keep={self.keep}"]
+            lessons = [f"task.episodes_from={json.dumps(episodes)}", f"task.keep={self.keep}", f"name=gisa_{trained}"]
             plan[trained] = [*self.training, *lessons]
             checkpoint = str(folder / trained / "checkpoints" / "best.ckpt")
             plan |= self._tests(f"round{number}", _policy(checkpoint))

@@ -43,7 +43,8 @@ class Script:
     def reply(self, prompts, *, seeds, max_tokens, temperature):
         self.batches.append([self.model.tokenizer.decode(prompt) for prompt in prompts])
         said = [self.texts.pop(0) if len(self.texts) > 1 else self.texts[0] for _ in prompts]
-        return [Written(self.model.tokenizer(one, add_special_tokens=False).input_ids, self.ended) for one in said]
+        end = self.model.tokenizer.eos_token_id if self.ended else None
+        return [Written(self.model.tokenizer(one, add_special_tokens=False).input_ids, end) for one in said]
 
 
 def policy_of(folder, **settings):

@@ -12,8 +12,9 @@ from src.evaluator.answers import AnswerEvaluator
 from src.report.__main__ import main
 from src.report.analysis import analyse
 from src.report.comparison import build_report
+from src.report.curve_plots import AGENT_CURVES, curves
 from src.report.layout import Estimate, as_csv
-from src.report.plots import attempts_curve
+from src.report.plots import attempts_curve, by_kind
 from src.report.published import QUESTIONS as PUBLISHED_QUESTIONS
 from src.report.published import published
 from src.report.scaling import Point
@@ -74,6 +75,50 @@ def test_parts_by_hand(one):
         "topic: comets": 0, "topic: rivers": 50,
     }  # fmt: skip
     assert parts["live"]["questions"] == "2"
+
+
+def test_questions_of_an_embedded_suite_are_told_apart_by_the_pages_they_need(tmp_path):
+    """Before: 1 of 4 right, and that needs one page. After: questions 1 and 2, of which 2 needs two pages."""
+    write_answered_run(tmp_path / "before")
+    notes = {"1": {"hops": 1}, "2": {"hops": 2}, "3": {"hops": 2}}
+    (tmp_path / "suite" / "suite.json").write_text(json.dumps(notes))
+    better = [EPISODES[0], episode(2, "```tsv\nx\na\nb\n```"), *EPISODES[2:]]
+    write_answered_run(tmp_path / "trained", better)
+    result = json.loads((tmp_path / "trained/result.json").read_text())
+    (tmp_path / "trained/result.json").write_text(json.dumps(result | {"overrides": ["agent/policy=imitation"]}))
+    found = build_report([tmp_path])
+    kinds = [
+        {kind: (one.mean, one.questions) for kind, one in estimates.items()} for _, estimates in analyse(found).kinds
+    ]
+    same = {"all": (25, 4), "item": (100, 1), "set": (0, 1), "list": (0, 1), "table": (0, 1), "1 page": (100, 1)}
+    assert kinds == [
+        same | {"2 pages": (0, 2)},
+        same | {"all": (50, 4), "set": (100, 1), "2 pages": (50, 2)},
+    ]
+    report(tmp_path)
+    parts = rows(tmp_path / "out/parts.csv")
+    assert {part.partition(",")[0] for part in parts} >= {"1 page", "2 pages", "set", "live"}
+    (axes,) = by_kind(analyse(found).kinds).axes
+    assert [label.get_text() for label in axes.get_xticklabels()] == list(kinds[0])
+
+
+def test_a_training_beside_its_tests_is_drawn_and_not_compared(tmp_path):
+    write_answered_run(tmp_path / "test")
+    train = tmp_path / "train"
+    train.mkdir()
+    result = json.loads((tmp_path / "test/result.json").read_text())
+    told = {"name": "gisa_grpo", "metrics": {"val/em": 0.5}, "overrides": ["+experiment=gisa_grpo"], "protocol": {}}
+    (train / "result.json").write_text(json.dumps(result | told))
+    logged = "".join(f"{step},0,train/reward,{step / 10}\n{step},0,train/em,0.{step}\n" for step in range(4))
+    (train / "metrics.csv").write_text(f"step,epoch,metric,value\n{logged}")
+    found = build_report([tmp_path])
+    assert [cell.name for cell in found.untested] == ["gisa_grpo"]
+    assert [summary.cell.name for summary in found.all_summaries] == ["gisa_rollout"]
+    drawn = curves(found.untested, AGENT_CURVES)
+    assert [axes.get_ylabel() for axes in drawn.axes] == ["reward of an episode", "exact match in training"]
+    assert main([str(train), "--out", str(tmp_path / "report")]) == 0
+    assert "![learning](learning.png)" in (tmp_path / "report/report.md").read_text()
+    assert (tmp_path / "report/learning.png").is_file()
 
 
 def test_outcomes_and_the_score_without_contaminated_questions_by_hand(one):

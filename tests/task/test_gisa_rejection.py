@@ -85,6 +85,7 @@ def test_a_second_round_asks_the_first_rounds_policy_and_learns_from_the_episode
     assert not {"task.allow_learnt=true", "agent.policy.temperature=0.7"} & set(plan["entities_round2"])
     episodes = json.dumps(["earlier", str(tmp_path / "round1_sample"), str(tmp_path / "round2_sample")])
     assert f"task.episodes_from={episodes}" in plan["round2_train"]
+    assert "name=gisa_round2_train" in plan["round2_train"]  # a report tells policies apart by it
     assert two.pairs == [("round0", "round1"), ("round1", "round2"), ("round0", "round2")]
     assert task(rounds=1).pairs == [("round0", "round1")]
 
