@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -53,6 +54,7 @@ class GisaValue:
         from src.report.value import draw, markdown
 
         prepare_training(config)
+        warnings.filterwarnings("ignore", message="The number of training batches .* is smaller")  # one step an epoch
         runs = rollouts(Path(config["predictions"]))
         records = records_of(runs)
         suite = read_suite(runs[0], {question.id: question for question in read_questions(runs[0])})

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -84,7 +85,7 @@ def test_attempts_of_several_runs_are_taken_together(run, place):
 
 
 def test_a_run_killed_from_outside_resumes_to_the_bit(run, place, tmp_path):
-    long = ("trainer.max_epochs=400", "trainer.log_every_n_steps=1")
+    long = ("trainer.max_epochs=150", "trainer.log_every_n_steps=1")
     assert run(*command(place / "rollout", tmp_path / "whole", *long)) == 0
     folder = tmp_path / "killed"
     process = subprocess.Popen(
@@ -93,6 +94,7 @@ def test_a_run_killed_from_outside_resumes_to_the_bit(run, place, tmp_path):
     )  # fmt: skip
     while not (folder / "metrics.csv").is_file() or "\n5," not in (folder / "metrics.csv").read_text():
         assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.01)
     process.kill()
     process.communicate()
     assert process.returncode == -signal.SIGKILL
