@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from src.dataset.episode_states import NAMES
 from src.dataset.scored_episodes import ScoredEpisode
 from src.errors import InputError
 
@@ -24,6 +25,7 @@ class PrefixData(lightning.LightningDataModule):
         episodes: What is learnt from.
         seed: Of the folds.
         folds: K, into how many parts the questions are shuffled.
+        left_out: Numbers of a state that nothing is learnt from, by their names in ``episode_states``.
 
     Attributes:
         fold: Of each moment, shape ``(N,)``; the network of that number has not learnt from its question.
@@ -34,10 +36,12 @@ class PrefixData(lightning.LightningDataModule):
     Symbols: K networks, N moments of all episodes, F numbers of a state.
 
     Raises:
-        InputError: there are fewer questions than folds, or fewer than two folds.
+        InputError: there are fewer questions than folds, or fewer than two folds, or no number of such a name.
     """
 
-    def __init__(self, *, episodes: Sequence[ScoredEpisode], seed: int, folds: int) -> None:
+    def __init__(
+        self, *, episodes: Sequence[ScoredEpisode], seed: int, folds: int, left_out: Sequence[str] = ()
+    ) -> None:
         super().__init__()
         questions = list(dict.fromkeys(episode.question_id for episode in episodes))
         if not 2 <= folds <= len(questions):
@@ -45,6 +49,8 @@ class PrefixData(lightning.LightningDataModule):
                 f"data.folds={folds}, and there are {len(questions)} questions: I need at least two folds, and a "
                 "question for each.\nType:  data.folds=<number>, or give rollouts of more questions"
             )
+        if unknown := sorted(set(left_out) - set(NAMES)):
+            raise InputError(f"data.left_out: there is no {', '.join(unknown)}; there are: {', '.join(NAMES)}")
         order = np.random.default_rng(seed).permutation(len(questions))
         fold_of = {questions[place]: number % folds for number, place in enumerate(order)}
         attempts = {name: sum(episode.question_id == name for episode in episodes) for name in questions}
@@ -54,6 +60,7 @@ class PrefixData(lightning.LightningDataModule):
         weight = np.repeat(shares, sizes) * (self.fold != np.arange(folds)[:, None])
         weight /= weight.sum(1, keepdims=True)
         values = np.concatenate([episode.states for episode in episodes]).astype(np.float64)
+        values[:, [NAMES.index(name) for name in left_out]] = 0
         mean = weight @ values
         variance = weight @ values**2 - mean**2
         # A number that is always the same where a network learns tells it nothing, whatever it is elsewhere.

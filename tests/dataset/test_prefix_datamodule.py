@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from src.dataset.episode_states import NAMES
 from src.dataset.prefix_datamodule import PrefixData
 from src.dataset.scored_episodes import ScoredEpisode
 from src.errors import InputError
@@ -67,3 +68,11 @@ def test_numbers_are_scaled_by_what_a_network_learns_from_and_by_nothing_else():
 def test_folds_need_questions(folds):
     with pytest.raises(InputError, match=rf"data.folds={folds}, and there are 6 questions: .*\n.*data.folds=<number>"):
         PrefixData(episodes=episodes(), seed=1, folds=folds)
+
+
+def test_what_is_left_out_is_nothing_to_any_network_and_has_to_be_there():
+    data, less = (PrefixData(episodes=episodes(), seed=1, folds=3, left_out=out) for out in ((), NAMES[1:2]))
+    assert (less.batch["states"][..., 1] == 0).all()
+    assert torch.equal(less.batch["states"][..., 0], data.batch["states"][..., 0])
+    with pytest.raises(InputError, match=r"data.left_out: there is no luck; there are: item, set, "):
+        PrefixData(episodes=episodes(), seed=1, folds=3, left_out=["luck"])
