@@ -32,6 +32,7 @@ class GisaGrpo:
         unled = build({**config["agent"], "policy": None, "_partial_": True})
         model = build(config["model"])(())
         chat = ChatModel(model.network, model.tokenizer)
+        model.train()  # which the line above has ended; the stage ends it for its rollouts only
         policy = build({**config["agent"]["policy"], "_partial_": True})(model=chat)
         record.trace_origins({"checkpoint_from": config["checkpoint"]})
         suite = suite_of(config)

@@ -31,7 +31,7 @@ class GisaRejection(GisaImitationEval):
         keep: Most exact episodes of a question that are learnt from, the shortest first.
         every: Overrides of all runs.
         rollout: Overrides of all rollouts.
-        sample: Further overrides of the rollouts on training questions.
+        sample: Further overrides of the rollouts on training questions, which are those of the checkpoint's run.
         tests: Overrides of the rollouts on each test, by its name.
         more_train: Further overrides of the trainings, to be typed.
         more_rollout: Further overrides of all rollouts, to be typed.
@@ -90,6 +90,8 @@ class GisaRejection(GisaImitationEval):
         record.trace_origins({"checkpoint_from": self.checkpoint})
         every = self.training  # it is all that the base class knows of the trainings
         self.training = [*run["overrides"], *every]
+        same_questions = [text for text in run["overrides"] if text.startswith(("dataset=", "dataset."))]
+        self.sample = [*same_questions, *self.sample]
         self.episodes_before = run["config"]["task"].get("episodes_from", [])
         super().run(config, folder, record, sweep)
 

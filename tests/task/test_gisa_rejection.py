@@ -22,7 +22,7 @@ def rejection(place, checkpoint, folder, *overrides):
     return [
         "+experiment=gisa_rejection", "logger=none", f"checkpoint={checkpoint}", "task.resamples=50",
         "task.temperature=0.05", "task.samples=2",
-        f"task.sample={quoted(['dataset=gisa', 'dataset.root=' + str(place / 'train')])}",
+        "task.sample=[]",  # the questions are those that the checkpoint's run had
         *(f"task.tests.{name}={quoted(changes)}" for name, changes in tests.items()),
         f"task.more_rollout={quoted([*AGENT, 'agent.policy.dtype=float32', 'evaluator.resamples=50'])}",
         f"task.more_train={quoted(['trainer.max_epochs=1', 'trainer.check_val_every_n_epoch=1'])}",
