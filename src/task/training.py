@@ -38,7 +38,7 @@ def prepare_training(config: dict[str, Any]) -> None:
     warnings.filterwarnings("ignore", message=".*past_key_values.* is deprecated")  # pyproject.toml knows
     use_processor(config)
     lightning.seed_everything(config["seed"], verbose=False)
-    # Else trainer.deterministic fills every new tensor before it is written to: a twelfth of a step of ILRec.
+    # Else trainer.deterministic fills every new tensor before it is written to: some 2 to 5% of a small model's step.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
