@@ -50,6 +50,7 @@ class FineTuning(NextItemStage):
         reward: Weight of the collaborative rewards, see ``reward_loss``.
         reward_from: Checkpoint of ``stage=collaborative_filtering`` that gives the rewards; needed if they weigh.
         reward_temperature: See ``reward_loss``.
+        reward_excludes_history: See ``RewardModel``.
         ensemble: ``logits`` averages the layers' logits, ``probabilities`` their probabilities; ``final`` takes the
             final layer instead, for comparison.
         observe_layers: Log what the layers find also where no term reads them, at the log steps; nothing else changes.
@@ -78,6 +79,7 @@ class FineTuning(NextItemStage):
         reward: float,
         reward_from: str | None,
         reward_temperature: float | None,
+        reward_excludes_history: bool | None,
         observe_layers: bool,
         init_from: str | None,
     ) -> None:
@@ -126,7 +128,13 @@ class FineTuning(NextItemStage):
         if self.hparams["reward"] > 0:
             interactions = self.trainer.datamodule.interactions  # type: ignore[attr-defined]
             network = load_sequence_model(Path(self.hparams["reward_from"]), interactions)
-            self.rewards = RewardModel(network, interactions, self.evaluator.trie, stride=network.max_history // 2)
+            self.rewards = RewardModel(
+                network,
+                interactions,
+                self.evaluator.trie,
+                stride=network.max_history // 2,
+                exclude_history=self.hparams["reward_excludes_history"],
+            )
             self.rewards.to(self.device)
 
     def training_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> Tensor:

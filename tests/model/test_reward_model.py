@@ -17,12 +17,12 @@ TOKENS = torch.tensor([[a, 3 + b] for a in range(3) for b in range(4)])
 TRIE = TokenTrie.build(TOKENS, vocabulary_size=7)
 
 
-def interactions():
+def interactions(items=None):
     lengths = [9, 3, 5]
     return Interactions(
         name="three users",
         offsets=np.cumsum([0, *lengths]),
-        items=np.random.default_rng(0).integers(0, 12, sum(lengths)),
+        items=np.random.default_rng(0).integers(0, 12, sum(lengths)) if items is None else np.array(items),
         user_ids=["u", "v", "w"],
         item_ids=[str(n) for n in range(12)],
         titles=[""] * 12,
@@ -113,6 +113,28 @@ def test_probabilities_are_the_softmax_of_the_scores_in_the_tries_order():
     state = network()(torch.from_numpy(data.sequence(0)[None, :2]))[0, -1]
     expected = network().scores(state).softmax(0)[TRIE.items]
     torch.testing.assert_close(model.probabilities(torch.tensor([2]))[0], expected)
+
+
+def test_items_of_the_history_have_no_probability_but_one_that_comes_again_has():
+    data = interactions([5, 2, 7, 2, 0, 1, 3, 4, 6, *[8, 9, 10], *[5, 2, 7, 11, 0]])
+    model = RewardModel(network(), data, TRIE, stride=1, exclude_history=True)
+    state = network()(torch.from_numpy(data.sequence(0)[None, :3]))[0, -1]
+    scores = network().scores(state)
+    scores[[5, 7]] = -torch.inf  # and not 2, which is what the user takes next
+    asked = model.probabilities(torch.tensor([3, 13]))
+    torch.testing.assert_close(asked[0], scores.softmax(0)[TRIE.items])
+    assert asked[1][(TRIE.items == 5)].item() == 0  # another user, with one item before
+    assert (asked[1] > 0).sum() == 11
+
+
+def test_the_history_is_excluded_by_default_only_where_nobody_takes_an_item_twice_in_training():
+    distinct = [*range(9), *[0, 1, 2], *range(5)]
+    held_out = distinct[:-1] + [0]  # the last user's test item is the first one again
+    repeated = [1, 1, *distinct[2:]]
+    for items, expected in ((distinct, True), (held_out, True), (repeated, False)):
+        assert RewardModel(network(), interactions(items), TRIE, stride=1).exclude_history == expected
+    kept = RewardModel(network(), interactions(distinct), TRIE, stride=1, exclude_history=False)
+    assert (kept.probabilities(torch.tensor([8])) > 0).all()
 
 
 def test_rewards_of_titles_are_the_mass_of_the_titles_that_go_on_so():

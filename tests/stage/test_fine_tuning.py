@@ -69,6 +69,7 @@ def stage(network=None, exclude_history=False, **changes):
         "reward": 0.0,
         "reward_from": None,
         "reward_temperature": None,
+        "reward_excludes_history": None,
         "observe_layers": False,
         "init_from": None,
     }

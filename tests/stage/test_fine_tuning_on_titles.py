@@ -21,7 +21,7 @@ SETTINGS = {
     "seed": 1, "learning_rate": 1e-2, "weight_decay": 0.1, "warmup_ratio": 0.1, "strength": 0.5, "form": "scaled",
     "ratio": 1.0, "space": "probability", "max_negatives": None, "layers": 2, "ensemble": "logits",
     "distillation": 0.0, "reward": 0.0, "reward_from": None, "reward_temperature": None,
-    "observe_layers": False, "init_from": None,
+    "reward_excludes_history": None, "observe_layers": False, "init_from": None,
 }  # fmt: skip
 
 
