@@ -294,7 +294,9 @@ def test_rewards_are_added_with_their_weight(tmp_path):
         history = walks.items[walks.offsets[user] : interaction]
         if len(history) == 0:
             continue
-        opinion = judge.scores(judge(torch.from_numpy(history)[None])[0, -1]).softmax(0).tolist()
+        scores = judge.scores(judge(torch.from_numpy(history)[None])[0, -1])
+        scores[history] = -torch.inf  # nobody takes an item twice here
+        opinion = scores.softmax(0).tolist()
         level = row - owner.index(interaction)
         true = int(target[row])
         shares = {}

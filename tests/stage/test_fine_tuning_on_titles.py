@@ -114,7 +114,9 @@ def test_rewards_are_the_judges_mass_of_the_titles_that_go_on_with_each_token(tm
     ):
         user = int(np.searchsorted(walks.offsets, interaction, side="right")) - 1
         history = torch.from_numpy(walks.items[walks.offsets[user] : interaction])
-        opinion = judge.scores(judge(history[None])[0, -1]).softmax(0).tolist()
+        scores = judge.scores(judge(history[None])[0, -1])
+        scores[history] = -torch.inf  # nobody takes an item twice here
+        opinion = scores.softmax(0).tolist()
         prefix = written.get(interaction, "")
         shares = {}
         for token in {target, *negatives[row].nonzero().flatten().tolist()}:
