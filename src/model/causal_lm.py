@@ -13,7 +13,9 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from src.errors import InputError
+from src.model.attention import let_attend_by_example
 
+_LONG = 256  # tokens of a row from which examples are attended to one by one; measured, see row_states
 _FINAL_NORMS = ("norm", "final_layernorm", "ln_f", "final_layer_norm")
 
 
@@ -68,6 +70,7 @@ class CausalLM(nn.Module):
         self.network = network
         self.tokenizer = tokenizer
         self.spec = {**spec, "item_tokens": len(item_vocabulary)}
+        self._attends_by_example = let_attend_by_example(self.causal_network)
         self.item_token_ids: Tensor
         self.item_token_places: Tensor  # the inverse: token id -> place in the item vocabulary, -1 for other tokens
         self.name_item_tokens(item_vocabulary)
@@ -127,14 +130,29 @@ class CausalLM(nn.Module):
         Returns:
             States at the N rows.
         """
-        same_example = attention_mask[:, :, None] == attention_mask[:, None, :]
-        output = self.decoder(
-            input_ids=input_ids,
-            attention_mask=additive_mask(same_example.tril(), self.causal_network.dtype),
-            position_ids=same_example.tril(-1).sum(2),
-            output_hidden_states=bool(blocks),
-            use_cache=False,
-        )
+        layout: dict[str, Any]
+        if self._attends_by_example and input_ids.shape[1] >= _LONG:
+            # One row of all examples without padding; their lengths take the place of the mask.
+            row = torch.arange(len(input_ids), device=input_ids.device)[:, None]
+            present = attention_mask > 0
+            example = (attention_mask + row * input_ids.shape[1])[present]
+            lengths = torch.unique_consecutive(example, return_counts=True)[1]
+            begin = torch.repeat_interleave(lengths.cumsum(0) - lengths, lengths)
+            layout = {
+                "input_ids": input_ids[present][None],
+                "attention_mask": additive_mask(present.new_ones(1, 1, 1), self.causal_network.dtype),  # not read
+                "position_ids": (torch.arange(len(begin), device=begin.device) - begin)[None],
+                "example_lengths": lengths.tolist(),
+            }
+            rows = rows[present][None]
+        else:
+            same_example = attention_mask[:, :, None] == attention_mask[:, None, :]
+            layout = {
+                "input_ids": input_ids,
+                "attention_mask": additive_mask(same_example.tril(), self.causal_network.dtype),
+                "position_ids": same_example.tril(-1).sum(2),
+            }
+        output = self.decoder(**layout, output_hidden_states=bool(blocks), use_cache=False)
         final = output.last_hidden_state[rows]
         intermediate = [self._final_norm(output.hidden_states[block][rows]) for block in blocks]
         return RowStates(final, torch.stack(intermediate) if blocks else final.new_zeros(0, *final.shape))

@@ -18,6 +18,7 @@ from transformers import (
 )
 
 from src.errors import InputError
+from src.model import causal_lm
 from src.model.causal_lm import Head, _byte_tokenizer, from_pretrained, from_scratch
 from src.model.decoding import decode_items
 from src.tokenizer.trie import TokenTrie
@@ -255,6 +256,31 @@ def test_bfloat16_weights_give_float32_logits_close_to_those_of_float32_and_trai
         loss_of(rounded, [1, 2]).backward()
         optimizer.step()
     assert loss_of(rounded).item() < 0.8 * start
+
+
+@every_kind
+@full_and_lora
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_long_rows_attend_example_by_example_with_the_same_states_and_gradients(
+    saved, monkeypatch, kind, lora, checkpointing
+):
+    """Two rows, one of two examples and padding, the other a single example, with the mask and without it."""
+    ids = torch.randint(0, 250, (2, 9), generator=torch.Generator().manual_seed(0))
+    number = torch.tensor([[1] * 5 + [2] * 3 + [0], [1] * 9])
+    rows = torch.rand(2, 9, generator=torch.Generator().manual_seed(1)).less(0.6) & (number > 0)
+    states, gradients = [], []
+    for long in (1, 10):
+        monkeypatch.setattr(causal_lm, "_LONG", long)
+        model = load(saved(kind)[0], lora=lora, checkpointing=checkpointing)
+        assert model._attends_by_example
+        read = model.row_states(ids, number, rows, [1])
+        (read.final.square().sum() + read.intermediate.square().sum()).backward()
+        states.append(torch.cat([read.final[None], read.intermediate]))
+        gradients.append([weight.grad for weight in model.parameters() if weight.grad is not None])
+    assert states[0].shape == (2, rows.sum(), 16)
+    torch.testing.assert_close(states[0], states[1])
+    for by_example, masked in zip(*gradients, strict=True):
+        torch.testing.assert_close(by_example, masked, rtol=1e-3, atol=1e-3 * masked.abs().max().item())
 
 
 @pytest.mark.parametrize("kind", ["llama untied", "gpt2 tied"])
