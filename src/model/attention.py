@@ -45,7 +45,7 @@ def attend_by_example(
         attended: tuple[Tensor, None] = sdpa_attention_forward(module, query, key, value, attention_mask, **settings)
         return attended
     lengths = list(example_lengths)
-    parts = zip(query.split(lengths, 2), key.split(lengths, 2), value.split(lengths, 2), strict=True)
+    parts = zip(*(torch.split(one, lengths, 2) for one in (query, key, value)), strict=True)
     return torch.cat([sdpa_attention_forward(module, *part, None, **settings)[0] for part in parts], 1), None
 
 

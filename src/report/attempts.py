@@ -120,7 +120,7 @@ def _read_run(run: Run, label: str) -> AnsweredRun:
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise InputError(
                 f"{path} is not the record of an episode: {type(error).__name__}: {error}.\n"
-                f"Delete it, and have it made again:  python -m src.run resume={run.folder}"
+                f"Report without this episode:  rm '{path}'"
             ) from error
         attempts.setdefault(attempt.question_id, []).append(attempt)
     for same in attempts.values():

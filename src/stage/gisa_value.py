@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - the field's usual name
 
+from src.errors import InputError
 from src.model.value_model import ValueModel
 from src.stage.training import TrainingStage
 
@@ -39,6 +40,19 @@ class GisaValue(TrainingStage):
     ) -> None:
         super().__init__(model)
         self.save_hyperparameters(ignore=["model"])
+
+    def on_fit_start(self) -> None:
+        """Refuse to clip: see above.
+
+        Raises:
+            InputError: the trainer clips gradients.
+        """
+        if self.trainer.gradient_clip_val is not None:
+            raise InputError(
+                f"trainer.gradient_clip_val={self.trainer.gradient_clip_val}: the norm is one of all networks together, "
+                "so that each would learn something of the questions held out from it.\n"
+                "Type:  trainer.gradient_clip_val=null"
+            )
 
     def training_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> Tensor:
         """Return the sum of the networks' losses; log its mean, and that over the questions held out from each."""

@@ -282,7 +282,9 @@ def test_answers_of_another_harness_have_scores_only(one):
 @pytest.mark.parametrize("content", ["{", "[]", '{"question_id": "1"}'])
 def test_a_damaged_record_is_named_with_what_to_type(one, content):
     (one / "run/episodes/1.0.json").write_text(content)
-    with pytest.raises(InputError, match=r"episodes/1\.0\.json is not the record of an episode: .*\n.*src.run resume="):
+    with pytest.raises(
+        InputError, match=r"episodes/1\.0\.json is not the record of an episode: .*\n.*without this episode:  rm"
+    ):
         report(one)
 
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from src.dataset.prefix_datamodule import PrefixData
+from src.errors import InputError
 from src.model.value_model import ValueModel
 from src.stage.gisa_value import GisaValue
 from tests.dataset.test_prefix_datamodule import episodes
@@ -20,11 +21,11 @@ def stage(networks=2, features=3, **changes):
     return module
 
 
-def trained(data, epochs=20, **changes):
+def trained(data, epochs=20, clip=None, **changes):
     module = stage(len(data.batch["weight"]), **changes)
     trainer = lightning.Trainer(
         max_epochs=epochs, logger=False, enable_checkpointing=False, enable_progress_bar=False, accelerator="cpu",
-        enable_model_summary=False,
+        enable_model_summary=False, gradient_clip_val=clip,
     )  # fmt: skip
     trainer.fit(module, datamodule=data)
     return module
@@ -111,3 +112,9 @@ def test_loss_of_a_right_and_sure_value_is_nothing():
     module.model.second_bias.data.fill_(30)
     batch = {"states": torch.zeros(1, 1, 1), "target": torch.ones(1), "weight": torch.ones(1, 1)}
     assert module.training_step(batch, 0).item() == pytest.approx(0, abs=exp(-25))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_clipping_which_would_mix_the_networks_is_refused():
+    with pytest.raises(InputError, match=r"gradient_clip_val=1\.0: .* of all networks(.|\n)*gradient_clip_val=null"):
+        trained(PrefixData(episodes=episodes(), seed=1, folds=3), clip=1.0)
