@@ -49,8 +49,8 @@ class GisaValue(TrainingStage):
         """
         if self.trainer.gradient_clip_val is not None:
             raise InputError(
-                f"trainer.gradient_clip_val={self.trainer.gradient_clip_val}: the norm is one of all networks together, "
-                "so that each would learn something of the questions held out from it.\n"
+                f"trainer.gradient_clip_val={self.trainer.gradient_clip_val}: the norm is one of all networks, and "
+                "each would learn something of the questions held out from it.\n"
                 "Type:  trainer.gradient_clip_val=null"
             )
 
