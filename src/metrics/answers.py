@@ -158,7 +158,10 @@ def official_summary(rows: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _rounded_mean(values: Sequence[float]) -> float:
-    """Round a mean to 4 decimals, with pandas' compensated sum and NumPy's rounding, which decide ties."""
+    """Round a mean to 4 decimals, with pandas' compensated sum and NumPy's rounding, which decide ties.
+
+    Since 3.1 pandas compensates no more where rows come sorted by group; scores stay those of all versions before.
+    """
     total = compensation = 0.0
     for value in values:
         corrected = value - compensation

@@ -1,7 +1,7 @@
 import random
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pandas_answers import reference_score, reference_summary
 
@@ -173,6 +173,7 @@ four_decimals = st.integers(0, 10_000).map(lambda number: number / 10_000)
 
 @settings(deadline=None)
 @given(st.lists(st.tuples(st.sampled_from(["list", "item"]), four_decimals, st.integers(0, 1)), min_size=1))
+@example([("list", share, 0) for share in (0.0001, 0.0, 0.008, 0.0289)])
 def test_the_summary_is_that_of_pandas_also_at_ties_of_rounding(rows):
     scores = [
         {"list_content_f1": share, "global_em": exact, "question_type": kind}
