@@ -15,7 +15,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Llama
 from src.errors import InputError
 from src.model.attention import let_attend_by_example
 
-_LONG = 256  # tokens of a row from which examples are attended to one by one; measured, see row_states
+# Tokens of a row from which examples are attended to one by one. With SmolLM2 a step then takes 0.95 of the time, and
+# 0.75 at 1,238 tokens; other models and shorter rows were not measured.
+_LONG = 256
 _FINAL_NORMS = ("norm", "final_layernorm", "ln_f", "final_layer_norm")
 
 
