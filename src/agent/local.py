@@ -8,9 +8,9 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from os.path import commonprefix
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
+from weakref import WeakKeyDictionary
 
 from src.agent.cost import Charge, Part, Step
 from src.agent.policy import ContextOverflowError, Message, Reply
@@ -20,6 +20,7 @@ from src.errors import InputError
 
 if TYPE_CHECKING:
     from src.model.chat import ChatModel, Written
+    from src.model.prefix_cache import PrefixCache
 
 _GATHER_S = 0.01  # how long a batch waits for others to join: nothing beside the seconds that it takes
 
@@ -56,6 +57,7 @@ class LocalPolicy:
         seed: int = 1,
         max_output_tokens: int = 8192,
         batch_size: int = 16,
+        remembered_gb: float = 0.0,
         examples: Sequence[dict[str, Any]] = (),
         model: ChatModel | None = None,
     ) -> None:
@@ -70,12 +72,17 @@ class LocalPolicy:
                 the conversation, so that it does not depend on which requests happened to come together.
             max_output_tokens: Most tokens of one reply.
             batch_size: Most conversations at once.
+            remembered_gb: Most memory for what the model has read, in GB (10^9 bytes) on its device, so that a turn
+                reads only what is new; 0 reads everything again. It lasts as long as the event loop: weights that go
+                on learning do so between two rollouts, each of which has a loop of its own.
             examples: Worked episodes that are shown before the question, where there are tools; see ``worked``.
             model: One that is there already and goes on learning, instead of the weights of that name.
 
         Raises:
-            InputError: no chat model could be loaded by that name.
+            InputError: no chat model could be loaded by that name, or the memory is less than 0.
         """
+        if not remembered_gb >= 0:
+            raise InputError(f"agent.policy.remembered_gb={remembered_gb}: I need a number of at least 0; 0 is off.")
         from src.model.chat import load_chat_model  # seconds of imports that --help must not wait for
 
         self._model = model or load_chat_model(name, dtype=dtype, device=device)
@@ -86,6 +93,8 @@ class LocalPolicy:
         self._seed = seed
         self._max_output_tokens = max_output_tokens
         self._batch_size = batch_size
+        self._most_bytes = remembered_gb * 1e9
+        self._memories: WeakKeyDictionary[asyncio.AbstractEventLoop, PrefixCache] = WeakKeyDictionary()
         self._examples = [message for number, example in enumerate(examples) for message in worked(example, number)]
         self._waiting: list[Request] = []
         self._at_work: asyncio.Task[None] | None = None
@@ -127,41 +136,59 @@ class LocalPolicy:
 
     async def _work(self) -> None:
         """Generate until nobody waits."""
-        while self._waiting:
+        memory = self._memory()
+        try:
+            while self._waiting:
+                await self._gather()
+                batch = self._next_batch()
+                if not batch:
+                    return
+                written: Sequence[Written | Exception]
+                try:
+                    written = await asyncio.to_thread(self._generate, batch, memory)
+                except Exception as error:
+                    written = [error] * len(batch)
+                for request, one in zip(batch, written, strict=True):
+                    with suppress(asyncio.InvalidStateError):  # its episode has given up meanwhile
+                        request.reply.set_exception(one) if isinstance(one, Exception) else request.reply.set_result(
+                            one
+                        )
+        finally:
+            self._at_work = None  # which would hold the loop, and so the memory
+
+    def _memory(self) -> PrefixCache | None:
+        """Return what was read in this event loop."""
+        from src.model.prefix_cache import PrefixCache
+
+        loop = asyncio.get_running_loop()
+        if self._most_bytes and loop not in self._memories:
+            self._memories[loop] = PrefixCache(self._most_bytes)
+        return self._memories.get(loop)
+
+    async def _gather(self) -> None:
+        """Wait until a batch is full or nobody joins it any more."""
+        before = 0
+        while before < len(self._waiting) < self._batch_size or not before:
+            before = len(self._waiting)
             await asyncio.sleep(_GATHER_S)
-            batch = self._next_batch()
-            if not batch:
-                return
-            written: Sequence[Written | Exception]
-            try:
-                written = await asyncio.to_thread(self._generate, batch)
-            except Exception as error:
-                written = [error] * len(batch)
-            for request, one in zip(batch, written, strict=True):
-                with suppress(asyncio.InvalidStateError):  # its episode has given up meanwhile
-                    request.reply.set_exception(one) if isinstance(one, Exception) else request.reply.set_result(one)
 
     def _next_batch(self) -> list[Request]:
-        """Take the one that waits longest, with those that begin alike and are of about its length.
+        """Take the one that waits longest, with those of about its length: all are padded to the longest.
 
-        A beginning that all share is read once, and short conversations would be padded to the longest.
+        One more row costs less than another batch, which reads the weights again for every token: none is left out.
         """
         waiting = [request for request in self._waiting if not request.reply.done()]  # done: its episode gave up
-        batch = waiting[:1]
-        if waiting[1:]:
-            first = waiting[0].tokens
-            alike = [len(commonprefix([first, request.tokens])) for request in waiting]
-            close = [request for request, shared in zip(waiting, alike, strict=True) if shared >= max(alike[1:]) / 2]
-            batch = sorted(close, key=lambda request: abs(len(request.tokens) - len(first)))[: self._batch_size]
+        batch = sorted(waiting, key=lambda one: abs(len(one.tokens) - len(waiting[0].tokens)))[: self._batch_size]
         self._waiting = [request for request in waiting if request not in batch]
         return batch
 
-    def _generate(self, batch: Sequence[Request]) -> list[Written]:
+    def _generate(self, batch: Sequence[Request], memory: PrefixCache | None) -> list[Written]:
         return self._model.reply(
             [request.tokens for request in batch],
             seeds=[request.seed for request in batch],
             max_tokens=self._max_output_tokens,
             temperature=self.temperature,
+            memory=memory,
         )
 
 

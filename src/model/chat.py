@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
-from os.path import commonprefix
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from src.errors import InputError
 from src.model.chat_format import ChatFormat
+from src.model.prefix_cache import BLOCK, GrowingLayer, PrefixCache, block_names, growing_cache
 
 
 class Written(NamedTuple):
@@ -53,38 +54,38 @@ class ChatModel(ChatFormat):
 
     @torch.inference_mode()
     def reply(
-        self, prompts: Sequence[list[int]], *, seeds: Sequence[int], max_tokens: int, temperature: float
+        self,
+        prompts: Sequence[list[int]],
+        *,
+        seeds: Sequence[int],
+        max_tokens: int,
+        temperature: float,
+        memory: PrefixCache | None = None,
     ) -> list[Written]:
         """Continue several conversations at once; one that has ended leaves the batch.
 
-        Each row draws from a generator of its own, so that a reply depends on its neighbours by the rounding of sums
-        only. Source of the draw: the largest of ``p / e`` with ``e`` exponential is a sample of ``p`` (Gumbel-max).
+        Each row draws from a generator of its own, so that a reply depends on its neighbours, and on what is
+        remembered, by the rounding of sums only. Source of the draw: the largest of ``p / e`` with ``e`` exponential is
+        a sample of ``p`` (Gumbel-max).
 
         Args:
             prompts: Tokens of the conversations, of any lengths.
             seeds: One a conversation.
             max_tokens: Most tokens of one reply.
             temperature: 0 takes the likeliest token.
+            memory: What these weights have read before, which is not read again; the conversations are added to it.
         """
         device = self.network.device
         draws = [torch.Generator(device).manual_seed(seed) for seed in seeds]
         written: list[list[int]] = [[] for _ in prompts]
         going, ends = list(range(len(prompts))), dict[int, int]()
-        cache, shared = self._read_what_all_share(prompts)
-        ids, mask = _left_padded([prompt[shared:] for prompt in prompts], device)
-        mask = torch.cat([mask.new_ones(len(mask), shared), mask], dim=1)
-        position = (mask.cumsum(1) - 1).clamp(min=0)[:, shared:]
+        at_hand = PrefixCache() if memory is None else memory
+        if beginnings := _shared_beginnings(prompts):
+            self._read(beginnings, at_hand, keep=True)
+        cache, mask, logits = self._read(prompts, at_hand)
+        position = mask.sum(1, keepdim=True)
         for count in range(1, max_tokens + 1):
-            output = self.network(
-                input_ids=ids,
-                attention_mask=mask,
-                position_ids=position,
-                past_key_values=cache,
-                use_cache=True,
-                logits_to_keep=1,
-            )
-            cache = output.past_key_values
-            tokens = _chosen(output.logits[:, -1].float(), [draws[row] for row in going], temperature)
+            tokens = _chosen(logits, [draws[row] for row in going], temperature)
             kept = []
             for place, (row, token) in enumerate(zip(going, tokens.tolist(), strict=True)):
                 if token in self.ends:
@@ -92,32 +93,56 @@ class ChatModel(ChatFormat):
                 else:
                     written[row].append(token)
                     kept.append(place)
-            if not kept or count == max_tokens:
+            if count == max_tokens:
+                kept = []
+            if memory is not None and isinstance(cache.layers[0], GrowingLayer):
+                for place in {*range(len(going))} - {*kept}:
+                    _remember(memory, prompts[going[place]] + written[going[place]], cache, place, mask)
+            if not kept:
                 break
             if len(kept) < len(going):
+                kept = _moved_forward(kept)
                 going = [going[place] for place in kept]
                 places = torch.tensor(kept, device=device)
                 cache.batch_select_indices(places)
                 tokens, mask, position = tokens[places], mask[places], position[places]
-            ids, position = tokens[:, None], position[:, -1:] + 1
             mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
+            logits = self._forward(tokens[:, None], mask, position, cache)[0]
+            position = position + 1
         return [Written(tokens, ends.get(row)) for row, tokens in enumerate(written)]
 
-    def _read_what_all_share(self, prompts: Sequence[list[int]]) -> tuple[Any, int]:
-        """Read the beginning that all conversations have in common, instructions and examples, once for all of them.
+    def _read(
+        self, prompts: Sequence[list[int]], memory: PrefixCache, *, keep: bool = False
+    ) -> tuple[Any, Tensor, Tensor]:
+        """Read prompts without what is remembered of their beginnings, and remember them if they are to be kept.
 
         Returns:
-            The model's cache with a row a conversation, None if it is to begin empty; and how many tokens are in it.
+            The model's cache with a row a prompt; which of its columns are tokens, shape ``(B, T)``; and the logits of
+            the next token, ``(B, V)``.
         """
-        shared = min(len(commonprefix(prompts)), min(map(len, prompts)) - 1)  # of each, a token is left to be read
-        if len(prompts) == 1 or shared < 1:
-            return None, 0
-        ids = torch.tensor([prompts[0][:shared]], device=self.network.device)
-        cache = self.network(input_ids=ids, use_cache=True, logits_to_keep=1).past_key_values
-        if any(cache.is_sliding):  # whose windows would count the padding that follows
-            return None, 0
-        cache.batch_repeat_interleave(len(prompts))
-        return cache, shared
+        known = [memory.find(prompt[:-1]) for prompt in prompts]  # of each, a token is left to be read
+        rest = [prompt[BLOCK * len(blocks) :] for prompt, blocks in zip(prompts, known, strict=True)]
+        ids, mask = _left_padded(rest, self.network.device)
+        past = _left_padded([[0] * BLOCK * len(blocks) for blocks in known], self.network.device)[1]
+        mask = torch.cat([past, mask], dim=1)
+        position = (mask.cumsum(1) - 1).clamp(min=0)[:, past.shape[1] :]
+        logits, cache = self._forward(ids, mask, position, growing_cache(self.network, known, ids.shape[1]))
+        if keep and isinstance(cache.layers[0], GrowingLayer):
+            for row, prompt in enumerate(prompts):
+                _remember(memory, prompt, cache, row, mask)
+        return cache, mask, logits
+
+    def _forward(self, ids: Tensor, mask: Tensor, position: Tensor, cache: Any) -> tuple[Tensor, Any]:
+        """Return float32 logits ``(B, V)`` behind tokens ``(B, T)``, and the model's cache with them."""
+        output = self.network(
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=position,
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        return output.logits[:, -1].float(), output.past_key_values
 
 
 def load_chat_model(name: str, *, dtype: Literal["float32", "bfloat16"], device: str) -> ChatModel:
@@ -141,6 +166,28 @@ def load_chat_model(name: str, *, dtype: Literal["float32", "bfloat16"], device:
             "Type a hub name or a folder with config.json, weights and tokenizer:  agent.policy.name=path/to/folder"
         ) from error
     return ChatModel(network, tokenizer)
+
+
+def _shared_beginnings(prompts: Sequence[list[int]]) -> list[list[int]]:
+    """Return what several prompts begin with, in full blocks, so that it is read once for all of them."""
+    names = [block_names(prompt[:-1]) for prompt in prompts]
+    counts = Counter(name for row in names for name in row)
+    shared = {}
+    for prompt, row in zip(prompts, names, strict=True):
+        if depth := sum(counts[name] > 1 for name in row):
+            shared[row[depth - 1]] = prompt[: BLOCK * depth]
+    return list(shared.values())
+
+
+def _remember(memory: PrefixCache, tokens: Sequence[int], cache: Any, row: int, mask: Tensor) -> None:
+    columns = mask[row].nonzero()[:, 0]
+    memory.add(tokens[: len(columns)], cache, row, columns)
+
+
+def _moved_forward(kept: Sequence[int]) -> list[int]:
+    """Return the places of the rows that are kept, with the last of them where one is not."""
+    last = [place for place in kept if place >= len(kept)]
+    return [place if place in kept else last.pop() for place in range(len(kept))]
 
 
 def _left_padded(prompts: Sequence[list[int]], device: torch.device) -> tuple[Tensor, Tensor]:

@@ -23,6 +23,8 @@ EXAMPLE = {
     "answer": "None.",
 }
 
+KINDS = [("a", 90), ("b", 90), ("a", 20), ("b", 300)]
+
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
@@ -40,7 +42,7 @@ class Script:
         self.batches = []
         self.model.reply = self.reply
 
-    def reply(self, prompts, *, seeds, max_tokens, temperature):
+    def reply(self, prompts, *, seeds, max_tokens, temperature, memory):
         self.batches.append([self.model.tokenizer.decode(prompt) for prompt in prompts])
         said = [self.texts.pop(0) if len(self.texts) > 1 else self.texts[0] for _ in prompts]
         end = self.model.tokenizer.eos_token_id if self.ended else None
@@ -143,17 +145,23 @@ def test_conversations_of_a_length_go_together_and_none_waits_for_ever(folders):
     assert [[prompt.count("a") > 9 for prompt in batch] for batch in script.batches] == [[True, True], [False, False]]
 
 
-def test_conversations_that_begin_alike_go_together(folders):
+def test_none_is_left_out_of_a_batch_that_is_not_full(folders):
     policy = policy_of(folders["plain"])
     script = Script(policy, "x")
-    kinds = [[{"role": "system", "content": letter * 90}, {"role": "user", "content": "?"}] for letter in "abab"]
+    kinds = [[{"role": "system", "content": letter * size}, {"role": "user", "content": "?"}] for letter, size in KINDS]
 
     async def main():
         step = Step(Account("question", None))
-        await asyncio.gather(*(policy.reply(messages, (), step, Web()) for messages in kinds))
+        waits = [0, 0, 0.005, 0.012]  # the last joins after the first have waited once
+
+        async def late(wait, messages):
+            await asyncio.sleep(wait)
+            await policy.reply(messages, (), step, Web())
+
+        await asyncio.gather(*map(late, waits, kinds))
 
     asyncio.run(main())
-    assert [{prompt.count("a" * 90) for prompt in batch} for batch in script.batches] == [{1}, {0}]
+    assert [len(batch) for batch in script.batches] == [4]
 
 
 def test_the_event_loop_goes_on_while_it_generates_and_late_requests_are_collected(folders):
