@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from src.errors import InputError
 from src.model.chat_format import ChatFormat
-from src.model.prefix_cache import BLOCK, GrowingLayer, PrefixCache, block_names, growing_cache
+from src.model.prefix_cache import BLOCK, PrefixCache, block_names, growing_cache, keeps_all_keys
 
 
 class Written(NamedTuple):
@@ -51,6 +51,7 @@ class ChatModel(ChatFormat):
         super().__init__(tokenizer, ends if isinstance(ends, list) else [] if ends is None else [ends])
         self.network = network.eval()
         self.context_tokens: int | None = getattr(network.config.get_text_config(), "max_position_embeddings", None)
+        self._keeps_all_keys = keeps_all_keys(network)
 
     @torch.inference_mode()
     def reply(
@@ -80,8 +81,10 @@ class ChatModel(ChatFormat):
         written: list[list[int]] = [[] for _ in prompts]
         going, ends = list(range(len(prompts))), dict[int, int]()
         at_hand = PrefixCache() if memory is None else memory
-        if beginnings := _shared_beginnings(prompts):
-            self._read(beginnings, at_hand, keep=True)
+        if self._keeps_all_keys:
+            shared = [one for one in _shared_beginnings(prompts) if BLOCK * len(at_hand.find(one)) < len(one)]
+            if shared:
+                self._read(shared, at_hand, keep=True)
         cache, mask, logits = self._read(prompts, at_hand)
         position = mask.sum(1, keepdim=True)
         for count in range(1, max_tokens + 1):
@@ -95,7 +98,7 @@ class ChatModel(ChatFormat):
                     kept.append(place)
             if count == max_tokens:
                 kept = []
-            if memory is not None and isinstance(cache.layers[0], GrowingLayer):
+            if memory is not None and self._keeps_all_keys:
                 for place in {*range(len(going))} - {*kept}:
                     _remember(memory, prompts[going[place]] + written[going[place]], cache, place, mask)
             if not kept:
@@ -126,8 +129,10 @@ class ChatModel(ChatFormat):
         past = _left_padded([[0] * BLOCK * len(blocks) for blocks in known], self.network.device)[1]
         mask = torch.cat([past, mask], dim=1)
         position = (mask.cumsum(1) - 1).clamp(min=0)[:, past.shape[1] :]
-        logits, cache = self._forward(ids, mask, position, growing_cache(self.network, known, ids.shape[1]))
-        if keep and isinstance(cache.layers[0], GrowingLayer):
+        layers = self.network.config.get_text_config().num_hidden_layers
+        begun = growing_cache(layers, known, ids.shape[1]) if self._keeps_all_keys else None
+        logits, cache = self._forward(ids, mask, position, begun)
+        if keep:
             for row, prompt in enumerate(prompts):
                 _remember(memory, prompt, cache, row, mask)
         return cache, mask, logits
@@ -193,9 +198,9 @@ def _moved_forward(kept: Sequence[int]) -> list[int]:
 def _left_padded(prompts: Sequence[list[int]], device: torch.device) -> tuple[Tensor, Tensor]:
     """Return ids and mask, shape ``(B, T)``; padding is token 0, which no row sees."""
     longest = max(map(len, prompts))
-    ids = torch.tensor([[0] * (longest - len(prompt)) + prompt for prompt in prompts], device=device)
-    mask = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=device)
-    return ids, mask
+    ids = [[0] * (longest - len(prompt)) + prompt for prompt in prompts]
+    mask = [[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts]
+    return torch.tensor(ids, dtype=torch.int64, device=device), torch.tensor(mask, dtype=torch.int64, device=device)
 
 
 def _chosen(logits: Tensor, draws: Sequence[torch.Generator], temperature: float) -> Tensor:

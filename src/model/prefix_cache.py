@@ -62,7 +62,7 @@ class PrefixCache:
         held = [one[row] for layer in cache.layers for one in (layer.keys, layer.values)]
         if len({one.shape for one in held}) > 1:
             return
-        for name, places in reversed(list(zip(block_names(tokens), columns.split(BLOCK), strict=False))):
+        for name, places in reversed(list(zip(block_names(tokens), torch.split(columns, BLOCK), strict=False))):
             if name not in self._blocks:
                 self._blocks[name] = torch.stack([one[:, places] for one in held])
                 self.bytes += self._blocks[name].nbytes
@@ -71,9 +71,12 @@ class PrefixCache:
                 self.bytes -= self._blocks.popitem(last=False)[1].nbytes
 
 
-class GrowingLayer(DynamicLayer):
+class GrowingLayer(DynamicLayer):  # type: ignore[misc]
     """Keys and values of a layer, with room for more behind the ``length`` tokens that are there."""
 
+    keys: Tensor
+    values: Tensor
+    is_initialized: bool
     length = 0
 
     def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
@@ -116,21 +119,20 @@ def block_names(tokens: Sequence[int]) -> list[bytes]:
     return names
 
 
-def growing_cache(network: Any, known: Sequence[Sequence[Tensor]], more: int) -> Cache | None:
+def keeps_all_keys(network: Any) -> bool:
+    """Tell whether a model's layers keep the keys and values of all tokens, and nothing else."""
+    return {type(layer) for layer in DynamicCache(config=network.config.get_text_config()).layers} == {DynamicLayer}
+
+
+def growing_cache(layers: int, known: Sequence[Sequence[Tensor]], more: int) -> Cache:
     """Return a cache that begins with what is remembered.
 
     Args:
-        network: A transformers causal LM.
+        layers: Of the model.
         known: Blocks of each row; shorter ones follow on a gap.
         more: Tokens that are to be read next.
-
-    Returns:
-        None where the model keeps something else than the keys and values of all tokens.
     """
-    kinds = {type(layer) for layer in DynamicCache(config=network.config.get_text_config()).layers}
-    if kinds != {DynamicLayer}:
-        return None
-    cache = Cache(layers=[GrowingLayer() for _ in range(network.config.get_text_config().num_hidden_layers)])
+    cache = Cache(layers=[GrowingLayer() for _ in range(layers)])
     length = BLOCK * max(map(len, known))
     if length:
         joined = [torch.cat(list(blocks), 2) if blocks else None for blocks in known]

@@ -1,4 +1,5 @@
 import asyncio
+import gc
 import json
 import threading
 
@@ -13,6 +14,7 @@ from src.agent.store import RunStore
 from src.agent.tools import Toolbox
 from src.agent.trajectory import Task
 from src.agent.web import Web
+from src.errors import InputError
 from src.model.chat import Written
 
 ASKED = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Where?"}]
@@ -234,6 +236,50 @@ def test_draws_hang_on_the_seed_and_the_step_and_not_on_the_company(folders):
     assert len(set(together)) == 3  # samples of a question differ
     assert texts(1, ["1.1/reply/0"]) == together[1:2]
     assert texts(2, ["1.1/reply/0"]) != together[1:2]
+
+
+def test_a_rollout_remembers_and_weights_that_changed_after_it_are_read_with_anew(folders):
+    policy = policy_of(folders["plain"], remembered_gb=0.1)
+    forgetful = policy_of(folders["plain"])
+    read, plainly = [], policy._model.network.forward
+
+    def forward(*_, **settings):
+        read.append(settings["input_ids"].shape[1])
+        return plainly(**settings)
+
+    policy._model.network.forward = forward
+
+    def contents(policy):
+        async def main():
+            step = Step(Account("question", None))
+            return [(await policy.reply(ASKED, (), step, Web())).message["content"] for _ in range(2)]
+
+        return asyncio.run(main())
+
+    before = contents(policy)
+    assert before == contents(forgetful)
+    prompts = [count for count in read if count > 1]
+    assert prompts[1] < prompts[0] / 2
+    for one in (policy, forgetful):
+        for weights in one._model.network.parameters():
+            weights.data.mul_(-0.7)  # which leaves no trace, as fused optimizers leave none
+    after = contents(policy)
+    assert after == contents(forgetful)
+    assert after != before
+    assert [count for count in read if count > 1][2:] == prompts
+
+
+def test_memory_is_given_back_when_the_rollout_ends(folders):
+    policy = policy_of(folders["plain"], remembered_gb=0.1)
+    ask(policy, tools=())
+    gc.collect()
+    assert not policy._memories
+
+
+@pytest.mark.parametrize("size", [-1.0, float("nan")])
+def test_a_memory_of_less_than_nothing_is_refused(folders, size):
+    with pytest.raises(InputError, match=r"agent\.policy\.remembered_gb=.*at least 0; 0 is off"):
+        policy_of(folders["plain"], remembered_gb=size)
 
 
 @pytest.mark.parametrize(
