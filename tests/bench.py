@@ -1,4 +1,4 @@
-"""Print measured ratios as a Markdown table: decoding, training, loss, rewards, answers, rollout, imitation, start-up.
+"""Print measured ratios as a Markdown table; ``--help`` names the parts.
 
 Every ratio is the median over interleaved pairs (A B A B ...) of one run; the absolute values only show the scale.
 Nothing here asserts a time. `nox -s bench`, or `python -m tests.bench` with the project installed.
@@ -19,7 +19,7 @@ from pathlib import Path
 
 import torch
 
-from tests.benchmarks import answers, decoding, imitation, loss, rewards, rollout, start_up, training
+from tests.benchmarks import answers, decoding, generation, imitation, loss, rewards, rollout, start_up, training
 from tests.benchmarks.comparison import HEADER, ROOT, silence
 
 SECTIONS = {
@@ -30,6 +30,7 @@ SECTIONS = {
     "rewards": rewards.rows,
     "answers": answers.rows,
     "rollout": rollout.rows,
+    "generation": generation.rows,
     "imitation": imitation.rows,
     "start-up": start_up.rows,
 }

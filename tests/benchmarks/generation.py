@@ -1,0 +1,81 @@
+"""Replies of a local model in an agent's episodes: many at once with a memory, against one by one without."""
+
+from __future__ import annotations
+
+import itertools
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import torch
+
+from src.build import build
+from src.dataset.gisa_lessons import Lesson, make_lessons
+from src.model.chat import ChatModel, load_chat_model
+from src.model.prefix_cache import PrefixCache
+from src.model.smollm2 import local_folder
+from tests.benchmarks.comparison import Row, show_seconds
+from tests.benchmarks.imitation import composed
+from tests.chat_models import write_folder
+
+Episode = list[tuple[list[int], list[int]]]
+"""Of each turn, the tokens to read and those to write, its end included."""
+
+
+def rows(*, quick: bool) -> Iterator[Row]:
+    with tempfile.TemporaryDirectory() as folder:
+        yield _row(str(write_folder(Path(folder) / "toy")) if quick else local_folder(), quick)
+
+
+def _row(name: str, quick: bool) -> Row:
+    count = 3 if quick else 16
+    model = load_chat_model(name, dtype="float32" if quick else "bfloat16", device="cpu")
+    config = composed("+experiment=gisa_imitation", "name=bench", f"dataset.per_type={2 if quick else 8}")
+    agent = build(config["agent"] | {"policy": {"_target_": "src.agent.heuristic.HeuristicPolicy"}})
+    lessons = make_lessons(build(config["dataset"]), agent, model, max_tokens=4096).lessons
+    episodes = [_episode(lesson) for lesson in lessons[:count]]
+    model.reply([[0]], seeds=[0], max_tokens=1, temperature=0)  # the first call prepares
+    together, of_groups = _seconds(model, [episodes], PrefixCache(2e9))
+    alone, of_each = _seconds(model, [[episode] for episode in episodes], None)
+    written = sum(len(turn[1]) for episode in episodes for turn in episode)
+    return Row(
+        f"CPU time to write {written} tokens in {len(episodes)} episodes, by turns",
+        (f"{count} at once, with memory", "one by one, without"),
+        [(together / count, alone / count)],
+        lambda value: f"{show_seconds(value)} an episode",
+        ">= 3",
+        f"known turns were replayed, {'all' if of_groups == of_each == written else 'NOT all'} of them",
+    )
+
+
+def _episode(lesson: Lesson) -> Episode:
+    """Take a lesson apart: its trained tokens are what the assistant wrote."""
+    episode, before = [], 0
+    for trained, run in itertools.groupby(lesson.marked.trained):
+        after = before + len(list(run))
+        if trained:
+            episode.append((lesson.marked.tokens[:before], lesson.marked.tokens[before:after]))
+        before = after
+    return episode
+
+
+def _seconds(model: ChatModel, groups: Sequence[list[Episode]], memory: PrefixCache | None) -> tuple[float, int]:
+    """Replay groups of episodes turn by turn; return CPU seconds and the number of tokens written."""
+    written, start = 0, time.process_time()
+    for group in groups:
+        for number in range(max(map(len, group))):
+            turns = [episode[number] for episode in group if number < len(episode)]
+            left = [iter(tokens) for _, tokens in turns]
+
+            def known(logits: torch.Tensor, draws: Sequence[torch.Generator], _: float, left: Any = left) -> Any:
+                return torch.tensor([next(left[draw.initial_seed()]) for draw in draws])
+
+            with mock.patch("src.model.chat._chosen", known):
+                replies = model.reply(
+                    [read for read, _ in turns], seeds=range(len(turns)), max_tokens=4096, temperature=0, memory=memory
+                )
+            written += sum(len(one.tokens) + one.ended for one in replies)
+    return time.process_time() - start, written
