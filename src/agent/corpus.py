@@ -108,7 +108,7 @@ class Corpus:
         scores = index.get_scores(words)
         best = (-scores).argsort(kind="stable")[:count].tolist()  # stable: equal pages come in the collection's order
         return [
-            replace(hits[number], snippet=_snippet(hits[number].snippet, set(words)))
+            replace(hits[number], snippet=_snippet(hits[number], set(words)))
             for number in best
             if scores[number] > 0
         ]
@@ -129,10 +129,11 @@ class Corpus:
         return index, hits
 
 
-def _snippet(text: str, words: set[str]) -> str:
-    """Return the line with most of the query's words, cut to size."""
-    best = max(text.split("\n"), key=lambda line: len(words.intersection(words_of(line))))
-    return best[:_SNIPPET_CHARS]
+def _snippet(page: Hit, words: set[str]) -> str:
+    """Return the line with most of the query's words, cut to size; none that only says the title again."""
+    lines = [line for line in page.snippet.split("\n") if line.lstrip("# ") != page.title]
+    best = max(lines, key=lambda line: len(words.intersection(words_of(line))), default="")
+    return best[:_SNIPPET_CHARS] if words.intersection(words_of(best)) else ""
 
 
 def words_of(text: str) -> list[str]:

@@ -60,7 +60,7 @@ def in_plain_text(messages: Sequence[Message], tools: Sequence[Mapping[str, Any]
     """
     plain = [{"role": "user" if one["role"] == "tool" else one["role"], "content": _written(one)} for one in messages]
     if tools:
-        described = _HOW_TO_CALL.format(tools="\n".join(json.dumps(tool, ensure_ascii=False) for tool in tools))
+        described = _HOW_TO_CALL.format(tools="\n".join(_signature(tool["function"]) for tool in tools))
         if plain[0]["role"] != "system":
             plain.insert(0, {"role": "system", "content": described})
         else:
@@ -77,6 +77,19 @@ def with_parsed_arguments(messages: Sequence[Message]) -> list[Message]:
         else one
         for one in messages
     ]
+
+
+def _signature(tool: Mapping[str, Any]) -> str:
+    """Describe a tool in a fifth of the tokens of its JSON schema: a small model reads them in every conversation."""
+    arguments = tool.get("parameters", {}).get("properties", {})
+    typed = ", ".join(f"{name}: {_type_of(schema)}" for name, schema in arguments.items())
+    meanings = [f"{name}: {schema['description']}" for name, schema in arguments.items() if schema.get("description")]
+    return "\n  ".join([f"{tool['name']}({typed})", *filter(None, [tool.get("description")]), *meanings])
+
+
+def _type_of(schema: Mapping[str, Any]) -> str:
+    kind = schema.get("type", "any")
+    return f"list of {_type_of(schema['items'])}" if kind == "array" and "items" in schema else str(kind)
 
 
 def _written(message: Message) -> str:

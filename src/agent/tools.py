@@ -227,7 +227,8 @@ class Toolbox:
         if not text.strip():
             return ToolResult(f"{heading} holds no text.", [url], cached=int(cached))
         note = f"\nThe page goes on; {left_out:,} characters are left out." if left_out else ""
-        content = "\n\n".join(filter(None, (title, text)))
+        says_its_title = text.partition("\n")[0].lstrip("# ") == title
+        content = text if says_its_title else "\n\n".join(filter(None, (title, text)))
         return ToolResult(f"{heading}\n{untrusted(content)}{note}", [url], cached=int(cached))
 
     async def _cached(self, make: Callable[[], Awaitable[Any]], tool: str, backend: str, *key: str) -> tuple[Any, bool]:

@@ -26,7 +26,7 @@ DAYS = {"2024-07-01": 2023, "2025-07-01": 2024}
 FIRST, LATER = DAYS
 _OLDER_YEAR = 2022
 _SEED = 1
-_LAYOUT = "3"  # to be raised with every change of pages, forms or draws: the cache then makes a new folder
+_LAYOUT = "4"  # to be raised with every change of pages, forms or draws: the cache then makes a new folder
 
 
 def factbook(snapshot: str | None = None) -> Gisa:
@@ -94,8 +94,8 @@ def _entities(day: str) -> tuple[Entity, ...]:
 def write_suite(folder: Path, suite: Iterable[Question], corpus: Corpus, prefix: str = "") -> None:
     """Write the questions in the layout that GISA is published in, and ``suite.json``, our addition.
 
-    It says for every id its form, split, number of pages, the entities that they are about and what it asks for, and it
-    comes last: a folder without it is not whole.
+    It says for every id its form, split, number of pages, the entities that they are about, what it asks for and what
+    to note on the way, and it comes last: a folder without it is not whole.
 
     Args:
         folder: Is made.
@@ -127,6 +127,7 @@ def write_suite(folder: Path, suite: Iterable[Question], corpus: Corpus, prefix:
             "hops": len(question.pages),
             "entities": question.entities,
             "slots": dict(question.draft.slots),
+            "notes": question.notes,
         }
         header = (
             question.draft.form.columns(question.draft.slots) if question.draft.form.answer_type == "table" else None

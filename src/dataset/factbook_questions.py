@@ -39,11 +39,28 @@ class Draft:
     text: str
 
 
+@dataclass(frozen=True)
+class Answer:
+    """What the facts of one day say to a question.
+
+    Attributes:
+        rows: Of the answer.
+        pages: Kind and title of the pages it takes, in order.
+        notes: What has to be kept in mind on the way, an entity a line: the values that were read, where the answer
+            itself does not tell all of them.
+    """
+
+    rows: Rows
+    pages: list[tuple[str, str]]
+    notes: list[str]
+
+
 class Records:
     """Gives facts from the records, and notes which pages show them.
 
     Attributes:
         pages: Kind and title of each page that was needed, once, in the order of the first need.
+        read: Entity to the values that were needed of it last, in the order of the first need.
     """
 
     def __init__(self, entities: Sequence[Entity]) -> None:
@@ -53,6 +70,7 @@ class Records:
         for entity in entities:
             self.groups.setdefault(entity.group, []).append(entity.name)
         self.pages: dict[tuple[str, str], None] = {}
+        self.read: dict[str, tuple[str, ...]] = {}
 
     def values(self, name: str, key: str) -> tuple[str, ...]:
         """See ``factbook_answers.Reader``."""
@@ -60,7 +78,8 @@ class Records:
         self.pages[entity.kind, section_title(name, BY_KEY[key].section)] = None
         if not entity.values(key):
             raise NoAnswerError
-        return entity.values(key)
+        self.read[name] = entity.values(key)
+        return self.read[name]
 
     def members(self, group: str) -> tuple[str, ...]:
         """See ``factbook_answers.Reader``."""
@@ -69,13 +88,17 @@ class Records:
         self.pages[kind, group_title(kind, group)] = None
         return tuple(names)
 
-    def answer(self, draft: Draft) -> tuple[Rows, list[tuple[str, str]]] | None:
-        """Return the rows of the answer and the pages it takes, None if there is no one answer."""
-        self.pages = {}
+    def answer(self, draft: Draft) -> Answer | None:
+        """Answer a question, None if there is no one answer."""
+        self.pages, self.read = {}, {}
         try:
-            return draft.form.answer(self, draft.slots), list(self.pages)
+            rows = draft.form.answer(self, draft.slots)
         except NoAnswerError:
             return None
+        told = {cell for row in rows for cell in row}
+        tells_all = all(told.issuperset(values) for values in self.read.values())
+        notes = [] if tells_all else [f"{name}: {', '.join(values)}" for name, values in self.read.items()]
+        return Answer(rows, list(self.pages), notes)
 
 
 @dataclass(frozen=True)
@@ -88,6 +111,7 @@ class Question:
         gold: Rows of the answer on the first day.
         later: Rows on the later day; the same ones unless the question is live.
         pages: Kind and title of the pages it takes, in order.
+        notes: See ``Answer``.
     """
 
     draft: Draft
@@ -95,6 +119,7 @@ class Question:
     gold: Rows
     later: Rows
     pages: list[tuple[str, str]]
+    notes: list[str]
 
     @property
     def entities(self) -> list[str]:
@@ -187,7 +212,7 @@ def _answered(draft: Draft, split: Split, now: Records, later: Records) -> Quest
     """Answer a draft; None where there is no one answer, or a live one stays the same, or another changes."""
     if not (first := now.answer(draft)) or not (second := later.answer(draft)):
         return None
-    question = Question(draft, split, first[0], second[0], first[1])
+    question = Question(draft, split, first.rows, second.rows, first.pages, first.notes)
     return question if question.is_live == (question.gold != question.later) else None
 
 

@@ -95,7 +95,7 @@ def make_lessons(
     made = Lessons([], suite)
     scripts: list[Script] = []
     for question in suite.questions:
-        found = _script(suite, question, made.counts)
+        found = _script(suite, question, about.get(question.id, {}).get("notes", ()), made.counts)
         if isinstance(found, str):
             made.drop(found, question.id)
         else:
@@ -125,7 +125,7 @@ def lessons_of(
     Args:
         question_id: Of its question.
         replayed: The episode, acted out or recalled.
-        answer: The right one, as ``answer_text`` writes it.
+        answer: The right one, as ``answer_text`` writes it; notes may come first.
         about: See ``suite_notes``.
         chat: How conversations are written for the model.
         max_tokens: Most tokens of a sequence.
@@ -233,7 +233,7 @@ def answer_text(gold: bytes, answer_type: str) -> str:
 
 def cells_of(answer: str) -> list[str]:
     """Return the cells of an answer as ``answer_text`` writes it, without the names of its columns."""
-    table = answer.removeprefix("```tsv\n").removesuffix("```")
+    table = answer.partition("```tsv\n")[2].removesuffix("```")
     return [cell for row in list(split_records(table, "\t"))[1:] for cell in row]
 
 
@@ -248,15 +248,18 @@ def calls_of(course: Course) -> Iterator[tuple[str, dict[str, Any]]]:
             yield "visit", {"url": [step.what], "goal": query}
 
 
-def _script(suite: Gisa, question: Question, counts: Counter[str]) -> Script | str:
-    """Return what is to be acted out for a question, or why there is nothing."""
+def _script(suite: Gisa, question: Question, notes: Iterable[str], counts: Counter[str]) -> Script | str:
+    """Return what is to be acted out for a question, or why there is nothing.
+
+    Notes stand before the answer: a small model that writes down what it compares need not compare in its head.
+    """
     gold = suite.gold(question)
     if not gold:
         return "no answer"
     if not (suite.root / "trace" / f"{question.id}.json").is_file():
         return "no trace"
     try:
-        answer = answer_text(gold, question.answer_type)
+        answer = "".join([*(f"{note}\n" for note in notes), answer_text(gold, question.answer_type)])
     except TableError as error:
         return f"unreadable answer: {error}"
     if official_score(answer, gold, question.answer_type)["global_em"] != 1:
