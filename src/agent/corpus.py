@@ -108,9 +108,7 @@ class Corpus:
         scores = index.get_scores(words)
         best = (-scores).argsort(kind="stable")[:count].tolist()  # stable: equal pages come in the collection's order
         return [
-            replace(hits[number], snippet=_snippet(hits[number], set(words)))
-            for number in best
-            if scores[number] > 0
+            replace(hits[number], snippet=_snippet(hits[number], set(words))) for number in best if scores[number] > 0
         ]
 
     @cached_property

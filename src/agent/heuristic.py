@@ -17,7 +17,7 @@ from src.dataset.factbook_pages import group_title, section_title
 from src.dataset.factbook_questions import understand
 from src.dataset.factbook_records import BY_KEY
 
-_PAGE = re.compile(r"^Page \S+\n<untrusted>\n(.*?)\n\n(.*?)\n</untrusted>", re.DOTALL | re.MULTILINE)
+_PAGE = re.compile(r"^Page \S+\n<untrusted>\n(?:# )?(.*?)\n+(.*?)\n</untrusted>", re.DOTALL | re.MULTILINE)
 _HIT = re.compile(r"^\d+\. (.*)\n(https?://\S+)$", re.MULTILINE)
 _LINK = re.compile(r"^- \[(.+)\]\((https?://\S+)\)$", re.MULTILINE)
 

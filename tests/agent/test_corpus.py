@@ -25,6 +25,13 @@ def test_the_page_that_is_about_the_words_comes_first_with_the_line_that_holds_t
     assert first.snippet == "Highest point: Huascaran"
 
 
+def test_a_snippet_neither_repeats_the_title_nor_shows_a_line_without_any_of_the_words(corpus):
+    assert [hit.snippet for hit in corpus.search("peru", 2)] == [
+        "",
+        "[Peru](https://atlas.example/peru) [Mali](https://atlas.example/mali)",
+    ]
+
+
 def test_pages_without_any_of_the_words_are_left_out(corpus):
     assert [hit.url for hit in corpus.search("bamako", 10)] == [MALI.url]
     assert corpus.search("zzz", 10) == []

@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from src.agent.tool_calls import in_plain_text, read_reply, with_parsed_arguments
+from src.agent.tools import Toolbox
 
 NAMES = ["search", "visit"]
 CALL = '{"name": "search", "arguments": {"query": "Zoë"}}'
@@ -117,11 +118,14 @@ def test_plain_text_describes_tools_and_lets_speakers_take_turns():
             {"role": "tool", "tool_call_id": "2", "content": "b"},
             {"role": "user", "content": "Answer now."},
         ],
-        [{"type": "function", "function": {"name": "search"}}],
+        Toolbox.specs,
     )
     assert [one["role"] for one in plain] == ["system", "user", "assistant", "user"]
     assert plain[0]["content"].startswith("Be good.\n\nYou have these tools:")
-    assert '{"type": "function", "function": {"name": "search"}}' in plain[0]["content"]
+    assert (
+        "\nvisit(url: list of string, goal: string)\n  Read web pages and bring back what serves a goal.\n"
+        "  url: Addresses of the pages.\n  goal: What to look for on them.\n"
+    ) in plain[0]["content"]
     one_call = '<tool_call>\n{"name": "search", "arguments": {"query": "x"}}\n</tool_call>'
     assert plain[2]["content"] == f"Hm.\n{one_call}\n{one_call}"
     assert plain[3]["content"] == "a\n\nb\n\nAnswer now."
@@ -130,6 +134,7 @@ def test_plain_text_describes_tools_and_lets_speakers_take_turns():
 def test_tools_find_a_place_without_a_system_message():
     plain = in_plain_text([{"role": "user", "content": "?"}], [{"function": {"name": "search"}}])
     assert [one["role"] for one in plain] == ["system", "user"]
+    assert "\n\nsearch()\n\n" in plain[0]["content"]  # nothing is known but its name
 
 
 def test_arguments_become_objects_for_templates_and_the_rest_stays():

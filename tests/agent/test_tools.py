@@ -331,3 +331,10 @@ def test_one_failing_service_lets_the_other_pages_of_a_visit_end_first():
 def test_the_embedded_backends_need_no_cache(tmp_path):
     run(embedded(cache=Cache(str(tmp_path), bucket="x")), Search("peru"))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_page_that_begins_with_its_title_shows_it_once():
+    page = Document("https://atlas.example/peru", "<title>Peru</title><h1>Peru</h1><p>Capital: Lima")
+    toolbox = Toolbox(search=EmbeddedSearch(Corpus([page])), pages=EmbeddedPages(Corpus([page])))
+    shown = run(toolbox, Visit(("https://atlas.example/peru",), "capital")).content
+    assert shown == "Page https://atlas.example/peru\n<untrusted>\n# Peru\nCapital: Lima\n</untrusted>"

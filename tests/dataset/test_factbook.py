@@ -8,6 +8,7 @@ import pytest
 
 from src.agent.page_text import read_html
 from src.dataset.factbook import FIRST, LATER, encrypt, factbook, factbook_set, factbook_web
+from src.dataset.factbook_answers import number
 from src.dataset.factbook_more_forms import ALL_FORMS, WORDINGS
 from src.dataset.factbook_pages import address_of, group_title, render, section_title
 from src.dataset.factbook_questions import (
@@ -74,6 +75,21 @@ def test_every_gold_answer_follows_from_the_pages_of_its_day(suite):
         form, slots = question.draft.form, question.draft.slots
         assert form.answer(first, slots) == question.gold
         assert form.answer(later, slots) == question.later
+
+
+def test_notes_hold_what_is_compared_and_are_left_out_where_the_answer_tells_all(suite):
+    told = {question.draft.form.name: 0 for question in suite}
+    for question in suite:
+        form = question.draft.form.name
+        told[form] += bool(question.notes)
+        if form == "ranking":
+            values = dict(note.split(": ") for note in question.notes)
+            assert list(values) == question.draft.slots["all"].split(", ")  # in the order of reading, not of the answer
+            assert [[name] for name in sorted(values, key=lambda one: -number(values[one]))] == question.gold
+    assert {"largest", "above", "common_neighbours", "chronology"} <= {form for form, count in told.items() if count}
+    assert not {"lookup", "lookup_live", "neighbours", "partners", "profile"} & {
+        form for form, count in told.items() if count
+    }
 
 
 def test_the_suite_has_all_types_topics_splits_and_lengths_of_way(suite):
@@ -293,7 +309,7 @@ def test_the_suite_lies_in_the_published_layout_and_is_made_once(cache, suite):
     trace = data.trace(data.questions[0])
     assert trace.searches
     about = json.loads((data.root / "suite.json").read_bytes())
-    assert about["1"].keys() == {"form", "split", "hops", "entities", "slots"}
+    assert about["1"].keys() == {"form", "split", "hops", "entities", "slots", "notes"}
     before = {path: path.stat().st_mtime_ns for path in data.root.rglob("*.csv")}
     assert {path: path.stat().st_mtime_ns for path in factbook().root.rglob("*.csv")} == before
 

@@ -56,7 +56,8 @@ def check_lessons(suite, chat, max_tokens):
         marked = lesson.marked
         own = [token for token, trained in zip(marked.tokens, marked.trained, strict=True) if trained]
         assert chat.text_of(own) == "".join(marked.actions)
-        assert marked.actions[-1] == answer_text(suite.gold(one), one.answer_type)
+        notes = "".join(f"{note}\n" for note in about[one.id]["notes"])
+        assert marked.actions[-1] == notes + answer_text(suite.gold(one), one.answer_type)
         assert lesson.shown == pytest.approx(1)
         assert lesson.entities == tuple(about[one.id]["entities"])
         # What comes before the first action is what a rollout begins with, made without any knowledge of the answer.
@@ -74,7 +75,7 @@ def check_lessons(suite, chat, max_tokens):
 
 
 def table(answer):
-    return [line.split("\t") for line in answer.split("\n")[1:-1]]
+    return [line.split("\t") for line in answer.partition("```tsv\n")[2].split("\n")[:-1]]
 
 
 @pytest.mark.parametrize("template", [PLAIN, WITH_TOOLS], ids=["plain", "with_tools"])
