@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -114,17 +115,11 @@ class Corpus:
     @cached_property
     def _index(self) -> tuple[Any, list[Hit]]:
         """The BM25 index, and one hit a page with its whole text as the snippet."""
-        import bm25s  # half a second that --help must not wait for
-
         hits = []
         for document in self._documents.values():
             page = read_html(document.html, document.url)
             hits.append(Hit(page.title, document.url, page.text, document.date))
-        index = bm25s.BM25()
-        # A title counts twice. A word that no query has stands in every text: an index without words fails.
-        words = [["\0", *words_of(f"{hit.title} {hit.title} {hit.snippet}")] for hit in hits]
-        index.index(words, show_progress=False)
-        return index, hits
+        return word_index(f"{hit.title} {hit.title} {hit.snippet}" for hit in hits), hits  # a title counts twice
 
 
 def _snippet(page: Hit, words: set[str]) -> str:
@@ -132,6 +127,17 @@ def _snippet(page: Hit, words: set[str]) -> str:
     lines = [line for line in page.snippet.split("\n") if line.lstrip("# ") != page.title]
     best = max(lines, key=lambda line: len(words.intersection(words_of(line))), default="")
     return best[:_SNIPPET_CHARS] if words.intersection(words_of(best)) else ""
+
+
+def word_index(texts: Iterable[str]) -> Any:
+    """Build a BM25 index over the words of texts."""
+    import bm25s  # half a second that --help must not wait for
+
+    logging.getLogger("bm25s").setLevel(logging.WARNING)  # it sets DEBUG for itself
+    index = bm25s.BM25()
+    # A word that no query has stands in every text: an index without words fails.
+    index.index([["\0", *words_of(text)] for text in texts], show_progress=False)
+    return index
 
 
 def words_of(text: str) -> list[str]:

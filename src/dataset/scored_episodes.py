@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from src.agent.corpus import words_of
+from src.agent.corpus import word_index, words_of
 from src.agent.trajectory import tool_calls_of
 from src.dataset.episode_states import states
 from src.dataset.gisa import Gisa
@@ -82,12 +82,8 @@ class _Bm25:
     """BM25 over texts, each of which counts once."""
 
     def __init__(self, texts: Iterable[str]) -> None:
-        import bm25s  # half a second that --help must not wait for
-
         self._texts = sorted(set(texts))
-        self._index = bm25s.BM25()
-        # A word that no query has stands in every text: an index without words fails.
-        self._index.index([["\0", *words_of(text)] for text in self._texts], show_progress=False)
+        self._index = word_index(self._texts)
 
     def scores(self, query: str) -> dict[str, float]:
         words = [word for word in words_of(query) if word in self._index.vocab_dict]

@@ -119,7 +119,7 @@ class RewardModel(nn.Module):
     ) -> None:
         super().__init__()
         if exclude_history is None:
-            exclude_history = interactions.training_matrix().max() <= 1
+            exclude_history = bool(interactions.training_matrix().max() <= 1)
         self.exclude_history = exclude_history
         place = torch.empty_like(trie.items)
         place[trie.items] = torch.arange(len(trie.items))

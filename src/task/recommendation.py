@@ -46,6 +46,7 @@ class Recommendation:
             record.lap("test")
         if trainer.is_global_zero:
             save_ranks(stage.test_ranks, folder / "ranks.parquet")
+        rewards = getattr(stage, "rewards", None)  # fine-tuning with collaborative rewards
         record.finish(
             # The number of users is no measure of quality; it has a key of its own.
             metrics={
@@ -55,6 +56,7 @@ class Recommendation:
             }
             | selected,
             evaluated_users=len(stage.test_ranks["user"]),
+            **({"reward_excludes_history": rewards.exclude_history} if rewards else {}),  # null in the config: decided
             protocol=protocol(config, interactions),
         )
 
