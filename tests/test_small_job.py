@@ -112,7 +112,7 @@ def test_stage_two_killed_from_outside_resumes_to_the_same_ranks_and_weights(run
     assert ranks(killed) == ranks(undisturbed)
     assert all(torch.equal(weight, weights(undisturbed)[name]) for name, weight in weights(killed).items())
     assert result(killed)["config"]["stage"]["reward_excludes_history"] is None  # to be decided by the data
-    assert result(killed)["reward_excludes_history"] is True
+    assert result(killed)["reward_excludes_history"] is False
     origins = {key: (origin["path"], origin["name"]) for key, origin in result(killed)["lineage"].items()}
     assert origins == {
         "init_from": (paths["ilrec_stage1"], "ilrec_stage1"),
