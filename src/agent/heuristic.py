@@ -89,6 +89,9 @@ class _PagesRead:
     def members(self, group: str) -> tuple[str, ...]:
         return tuple(name for name, _ in _LINK.findall(self._text(group_title("country", group))))
 
+    def note(self, line: str) -> None:
+        """Do nothing: these rules compare in their head."""
+
     def _text(self, title: str) -> str:
         if self._slips_at(title):
             section = title.partition(":")[2]

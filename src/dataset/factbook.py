@@ -26,7 +26,7 @@ DAYS = {"2024-07-01": 2023, "2025-07-01": 2024}
 FIRST, LATER = DAYS
 _OLDER_YEAR = 2022
 _SEED = 1
-_LAYOUT = "4"  # to be raised with every change of pages, forms or draws: the cache then makes a new folder
+_LAYOUT = "5"  # to be raised with every change of pages, forms or draws: the cache then makes a new folder
 
 
 def factbook(snapshot: str | None = None) -> Gisa:

@@ -22,6 +22,9 @@ class Reader(Protocol):
     def members(self, group: str) -> tuple[str, ...]:
         """Return the entities of a group, from the page that lists them."""
 
+    def note(self, line: str) -> None:
+        """Jot down what comes of a page: a small model that writes down what it compares need not do it in its head."""
+
 
 class NoAnswerError(Exception):
     """The facts give no answer, or more than one."""
@@ -36,12 +39,17 @@ def _one(read: Reader, name: str, key: str) -> str:
     return read.values(name, key)[0]
 
 
-def _ranked(read: Reader, names: Sequence[str], key: str) -> list[str]:
-    """Sort entities by a field, the largest first; a tie has no answer."""
-    sizes = {name: number(_one(read, name, key)) for name in names}
-    if len(set(sizes.values())) < len(sizes):
-        raise NoAnswerError
-    return sorted(names, key=lambda name: -sizes[name])
+def _ranked(read: Reader, names: Sequence[str], key: str, *, largest_first: bool = True) -> list[str]:
+    """Sort entities by a field; a tie has no answer. Each is noted with the order so far."""
+    sign = -1 if largest_first else 1
+    order: list[tuple[float, str]] = []
+    for name in names:
+        value = _one(read, name, key)
+        if any(number(value) == sign * size for size, _ in order):
+            raise NoAnswerError
+        order = sorted([*order, (sign * number(value), f"{name} {value}")])
+        read.note(f"{name}: {value}; order: {', '.join(one for _, one in order)}")
+    return [one.rpartition(" ")[0] for _, one in order]
 
 
 def _names(slots: Slots) -> list[str]:
@@ -78,7 +86,7 @@ def largest(read: Reader, slots: Slots) -> Rows:
 
 def smallest(read: Reader, slots: Slots) -> Rows:
     """Find the smallest of some entities."""
-    return [[_ranked(read, _names(slots), slots["field"])[-1]]]
+    return [[_ranked(read, _names(slots), slots["field"], largest_first=False)[0]]]
 
 
 def largest_neighbour(read: Reader, slots: Slots) -> Rows:
@@ -96,8 +104,11 @@ def largest_member(read: Reader, slots: Slots) -> Rows:
 
 def common(read: Reader, slots: Slots) -> Rows:
     """Find the neighbours that two entities share."""
-    first, second = (read.values(name, "borders") for name in _names(slots))
-    return _rows([name for name in first if name in second])
+    one, other = _names(slots)
+    first, second = (read.values(name, "borders") for name in (one, other))
+    read.note(f"{one}: {', '.join(first)}")
+    read.note(f"{other}: {', '.join(f'{name} (both)' if name in first else name for name in second)}")
+    return _rows([name for name in second if name in first])
 
 
 def either(read: Reader, slots: Slots) -> Rows:
@@ -114,15 +125,22 @@ def landlocked(read: Reader, slots: Slots) -> Rows:
 
 def above(read: Reader, slots: Slots) -> Rows:
     """Find the entities whose field exceeds a limit; some, but not all, must."""
-    found = [name for name in _names(slots) if number(_one(read, name, slots["field"])) > number(slots["limit"])]
-    if len(found) == len(_names(slots)):
-        raise NoAnswerError
-    return _rows(found)
+    return _passing(read, slots, ">", "<=")
 
 
 def below(read: Reader, slots: Slots) -> Rows:
     """Find the entities whose field stays under a limit; some, but not all, must."""
-    found = [name for name in _names(slots) if number(_one(read, name, slots["field"])) < number(slots["limit"])]
+    return _passing(read, slots, "<", ">=")
+
+
+def _passing(read: Reader, slots: Slots, passes: str, fails: str) -> Rows:
+    found = []
+    for name in _names(slots):
+        value, limit = _one(read, name, slots["field"]), slots["limit"]
+        size, bound = number(value), number(limit)
+        good = size > bound if passes == ">" else size < bound
+        read.note(f"{name}: {value} {passes if good else fails} {limit}")
+        found += [name] * good
     if len(found) == len(_names(slots)):
         raise NoAnswerError
     return _rows(found)
@@ -135,7 +153,7 @@ def ranking(read: Reader, slots: Slots) -> Rows:
 
 def chronology(read: Reader, slots: Slots) -> Rows:
     """Sort entities, the smallest first."""
-    return ranking(read, slots)[::-1]
+    return _rows(_ranked(read, _names(slots), slots["field"], largest_first=False))
 
 
 def top(read: Reader, slots: Slots) -> Rows:

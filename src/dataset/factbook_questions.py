@@ -46,8 +46,7 @@ class Answer:
     Attributes:
         rows: Of the answer.
         pages: Kind and title of the pages it takes, in order.
-        notes: What has to be kept in mind on the way, an entity a line: the values that were read, where the answer
-            itself does not tell all of them.
+        notes: What is jotted down on the way where values are compared, an entity a line.
     """
 
     rows: Rows
@@ -60,7 +59,7 @@ class Records:
 
     Attributes:
         pages: Kind and title of each page that was needed, once, in the order of the first need.
-        read: Entity to the values that were needed of it last, in the order of the first need.
+        notes: What was jotted down on the way.
     """
 
     def __init__(self, entities: Sequence[Entity]) -> None:
@@ -70,7 +69,7 @@ class Records:
         for entity in entities:
             self.groups.setdefault(entity.group, []).append(entity.name)
         self.pages: dict[tuple[str, str], None] = {}
-        self.read: dict[str, tuple[str, ...]] = {}
+        self.notes: list[str] = []
 
     def values(self, name: str, key: str) -> tuple[str, ...]:
         """See ``factbook_answers.Reader``."""
@@ -78,8 +77,7 @@ class Records:
         self.pages[entity.kind, section_title(name, BY_KEY[key].section)] = None
         if not entity.values(key):
             raise NoAnswerError
-        self.read[name] = entity.values(key)
-        return self.read[name]
+        return entity.values(key)
 
     def members(self, group: str) -> tuple[str, ...]:
         """See ``factbook_answers.Reader``."""
@@ -88,17 +86,17 @@ class Records:
         self.pages[kind, group_title(kind, group)] = None
         return tuple(names)
 
+    def note(self, line: str) -> None:
+        """See ``factbook_answers.Reader``."""
+        self.notes.append(line)
+
     def answer(self, draft: Draft) -> Answer | None:
         """Answer a question, None if there is no one answer."""
-        self.pages, self.read = {}, {}
+        self.pages, self.notes = {}, []
         try:
-            rows = draft.form.answer(self, draft.slots)
+            return Answer(draft.form.answer(self, draft.slots), list(self.pages), self.notes)
         except NoAnswerError:
             return None
-        told = {cell for row in rows for cell in row}
-        tells_all = all(told.issuperset(values) for values in self.read.values())
-        notes = [] if tells_all else [f"{name}: {', '.join(values)}" for name, values in self.read.items()]
-        return Answer(rows, list(self.pages), notes)
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ from collections import Counter
 import pytest
 
 from src.agent.page_text import read_html
+from src.dataset import factbook_answers as answers
 from src.dataset.factbook import FIRST, LATER, encrypt, factbook, factbook_set, factbook_web
-from src.dataset.factbook_answers import number
 from src.dataset.factbook_more_forms import ALL_FORMS, WORDINGS
 from src.dataset.factbook_pages import address_of, group_title, render, section_title
 from src.dataset.factbook_questions import (
@@ -65,6 +65,9 @@ class PagesOnly:
                 return field.values(found[1] or found[2])
         raise AssertionError((name, key))
 
+    def note(self, line):
+        pass
+
     def members(self, group):
         return tuple(re.findall(r"\[(.*?)\]", self.text("country", group_title("country", group))))
 
@@ -77,19 +80,50 @@ def test_every_gold_answer_follows_from_the_pages_of_its_day(suite):
         assert form.answer(later, slots) == question.later
 
 
-def test_notes_hold_what_is_compared_and_are_left_out_where_the_answer_tells_all(suite):
-    told = {question.draft.form.name: 0 for question in suite}
+def test_notes_lead_from_what_was_read_to_the_answer_and_are_left_out_where_nothing_is_compared(suite):
+    noted = Counter(question.draft.form.name for question in suite if question.notes)
+    assert {"largest", "above", "common_neighbours", "chronology", "ranking_live"} <= set(noted)
+    assert not {"lookup", "lookup_live", "neighbours", "partners", "profile"} & set(noted)
     for question in suite:
-        form = question.draft.form.name
-        told[form] += bool(question.notes)
-        if form == "ranking":
-            values = dict(note.split(": ") for note in question.notes)
-            assert list(values) == question.draft.slots["all"].split(", ")  # in the order of reading, not of the answer
-            assert [[name] for name in sorted(values, key=lambda one: -number(values[one]))] == question.gold
-    assert {"largest", "above", "common_neighbours", "chronology"} <= {form for form, count in told.items() if count}
-    assert not {"lookup", "lookup_live", "neighbours", "partners", "profile"} & {
-        form for form, count in told.items() if count
-    }
+        form, last = question.draft.form.name, question.notes[-1] if question.notes else ""
+        if form in ("ranking", "chronology", "largest"):
+            named = [one.rpartition(" ")[0] for one in last.partition("; order: ")[2].split(", ")]
+            assert [[name] for name in named][: len(question.gold)] == question.gold
+        if form == "common_neighbours":
+            assert [[name] for name in re.findall(r"([^:,]+) \(both\)", last)] == [
+                [f" {name}"] for (name,) in question.gold
+            ]
+        if form == "above":
+            assert [[one.partition(":")[0]] for one in question.notes if " > " in one] == question.gold
+
+
+class Jotter:
+    """Values by name, and the notes."""
+
+    def __init__(self, **values):
+        self._values, self.notes = values, []
+
+    def values(self, name, key):
+        return self._values[name]
+
+    def note(self, line):
+        self.notes.append(line)
+
+
+def test_notes_of_a_ranking_a_limit_and_neighbours_in_common():
+    sizes = Jotter(A=("1,000",), B=("20",), C=("300",))
+    assert answers.ranking(sizes, {"all": "A, B, C", "field": "area"}) == [["A"], ["C"], ["B"]]
+    assert sizes.notes == [
+        "A: 1,000; order: A 1,000",
+        "B: 20; order: A 1,000, B 20",
+        "C: 300; order: A 1,000, C 300, B 20",
+    ]
+    rates = Jotter(A=("4%",), B=("4.1%",))
+    assert answers.above(rates, {"all": "A, B", "field": "inflation", "limit": "4%"}) == [["B"]]
+    assert rates.notes == ["A: 4% <= 4%", "B: 4.1% > 4%"]
+    lands = Jotter(A=("X", "Y", "Z"), B=("Z", "U", "X"))
+    assert answers.common(lands, {"all": "A, B"}) == [["Z"], ["X"]]
+    assert lands.notes == ["A: X, Y, Z", "B: Z (both), U, X (both)"]
 
 
 def test_the_suite_has_all_types_topics_splits_and_lengths_of_way(suite):
