@@ -33,7 +33,7 @@ EXPECTED = {
     "rewards": [("Token rewards", "sum to 1"), ("peak memory added", "fresh process")],
     "answers": [("Official scores of 8 answers", "8 of 8 scores equal")],
     "rollout": [("1 process", "8 of 8 answered"), ("2 processes", "8 of 8 answered"), ("Peak memory", "fresh process")],
-    "generation": [("CPU time to write", "known turns were replayed, all")],
+    "generation": [("CPU time to write", "known turns were replayed, all")] * 2,
     "imitation": [("CPU time to learn", "loss before the first step")],
     "start-up": [("--help", "exit with 0"), ("--cfg job", "exit with 0")],
 }

@@ -1,4 +1,4 @@
-"""Replies of a local model in an agent's episodes: many at once with a memory, against one by one without."""
+"""Replies of a local model in an agent's episodes: many at once, against one by one with and without a memory."""
 
 from __future__ import annotations
 
@@ -27,28 +27,29 @@ Episode = list[tuple[list[int], list[int]]]
 
 def rows(*, quick: bool) -> Iterator[Row]:
     with tempfile.TemporaryDirectory() as folder:
-        yield _row(str(write_folder(Path(folder) / "toy")) if quick else local_folder(), quick)
+        yield from _rows(str(write_folder(Path(folder) / "toy")) if quick else local_folder(), quick)
 
 
-def _row(name: str, quick: bool) -> Row:
+def _rows(name: str, quick: bool) -> Iterator[Row]:
     count = 3 if quick else 16
     model = load_chat_model(name, dtype="float32" if quick else "bfloat16", device="cpu")
     config = composed("+experiment=gisa_imitation", "name=bench", f"dataset.per_type={2 if quick else 8}")
     agent = build(config["agent"] | {"policy": {"_target_": "src.agent.heuristic.HeuristicPolicy"}})
     lessons = make_lessons(build(config["dataset"]), agent, model, max_tokens=4096).lessons
-    episodes = [_episode(lesson) for lesson in lessons[:count]]
+    episodes = [_episode(lesson) for lesson in lessons[:: len(lessons) // count][:count]]
+    written = sum(len(turn[1]) for episode in episodes for turn in episode)
     model.reply([[0]], seeds=[0], max_tokens=1, temperature=0)  # the first call prepares
     together, of_groups = _seconds(model, [episodes], PrefixCache(2e9))
-    alone, of_each = _seconds(model, [[episode] for episode in episodes], None)
-    written = sum(len(turn[1]) for episode in episodes for turn in episode)
-    return Row(
-        f"CPU time to write {written} tokens in {len(episodes)} episodes, by turns",
-        (f"{count} at once, with memory", "one by one, without"),
-        [(together / count, alone / count)],
-        lambda value: f"{show_seconds(value)} an episode",
-        ">= 3",
-        f"known turns were replayed, {'all' if of_groups == of_each == written else 'NOT all'} of them",
-    )
+    for memory, which in ((PrefixCache(2e9), "with"), (None, "without")):
+        alone, of_each = _seconds(model, [[episode] for episode in episodes], memory)
+        yield Row(
+            f"CPU time to write {written} tokens in {count} episodes, by turns",
+            (f"{count} at once, with memory", f"one by one, {which}"),
+            [(together / count, alone / count)],
+            lambda value: f"{show_seconds(value)} an episode",
+            ">= 3",
+            f"known turns were replayed, {'all' if of_groups == of_each == written else 'NOT all'} of them",
+        )
 
 
 def _episode(lesson: Lesson) -> Episode:
