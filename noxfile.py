@@ -45,7 +45,7 @@ def recbole(session: nox.Session) -> None:
     """Train SASRec, GRU4Rec and Caser beside stock RecBole 1.2.1 on the same sequences and print the ratios."""
     session.install("-e", ".")
     # An environment of its own: it needs packages older than ours, and Python 3.11 at most.
-    theirs = Path(session.create_tmp(), "recbole")
+    theirs = Path(session.create_tmp(), "recbole").resolve()  # it is run from another folder
     session.run("python", "-m", "venv", str(theirs))
     python = str(theirs / "bin" / "python")
     pins = ["torch==2.13.0", "recbole==1.2.1", "numpy<2", "pandas<3", "setuptools<81"]

@@ -79,7 +79,7 @@ def path(tmp_path):
 
 
 def test_a_question_is_searched_visited_and_answered(path):
-    verdict, episode, record = run(in_turn(calls(search("peru", "a")), calls(visit(name="b")), ANSWER), path)
+    verdict, episode, record = run(in_turn(calls(search("capital peru", "a")), calls(visit(name="b")), ANSWER), path)
     assert (verdict.outcome, verdict.prediction) == ("answered", ANSWER["content"])
     assert [message["role"] for message in episode.messages] == [
         "system",
@@ -96,7 +96,7 @@ def test_a_question_is_searched_visited_and_answered(path):
     }
     assert [step["key"] for step in record["steps"]] == ["reply/0", "call/0/0", "reply/1", "call/1/0", "reply/2"]
     searched, visited = record["steps"][1]["value"], record["steps"][3]["value"]
-    assert (searched["tool"], searched["query"]) == ("search", "peru")
+    assert (searched["tool"], searched["query"]) == ("search", "capital peru")
     assert (visited["tool"], visited["goal"], visited["urls"]) == ("visit", "capital", ["https://atlas.example/peru"])
     assert record["contaminated"] == []
 
