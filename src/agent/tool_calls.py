@@ -80,7 +80,7 @@ def with_parsed_arguments(messages: Sequence[Message]) -> list[Message]:
 
 
 def _signature(tool: Mapping[str, Any]) -> str:
-    """Describe a tool in a fifth of the tokens of its JSON schema: a small model reads them in every conversation."""
+    """Describe a tool in less than half of the tokens of its JSON schema, as they are read in every conversation."""
     arguments = tool.get("parameters", {}).get("properties", {})
     typed = ", ".join(f"{name}: {_type_of(schema)}" for name, schema in arguments.items())
     meanings = [f"{name}: {schema['description']}" for name, schema in arguments.items() if schema.get("description")]

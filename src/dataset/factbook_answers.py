@@ -23,7 +23,7 @@ class Reader(Protocol):
         """Return the entities of a group, from the page that lists them."""
 
     def note(self, line: str) -> None:
-        """Jot down what comes of a page: a small model that writes down what it compares need not do it in its head."""
+        """Jot down what comes of a page, for comparisons that are too much to do in the head."""
 
 
 class NoAnswerError(Exception):

@@ -251,7 +251,7 @@ def calls_of(course: Course) -> Iterator[tuple[str, dict[str, Any]]]:
 def _script(suite: Gisa, question: Question, notes: Iterable[str], counts: Counter[str]) -> Script | str:
     """Return what is to be acted out for a question, or why there is nothing.
 
-    Notes stand before the answer: a small model that writes down what it compares need not compare in its head.
+    Notes stand before the answer, so that what is compared is written down first; see ``factbook_answers.Reader``.
     """
     gold = suite.gold(question)
     if not gold:
