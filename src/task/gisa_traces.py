@@ -90,9 +90,8 @@ class GisaTraces:
             "answer_not_wholly_shown": sum(lesson.shown < 1 - 1e-9 for lesson in made.lessons),
         }
         dropped = {reason: len(ids) for reason, ids in made.dropped.items()}
-        shown = [
-            made.lessons[at * len(made.lessons) // self.max_shown] for at in range(min(self.max_shown, len(lengths)))
-        ]
+        count = min(self.max_shown, len(lengths))
+        shown = [made.lessons[at * len(lengths) // count] for at in range(count)]
         page = _PAGE.format(
             statistics="".join(_rows(counts, made.dropped)),
             lessons="\n".join(_shown(lesson, chat.tokenizer) for lesson in shown),

@@ -58,6 +58,14 @@ def test_the_page_shows_what_is_learnt_escaped_and_by_itself(render):
     assert TEXT not in (folder / "result.json").read_text()
 
 
+@pytest.mark.parametrize(("shown", "expected"), [(1, ["3"]), (2, ["3", "5"]), (40, ["3", "5"])])
+def test_each_lesson_is_shown_once_however_few_there_are(render, tmp_path, shown, expected):
+    with (tmp_path / "pages.jsonl").open("a") as pages:
+        pages.write(json.dumps({"url": "https://example.org/5", "html": "<p>number"}) + "\n")
+    _, folder, _ = render("task.allow_train_on_benchmark=true", f"task.max_shown={shown}")
+    assert re.findall("<h2>(.*?)</h2>", (folder / "traces.html").read_text()) == expected
+
+
 def test_the_benchmark_makes_no_lessons_unless_that_is_said(render):
     status, folder, said = render()
     assert status == 2
