@@ -36,8 +36,8 @@ def metric_intervals(section: Section) -> Figure:
             left.set_ylim(len(group) - 0.4, -0.6)  # downwards
             left.set_title(f"{section.metric}\n{_telling_protocol(section, group[0].cell)}")
             right.set_title(f"paired difference from {baseline}\n")
-            right.locator_params(axis="x", nbins=5)  # signed numbers are wide
             for axes in (left, right):
+                axes.locator_params(axis="x", nbins=5)  # four decimals are wide, and a sign wider
                 axes.grid(axis="x")
                 axes.tick_params(axis="y", length=0)
         figure.supxlabel("Dot: mean over seeds, tick: a seed. Bar: 95% bootstrap over users and seeds.", fontsize=9)
