@@ -56,8 +56,13 @@ def check_lessons(suite, chat, max_tokens):
         marked = lesson.marked
         own = [token for token, trained in zip(marked.tokens, marked.trained, strict=True) if trained]
         assert chat.text_of(own) == "".join(marked.actions)
-        notes = "".join(f"{note}\n" for note in about[one.id]["notes"])
-        assert marked.actions[-1] == notes + answer_text(suite.gold(one), one.answer_type)
+        *earlier, last = about[one.id]["notes"]
+        assert marked.actions[-1] == "".join(f"{line}\n" for line in last) + answer_text(
+            suite.gold(one), one.answer_type
+        )
+        searches = [action for action in marked.actions[1:] if '"search"' in action]
+        for lines, action in zip(earlier, searches, strict=True):
+            assert action.startswith("\n".join(lines))
         assert lesson.shown == pytest.approx(1)
         assert lesson.entities == tuple(about[one.id]["entities"])
         # What comes before the first action is what a rollout begins with, made without any knowledge of the answer.

@@ -32,7 +32,7 @@ def lessons(count=40, seed=0):
 def data(made=None, **changes):
     settings = {
         "pad_token_id": 0, "seed": 1, "batch_size": 4, "evaluation_batch_size": 3, "training_questions": None,
-        "validation_questions": 4, "packed": True,
+        "validation_questions": 4, "packed": True, "practice": False,
     }  # fmt: skip
     return LessonData(lessons=made or lessons(), **{**settings, **changes})
 
