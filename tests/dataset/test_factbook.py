@@ -164,7 +164,10 @@ def test_notes_of_a_ranking_a_limit_and_neighbours_in_common():
     assert answers.either(either, {"all": "A, B"}) == [["X"], ["Y"]]
     assert either.notes == ["A: X, Y", "B: Y"]
     facts = Jotter(A=("1",), B=("2",))
-    assert answers.profile(facts, {"all": "A, B", "field": "area", "other": "tld"}) == [["A", "1", "1"], ["B", "2", "2"]]
+    assert answers.profile(facts, {"all": "A, B", "field": "area", "other": "tld"}) == [
+        ["A", "1", "1"],
+        ["B", "2", "2"],
+    ]
     assert facts.notes == ["A: 1", "A: 1", "B: 2", "B: 2"]
 
 
