@@ -26,7 +26,7 @@ DAYS = {"2024-07-01": 2023, "2025-07-01": 2024}
 FIRST, LATER = DAYS
 _OLDER_YEAR = 2022
 _SEED = 1
-_PRACTICE = 4800  # lines
+_PRACTICE = 6400  # lines
 _LAYOUT = "6"  # to be raised with every change of pages, forms or draws: the cache then makes a new folder
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import random
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
@@ -208,11 +208,15 @@ def make_set(split: Split, now: Records, later: Records, *, per_type: int, max_p
 
 
 def make_practice(now: Records, *, count: int, seed: int) -> list[str]:
-    """Draw comparisons in the words of notes, of values of entities that models may learn from.
+    """Draw lines whose last word follows from what stands before it: skills that answers take, without their pages.
+
+    Half of them compare two values in the words of notes. The others name a few entities and tell the one that comes
+    next: letter by letter, as these names are invented, put together from two. Values and names are of entities that
+    models may learn from.
 
     Args:
         now: The facts.
-        count: Lines.
+        count: Lines, an even number.
         seed: Of all choices.
     """
     rng = random.Random(f"practice {seed}")
@@ -221,7 +225,23 @@ def make_practice(now: Records, *, count: int, seed: int) -> list[str]:
         sorted({value for entity in known for value in entity.values(key)})
         for key in dict.fromkeys([*SIZES, *LIMITS, "found"])
     ]
-    return [comparison(*rng.sample(rng.choice(values), 2)) for _ in range(count)]
+    names = [one.name for one in known if re.fullmatch(r"[A-Z][a-z]{4,}", one.name)]
+    lines = []
+    for _ in range(count // 2):
+        lines.append(comparison(*rng.sample(rng.choice(values), 2)))
+        invented = [_invented(names, now.by_name.keys(), rng) for _ in range(rng.randint(2, 4))]
+        place = rng.randrange(len(invented) - 1)
+        lines.append(f"{', '.join(invented)}; after {invented[place]}: {invented[place + 1]}")
+    return lines
+
+
+def _invented(names: Sequence[str], taken: Collection[str], rng: random.Random) -> str:
+    """Put a name together from the beginning of one and the end of another."""
+    while True:
+        first, second = rng.sample(names, 2)
+        name = first[: rng.randint(2, len(first) - 2)] + second[-rng.randint(2, len(second) - 2) :]
+        if name not in taken:
+            return name
 
 
 def _answered(draft: Draft, split: Split, now: Records, later: Records) -> Question | None:

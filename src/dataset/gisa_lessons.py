@@ -55,7 +55,7 @@ class Lessons:
         counts: Episodes; searches; visits by what tells their search; ``orphans``, ``repeats`` and ``results_pages``,
             clicks that are no step; tokens and trained tokens; of a policy's own episodes, see ``gisa_episodes``.
         own: Those of a policy's own episodes, in the order of their questions.
-        practice: Lines that compare two numbers, their last word to be learnt, so many a lesson; of embedded suites.
+        practice: Lines of which the last word is to be learnt, several a lesson; of embedded suites.
     """
 
     lessons: list[Lesson]

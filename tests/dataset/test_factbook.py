@@ -104,10 +104,10 @@ def test_notes_follow_their_pages_lead_to_the_answer_and_are_left_out_where_one_
             assert [[row[0], next(values), next(values)] for row in question.gold] == question.gold
 
 
-def test_practice_compares_values_of_entities_that_may_be_learnt_from(days):
-    lines = make_practice(days[0], count=300, seed=1)
-    assert len(lines) == 300
-    assert lines == make_practice(days[0], count=300, seed=1) != make_practice(days[0], count=300, seed=2)
+def test_practice_compares_values_and_copies_names_of_nothing_that_is_tested(days):
+    lines = make_practice(days[0], count=600, seed=1)
+    assert len(lines) == 600
+    assert lines == make_practice(days[0], count=600, seed=1) != make_practice(days[0], count=600, seed=2)
     known = {
         value
         for name, entity in days[0].by_name.items()
@@ -116,13 +116,18 @@ def test_practice_compares_values_of_entities_that_may_be_learnt_from(days):
         for value in entity.values(key)
     }
     signs = Counter()
-    for line in lines:
+    for line in lines[::2]:
         one, other, sign = re.fullmatch(r"(\S+) and (\S+): ([<>=])", line).groups()
         assert {one, other} <= known
         first, second = answers.number(one), answers.number(other)
         assert {"<": first < second, ">": first > second, "=": first == second}[sign]
         signs[sign] += 1
     assert min(signs["<"], signs[">"]) > 100
+    for line in lines[1::2]:
+        listed, before, after = re.fullmatch(r"(.*); after (\S+): (\S+)", line).groups()
+        invented = listed.split(", ")
+        assert (before, after) in itertools.pairwise(invented)
+        assert not set(invented) & set(days[0].by_name)
 
 
 class Jotter:
