@@ -94,7 +94,14 @@ class ReActAgent:
     """A policy with tools and a budget; without tools, it answers at once (the single-shot mode)."""
 
     def __init__(
-        self, *, policy: Policy, toolbox: Toolbox | None, budget: Budget, today: str, episode_timeout_s: float = 3600.0
+        self,
+        *,
+        policy: Policy,
+        toolbox: Toolbox | None,
+        budget: Budget,
+        today: str,
+        instructions: Literal["full", "brief"] = "full",
+        episode_timeout_s: float = 3600.0,
     ) -> None:
         """Put the agent together.
 
@@ -103,12 +110,14 @@ class ReActAgent:
             toolbox: Carries out calls; None for the single-shot mode.
             budget: When to answer.
             today: The day the run stands for, ``YYYY-MM-DD``; part of the prompt.
+            instructions: How much else the prompt says; see ``opening``.
             episode_timeout_s: Seconds for one question, in one go.
         """
         self._policy = policy
         self._toolbox = toolbox
         self._budget = budget
         self._today = today
+        self._instructions = instructions
         self._timeout_s = episode_timeout_s
         self._specs = toolbox.specs if toolbox else ()
 
@@ -145,7 +154,7 @@ class ReActAgent:
 
     async def _converse(self, episode: Episode) -> Verdict:
         limit = self._budget.in_words() if self._toolbox else None
-        episode.messages[:] = opening(episode.task, today=self._today, limit=limit)
+        episode.messages[:] = opening(episode.task, today=self._today, limit=limit, instructions=self._instructions)
         used_ids: set[str] = set()
         turns = itertools.count()
         while True:

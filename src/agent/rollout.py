@@ -7,7 +7,7 @@ import io
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from src.agent.cache import Cache
 from src.agent.cost import Account, CeilingReachedError, PriceList
@@ -43,6 +43,7 @@ class Rollout:
         budget: Budget,
         web: Web,
         today: str,
+        instructions: Literal["full", "brief"] = "full",
         results: int,
         max_urls: int,
         page_chars: int,
@@ -75,7 +76,12 @@ class Rollout:
         self.prices = prices
         self.learnt = getattr(policy, "learnt", None)
         self._agent = ReActAgent(
-            policy=policy, toolbox=toolbox, budget=budget, today=today, episode_timeout_s=episode_timeout_s
+            policy=policy,
+            toolbox=toolbox,
+            budget=budget,
+            today=today,
+            instructions=instructions,
+            episode_timeout_s=episode_timeout_s,
         )
         self._web = web
         self._concurrency = concurrency
