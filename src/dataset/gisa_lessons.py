@@ -32,7 +32,8 @@ class Lesson:
     """One sequence to learn from.
 
     Attributes:
-        question_id: Of the question that it answers; a few templates need several sequences for one.
+        question_id: Of the question that it answers; a few templates need several sequences for one. ``practice`` for
+            what answers none.
         entities: What its pages are about, as far as the suite says so.
         shown: Share of the answer's cells that its tool results show: what is missing cannot be learnt from reading.
         marked: Its tokens, and which of them are to be learnt.
@@ -257,7 +258,7 @@ def _practice(suite: Gisa, chat: ChatFormat) -> list[Lesson]:
     path = suite.root / "practice.txt"
     lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
     return [
-        Lesson("", (), 1.0, chat.endings(lines[at : at + _PRACTICE_LINES]))
+        Lesson("practice", (), 1.0, chat.endings(lines[at : at + _PRACTICE_LINES]))
         for at in range(0, len(lines), _PRACTICE_LINES)
     ]
 

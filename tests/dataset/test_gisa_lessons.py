@@ -104,7 +104,7 @@ def test_practice_teaches_the_last_word_of_each_line_and_nothing_else(train):
     for one in made.practice:
         own = [token for token, trained in zip(one.marked.tokens, one.marked.trained, strict=True) if trained]
         assert chat.text_of(own) == "".join(one.marked.actions)
-    assert "" not in made.manifest()["questions"]
+    assert "practice" not in made.manifest()["questions"]
     assert not (factbook_set("entities", per_type=1).root / "practice.txt").exists()
 
 
