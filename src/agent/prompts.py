@@ -76,7 +76,7 @@ def opening(
         task: The question.
         today: The day the run stands for, ``YYYY-MM-DD``.
         limit: The budget in words; None for the mode without tools.
-        instructions: ``brief`` ones do for a model that has learnt the rest; without tools, there are but the full ones.
+        instructions: ``brief`` ones do for a model that has learnt the rest; without tools there are only full ones.
     """
     shape = _SHAPES.get(task.answer_type, _SHAPES["table"])
     system = _SINGLE_SHOT if limit is None else _BRIEF if instructions == "brief" else _AGENT

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from src.errors import InputError
-from src.model.attention import let_attend_by_example
+from src.model.attention import attend_leanly
 
 # Tokens of a row from which examples are attended to one by one. With SmolLM2 a step then takes 0.95 of the time, and
 # 0.75 at 1,238 tokens; other models and shorter rows were not measured.
@@ -72,7 +72,7 @@ class CausalLM(nn.Module):
         self.network = network
         self.tokenizer = tokenizer
         self.spec = {**spec, "item_tokens": len(item_vocabulary)}
-        self._attends_by_example = let_attend_by_example(self.causal_network)
+        self._attends_by_example = attend_leanly(self.causal_network)
         self.item_token_ids: Tensor
         self.item_token_places: Tensor  # the inverse: token id -> place in the item vocabulary, -1 for other tokens
         self.name_item_tokens(item_vocabulary)

@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from src.errors import InputError
+from src.model.attention import attend_leanly
 from src.model.chat_format import ChatFormat
 from src.model.prefix_cache import BLOCK, PrefixCache, block_names, growing_cache, keeps_all_keys
 
@@ -42,7 +43,7 @@ class ChatModel(ChatFormat):
     """
 
     def __init__(self, network: Any, tokenizer: Any) -> None:
-        """Take a network and its tokenizer; neither is changed but for the mode of evaluation.
+        """Take a network and its tokenizer; the network changes to the mode of evaluation and to ``attend``.
 
         Raises:
             InputError: see ``ChatFormat``.
@@ -50,6 +51,7 @@ class ChatModel(ChatFormat):
         ends = network.generation_config.eos_token_id if network.generation_config else None
         super().__init__(tokenizer, ends if isinstance(ends, list) else [] if ends is None else [ends])
         self.network = network.eval()
+        attend_leanly(network)
         self.context_tokens: int | None = getattr(network.config.get_text_config(), "max_position_embeddings", None)
         self._keeps_all_keys = keeps_all_keys(network)
 

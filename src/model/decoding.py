@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -62,7 +64,7 @@ def decode_items(
     output = model.decoder(
         input_ids=input_ids, attention_mask=attention_mask, position_ids=position, past_key_values=cache, use_cache=True
     )
-    states = output.last_hidden_state[:, -1:]
+    states = output.last_hidden_state[:, -1:].contiguous()  # or the head would be copied for each prompt
     length = attention_mask.sum(1, keepdim=True)
     blocked = _blocked_positions(trie, excluded)
 
@@ -70,9 +72,8 @@ def decode_items(
     score = torch.zeros(batch, 1, device=device)
     visible = attention_mask.bool()[:, None, :]
     for step in range(trie.depth):
-        logits = model.head(states)
-        item_log_p = logits[..., model.item_token_ids] - logits.logsumexp(-1, keepdim=True)
-        node, score, parent = _advance(trie, node, score, item_log_p, num_beams, blocked)
+        log_p = partial(_log_probabilities, model.head(states), model.item_token_ids)
+        node, score, parent = _advance(trie, node, score, log_p, num_beams, blocked)
         token = trie.token[node]
         if step + 1 == trie.depth or bool((trie.first_child[node] == trie.first_child[node + 1]).all()):
             break
@@ -127,7 +128,7 @@ def greedy_leaves(
     itself = torch.eye(places.slots, dtype=torch.bool, device=anchor.device).expand(batch, -1, -1)
     for step in range(trie.depth):
         logits = model.head(states)[:, model.item_token_ids]
-        node, score, _ = _advance(trie, node, score, logits[:, None], 1, blocked)
+        node, score, _ = _advance(trie, node, score, partial(logits[:, None].gather, 2), 1, blocked)
         if step + 1 == trie.depth or bool((trie.first_child[node] == trie.first_child[node + 1]).all()):
             break
         visible = torch.cat([visible, itself], dim=2)
@@ -142,13 +143,23 @@ def greedy_leaves(
     return node[:, 0]
 
 
+def _log_probabilities(logits: Tensor, item_token_ids: Tensor, token: Tensor) -> Tensor:
+    """Look up tokens ``(B, K, C)``, counted as the trie does, in logits ``(B, K, V)``; no others are normalised."""
+    return logits.gather(2, item_token_ids[token]) - logits.logsumexp(-1, keepdim=True)
+
+
 def _advance(
-    trie: TokenTrie, node: Tensor, score: Tensor, item_log_p: Tensor, num_beams: int, blocked: Tensor | None
+    trie: TokenTrie,
+    node: Tensor,
+    score: Tensor,
+    log_p: Callable[[Tensor], Tensor],
+    num_beams: int,
+    blocked: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Extend every beam by every legal token and keep the best; a finished beam competes with the score it has."""
     child, legal = trie.children(node)
     finished = trie.first_child[node] == trie.first_child[node + 1]
-    extended = score[..., None] + item_log_p.gather(2, trie.token[child].clamp(min=0))
+    extended = score[..., None] + log_p(trie.token[child].clamp(min=0))
     candidate = torch.cat([child, node[..., None]], dim=2)
     allowed = torch.cat([legal, finished[..., None]], dim=2)
     if blocked is not None:
