@@ -26,8 +26,8 @@ DAYS = {"2024-07-01": 2023, "2025-07-01": 2024}
 FIRST, LATER = DAYS
 _OLDER_YEAR = 2022
 _SEED = 1
-_PRACTICE = 6400  # lines
-_LAYOUT = "6"  # to be raised with every change of pages, forms or draws: the cache then makes a new folder
+_PRACTICE = 6  # lines a question
+_LAYOUT = "7"  # to be raised with every change of pages, forms or draws: the cache then makes a new folder
 
 
 def factbook(snapshot: str | None = None) -> Gisa:
@@ -70,7 +70,7 @@ def _written(name: str, draw: Callable[[Records, Records], list[Question]], pref
         if not (folder / "suite.json").is_file():
             shutil.rmtree(folder, ignore_errors=True)
             questions = draw(Records(_entities(FIRST)), Records(_entities(LATER)))
-            practice = make_practice(Records(_entities(FIRST)), count=_PRACTICE, seed=_SEED)
+            practice = make_practice(Records(_entities(FIRST)), count=_PRACTICE * len(questions), seed=_SEED)
             write_suite(folder, questions, factbook_web(FIRST), prefix, practice if prefix == "train-" else ())
     return folder
 
