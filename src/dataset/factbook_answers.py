@@ -23,7 +23,7 @@ class Reader(Protocol):
         """Return the entities of a group, from the page that lists them."""
 
     def note(self, line: str) -> None:
-        """Jot down what comes of the page that was read last, where an answer is put together from several pages."""
+        """Jot down what comes of a page, for comparisons that are too much to do in the head."""
 
 
 class NoAnswerError(Exception):
@@ -35,43 +35,21 @@ def number(value: str) -> float:
     return float(value.replace(",", "").rstrip("%"))
 
 
-def comparison(value: str, other: str) -> str:
-    """Compare two values in writing, the sign last: who has read both can tell it."""
-    sign = ">" if number(value) > number(other) else "<" if number(value) < number(other) else "="
-    return f"{value} and {other}: {sign}"
-
-
 def _one(read: Reader, name: str, key: str) -> str:
     return read.values(name, key)[0]
 
 
-def _noted(read: Reader, name: str, key: str) -> str:
-    """Look up a field of an entity and jot it down."""
-    value = _one(read, name, key)
-    read.note(f"{name}: {value}")
-    return value
-
-
 def _ranked(read: Reader, names: Sequence[str], key: str, *, largest_first: bool = True) -> list[str]:
-    """Sort entities by a field; a tie has no answer.
-
-    Each is noted with what it is compared with, from the first of the order so far on, and the order then.
-    """
-    order: list[tuple[str, str]] = []
+    """Sort entities by a field; a tie has no answer. Each is noted with the order so far."""
+    sign = -1 if largest_first else 1
+    order: list[tuple[float, str]] = []
     for name in names:
-        value, place, steps = _one(read, name, key), 0, []
-        for _, other in order:
-            steps.append(comparison(value, other))
-            if steps[-1].endswith("="):
-                raise NoAnswerError
-            if steps[-1].endswith(">" if largest_first else "<"):
-                break
-            place += 1
-        order.insert(place, (name, value))
-        if steps:
-            steps.append(f"order: {', '.join(f'{one} {size}' for one, size in order)}")
-        read.note("; ".join([f"{name}: {value}", *steps]))
-    return [name for name, _ in order]
+        value = _one(read, name, key)
+        if any(number(value) == sign * size for size, _ in order):
+            raise NoAnswerError
+        order = sorted([*order, (sign * number(value), f"{name} {value}")])
+        read.note(f"{name}: {value}; order: {', '.join(one for _, one in order)}")
+    return [one.rpartition(" ")[0] for _, one in order]
 
 
 def _names(slots: Slots) -> list[str]:
@@ -127,44 +105,42 @@ def largest_member(read: Reader, slots: Slots) -> Rows:
 def common(read: Reader, slots: Slots) -> Rows:
     """Find the neighbours that two entities share."""
     one, other = _names(slots)
-    first = read.values(one, "borders")
+    first, second = (read.values(name, "borders") for name in (one, other))
     read.note(f"{one}: {', '.join(first)}")
-    second = read.values(other, "borders")
     read.note(f"{other}: {', '.join(f'{name} (both)' if name in first else name for name in second)}")
     return _rows([name for name in second if name in first])
 
 
 def either(read: Reader, slots: Slots) -> Rows:
     """Find the neighbours that one or more of some entities have."""
-    found: list[str] = []
-    for name in _names(slots):
-        found += read.values(name, "borders")
-        read.note(f"{name}: {', '.join(read.values(name, 'borders'))}")
+    found = [neighbour for name in _names(slots) for neighbour in read.values(name, "borders")]
     return _rows(list(dict.fromkeys(found)))
 
 
 def landlocked(read: Reader, slots: Slots) -> Rows:
     """Find the members of a group that have no coast."""
     members = read.members(slots["group"])
-    return _few([name for name in members if number(_noted(read, name, "coastline")) == 0], members)
+    return _few([name for name in members if number(_one(read, name, "coastline")) == 0], members)
 
 
 def above(read: Reader, slots: Slots) -> Rows:
     """Find the entities whose field exceeds a limit; some, but not all, must."""
-    return _passing(read, slots, ">")
+    return _passing(read, slots, ">", "<=")
 
 
 def below(read: Reader, slots: Slots) -> Rows:
     """Find the entities whose field stays under a limit; some, but not all, must."""
-    return _passing(read, slots, "<")
+    return _passing(read, slots, "<", ">=")
 
 
-def _passing(read: Reader, slots: Slots, sign: str) -> Rows:
+def _passing(read: Reader, slots: Slots, passes: str, fails: str) -> Rows:
     found = []
     for name in _names(slots):
-        compared = comparison(_one(read, name, slots["field"]), slots["limit"])
-        read.note(f"{name}: {compared}")
-        found += [name] * compared.endswith(sign)
+        value, limit = _one(read, name, slots["field"]), slots["limit"]
+        size, bound = number(value), number(limit)
+        good = size > bound if passes == ">" else size < bound
+        read.note(f"{name}: {value} {passes if good else fails} {limit}")
+        found += [name] * good
     if len(found) == len(_names(slots)):
         raise NoAnswerError
     return _rows(found)
@@ -202,7 +178,7 @@ def profile_wide(read: Reader, slots: Slots) -> Rows:
 
 
 def _profile(read: Reader, slots: Slots, *fields: str) -> Rows:
-    return [[name, *(_noted(read, name, slots[field]) for field in fields)] for name in _names(slots)]
+    return [[name, *(_one(read, name, slots[field]) for field in fields)] for name in _names(slots)]
 
 
 def profile_sorted(read: Reader, slots: Slots) -> Rows:
@@ -212,9 +188,9 @@ def profile_sorted(read: Reader, slots: Slots) -> Rows:
 
 def neighbours_profile(read: Reader, slots: Slots) -> Rows:
     """Look up a field of every neighbour of an entity."""
-    return [[name, _noted(read, name, slots["field"])] for name in read.values(slots["a"], "borders")]
+    return [[name, _one(read, name, slots["field"])] for name in read.values(slots["a"], "borders")]
 
 
 def top_profile(read: Reader, slots: Slots) -> Rows:
     """Look up a field of the largest members of a group."""
-    return [[name, _noted(read, name, slots["other"])] for (name,) in top(read, slots)]
+    return [[name, _one(read, name, slots["other"])] for (name,) in top(read, slots)]

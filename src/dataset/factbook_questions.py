@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import random
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
@@ -13,8 +13,8 @@ from typing import Any, Literal
 from urllib.parse import quote_plus
 
 from src.agent.corpus import Corpus
-from src.dataset.factbook_answers import NoAnswerError, Rows, Slots, comparison
-from src.dataset.factbook_forms import ELEMENT_FACTS, FORMS, LIMITS, SIZES, Form
+from src.dataset.factbook_answers import NoAnswerError, Rows, Slots
+from src.dataset.factbook_forms import ELEMENT_FACTS, FORMS, LIMITS, Form
 from src.dataset.factbook_more_forms import ALL_FORMS, WORDINGS
 from src.dataset.factbook_pages import address_of, group_title, section_title
 from src.dataset.factbook_records import BY_KEY, FIELDS, Entity
@@ -46,12 +46,12 @@ class Answer:
     Attributes:
         rows: Of the answer.
         pages: Kind and title of the pages it takes, in order.
-        notes: What is jotted down after each page, a line each.
+        notes: What is jotted down on the way where values are compared, an entity a line.
     """
 
     rows: Rows
     pages: list[tuple[str, str]]
-    notes: list[list[str]]
+    notes: list[str]
 
 
 class Records:
@@ -59,7 +59,7 @@ class Records:
 
     Attributes:
         pages: Kind and title of each page that was needed, once, in the order of the first need.
-        notes: What was jotted down after each page, by the number of pages read so far.
+        notes: What was jotted down on the way.
     """
 
     def __init__(self, entities: Sequence[Entity]) -> None:
@@ -69,7 +69,7 @@ class Records:
         for entity in entities:
             self.groups.setdefault(entity.group, []).append(entity.name)
         self.pages: dict[tuple[str, str], None] = {}
-        self.notes: dict[int, list[str]] = {}
+        self.notes: list[str] = []
 
     def values(self, name: str, key: str) -> tuple[str, ...]:
         """See ``factbook_answers.Reader``."""
@@ -88,16 +88,15 @@ class Records:
 
     def note(self, line: str) -> None:
         """See ``factbook_answers.Reader``."""
-        self.notes.setdefault(len(self.pages), []).append(line)
+        self.notes.append(line)
 
     def answer(self, draft: Draft) -> Answer | None:
         """Answer a question, None if there is no one answer."""
-        self.pages, self.notes = {}, {}
+        self.pages, self.notes = {}, []
         try:
-            rows = draft.form.answer(self, draft.slots)
+            return Answer(draft.form.answer(self, draft.slots), list(self.pages), self.notes)
         except NoAnswerError:
             return None
-        return Answer(rows, list(self.pages), [self.notes.get(read, []) for read in range(1, len(self.pages) + 1)])
 
 
 @dataclass(frozen=True)
@@ -118,7 +117,7 @@ class Question:
     gold: Rows
     later: Rows
     pages: list[tuple[str, str]]
-    notes: list[list[str]]
+    notes: list[str]
 
     @property
     def entities(self) -> list[str]:
@@ -205,43 +204,6 @@ def make_set(split: Split, now: Records, later: Records, *, per_type: int, max_p
                 turns.append((form, others))
         drawn += found.values()
     return drawn
-
-
-def make_practice(now: Records, *, count: int, seed: int) -> list[str]:
-    """Draw lines whose last word follows from what stands before it: skills that answers take, without their pages.
-
-    Half of them compare two values in the words of notes. The others name a few entities and tell the one that comes
-    next: letter by letter, as these names are invented, put together from two. Values and names are of entities that
-    models may learn from.
-
-    Args:
-        now: The facts.
-        count: Lines, an even number.
-        seed: Of all choices.
-    """
-    rng = random.Random(f"practice {seed}")
-    known = [entity for name, entity in now.by_name.items() if is_for_training(name)]
-    values = [
-        sorted({value for entity in known for value in entity.values(key)})
-        for key in dict.fromkeys([*SIZES, *LIMITS, "found"])
-    ]
-    names = [one.name for one in known if re.fullmatch(r"[A-Z][a-z]{4,}", one.name)]
-    lines = []
-    for _ in range(count // 2):
-        lines.append(comparison(*rng.sample(rng.choice(values), 2)))
-        invented = [_invented(names, now.by_name.keys(), rng) for _ in range(rng.randint(2, 4))]
-        place = rng.randrange(len(invented) - 1)
-        lines.append(f"{', '.join(invented)}; after {invented[place]}: {invented[place + 1]}")
-    return lines
-
-
-def _invented(names: Sequence[str], taken: Collection[str], rng: random.Random) -> str:
-    """Put a name together from the beginning of one and the end of another."""
-    while True:
-        first, second = rng.sample(names, 2)
-        name = first[: rng.randint(2, len(first) - 2)] + second[-rng.randint(2, len(second) - 2) :]
-        if name not in taken:
-            return name
 
 
 def _answered(draft: Draft, split: Split, now: Records, later: Records) -> Question | None:

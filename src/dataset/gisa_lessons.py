@@ -7,7 +7,7 @@ import hashlib
 import io
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,16 +24,13 @@ from src.metrics.answers import official_score
 from src.metrics.process import step_values
 from src.model.chat_format import ChatFormat, Marked
 
-_PRACTICE_LINES = 64  # of a lesson, which then is about as long as the others
-
 
 @dataclass(frozen=True)
 class Lesson:
     """One sequence to learn from.
 
     Attributes:
-        question_id: Of the question that it answers; a few templates need several sequences for one. ``practice`` for
-            what answers none.
+        question_id: Of the question that it answers; a few templates need several sequences for one.
         entities: What its pages are about, as far as the suite says so.
         shown: Share of the answer's cells that its tool results show: what is missing cannot be learnt from reading.
         marked: Its tokens, and which of them are to be learnt.
@@ -56,7 +53,6 @@ class Lessons:
         counts: Episodes; searches; visits by what tells their search; ``orphans``, ``repeats`` and ``results_pages``,
             clicks that are no step; tokens and trained tokens; of a policy's own episodes, see ``gisa_episodes``.
         own: Those of a policy's own episodes, in the order of their questions.
-        practice: Lines of which the last word is to be learnt, several a lesson; of embedded suites.
     """
 
     lessons: list[Lesson]
@@ -64,7 +60,6 @@ class Lessons:
     dropped: dict[str, list[str]] = field(default_factory=dict)
     counts: Counter[str] = field(default_factory=Counter)
     own: list[Lesson] = field(default_factory=list)
-    practice: list[Lesson] = field(default_factory=list)
 
     def manifest(self) -> dict[str, Any]:
         """Return what a checkpoint that learns from them has to carry; see ``manifest_of``."""
@@ -97,7 +92,7 @@ def make_lessons(
     """
     about = suite_notes(suite)
     refuse_benchmark(suite, about, allow_train_on_benchmark)
-    made = Lessons([], suite, practice=_practice(suite, chat))
+    made = Lessons([], suite)
     scripts: list[Script] = []
     for question in suite.questions:
         found = _script(suite, question, about.get(question.id, {}).get("notes", ()), made.counts)
@@ -253,21 +248,10 @@ def calls_of(course: Course) -> Iterator[tuple[str, dict[str, Any]]]:
             yield "visit", {"url": [step.what], "goal": query}
 
 
-def _practice(suite: Gisa, chat: ChatFormat) -> list[Lesson]:
-    """Turn the lines of ``practice.txt`` of an embedded suite into lessons; there are none for any other suite."""
-    path = suite.root / "practice.txt"
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    return [
-        Lesson("practice", (), 1.0, chat.endings(lines[at : at + _PRACTICE_LINES]))
-        for at in range(0, len(lines), _PRACTICE_LINES)
-    ]
-
-
-def _script(suite: Gisa, question: Question, notes: Sequence[Sequence[str]], counts: Counter[str]) -> Script | str:
+def _script(suite: Gisa, question: Question, notes: Iterable[str], counts: Counter[str]) -> Script | str:
     """Return what is to be acted out for a question, or why there is nothing.
 
-    What is jotted down after the pages of a search is said before the next search, that of the last one before the
-    answer: so nothing has to be remembered over many pages or compared in the head. See ``factbook_answers.Reader``.
+    Notes stand before the answer, so that what is compared is written down first; see ``factbook_answers.Reader``.
     """
     gold = suite.gold(question)
     if not gold:
@@ -275,7 +259,7 @@ def _script(suite: Gisa, question: Question, notes: Sequence[Sequence[str]], cou
     if not (suite.root / "trace" / f"{question.id}.json").is_file():
         return "no trace"
     try:
-        answer = answer_text(gold, question.answer_type)
+        answer = "".join([*(f"{note}\n" for note in notes), answer_text(gold, question.answer_type)])
     except TableError as error:
         return f"unreadable answer: {error}"
     if official_score(answer, gold, question.answer_type)["global_em"] != 1:
@@ -286,11 +270,7 @@ def _script(suite: Gisa, question: Question, notes: Sequence[Sequence[str]], cou
     if not course.steps:
         return "no step"
     task = Task(question.id, 0, question.text, question.answer_type)
-    calls = list(calls_of(course))
-    searches = [number for number, (name, _) in enumerate(calls) if name == "search"]
-    said = {number: "\n".join(lines) for number, lines in zip(searches[1:], notes, strict=False) if lines}
-    last = [line for lines in notes[len(searches) - 1 :] for line in lines]
-    return Script(task, calls, "\n".join([*last, answer]), said)
+    return Script(task, list(calls_of(course)), answer)
 
 
 def _fault(replayed: Replayed, sequences: list[Marked], max_tokens: int) -> str | None:

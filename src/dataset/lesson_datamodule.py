@@ -33,7 +33,6 @@ class LessonData(lightning.LightningDataModule):
         training_questions: How many questions' traces are learnt from, spread evenly over all; None for all.
         validation_questions: How many questions are not learnt from but validated on, spread evenly over all.
         packed: Whether short lessons share a row; see ``lay_out``.
-        practice: Whether the practice of the suite, where it has any, is learnt from as well.
 
     Attributes:
         manifest: See ``Lessons.manifest``. Questions that are validated on are in it: they choose the weights.
@@ -53,7 +52,6 @@ class LessonData(lightning.LightningDataModule):
         training_questions: int | None,
         validation_questions: int,
         packed: bool,
-        practice: bool,
     ) -> None:
         super().__init__()
         sizes = {"batch_size": batch_size, "evaluation_batch_size": evaluation_batch_size}
@@ -78,7 +76,6 @@ class LessonData(lightning.LightningDataModule):
         ]
         all_used = replace(lessons, lessons=[*self.training, *self.validation], own=[])
         self.manifest: dict[str, Any] = all_used.manifest()
-        self.training += lessons.practice if practice else []
         self.lengths = np.array([len(lesson.marked.tokens) for lesson in self.training])
         self.pad_token_id = pad_token_id
         self.seed = seed

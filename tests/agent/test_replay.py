@@ -88,13 +88,6 @@ def test_a_recorded_episode_is_recalled_word_for_word_and_nothing_is_carried_out
     assert "the record ends before the episode does" in cut.verdict.reason
 
 
-def test_what_is_said_before_a_call_stands_in_its_turn(agent):
-    replayed = asyncio.run(replay(agent, Script(TASK, CALLS, ANSWER, {1: "Found it."}), Web()))
-    turns = [message for message in replayed.messages if message["role"] == "assistant"]
-    assert [turn["content"] for turn in turns] == ["", "Found it.", ANSWER]
-    assert turns[1]["tool_calls"][0]["function"]["name"] == "visit"
-
-
 def test_a_script_beyond_the_budget_ends_as_a_rollout_would(agent):
     replayed = asyncio.run(replay(agent, Script(TASK, [*CALLS, *CALLS], ANSWER), Web()))
     assert (replayed.verdict.outcome, replayed.counts["calls"]) == ("budget", 3)

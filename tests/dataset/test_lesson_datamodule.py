@@ -32,7 +32,7 @@ def lessons(count=40, seed=0):
 def data(made=None, **changes):
     settings = {
         "pad_token_id": 0, "seed": 1, "batch_size": 4, "evaluation_batch_size": 3, "training_questions": None,
-        "validation_questions": 4, "packed": True, "practice": False,
+        "validation_questions": 4, "packed": True,
     }  # fmt: skip
     return LessonData(lessons=made or lessons(), **{**settings, **changes})
 
@@ -168,12 +168,3 @@ def test_own_episodes_are_learnt_from_but_for_validated_questions_and_repetition
     assert module.training[-2:] == [made.own[1], made.own[2]]  # the trace of q4 as an episode is new
     assert module.manifest["questions"].keys() == data(training_questions=6).manifest["questions"].keys() | {"q4"}
     assert module.validation == data(training_questions=6).validation
-
-
-def test_practice_is_learnt_from_where_it_is_wanted_and_is_no_question():
-    made = replace(lessons(), practice=[replace(lesson(200 + at, 40), question_id="", entities=()) for at in range(3)])
-    without, module = data(made), data(made, practice=True)
-    assert module.training == without.training + made.practice
-    assert module.validation == without.validation
-    assert module.manifest == without.manifest
-    assert len(module.lengths) == len(module.training)
