@@ -6,6 +6,8 @@ from typing import Literal
 
 from src.agent.trajectory import Task
 
+Instructions = Literal["full", "brief"]
+
 _FORM = """\
 Give the final answer once, as a table of tab-separated values in a code block:
 
@@ -67,9 +69,7 @@ Summary: in a few sentences, what the page says about the goal, and what it leav
 If the page says nothing about the goal, say just that."""
 
 
-def opening(
-    task: Task, *, today: str, limit: str | None, instructions: Literal["full", "brief"] = "full"
-) -> list[dict[str, str]]:
+def opening(task: Task, *, today: str, limit: str | None, instructions: Instructions = "full") -> list[dict[str, str]]:
     """Return the messages a conversation begins with.
 
     Args:

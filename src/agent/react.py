@@ -14,7 +14,7 @@ from typing import Any, Literal
 from src.agent.cost import Account, CeilingReachedError, Step
 from src.agent.failures import RequestError
 from src.agent.policy import ContextOverflowError, Message, Policy, Reply, text_of
-from src.agent.prompts import OUT_OF_BUDGET, opening
+from src.agent.prompts import OUT_OF_BUDGET, Instructions, opening
 from src.agent.tools import CallError, Search, Toolbox, Visit
 from src.agent.trajectory import Journal, Task, Verdict
 from src.agent.web import Web
@@ -100,7 +100,7 @@ class ReActAgent:
         toolbox: Toolbox | None,
         budget: Budget,
         today: str,
-        instructions: Literal["full", "brief"] = "full",
+        instructions: Instructions = "full",
         episode_timeout_s: float = 3600.0,
     ) -> None:
         """Put the agent together.

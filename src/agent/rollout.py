@@ -7,12 +7,13 @@ import io
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from src.agent.cache import Cache
 from src.agent.cost import Account, CeilingReachedError, PriceList
 from src.agent.pages import PageSource
 from src.agent.policy import Policy
+from src.agent.prompts import Instructions
 from src.agent.react import Budget, Episode, ReActAgent
 from src.agent.replay import Replayed, Script, recall, replay
 from src.agent.search import SearchEngine
@@ -43,7 +44,7 @@ class Rollout:
         budget: Budget,
         web: Web,
         today: str,
-        instructions: Literal["full", "brief"] = "full",
+        instructions: Instructions = "full",
         results: int,
         max_urls: int,
         page_chars: int,

@@ -13,7 +13,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 _NAME = "lean_sdpa"
-_FEW = 32  # queries a head; from there on copying keys costs less than attending
+_FEW = 32  # queries a head; measured on a CPU with 1, 10 and 20, more were not
 
 
 def attend(

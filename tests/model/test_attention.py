@@ -1,4 +1,4 @@
-"""Attention against transformers' own, for what it does otherwise: many examples, and few queries of shared keys."""
+"""Attention of few queries against transformers' own; that of many examples is tested with the models."""
 
 from types import SimpleNamespace
 
