@@ -9,13 +9,13 @@ import io
 import itertools
 import json
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from pathlib import Path
 
 from src.agent.corpus import Corpus
 from src.dataset.factbook_pages import render
-from src.dataset.factbook_questions import Question, Records, Split, make_set, make_suite, trace_of
+from src.dataset.factbook_questions import Question, Records, Split, make_practice, make_set, make_suite, trace_of
 from src.dataset.factbook_records import Entity, read_countries, read_elements
 from src.dataset.gisa import Gisa
 from src.errors import InputError
@@ -26,7 +26,9 @@ DAYS = {"2024-07-01": 2023, "2025-07-01": 2024}
 FIRST, LATER = DAYS
 _OLDER_YEAR = 2022
 _SEED = 1
-_LAYOUT = "8"  # to be raised with every change of pages, forms or draws: the cache then makes a new folder
+_PRACTICE = {"comparisons": 6, "names": 1}  # lines a question
+_BLOCK = 48  # lines of practice in a block, which then has about as many tokens as the lesson of a question
+_LAYOUT = "9"  # to be raised with every change of pages, forms or draws: the cache then makes a new folder
 
 
 def factbook(snapshot: str | None = None) -> Gisa:
@@ -69,7 +71,12 @@ def _written(name: str, draw: Callable[[Records, Records], list[Question]], pref
         if not (folder / "suite.json").is_file():
             shutil.rmtree(folder, ignore_errors=True)
             questions = draw(Records(_entities(FIRST)), Records(_entities(LATER)))
-            write_suite(folder, questions, factbook_web(FIRST), prefix)
+            practice: list[list[str]] = []
+            if prefix == "train-":
+                lines = {kind: count * len(questions) for kind, count in _PRACTICE.items()}
+                for kind in make_practice(Records(_entities(FIRST)), **lines, seed=_SEED):
+                    practice += (kind[start : start + _BLOCK] for start in range(0, len(kind), _BLOCK))
+            write_suite(folder, questions, factbook_web(FIRST), prefix, practice)
     return folder
 
 
@@ -91,7 +98,13 @@ def _entities(day: str) -> tuple[Entity, ...]:
     return (*read_countries(DAYS[day]), *read_elements())
 
 
-def write_suite(folder: Path, suite: Iterable[Question], corpus: Corpus, prefix: str = "") -> None:
+def write_suite(
+    folder: Path,
+    suite: Iterable[Question],
+    corpus: Corpus,
+    prefix: str = "",
+    practice: Sequence[Sequence[str]] = (),
+) -> None:
     """Write the questions in the layout that GISA is published in, and ``suite.json``, our addition.
 
     It says for every id its form, split, number of pages, the entities that they are about, what it asks for and what
@@ -102,6 +115,7 @@ def write_suite(folder: Path, suite: Iterable[Question], corpus: Corpus, prefix:
         suite: The questions.
         corpus: The web that the traces go through.
         prefix: Of the ids, which are otherwise plain numbers.
+        practice: Blocks of lines for ``practice.txt``, an empty line between them; without any there is no such file.
     """
     for part in ("answer", "trace", f"snapshot/{LATER}"):
         (folder / part).mkdir(parents=True)
@@ -137,6 +151,9 @@ def write_suite(folder: Path, suite: Iterable[Question], corpus: Corpus, prefix:
             (folder / "snapshot" / LATER / f"{name}.csv").write_text(_as_csv(header, question.later), encoding="utf-8")
         (folder / "trace" / f"{name}.json").write_text(json.dumps(trace_of(question.pages, corpus)), encoding="utf-8")
     (folder / "encrypted_question.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    if practice:
+        blocks = ("".join(f"{line}\n" for line in block) for block in practice)
+        (folder / "practice.txt").write_text("\n".join(blocks), encoding="utf-8")
     write_atomic(folder / "suite.json", json.dumps(about, indent=1))
 
 

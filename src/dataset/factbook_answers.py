@@ -35,21 +35,36 @@ def number(value: str) -> float:
     return float(value.replace(",", "").rstrip("%"))
 
 
+def comparison(value: str, other: str) -> str:
+    """Compare two values in writing, the sign last: who has read both can tell it."""
+    sign = ">" if number(value) > number(other) else "<" if number(value) < number(other) else "="
+    return f"{value} and {other}: {sign}"
+
+
 def _one(read: Reader, name: str, key: str) -> str:
     return read.values(name, key)[0]
 
 
 def _ranked(read: Reader, names: Sequence[str], key: str, *, largest_first: bool = True) -> list[str]:
-    """Sort entities by a field; a tie has no answer. Each is noted with the order so far."""
-    sign = -1 if largest_first else 1
-    order: list[tuple[float, str]] = []
+    """Sort entities by a field; a tie has no answer.
+
+    Each is noted with what it is compared with, from the first of the order so far on, and the order then.
+    """
+    order: list[tuple[str, str]] = []
     for name in names:
-        value = _one(read, name, key)
-        if any(number(value) == sign * size for size, _ in order):
-            raise NoAnswerError
-        order = sorted([*order, (sign * number(value), f"{name} {value}")])
-        read.note(f"{name}: {value}; order: {', '.join(one for _, one in order)}")
-    return [one.rpartition(" ")[0] for _, one in order]
+        value, place, steps = _one(read, name, key), 0, []
+        for _, other in order:
+            steps.append(comparison(value, other))
+            if steps[-1].endswith("="):
+                raise NoAnswerError
+            if steps[-1].endswith(">" if largest_first else "<"):
+                break
+            place += 1
+        order.insert(place, (name, value))
+        if steps:
+            steps.append(f"order: {', '.join(f'{one} {size}' for one, size in order)}")
+        read.note("; ".join([f"{name}: {value}", *steps]))
+    return [name for name, _ in order]
 
 
 def _names(slots: Slots) -> list[str]:
@@ -125,22 +140,20 @@ def landlocked(read: Reader, slots: Slots) -> Rows:
 
 def above(read: Reader, slots: Slots) -> Rows:
     """Find the entities whose field exceeds a limit; some, but not all, must."""
-    return _passing(read, slots, ">", "<=")
+    return _passing(read, slots, ">")
 
 
 def below(read: Reader, slots: Slots) -> Rows:
     """Find the entities whose field stays under a limit; some, but not all, must."""
-    return _passing(read, slots, "<", ">=")
+    return _passing(read, slots, "<")
 
 
-def _passing(read: Reader, slots: Slots, passes: str, fails: str) -> Rows:
+def _passing(read: Reader, slots: Slots, sign: str) -> Rows:
     found = []
     for name in _names(slots):
-        value, limit = _one(read, name, slots["field"]), slots["limit"]
-        size, bound = number(value), number(limit)
-        good = size > bound if passes == ">" else size < bound
-        read.note(f"{name}: {value} {passes if good else fails} {limit}")
-        found += [name] * good
+        compared = comparison(_one(read, name, slots["field"]), slots["limit"])
+        read.note(f"{name}: {compared}")
+        found += [name] * compared.endswith(sign)
     if len(found) == len(_names(slots)):
         raise NoAnswerError
     return _rows(found)

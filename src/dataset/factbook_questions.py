@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import random
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
@@ -13,8 +13,8 @@ from typing import Any, Literal
 from urllib.parse import quote_plus
 
 from src.agent.corpus import Corpus
-from src.dataset.factbook_answers import NoAnswerError, Rows, Slots
-from src.dataset.factbook_forms import ELEMENT_FACTS, FORMS, LIMITS, Form
+from src.dataset.factbook_answers import NoAnswerError, Rows, Slots, comparison
+from src.dataset.factbook_forms import ELEMENT_FACTS, FORMS, LIMITS, SIZES, Form
 from src.dataset.factbook_more_forms import ALL_FORMS, WORDINGS
 from src.dataset.factbook_pages import address_of, group_title, section_title
 from src.dataset.factbook_records import BY_KEY, FIELDS, Entity
@@ -204,6 +204,44 @@ def make_set(split: Split, now: Records, later: Records, *, per_type: int, max_p
                 turns.append((form, others))
         drawn += found.values()
     return drawn
+
+
+def make_practice(now: Records, *, comparisons: int, names: int, seed: int) -> tuple[list[str], list[str]]:
+    """Draw lines whose last word follows from what stands before it: skills that answers take, without their pages.
+
+    The first ones compare two values in the words of notes. The others list a few names and tell the one that comes
+    after another, letter by letter: these names are invented, put together from two. Values and parts of names are of
+    entities that models may learn from.
+
+    Args:
+        now: The facts.
+        comparisons: Lines of the first kind.
+        names: Lines of the second kind.
+        seed: Of all choices.
+    """
+    rng = random.Random(f"practice {seed}")
+    known = [entity for name, entity in now.by_name.items() if is_for_training(name)]
+    values = [
+        sorted({value for entity in known for value in entity.values(key)})
+        for key in dict.fromkeys([*SIZES, *LIMITS, "found"])
+    ]
+    compared = [comparison(*rng.sample(rng.choice(values), 2)) for _ in range(comparisons)]
+    parts = [one.name for one in known if re.fullmatch(r"[A-Z][a-z]{4,}", one.name)]
+    listed = []
+    for _ in range(names):
+        invented = [_invented(parts, now.by_name.keys(), rng) for _ in range(rng.randint(2, 4))]
+        place = rng.randrange(len(invented) - 1)
+        listed.append(f"{', '.join(invented)}; after {invented[place]}: {invented[place + 1]}")
+    return compared, listed
+
+
+def _invented(names: Sequence[str], taken: Collection[str], rng: random.Random) -> str:
+    """Put a name together from the beginning of one and the end of another."""
+    while True:
+        first, second = rng.sample(names, 2)
+        name = first[: rng.randint(2, len(first) - 2)] + second[-rng.randint(2, len(second) - 2) :]
+        if name not in taken:
+            return name
 
 
 def _answered(draft: Draft, split: Split, now: Records, later: Records) -> Question | None:

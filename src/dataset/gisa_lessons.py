@@ -30,7 +30,8 @@ class Lesson:
     """One sequence to learn from.
 
     Attributes:
-        question_id: Of the question that it answers; a few templates need several sequences for one.
+        question_id: Of the question that it answers; a few templates need several sequences for one. Empty for
+            practice, which answers none.
         entities: What its pages are about, as far as the suite says so.
         shown: Share of the answer's cells that its tool results show: what is missing cannot be learnt from reading.
         marked: Its tokens, and which of them are to be learnt.
@@ -53,6 +54,7 @@ class Lessons:
         counts: Episodes; searches; visits by what tells their search; ``orphans``, ``repeats`` and ``results_pages``,
             clicks that are no step; tokens and trained tokens; of a policy's own episodes, see ``gisa_episodes``.
         own: Those of a policy's own episodes, in the order of their questions.
+        practice: Blocks of lines of which the last word is to be learnt; of embedded suites.
     """
 
     lessons: list[Lesson]
@@ -60,6 +62,7 @@ class Lessons:
     dropped: dict[str, list[str]] = field(default_factory=dict)
     counts: Counter[str] = field(default_factory=Counter)
     own: list[Lesson] = field(default_factory=list)
+    practice: list[Lesson] = field(default_factory=list)
 
     def manifest(self) -> dict[str, Any]:
         """Return what a checkpoint that learns from them has to carry; see ``manifest_of``."""
@@ -92,7 +95,7 @@ def make_lessons(
     """
     about = suite_notes(suite)
     refuse_benchmark(suite, about, allow_train_on_benchmark)
-    made = Lessons([], suite)
+    made = Lessons([], suite, practice=_practice(suite, chat))
     scripts: list[Script] = []
     for question in suite.questions:
         found = _script(suite, question, about.get(question.id, {}).get("notes", ()), made.counts)
@@ -246,6 +249,13 @@ def calls_of(course: Course) -> Iterator[tuple[str, dict[str, Any]]]:
             yield "search", {"query": query}
         else:
             yield "visit", {"url": [step.what], "goal": query}
+
+
+def _practice(suite: Gisa, chat: ChatFormat) -> list[Lesson]:
+    """Turn the blocks of ``practice.txt`` of an embedded suite into lessons; there are none for any other suite."""
+    path = suite.root / "practice.txt"
+    blocks = path.read_text(encoding="utf-8").split("\n\n") if path.is_file() else []
+    return [Lesson("", (), 1.0, chat.endings(block.splitlines())) for block in blocks]
 
 
 def _script(suite: Gisa, question: Question, notes: Iterable[str], counts: Counter[str]) -> Script | str:

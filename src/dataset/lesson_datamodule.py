@@ -33,6 +33,7 @@ class LessonData(lightning.LightningDataModule):
         training_questions: How many questions' traces are learnt from, spread evenly over all; None for all.
         validation_questions: How many questions are not learnt from but validated on, spread evenly over all.
         packed: Whether short lessons share a row; see ``lay_out``.
+        practice: Whether an epoch begins with the practice of the suite, where it has any.
 
     Attributes:
         manifest: See ``Lessons.manifest``. Questions that are validated on are in it: they choose the weights.
@@ -52,6 +53,7 @@ class LessonData(lightning.LightningDataModule):
         training_questions: int | None,
         validation_questions: int,
         packed: bool,
+        practice: bool,
     ) -> None:
         super().__init__()
         sizes = {"batch_size": batch_size, "evaluation_batch_size": evaluation_batch_size}
@@ -76,6 +78,9 @@ class LessonData(lightning.LightningDataModule):
         ]
         all_used = replace(lessons, lessons=[*self.training, *self.validation], own=[])
         self.manifest: dict[str, Any] = all_used.manifest()
+        first = lessons.practice if practice else []
+        self.first = len(first)
+        self.training = [*first, *self.training]
         self.lengths = np.array([len(lesson.marked.tokens) for lesson in self.training])
         self.pad_token_id = pad_token_id
         self.seed = seed
@@ -120,7 +125,8 @@ def spread(names: Sequence[str], count: int) -> set[str]:
 class TrainingLessons:
     """All training batches of one process; knows where it stands, so that a resumed run sees each batch once.
 
-    Serves any data module with ``training`` examples, their ``lengths``, ``batch_size``, ``seed`` and ``batch``.
+    Serves any data module with ``training`` examples, their ``lengths``, ``batch_size``, ``seed`` and ``batch``. The
+    ``first`` so many of its examples come before the others, in batches of their own.
 
     Args:
         data: The data module.
@@ -131,7 +137,9 @@ class TrainingLessons:
     def __init__(self, data: Any, rank: int, world_size: int) -> None:
         self.data, self.rank, self.world_size = data, rank, world_size
         self.lengths = data.lengths
-        self.num_batches: int = max(len(self.lengths) // data.batch_size, 1)
+        everything = np.arange(len(self.lengths))
+        self.parts = [part for part in (everything[: data.first], everything[data.first :]) if len(part)]
+        self.num_batches: int = sum(map(self._batches_of, self.parts))
         self.epoch, self.step = 0, 0
 
     def __len__(self) -> int:
@@ -156,12 +164,21 @@ class TrainingLessons:
             self.step += 1
             yield self.data.batch([self.data.training[lesson] for lesson in chosen])
 
+    def _batches_of(self, part: NDArray[np.int64]) -> int:
+        size: int = self.data.batch_size
+        return max(len(part) // size, 1)
+
     def _order(self) -> list[NDArray[np.int64]]:
-        """Return the lessons of each batch of this epoch: shuffled, sorted by length within spans, batches shuffled."""
+        """Return the lessons of each batch of this epoch.
+
+        Of each part: shuffled, sorted by length within spans, batches shuffled.
+        """
         rng = np.random.default_rng([self.data.seed, self.epoch])
-        shuffled = rng.permutation(len(self.lengths))
-        span = _BATCHES_SORTED_TOGETHER * self.data.batch_size
-        spans = (shuffled[start : start + span] for start in range(0, len(shuffled), span))
-        by_length = np.concatenate([one[np.argsort(self.lengths[one], kind="stable")] for one in spans])
-        batches = np.array_split(by_length, self.num_batches)
-        return [batches[place] for place in rng.permutation(self.num_batches)]
+        span, order = _BATCHES_SORTED_TOGETHER * self.data.batch_size, []
+        for part in self.parts:
+            shuffled = rng.permutation(part)
+            spans = (shuffled[start : start + span] for start in range(0, len(shuffled), span))
+            by_length = np.concatenate([one[np.argsort(self.lengths[one], kind="stable")] for one in spans])
+            batches = np.array_split(by_length, self._batches_of(part))
+            order += [batches[place] for place in rng.permutation(len(batches))]
+        return order

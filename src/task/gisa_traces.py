@@ -87,6 +87,8 @@ class GisaTraces:
             "questions": len(suite.questions),
             **made.counts,
             "longest": lengths[-1] if lengths else 0,
+            "practice": len(made.practice),
+            "practice_tokens": sum(len(lesson.marked.tokens) for lesson in made.practice),
             "answer_not_wholly_shown": sum(lesson.shown < 1 - 1e-9 for lesson in made.lessons),
         }
         dropped = {reason: len(ids) for reason, ids in made.dropped.items()}
@@ -94,7 +96,7 @@ class GisaTraces:
         shown = [made.lessons[at * len(lengths) // count] for at in range(count)]
         page = _PAGE.format(
             statistics="".join(_rows(counts, made.dropped)),
-            lessons="\n".join(_shown(lesson, chat.tokenizer) for lesson in shown),
+            lessons="\n".join(_shown(lesson, chat.tokenizer) for lesson in [*shown, *made.practice[:1]]),
         )
         write_atomic(folder / "traces.html", page)
         record.finish(

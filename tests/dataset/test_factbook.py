@@ -14,6 +14,7 @@ from src.dataset.factbook_pages import address_of, group_title, render, section_
 from src.dataset.factbook_questions import (
     Records,
     is_for_training,
+    make_practice,
     make_set,
     make_suite,
     trace_of,
@@ -94,7 +95,34 @@ def test_notes_lead_from_what_was_read_to_the_answer_and_are_left_out_where_noth
                 [f" {name}"] for (name,) in question.gold
             ]
         if form == "above":
-            assert [[one.partition(":")[0]] for one in question.notes if " > " in one] == question.gold
+            assert [[one.partition(":")[0]] for one in question.notes if one.endswith(" >")] == question.gold
+
+
+def test_practice_compares_values_and_copies_names_of_nothing_that_is_tested(days):
+    compared, listed = make_practice(days[0], comparisons=300, names=200, seed=1)
+    assert (len(compared), len(listed)) == (300, 200)
+    assert (compared, listed) == make_practice(days[0], comparisons=300, names=200, seed=1)
+    assert compared != make_practice(days[0], comparisons=300, names=200, seed=2)[0]
+    known = {
+        value
+        for name, entity in days[0].by_name.items()
+        if is_for_training(name)
+        for key in entity.shown
+        for value in entity.values(key)
+    }
+    signs = Counter()
+    for line in compared:
+        one, other, sign = re.fullmatch(r"(\S+) and (\S+): ([<>=])", line).groups()
+        assert {one, other} <= known
+        first, second = answers.number(one), answers.number(other)
+        assert {"<": first < second, ">": first > second, "=": first == second}[sign]
+        signs[sign] += 1
+    assert min(signs["<"], signs[">"]) > 100
+    for line in listed:
+        names, before, after = re.fullmatch(r"(.*); after (\S+): (\S+)", line).groups()
+        invented = names.split(", ")
+        assert (before, after) in itertools.pairwise(invented)
+        assert not set(invented) & set(days[0].by_name)
 
 
 class Jotter:
@@ -114,13 +142,21 @@ def test_notes_of_a_ranking_a_limit_and_neighbours_in_common():
     sizes = Jotter(A=("1,000",), B=("20",), C=("300",))
     assert answers.ranking(sizes, {"all": "A, B, C", "field": "area"}) == [["A"], ["C"], ["B"]]
     assert sizes.notes == [
-        "A: 1,000; order: A 1,000",
-        "B: 20; order: A 1,000, B 20",
-        "C: 300; order: A 1,000, C 300, B 20",
+        "A: 1,000",
+        "B: 20; 20 and 1,000: <; order: A 1,000, B 20",
+        "C: 300; 300 and 1,000: <; 300 and 20: >; order: A 1,000, C 300, B 20",
     ]
+    years = Jotter(A=("1900",), B=("1800",), C=("1850",))
+    assert answers.chronology(years, {"all": "A, B, C", "field": "found"}) == [["B"], ["C"], ["A"]]
+    assert years.notes[1:] == [
+        "B: 1800; 1800 and 1900: <; order: B 1800, A 1900",
+        "C: 1850; 1850 and 1800: >; 1850 and 1900: <; order: B 1800, C 1850, A 1900",
+    ]
+    with pytest.raises(answers.NoAnswerError):
+        answers.ranking(Jotter(A=("9",), B=("20",), C=("9.0",)), {"all": "A, B, C", "field": "area"})
     rates = Jotter(A=("4%",), B=("4.1%",))
     assert answers.above(rates, {"all": "A, B", "field": "inflation", "limit": "4%"}) == [["B"]]
-    assert rates.notes == ["A: 4% <= 4%", "B: 4.1% > 4%"]
+    assert rates.notes == ["A: 4% and 4%: =", "B: 4.1% and 4%: >"]
     lands = Jotter(A=("X", "Y", "Z"), B=("Z", "U", "X"))
     assert answers.common(lands, {"all": "A, B"}) == [["Z"], ["X"]]
     assert lands.notes == ["A: X, Y, Z", "B: Z (both), U, X (both)"]

@@ -90,6 +90,19 @@ def test_lessons_of_the_embedded_web_train_calls_and_answers_and_nothing_else(tr
     assert set(manifest["entities"]) == {name for lesson in made.lessons for name in lesson.entities}
 
 
+def test_practice_teaches_the_last_word_of_each_line_and_nothing_else(train):
+    chat = ChatFormat(tokenizer(PLAIN))
+    blocks = (train.root / "practice.txt").read_text().split("\n\n")
+    made = make_lessons(train, agent(factbook_web()), chat, max_tokens=20_000)
+    assert [one.marked.text.splitlines() for one in made.practice] == [block.splitlines() for block in blocks]
+    for one in made.practice:
+        assert len(one.marked.actions) == len(one.marked.text.splitlines())
+        own = [token for token, trained in zip(one.marked.tokens, one.marked.trained, strict=True) if trained]
+        assert chat.text_of(own) == "".join(one.marked.actions)
+    assert "practice" not in made.manifest()["questions"]
+    assert not (factbook_set("entities", per_type=1).root / "practice.txt").exists()
+
+
 @pytest.mark.slow
 def test_lessons_in_smollm2s_tokens_train_calls_and_answers_and_nothing_else(train):
     from transformers import AutoTokenizer

@@ -32,7 +32,7 @@ def lessons(count=40, seed=0):
 def data(made=None, **changes):
     settings = {
         "pad_token_id": 0, "seed": 1, "batch_size": 4, "evaluation_batch_size": 3, "training_questions": None,
-        "validation_questions": 4, "packed": True,
+        "validation_questions": 4, "packed": True, "practice": False,
     }  # fmt: skip
     return LessonData(lessons=made or lessons(), **{**settings, **changes})
 
@@ -168,3 +168,18 @@ def test_own_episodes_are_learnt_from_but_for_validated_questions_and_repetition
     assert module.training[-2:] == [made.own[1], made.own[2]]  # the trace of q4 as an episode is new
     assert module.manifest["questions"].keys() == data(training_questions=6).manifest["questions"].keys() | {"q4"}
     assert module.validation == data(training_questions=6).validation
+
+
+def test_an_epoch_begins_with_the_practice_where_it_is_wanted_and_practice_is_no_question():
+    made = replace(lessons(), practice=[replace(lesson(200 + at, 40), question_id="", entities=()) for at in range(9)])
+    without, module = data(made), data(made, practice=True)
+    assert module.training == made.practice + without.training
+    assert module.validation == without.validation
+    assert module.manifest == without.manifest
+    loader = module.train_dataloader()
+    order = loader._order()
+    assert len(order) == len(loader) == 2 + len(without.train_dataloader())
+    assert sorted(np.concatenate(order[:2])) == list(range(9))
+    assert sorted(np.concatenate(order)) == list(range(len(module.training)))
+    alone = data(replace(made, practice=made.practice[:1]), practice=True).train_dataloader()
+    assert [list(batch) for batch in alone._order()[:1]] == [[0]]

@@ -87,6 +87,15 @@ def test_the_trained_tokens_are_exactly_the_actions_and_begin_where_a_reply_does
             assert json.loads(one["function"]["arguments"]) == json.loads(other["function"]["arguments"])
 
 
+@pytest.mark.parametrize("make", [tokenizer, merged, pieces])
+def test_of_plain_lines_the_last_words_are_marked(make):
+    chat = ChatFormat(make(PLAIN))
+    marked = chat.endings(["7.5% and 2,023: <", "Côte", "1 and 1: ="])
+    assert marked.text == "7.5% and 2,023: <\nCôte\n1 and 1: =\n"
+    own = [token for token, trained in zip(marked.tokens, marked.trained, strict=True) if trained]
+    assert "".join(chat.text_of(own).split()) == "".join(marked.actions) == "<Côte="
+
+
 def test_a_template_that_rewrites_past_turns_gives_a_sequence_a_turn():
     chat = ChatFormat(tokenizer(FORGETTING))
     sequences = chat.marked(CONVERSATION, Toolbox.specs)
