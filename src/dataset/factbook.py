@@ -26,7 +26,7 @@ DAYS = {"2024-07-01": 2023, "2025-07-01": 2024}
 FIRST, LATER = DAYS
 _OLDER_YEAR = 2022
 _SEED = 1
-_PRACTICE = {"comparisons": 6, "names": 1}  # lines a question
+_PRACTICE = {"comparisons": 10, "names": 1}  # lines a question
 _BLOCK = 48  # lines of practice in a block, which then has about as many tokens as the lesson of a question
 _LAYOUT = "9"  # to be raised with every change of pages, forms or draws: the cache then makes a new folder
 

@@ -33,7 +33,8 @@ class LessonData(lightning.LightningDataModule):
         training_questions: How many questions' traces are learnt from, spread evenly over all; None for all.
         validation_questions: How many questions are not learnt from but validated on, spread evenly over all.
         packed: Whether short lessons share a row; see ``lay_out``.
-        practice: Whether an epoch begins with the practice of the suite, where it has any.
+        practice: Whether the practice of the suite, where it has any, is learnt from as well: half of it at the
+            beginning of an epoch, the other half spread over the epoch, as it is forgotten otherwise.
 
     Attributes:
         manifest: See ``Lessons.manifest``. Questions that are validated on are in it: they choose the weights.
@@ -78,9 +79,9 @@ class LessonData(lightning.LightningDataModule):
         ]
         all_used = replace(lessons, lessons=[*self.training, *self.validation], own=[])
         self.manifest: dict[str, Any] = all_used.manifest()
-        first = lessons.practice if practice else []
-        self.first = len(first)
-        self.training = [*first, *self.training]
+        practised = lessons.practice if practice else []
+        self.practised = len(practised)
+        self.training = [*practised, *self.training]
         self.lengths = np.array([len(lesson.marked.tokens) for lesson in self.training])
         self.pad_token_id = pad_token_id
         self.seed = seed
@@ -126,7 +127,7 @@ class TrainingLessons:
     """All training batches of one process; knows where it stands, so that a resumed run sees each batch once.
 
     Serves any data module with ``training`` examples, their ``lengths``, ``batch_size``, ``seed`` and ``batch``. The
-    ``first`` so many of its examples come before the others, in batches of their own.
+    first ``practised`` ones of its examples are in batches of their own; see ``LessonData``.
 
     Args:
         data: The data module.
@@ -138,7 +139,7 @@ class TrainingLessons:
         self.data, self.rank, self.world_size = data, rank, world_size
         self.lengths = data.lengths
         everything = np.arange(len(self.lengths))
-        self.parts = [part for part in (everything[: data.first], everything[data.first :]) if len(part)]
+        self.parts = everything[: data.practised], everything[data.practised :]
         self.num_batches: int = sum(map(self._batches_of, self.parts))
         self.epoch, self.step = 0, 0
 
@@ -166,19 +167,24 @@ class TrainingLessons:
 
     def _batches_of(self, part: NDArray[np.int64]) -> int:
         size: int = self.data.batch_size
-        return max(len(part) // size, 1)
+        return max(len(part) // size, min(len(part), 1))
 
     def _order(self) -> list[NDArray[np.int64]]:
-        """Return the lessons of each batch of this epoch.
-
-        Of each part: shuffled, sorted by length within spans, batches shuffled.
-        """
+        """Return the lessons of each batch of this epoch."""
         rng = np.random.default_rng([self.data.seed, self.epoch])
-        span, order = _BATCHES_SORTED_TOGETHER * self.data.batch_size, []
-        for part in self.parts:
-            shuffled = rng.permutation(part)
-            spans = (shuffled[start : start + span] for start in range(0, len(shuffled), span))
-            by_length = np.concatenate([one[np.argsort(self.lengths[one], kind="stable")] for one in spans])
-            batches = np.array_split(by_length, self._batches_of(part))
-            order += [batches[place] for place in rng.permutation(len(batches))]
-        return order
+        practice, lessons = (self._shuffled(part, rng) for part in self.parts)
+        half = len(practice) // 2
+        places = np.concatenate([np.linspace(0, 1, len(part), endpoint=False) for part in (practice[half:], lessons)])
+        mixed = [*practice[half:], *lessons]
+        return [*practice[:half], *(mixed[place] for place in np.argsort(places, kind="stable"))]
+
+    def _shuffled(self, part: NDArray[np.int64], rng: np.random.Generator) -> list[NDArray[np.int64]]:
+        """Shuffle lessons, sort them by length within spans, cut them into batches and shuffle these."""
+        if not len(part):
+            return []
+        shuffled = rng.permutation(part)
+        span = _BATCHES_SORTED_TOGETHER * self.data.batch_size
+        spans = (shuffled[start : start + span] for start in range(0, len(shuffled), span))
+        by_length = np.concatenate([one[np.argsort(self.lengths[one], kind="stable")] for one in spans])
+        batches = np.array_split(by_length, self._batches_of(part))
+        return [batches[place] for place in rng.permutation(len(batches))]

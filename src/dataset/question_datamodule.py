@@ -91,7 +91,7 @@ class QuestionData(lightning.LightningDataModule):
         self.validation = [place for name, place in places.items() if name in held_out]
         entities = {name: about.get(name, {}).get("entities", ()) for name in places}
         self.manifest: dict[str, Any] = manifest_of(suite, entities)
-        self.first = 0
+        self.practised = 0
         self.lengths = np.zeros(len(self.training))  # all alike: which ones meet in a batch is chance
         self.seed = seed
         self.batch_size = batch_size

@@ -170,16 +170,18 @@ def test_own_episodes_are_learnt_from_but_for_validated_questions_and_repetition
     assert module.validation == data(training_questions=6).validation
 
 
-def test_an_epoch_begins_with_the_practice_where_it_is_wanted_and_practice_is_no_question():
-    made = replace(lessons(), practice=[replace(lesson(200 + at, 40), question_id="", entities=()) for at in range(9)])
+def test_half_of_the_practice_comes_first_and_the_rest_is_spread_over_the_epoch():
+    made = replace(lessons(), practice=[replace(lesson(200 + at, 40), question_id="", entities=()) for at in range(16)])
     without, module = data(made), data(made, practice=True)
     assert module.training == made.practice + without.training
     assert module.validation == without.validation
     assert module.manifest == without.manifest
     loader = module.train_dataloader()
     order = loader._order()
-    assert len(order) == len(loader) == 2 + len(without.train_dataloader())
-    assert sorted(np.concatenate(order[:2])) == list(range(9))
+    assert len(order) == len(loader) == 4 + len(without.train_dataloader())
     assert sorted(np.concatenate(order)) == list(range(len(module.training)))
+    practised = [place for place, batch in enumerate(order) if batch[0] < 16]
+    assert practised == [0, 1, 2, 2 + 1 + len(without.train_dataloader()) // 2 + len(without.train_dataloader()) % 2]
+    assert all(max(order[place]) < 16 for place in practised)
     alone = data(replace(made, practice=made.practice[:1]), practice=True).train_dataloader()
     assert [list(batch) for batch in alone._order()[:1]] == [[0]]
