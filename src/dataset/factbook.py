@@ -71,13 +71,16 @@ def _written(name: str, draw: Callable[[Records, Records], list[Question]], pref
         if not (folder / "suite.json").is_file():
             shutil.rmtree(folder, ignore_errors=True)
             questions = draw(Records(_entities(FIRST)), Records(_entities(LATER)))
-            practice: list[list[str]] = []
-            if prefix == "train-":
-                lines = {kind: count * len(questions) for kind, count in _PRACTICE.items()}
-                for kind in make_practice(Records(_entities(FIRST)), **lines, seed=_SEED):
-                    practice += (kind[start : start + _BLOCK] for start in range(0, len(kind), _BLOCK))
+            practice = _practice(len(questions)) if prefix == "train-" else []
             write_suite(folder, questions, factbook_web(FIRST), prefix, practice)
     return folder
+
+
+def _practice(questions: int) -> list[list[str]]:
+    """Draw the practice that goes with so many questions, each kind in blocks of its own."""
+    lines = {kind: count * questions for kind, count in _PRACTICE.items()}
+    kinds = make_practice(Records(_entities(FIRST)), **lines, seed=_SEED)
+    return [kind[start : start + _BLOCK] for kind in kinds for start in range(0, len(kind), _BLOCK)]
 
 
 @cache
