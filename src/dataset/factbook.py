@@ -8,8 +8,10 @@ import hashlib
 import io
 import itertools
 import json
+import random
 import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -26,9 +28,23 @@ DAYS = {"2024-07-01": 2023, "2025-07-01": 2024}
 FIRST, LATER = DAYS
 _OLDER_YEAR = 2022
 _SEED = 1
-_PRACTICE = {"comparisons": 10, "names": 1}  # lines a question
+_LINES = {"comparisons": 28, "names": 4}  # of practice, for each question of a type
+_EXERCISES = 4  # likewise, before those without notes are left out
 _BLOCK = 48  # lines of practice in a block, which then has about as many tokens as the lesson of a question
-_LAYOUT = "9"  # to be raised with every change of pages, forms or draws: the cache then makes a new folder
+_LAYOUT = "10"  # to be raised with every change of pages, forms or draws: the cache then makes a new folder
+
+
+@dataclass(frozen=True)
+class Practice:
+    """What a model may learn from beside the questions of a suite.
+
+    Attributes:
+        lines: Blocks of lines; see ``make_practice``.
+        exercises: Further questions, to be answered from their facts instead of pages.
+    """
+
+    lines: list[list[str]]
+    exercises: list[Question]
 
 
 def factbook(snapshot: str | None = None) -> Gisa:
@@ -59,28 +75,40 @@ def factbook_set(split: Split, per_type: int = 250, max_pages: int = 4, snapshot
     def draw(now: Records, later: Records) -> list[Question]:
         return make_set(split, now, later, per_type=per_type, max_pages=max_pages, seed=_SEED)
 
-    return Gisa(
-        str(_written(f"{split}_{per_type}_{max_pages}", draw, prefix=f"{split}-")), snapshot, show_questions=True
-    )
+    def practise(asked: list[Question]) -> Practice:
+        return _practice(asked, per_type, max_pages)
+
+    name, prefix = f"{split}_{per_type}_{max_pages}", f"{split}-"
+    root = _written(name, draw, prefix, practise if split == "train" else None)
+    return Gisa(str(root), snapshot, show_questions=True)
 
 
-def _written(name: str, draw: Callable[[Records, Records], list[Question]], prefix: str = "") -> Path:
+def _written(
+    name: str,
+    draw: Callable[[Records, Records], list[Question]],
+    prefix: str = "",
+    practise: Callable[[list[Question]], Practice] | None = None,
+) -> Path:
     """Return a folder of the cache with the questions that are drawn."""
     folder = cache_folder() / "factbook" / _LAYOUT / name
     with locked(folder.parent), writing_to_cache():
         if not (folder / "suite.json").is_file():
             shutil.rmtree(folder, ignore_errors=True)
             questions = draw(Records(_entities(FIRST)), Records(_entities(LATER)))
-            practice = _practice(len(questions)) if prefix == "train-" else []
-            write_suite(folder, questions, factbook_web(FIRST), prefix, practice)
+            write_suite(folder, questions, factbook_web(FIRST), prefix, practise(questions) if practise else None)
     return folder
 
 
-def _practice(questions: int) -> list[list[str]]:
-    """Draw the practice that goes with so many questions, each kind in blocks of its own."""
-    lines = {kind: count * questions for kind, count in _PRACTICE.items()}
-    kinds = make_practice(Records(_entities(FIRST)), **lines, seed=_SEED)
-    return [kind[start : start + _BLOCK] for kind in kinds for start in range(0, len(kind), _BLOCK)]
+def _practice(asked: list[Question], per_type: int, max_pages: int) -> Practice:
+    """Draw what is practised beside some questions: lines in blocks of a kind, and exercises about other questions."""
+    now, later = Records(_entities(FIRST)), Records(_entities(LATER))
+    kinds = make_practice(now, **{kind: count * per_type for kind, count in _LINES.items()}, seed=_SEED)
+    lines = [kind[start : start + _BLOCK] for kind in kinds for start in range(0, len(kind), _BLOCK)]
+    texts = {question.draft.text for question in asked}
+    drawn = make_set("train", now, later, per_type=_EXERCISES * per_type, max_pages=max_pages, seed=_SEED + 1)
+    exercises = [one for one in drawn if one.notes and one.draft.text not in texts]
+    random.Random(_SEED).shuffle(exercises)
+    return Practice(lines, exercises)
 
 
 @cache
@@ -106,7 +134,7 @@ def write_suite(
     suite: Iterable[Question],
     corpus: Corpus,
     prefix: str = "",
-    practice: Sequence[Sequence[str]] = (),
+    practice: Practice | None = None,
 ) -> None:
     """Write the questions in the layout that GISA is published in, and ``suite.json``, our addition.
 
@@ -118,7 +146,7 @@ def write_suite(
         suite: The questions.
         corpus: The web that the traces go through.
         prefix: Of the ids, which are otherwise plain numbers.
-        practice: Blocks of lines for ``practice.txt``, an empty line between them; without any there is no such file.
+        practice: For ``practice.json``, without which there is no such file.
     """
     for part in ("answer", "trace", f"snapshot/{LATER}"):
         (folder / part).mkdir(parents=True)
@@ -146,17 +174,24 @@ def write_suite(
             "slots": dict(question.draft.slots),
             "notes": question.notes,
         }
-        header = (
-            question.draft.form.columns(question.draft.slots) if question.draft.form.answer_type == "table" else None
-        )
+        header = _header(question)
         (folder / "answer" / f"{name}.csv").write_text(_as_csv(header, question.gold), encoding="utf-8")
         if question.is_live:
             (folder / "snapshot" / LATER / f"{name}.csv").write_text(_as_csv(header, question.later), encoding="utf-8")
         (folder / "trace" / f"{name}.json").write_text(json.dumps(trace_of(question.pages, corpus)), encoding="utf-8")
     (folder / "encrypted_question.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
     if practice:
-        blocks = ("".join(f"{line}\n" for line in block) for block in practice)
-        (folder / "practice.txt").write_text("\n".join(blocks), encoding="utf-8")
+        exercises = [
+            {
+                "question": one.draft.text,
+                "facts": one.facts,
+                "notes": one.notes,
+                "answer_type": one.draft.form.answer_type,
+                "answer": _as_csv(_header(one), one.gold),
+            }
+            for one in practice.exercises
+        ]
+        write_atomic(folder / "practice.json", json.dumps({"lines": practice.lines, "exercises": exercises}, indent=1))
     write_atomic(folder / "suite.json", json.dumps(about, indent=1))
 
 
@@ -164,6 +199,11 @@ def encrypt(text: str, password: str) -> str:
     """Encrypt a question as the published ones are; see ``gisa.decrypt``."""
     key = itertools.cycle(hashlib.sha256(password.encode()).digest())
     return base64.b64encode(bytes(byte ^ mask for byte, mask in zip(text.encode(), key, strict=False))).decode()
+
+
+def _header(question: Question) -> list[str] | None:
+    form = question.draft.form
+    return form.columns(question.draft.slots) if form.answer_type == "table" else None
 
 
 def _as_csv(header: list[str] | None, rows: list[list[str]]) -> str:

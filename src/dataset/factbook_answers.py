@@ -149,11 +149,12 @@ def below(read: Reader, slots: Slots) -> Rows:
 
 
 def _passing(read: Reader, slots: Slots, sign: str) -> Rows:
-    found = []
+    """Find the entities that compare so with the limit; each is noted with those found so far."""
+    found: list[str] = []
     for name in _names(slots):
         compared = comparison(_one(read, name, slots["field"]), slots["limit"])
-        read.note(f"{name}: {compared}")
         found += [name] * compared.endswith(sign)
+        read.note(f"{name}: {compared}; found: {', '.join(found) or 'none'}")
     if len(found) == len(_names(slots)):
         raise NoAnswerError
     return _rows(found)

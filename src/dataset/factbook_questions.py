@@ -46,11 +46,13 @@ class Answer:
     Attributes:
         rows: Of the answer.
         pages: Kind and title of the pages it takes, in order.
+        facts: What is read on them, a field of an entity each.
         notes: What is jotted down on the way where values are compared, an entity a line.
     """
 
     rows: Rows
     pages: list[tuple[str, str]]
+    facts: list[str]
     notes: list[str]
 
 
@@ -59,6 +61,7 @@ class Records:
 
     Attributes:
         pages: Kind and title of each page that was needed, once, in the order of the first need.
+        facts: Each field of an entity that was needed, once, with its values.
         notes: What was jotted down on the way.
     """
 
@@ -69,6 +72,7 @@ class Records:
         for entity in entities:
             self.groups.setdefault(entity.group, []).append(entity.name)
         self.pages: dict[tuple[str, str], None] = {}
+        self.facts: dict[str, None] = {}
         self.notes: list[str] = []
 
     def values(self, name: str, key: str) -> tuple[str, ...]:
@@ -77,6 +81,7 @@ class Records:
         self.pages[entity.kind, section_title(name, BY_KEY[key].section)] = None
         if not entity.values(key):
             raise NoAnswerError
+        self.facts[f"{name}, {BY_KEY[key].label}: {', '.join(entity.values(key))}"] = None
         return entity.values(key)
 
     def members(self, group: str) -> tuple[str, ...]:
@@ -92,9 +97,10 @@ class Records:
 
     def answer(self, draft: Draft) -> Answer | None:
         """Answer a question, None if there is no one answer."""
-        self.pages, self.notes = {}, []
+        self.pages, self.facts, self.notes = {}, {}, []
         try:
-            return Answer(draft.form.answer(self, draft.slots), list(self.pages), self.notes)
+            rows = draft.form.answer(self, draft.slots)
+            return Answer(rows, list(self.pages), list(self.facts), self.notes)
         except NoAnswerError:
             return None
 
@@ -109,6 +115,7 @@ class Question:
         gold: Rows of the answer on the first day.
         later: Rows on the later day; the same ones unless the question is live.
         pages: Kind and title of the pages it takes, in order.
+        facts: See ``Answer``; those of the first day.
         notes: See ``Answer``.
     """
 
@@ -117,6 +124,7 @@ class Question:
     gold: Rows
     later: Rows
     pages: list[tuple[str, str]]
+    facts: list[str]
     notes: list[str]
 
     @property
@@ -248,7 +256,7 @@ def _answered(draft: Draft, split: Split, now: Records, later: Records) -> Quest
     """Answer a draft; None where there is no one answer, or a live one stays the same, or another changes."""
     if not (first := now.answer(draft)) or not (second := later.answer(draft)):
         return None
-    question = Question(draft, split, first.rows, second.rows, first.pages, first.notes)
+    question = Question(draft, split, first.rows, second.rows, first.pages, first.facts, first.notes)
     return question if question.is_live == (question.gold != question.later) else None
 
 

@@ -24,6 +24,8 @@ from src.metrics.answers import official_score
 from src.metrics.process import step_values
 from src.model.chat_format import ChatFormat, Marked
 
+_EXERCISES = 8  # in a conversation, which then has about as many tokens as the lesson of a question
+
 
 @dataclass(frozen=True)
 class Lesson:
@@ -54,7 +56,7 @@ class Lessons:
         counts: Episodes; searches; visits by what tells their search; ``orphans``, ``repeats`` and ``results_pages``,
             clicks that are no step; tokens and trained tokens; of a policy's own episodes, see ``gisa_episodes``.
         own: Those of a policy's own episodes, in the order of their questions.
-        practice: Blocks of lines of which the last word is to be learnt; of embedded suites.
+        practice: What is learnt beside questions, of embedded suites; see ``factbook.Practice``.
     """
 
     lessons: list[Lesson]
@@ -252,10 +254,25 @@ def calls_of(course: Course) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _practice(suite: Gisa, chat: ChatFormat) -> list[Lesson]:
-    """Turn the blocks of ``practice.txt`` of an embedded suite into lessons; there are none for any other suite."""
-    path = suite.root / "practice.txt"
-    blocks = path.read_text(encoding="utf-8").split("\n\n") if path.is_file() else []
-    return [Lesson("", (), 1.0, chat.endings(block.splitlines())) for block in blocks]
+    """Turn ``practice.json`` of an embedded suite into lessons; there are none for any other suite.
+
+    A block of lines is a lesson, and so is a conversation of several exercises: the question with the facts that its
+    pages would give, then notes and answer as at the end of an episode.
+    """
+    path = suite.root / "practice.json"
+    if not path.is_file():
+        return []
+    practice = json.loads(path.read_bytes())
+    sequences = [chat.endings(block) for block in practice["lines"]]
+    exercises = practice["exercises"]
+    for start in range(0, len(exercises), _EXERCISES):
+        messages = []
+        for one in exercises[start : start + _EXERCISES]:
+            answer = "\n".join([*one["notes"], answer_text(one["answer"].encode(), one["answer_type"])])
+            messages.append({"role": "user", "content": "\n".join([one["question"], "", *one["facts"]])})
+            messages.append({"role": "assistant", "content": answer})
+        sequences += chat.marked(messages, ())
+    return [Lesson("", (), 1.0, one) for one in sequences]
 
 
 def _script(suite: Gisa, question: Question, notes: Iterable[str], counts: Counter[str]) -> Script | str:
