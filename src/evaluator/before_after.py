@@ -24,39 +24,45 @@ class Compared:
     Attributes:
         part: Such as ``all``, ``set``, ``2 pages`` or ``form: smallest``.
         metric: ``global_em`` or, over tables, ``table_item_f1``; both of the official scorer, in [0, 1].
-        questions: How many it is over.
-        before: Mean with its 95% interval.
-        after: The same of the other policy.
-        gain: After less before, paired by question.
+        questions: How many the policy afterwards was asked.
+        after: Its mean with the 95% interval.
+        common: How many of these the policy before was asked as well.
+        before: Its mean over the common ones, with its 95% interval; None without any.
+        gain: After less before, paired by question, over the common ones; None without any.
     """
 
     part: str
     metric: str
     questions: int
-    before: Interval
     after: Interval
-    gain: Interval
+    common: int
+    before: Interval | None
+    gain: Interval | None
 
 
 def compare(suite: Gisa, before: Path, after: Path, *, seed: int, resamples: int) -> list[Compared]:
     """Compare two rollouts on a suite.
 
     Args:
-        suite: The questions; those that both have scores of count.
-        before: Run folder of ``task=gisa_rollout``.
+        suite: The questions.
+        before: Run folder of ``task=gisa_rollout``; it may be of fewer questions.
         after: The same of the other policy.
         seed: Of the bootstrap.
         resamples: Of the bootstrap.
     """
+
+    def interval(values: list[float]) -> Interval:
+        return bootstrap_interval(values, seed=seed, samples=resamples)
+
     first, second = _scores(before), _scores(after)
     found = []
-    for part, ids in _parts(suite, first.keys() & second.keys()).items():
-        metrics = ["global_em", *(["table_item_f1"] if part.startswith("table") else [])]
-        for metric in metrics:
-            old, new = ([scores[name][metric] for name in ids] for scores in (first, second))
-            earlier, later = (bootstrap_interval(values, seed=seed, samples=resamples) for values in (old, new))
-            gain = paired_bootstrap(new, old, seed=seed, samples=resamples).difference
-            found.append(Compared(part, metric, len(ids), earlier, later, gain))
+    for part, ids in _parts(suite, second.keys()).items():
+        both = [name for name in ids if name in first]
+        for metric in ("global_em", *(["table_item_f1"] if part.startswith("table") else [])):
+            old, new = ([scores[name][metric] for name in both] for scores in (first, second))
+            gain = paired_bootstrap(new, old, seed=seed, samples=resamples).difference if both else None
+            reached = interval([second[name][metric] for name in ids])
+            found.append(Compared(part, metric, len(ids), reached, len(both), interval(old) if both else None, gain))
     return found
 
 
@@ -71,14 +77,16 @@ def valid_calls(records: Iterable[Mapping[str, Any]]) -> tuple[int, int]:
 
 def markdown(compared: Sequence[Compared]) -> str:
     """Write the comparison as a table, in percent."""
-    lines = ["| part | metric | questions | before | after | gain |", "|---|---|---|---|---|---|"]
+    lines = ["| part | metric | questions | after | also before | before | gain |", "|---|---|---|---|---|---|---|"]
     for one in compared:
-        cells = (_percent(interval) for interval in (one.before, one.after, one.gain))
-        lines.append(f"| {one.part} | {one.metric} | {one.questions} | {' | '.join(cells)} |")
+        after, before, gain = map(_percent, (one.after, one.before, one.gain))
+        lines.append(f"| {one.part} | {one.metric} | {one.questions} | {after} | {one.common} | {before} | {gain} |")
     return "\n".join(lines)
 
 
-def _percent(interval: Interval) -> str:
+def _percent(interval: Interval | None) -> str:
+    if interval is None:
+        return ""
     return f"{100 * interval.mean:.1f} [{100 * interval.low:.1f}, {100 * interval.high:.1f}]"
 
 

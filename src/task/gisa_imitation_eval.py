@@ -113,7 +113,8 @@ class GisaImitationEval:
                 text += [f"## {heading}\n", markdown(compared), ""]
                 for one in (one for one in compared if not one.part.startswith("form")):
                     key = f"{test}/{one.metric}/{one.part}"
-                    metrics |= {f"{key}/{before}": one.before.mean, f"{key}/{after}": one.after.mean}
+                    metrics |= {f"{key}/{after}": one.after.mean}
+                    metrics |= {f"{key}/{before}": one.before.mean} if one.before else {}
             for name in dict.fromkeys(name for pair in self.pairs for name in pair):
                 run = folder / f"{test}_{name}"
                 records = (json.loads(path.read_bytes()) for path in sorted((run / "episodes").glob("*.json")))

@@ -95,7 +95,7 @@ def test_notes_lead_from_what_was_read_to_the_answer_and_are_left_out_where_noth
                 [f" {name}"] for (name,) in question.gold
             ]
         if form == "above":
-            assert [[one.partition(":")[0]] for one in question.notes if one.endswith(" >")] == question.gold
+            assert [[name] for name in last.partition("; found: ")[2].split(", ")] == question.gold
 
 
 def test_practice_compares_values_and_copies_names_of_nothing_that_is_tested(days):
@@ -156,7 +156,7 @@ def test_notes_of_a_ranking_a_limit_and_neighbours_in_common():
         answers.ranking(Jotter(A=("9",), B=("20",), C=("9.0",)), {"all": "A, B, C", "field": "area"})
     rates = Jotter(A=("4%",), B=("4.1%",))
     assert answers.above(rates, {"all": "A, B", "field": "inflation", "limit": "4%"}) == [["B"]]
-    assert rates.notes == ["A: 4% and 4%: =", "B: 4.1% and 4%: >"]
+    assert rates.notes == ["A: 4% and 4%: =; found: none", "B: 4.1% and 4%: >; found: B"]
     lands = Jotter(A=("X", "Y", "Z"), B=("Z", "U", "X"))
     assert answers.common(lands, {"all": "A, B"}) == [["Z"], ["X"]]
     assert lands.notes == ["A: X, Y, Z", "B: Z (both), U, X (both)"]

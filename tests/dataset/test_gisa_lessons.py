@@ -90,17 +90,25 @@ def test_lessons_of_the_embedded_web_train_calls_and_answers_and_nothing_else(tr
     assert set(manifest["entities"]) == {name for lesson in made.lessons for name in lesson.entities}
 
 
-def test_practice_teaches_the_last_word_of_each_line_and_nothing_else(train):
+def test_practice_teaches_last_words_of_lines_and_answers_from_facts_and_nothing_else(train):
     chat = ChatFormat(tokenizer(PLAIN))
-    blocks = (train.root / "practice.txt").read_text().split("\n\n")
+    practice = json.loads((train.root / "practice.json").read_bytes())
     made = make_lessons(train, agent(factbook_web()), chat, max_tokens=20_000)
-    assert [one.marked.text.splitlines() for one in made.practice] == [block.splitlines() for block in blocks]
+    assert "" not in made.manifest()["questions"]
     for one in made.practice:
-        assert len(one.marked.actions) == len(one.marked.text.splitlines())
         own = [token for token, trained in zip(one.marked.tokens, one.marked.trained, strict=True) if trained]
         assert chat.text_of(own) == "".join(one.marked.actions)
-    assert "practice" not in made.manifest()["questions"]
-    assert not (factbook_set("entities", per_type=1).root / "practice.txt").exists()
+    lines = made.practice[: len(practice["lines"])]
+    assert [one.marked.text.splitlines() for one in lines] == practice["lines"]
+    actions = [action for one in made.practice[len(lines) :] for action in one.marked.actions]
+    exercises, asked = practice["exercises"], {one.text for one in train.questions}
+    for one, action in zip(exercises, actions, strict=True):
+        assert one["question"] not in asked
+        assert one["notes"]
+        assert official_score(action, one["answer"].encode(), one["answer_type"])["global_em"] == 1
+        assert action.startswith("\n".join(one["notes"]))
+        assert any("\n".join([one["question"], "", *one["facts"]]) in lesson.marked.text for lesson in made.practice)
+    assert not (factbook_set("entities", per_type=1).root / "practice.json").exists()
 
 
 @pytest.mark.slow

@@ -145,7 +145,7 @@ def chain(place, folder):
     """A command line of the whole chain, with the small model on both sides."""
     training = [one for one in command(place, "trainer.max_epochs=1") if not one.startswith(("+exp", "logger"))]
     tests = [f"task.tests.{name}=['dataset=gisa','dataset.root={place / name}']" for name in ("entities", "forms")]
-    before = f"task.before=['agent/policy=local','agent.policy.name={place / 'model'}']"
+    before = f"task.before=['agent/policy=local','agent.policy.name={place / 'model'}','task.max_questions=2']"
     limits = ("agent.policy.max_output_tokens=12", "agent.budget.max_calls=1", "agent.policy.dtype=float32")
     short = "task.more_rollout=[" + ",".join(f"'{one}'" for one in limits) + "]"
     quoted = ",".join(f"'{one}'" for one in training)
@@ -169,6 +169,11 @@ def test_one_command_trains_and_answers_before_and_after_and_goes_on_where_it_wa
     report = read(folder / "report.json")
     compared = {one["part"]: one for one in report["entities"] if one["metric"] == "global_em"}
     assert [compared[part]["questions"] for part in ("all", "item", "set", "list", "table")] == [4, 1, 1, 1, 1]
+    assert [compared[part]["common"] for part in ("all", "item", "set", "list", "table")] in (
+        [2, 1, 0, 1, 0],
+        [2, 0, 1, 0, 1],
+    )
+    assert all((one["before"] is None) == (one["gain"] is None) == (not one["common"]) for one in compared.values())
     assert sum(one["questions"] for part, one in compared.items() if "page" in part) == 4
     assert sum(one["questions"] for part, one in compared.items() if part.startswith("form: ")) == 4
     result = read(folder / "result.json")
