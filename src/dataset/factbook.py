@@ -31,7 +31,7 @@ _SEED = 1
 _LINES = {"comparisons": 14, "names": 4}  # of practice, for each question of a type
 _EXERCISES = 4  # likewise, before those without notes are left out
 _BLOCK = 48  # lines of practice in a block, which then has about as many tokens as the lesson of a question
-_LAYOUT = "11"  # to be raised with every change of pages, forms or draws: the cache then makes a new folder
+_LAYOUT = "12"  # to be raised with every change of pages, forms or draws: the cache then makes a new folder
 
 
 @dataclass(frozen=True)
@@ -184,6 +184,7 @@ def write_suite(
         exercises = [
             {
                 "question": one.draft.text,
+                "entities": one.entities,
                 "facts": one.facts,
                 "notes": one.notes,
                 "answer_type": one.draft.form.answer_type,

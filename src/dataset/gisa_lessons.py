@@ -68,8 +68,9 @@ class Lessons:
 
     def manifest(self) -> dict[str, Any]:
         """Return what a checkpoint that learns from them has to carry; see ``manifest_of``."""
-        lessons = [*self.lessons, *self.own]
-        return manifest_of(self.suite, {lesson.question_id: lesson.entities for lesson in lessons})
+        learnt = {lesson.question_id: lesson.entities for lesson in [*self.lessons, *self.own]}
+        practised = tuple(name for lesson in self.practice for name in lesson.entities)
+        return manifest_of(self.suite, {**learnt, "": practised})
 
     def drop(self, reason: str, question_id: str) -> None:
         """Note why a question, or one more episode of it, has no lesson."""
@@ -263,16 +264,17 @@ def _practice(suite: Gisa, chat: ChatFormat) -> list[Lesson]:
     if not path.is_file():
         return []
     practice = json.loads(path.read_bytes())
-    sequences = [chat.endings(block) for block in practice["lines"]]
+    lessons = [Lesson("", (), 1.0, chat.endings(block)) for block in practice["lines"]]
     exercises = practice["exercises"]
     for start in range(0, len(exercises), _EXERCISES):
-        messages = []
+        messages, entities = [], []
         for one in exercises[start : start + _EXERCISES]:
+            entities += one["entities"]
             answer = "\n".join([*one["notes"], answer_text(one["answer"].encode(), one["answer_type"])])
             messages.append({"role": "user", "content": "\n".join([one["question"], "", *one["facts"]])})
             messages.append({"role": "assistant", "content": answer})
-        sequences += chat.marked(messages, ())
-    return [Lesson("", (), 1.0, one) for one in sequences]
+        lessons += [Lesson("", tuple(entities), 1.0, one) for one in chat.marked(messages, ())]
+    return lessons
 
 
 def _script(suite: Gisa, question: Question, notes: Iterable[str], counts: Counter[str]) -> Script | str:

@@ -77,9 +77,9 @@ class LessonData(lightning.LightningDataModule):
         self.training += [
             lesson for lesson in lessons.own if lesson.question_id not in held_out and lesson.marked.tokens not in known
         ]
-        all_used = replace(lessons, lessons=[*self.training, *self.validation], own=[])
-        self.manifest: dict[str, Any] = all_used.manifest()
         practised = lessons.practice if practice else []
+        all_used = replace(lessons, lessons=[*self.training, *self.validation], own=[], practice=practised)
+        self.manifest: dict[str, Any] = all_used.manifest()
         self.practised = len(practised)
         self.training = [*practised, *self.training]
         self.lengths = np.array([len(lesson.marked.tokens) for lesson in self.training])

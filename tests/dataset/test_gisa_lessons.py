@@ -87,14 +87,17 @@ def test_lessons_of_the_embedded_web_train_calls_and_answers_and_nothing_else(tr
     manifest = made.manifest()
     assert manifest["suite"] == train.fingerprint
     assert list(manifest["questions"]) == [one.id for one in train.questions]
-    assert set(manifest["entities"]) == {name for lesson in made.lessons for name in lesson.entities}
+    read = [*made.lessons, *made.practice]
+    assert set(manifest["entities"]) == {name for lesson in read for name in lesson.entities}
 
 
 def test_practice_teaches_last_words_of_lines_and_answers_from_facts_and_nothing_else(train):
     chat = ChatFormat(tokenizer(PLAIN))
     practice = json.loads((train.root / "practice.json").read_bytes())
     made = make_lessons(train, agent(factbook_web()), chat, max_tokens=20_000)
-    assert "" not in made.manifest()["questions"]
+    manifest = made.manifest()
+    assert "" not in manifest["questions"]
+    assert {name for one in practice["exercises"] for name in one["entities"]} <= set(manifest["entities"])
     for one in made.practice:
         own = [token for token, trained in zip(one.marked.tokens, one.marked.trained, strict=True) if trained]
         assert chat.text_of(own) == "".join(one.marked.actions)
