@@ -49,6 +49,8 @@ def _convert(source: Path, folder: Path) -> None:
     from transformers import GgufConfig
 
     tokenizer = AutoTokenizer.from_pretrained(str(source.parent), gguf_file=source.name)
+    # As the file has them; transformers 5.17 does not read them from it and takes the first one for both.
+    tokenizer.bos_token, tokenizer.eos_token, tokenizer.pad_token = "<|im_start|>", "<|im_end|>", "<|im_end|>"
     model = AutoModelForCausalLM.from_pretrained(
         str(source.parent), gguf_file=source.name, quantization_config=GgufConfig(dequantize=True), dtype=torch.bfloat16
     )

@@ -29,6 +29,8 @@ def test_the_converted_model_knows_what_the_original_knows():
         ["<a_0>"], name=local_folder(), dtype="float32", gradient_checkpointing=False, lora=None, seed=1
     ).eval()
     assert (model.num_blocks, model.causal_network.config.hidden_size) == (30, 576)
+    special = (model.tokenizer.bos_token, model.tokenizer.eos_token, model.tokenizer.pad_token)
+    assert special == ("<|im_start|>", "<|im_end|>", "<|im_end|>")
     ids = torch.tensor([model.tokenizer("The capital of France is").input_ids])
     answer = model.causal_network.generate(ids, max_new_tokens=3, do_sample=False)
     assert "Paris" in model.tokenizer.decode(answer[0])
