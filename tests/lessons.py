@@ -30,7 +30,7 @@ def command(place, *overrides):
         "model=hub", f"model.name={place / 'model'}", "model.dtype=float32", "model.lora=null",
         "data.training_questions=null", "data.validation_questions=1", "data.batch_size=3",
         "trainer.precision=32-true", "trainer.accelerator=cpu", "trainer.enable_progress_bar=false",
-        "trainer.log_every_n_steps=1", "stage.learning_rate=3e-3", "data.practice=false", *overrides,
+        "trainer.log_every_n_steps=1", "stage.learning_rate=3e-3", "data.practice=0", *overrides,
     ]  # fmt: skip
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +25,13 @@ class Script:
         task: The question.
         calls: Name and arguments of each tool call, one a turn.
         answer: The text of the last turn.
+        said: What is said before a call, by the call's number from 0.
     """
 
     task: Task
     calls: Sequence[tuple[str, Mapping[str, Any]]]
     answer: str
+    said: Mapping[int, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,7 @@ async def replay(agent: ReActAgent, script: Script, web: Web) -> Replayed:
         web: The connections, open.
     """
     turns: list[Message] = [
-        {"content": "", "tool_calls": [_call(number, name, arguments)]}
+        {"content": script.said.get(number, ""), "tool_calls": [_call(number, name, arguments)]}
         for number, (name, arguments) in enumerate(script.calls)
     ]
     turns.append({"content": script.answer})

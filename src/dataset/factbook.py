@@ -14,9 +14,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from src.agent.corpus import Corpus
-from src.dataset.factbook_pages import render
+from src.dataset.factbook_pages import address_of, render
 from src.dataset.factbook_questions import Question, Records, Split, make_practice, make_set, make_suite, trace_of
 from src.dataset.factbook_records import Entity, read_countries, read_elements
 from src.dataset.gisa import Gisa
@@ -28,10 +29,10 @@ DAYS = {"2024-07-01": 2023, "2025-07-01": 2024}
 FIRST, LATER = DAYS
 _OLDER_YEAR = 2022
 _SEED = 1
-_LINES = {"comparisons": 14, "names": 4}  # of practice, for each question of a type
-_EXERCISES = 4  # likewise, before those without notes are left out
+_LINES = {"comparisons": 14, "members": 6, "names": 4}  # of practice, for each question of a type
+_EXERCISES = 4  # likewise
 _BLOCK = 48  # lines of practice in a block, which then has about as many tokens as the lesson of a question
-_LAYOUT = "12"  # to be raised with every change of pages, forms or draws: the cache then makes a new folder
+_LAYOUT = "13"  # to be raised with every change of pages, forms or draws: the cache then makes a new folder
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class Practice:
 
     Attributes:
         lines: Blocks of lines; see ``make_practice``.
-        exercises: Further questions, to be answered from their facts instead of pages.
+        exercises: Further questions, to be answered without a search.
     """
 
     lines: list[list[str]]
@@ -106,7 +107,7 @@ def _practice(asked: list[Question], per_type: int, max_pages: int) -> Practice:
     lines = [kind[start : start + _BLOCK] for kind in kinds for start in range(0, len(kind), _BLOCK)]
     texts = {question.draft.text for question in asked}
     drawn = make_set("train", now, later, per_type=_EXERCISES * per_type, max_pages=max_pages, seed=_SEED + 1)
-    exercises = [one for one in drawn if one.notes and one.draft.text not in texts]
+    exercises = [one for one in drawn if one.draft.text not in texts]
     random.Random(_SEED).shuffle(exercises)
     return Practice(lines, exercises)
 
@@ -139,7 +140,7 @@ def write_suite(
     """Write the questions in the layout that GISA is published in, and ``suite.json``, our addition.
 
     It says for every id its form, split, number of pages, the entities that they are about, what it asks for and what
-    to note on the way, and it comes last: a folder without it is not whole.
+    to note after a page, by its address, and it comes last: a folder without it is not whole.
 
     Args:
         folder: Is made.
@@ -172,7 +173,7 @@ def write_suite(
             "hops": len(question.pages),
             "entities": question.entities,
             "slots": dict(question.draft.slots),
-            "notes": question.notes,
+            "notes": {address_of(*page): lines for page, lines in question.notes.items()},
         }
         header = _header(question)
         (folder / "answer" / f"{name}.csv").write_text(_as_csv(header, question.gold), encoding="utf-8")
@@ -181,19 +182,22 @@ def write_suite(
         (folder / "trace" / f"{name}.json").write_text(json.dumps(trace_of(question.pages, corpus)), encoding="utf-8")
     (folder / "encrypted_question.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
     if practice:
-        exercises = [
-            {
-                "question": one.draft.text,
-                "entities": one.entities,
-                "facts": one.facts,
-                "notes": one.notes,
-                "answer_type": one.draft.form.answer_type,
-                "answer": _as_csv(_header(one), one.gold),
-            }
-            for one in practice.exercises
-        ]
+        exercises = [_exercise(one, corpus) for one in practice.exercises]
         write_atomic(folder / "practice.json", json.dumps({"lines": practice.lines, "exercises": exercises}, indent=1))
     write_atomic(folder / "suite.json", json.dumps(about, indent=1))
+
+
+def _exercise(question: Question, corpus: Corpus) -> dict[str, Any]:
+    """Give a question with what its pages say: the facts that its notes are about, or, without notes, the pages."""
+    pages = [corpus.read(address_of(*page)) for page in question.pages]
+    return {
+        "question": question.draft.text,
+        "entities": question.entities,
+        "given": question.facts if question.notes else [page.text for page in pages if page],
+        "notes": [line for lines in question.notes.values() for line in lines if line not in question.facts],
+        "answer_type": question.draft.form.answer_type,
+        "answer": _as_csv(_header(question), question.gold),
+    }
 
 
 def encrypt(text: str, password: str) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
+from src.dataset.factbook_records import BY_KEY
+
 Slots = Mapping[str, str]
 Rows = list[list[str]]
 
@@ -23,7 +25,7 @@ class Reader(Protocol):
         """Return the entities of a group, from the page that lists them."""
 
     def note(self, line: str) -> None:
-        """Jot down what comes of a page, for comparisons that are too much to do in the head."""
+        """Jot down what comes of the page that was read last, where an answer takes several pages."""
 
 
 class NoAnswerError(Exception):
@@ -41,6 +43,11 @@ def comparison(value: str, other: str) -> str:
     return f"{value} and {other}: {sign}"
 
 
+def fact(name: str, key: str, values: Sequence[str]) -> str:
+    """Write down what is read about an entity."""
+    return f"{name}, {BY_KEY[key].label}: {', '.join(values)}"
+
+
 def _one(read: Reader, name: str, key: str) -> str:
     return read.values(name, key)[0]
 
@@ -48,16 +55,19 @@ def _one(read: Reader, name: str, key: str) -> str:
 def _ranked(read: Reader, names: Sequence[str], key: str, *, largest_first: bool = True) -> list[str]:
     """Sort entities by a field; a tie has no answer.
 
-    Each is noted with what it is compared with, from the first of the order so far on, and the order then.
+    Each is noted with what it is compared with, from the first of the order so far on, with the place that follows,
+    and the order then.
     """
     order: list[tuple[str, str]] = []
     for name in names:
         value, place, steps = _one(read, name, key), 0, []
-        for _, other in order:
-            steps.append(comparison(value, other))
-            if steps[-1].endswith("="):
+        for before, other in order:
+            compared = comparison(value, other)
+            if compared.endswith("="):
                 raise NoAnswerError
-            if steps[-1].endswith(">" if largest_first else "<"):
+            comes_first = compared.endswith(">" if largest_first else "<")
+            steps.append(f"{compared}, {'before' if comes_first else 'after'} {before}")
+            if comes_first:
                 break
             place += 1
         order.insert(place, (name, value))
@@ -120,10 +130,13 @@ def largest_member(read: Reader, slots: Slots) -> Rows:
 def common(read: Reader, slots: Slots) -> Rows:
     """Find the neighbours that two entities share."""
     one, other = _names(slots)
-    first, second = (read.values(name, "borders") for name in (one, other))
+    first = read.values(one, "borders")
     read.note(f"{one}: {', '.join(first)}")
-    read.note(f"{other}: {', '.join(f'{name} (both)' if name in first else name for name in second)}")
-    return _rows([name for name in second if name in first])
+    second = read.values(other, "borders")
+    both = [name for name in second if name in first]
+    checked = ", ".join(f"{name} {'yes' if name in first else 'no'}" for name in second)
+    read.note(f"{other}: {checked}; both: {', '.join(both) or 'none'}")
+    return _rows(both)
 
 
 def either(read: Reader, slots: Slots) -> Rows:
@@ -192,7 +205,13 @@ def profile_wide(read: Reader, slots: Slots) -> Rows:
 
 
 def _profile(read: Reader, slots: Slots, *fields: str) -> Rows:
-    return [[name, *(_one(read, name, slots[field]) for field in fields)] for name in _names(slots)]
+    rows = []
+    for name in _names(slots):
+        rows.append([name])
+        for key in (slots[field] for field in fields):
+            rows[-1].append(_one(read, name, key))
+            read.note(fact(name, key, rows[-1][-1:]))
+    return rows
 
 
 def profile_sorted(read: Reader, slots: Slots) -> Rows:

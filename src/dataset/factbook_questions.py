@@ -13,7 +13,7 @@ from typing import Any, Literal
 from urllib.parse import quote_plus
 
 from src.agent.corpus import Corpus
-from src.dataset.factbook_answers import NoAnswerError, Rows, Slots, comparison
+from src.dataset.factbook_answers import NoAnswerError, Rows, Slots, comparison, fact
 from src.dataset.factbook_forms import ELEMENT_FACTS, FORMS, LIMITS, SIZES, Form
 from src.dataset.factbook_more_forms import ALL_FORMS, WORDINGS
 from src.dataset.factbook_pages import address_of, group_title, section_title
@@ -47,13 +47,13 @@ class Answer:
         rows: Of the answer.
         pages: Kind and title of the pages it takes, in order.
         facts: What is read on them, a field of an entity each.
-        notes: What is jotted down on the way where values are compared, an entity a line.
+        notes: What is jotted down after a page, in lines, where an answer takes more than copying one.
     """
 
     rows: Rows
     pages: list[tuple[str, str]]
     facts: list[str]
-    notes: list[str]
+    notes: dict[tuple[str, str], list[str]]
 
 
 class Records:
@@ -62,7 +62,7 @@ class Records:
     Attributes:
         pages: Kind and title of each page that was needed, once, in the order of the first need.
         facts: Each field of an entity that was needed, once, with its values.
-        notes: What was jotted down on the way.
+        notes: What was jotted down after a page.
     """
 
     def __init__(self, entities: Sequence[Entity]) -> None:
@@ -73,15 +73,17 @@ class Records:
             self.groups.setdefault(entity.group, []).append(entity.name)
         self.pages: dict[tuple[str, str], None] = {}
         self.facts: dict[str, None] = {}
-        self.notes: list[str] = []
+        self.notes: dict[tuple[str, str], list[str]] = {}
+        self._page = "", ""
 
     def values(self, name: str, key: str) -> tuple[str, ...]:
         """See ``factbook_answers.Reader``."""
         entity = self.by_name[name]
-        self.pages[entity.kind, section_title(name, BY_KEY[key].section)] = None
+        self._page = entity.kind, section_title(name, BY_KEY[key].section)
+        self.pages[self._page] = None
         if not entity.values(key):
             raise NoAnswerError
-        self.facts[f"{name}, {BY_KEY[key].label}: {', '.join(entity.values(key))}"] = None
+        self.facts[fact(name, key, entity.values(key))] = None
         return entity.values(key)
 
     def members(self, group: str) -> tuple[str, ...]:
@@ -93,11 +95,11 @@ class Records:
 
     def note(self, line: str) -> None:
         """See ``factbook_answers.Reader``."""
-        self.notes.append(line)
+        self.notes.setdefault(self._page, []).append(line)
 
     def answer(self, draft: Draft) -> Answer | None:
         """Answer a question, None if there is no one answer."""
-        self.pages, self.facts, self.notes = {}, {}, []
+        self.pages, self.facts, self.notes = {}, {}, {}
         try:
             rows = draft.form.answer(self, draft.slots)
             return Answer(rows, list(self.pages), list(self.facts), self.notes)
@@ -125,7 +127,7 @@ class Question:
     later: Rows
     pages: list[tuple[str, str]]
     facts: list[str]
-    notes: list[str]
+    notes: dict[tuple[str, str], list[str]]
 
     @property
     def entities(self) -> list[str]:
@@ -214,17 +216,20 @@ def make_set(split: Split, now: Records, later: Records, *, per_type: int, max_p
     return drawn
 
 
-def make_practice(now: Records, *, comparisons: int, names: int, seed: int) -> tuple[list[str], list[str]]:
+def make_practice(
+    now: Records, *, comparisons: int, members: int, names: int, seed: int
+) -> tuple[list[str], list[str], list[str]]:
     """Draw lines whose last word follows from what stands before it: skills that answers take, without their pages.
 
-    The first ones compare two values in the words of notes. The others list a few names and tell the one that comes
-    after another, letter by letter: these names are invented, put together from two. Values and parts of names are of
-    entities that models may learn from.
+    The first ones compare two values in the words of notes, and the second ones tell, in such words too, whether a
+    country is among others. The third list a few names and tell the one that comes after another, letter by letter:
+    these names are invented, put together from two. Values and names are of entities that models may learn from.
 
     Args:
         now: The facts.
         comparisons: Lines of the first kind.
-        names: Lines of the second kind.
+        members: Lines of the second kind.
+        names: Lines of the third kind.
         seed: Of all choices.
     """
     rng = random.Random(f"practice {seed}")
@@ -234,13 +239,18 @@ def make_practice(now: Records, *, comparisons: int, names: int, seed: int) -> t
         for key in dict.fromkeys([*SIZES, *LIMITS, "found"])
     ]
     compared = [comparison(*rng.sample(rng.choice(values), 2)) for _ in range(comparisons)]
+    countries, found = [one.name for one in known if one.kind == "country"], []
+    for _ in range(members):
+        among = rng.sample(countries, rng.randint(2, 8))
+        asked, last = rng.choice([(among[:-1], among[-1]), (among, rng.choice(among))])
+        found.append(f"{', '.join(asked)}; {last} {'yes' if last in asked else 'no'}")
     parts = [one.name for one in known if re.fullmatch(r"[A-Z][a-z]{4,}", one.name)]
     listed = []
     for _ in range(names):
         invented = [_invented(parts, now.by_name.keys(), rng) for _ in range(rng.randint(2, 4))]
         place = rng.randrange(len(invented) - 1)
         listed.append(f"{', '.join(invented)}; after {invented[place]}: {invented[place + 1]}")
-    return compared, listed
+    return compared, found, listed
 
 
 def _invented(names: Sequence[str], taken: Collection[str], rng: random.Random) -> str:

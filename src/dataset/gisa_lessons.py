@@ -7,7 +7,7 @@ import hashlib
 import io
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -101,7 +101,7 @@ def make_lessons(
     made = Lessons([], suite, practice=_practice(suite, chat))
     scripts: list[Script] = []
     for question in suite.questions:
-        found = _script(suite, question, about.get(question.id, {}).get("notes", ()), made.counts)
+        found = _script(suite, question, about.get(question.id, {}).get("notes", {}), made.counts)
         if isinstance(found, str):
             made.drop(found, question.id)
         else:
@@ -257,8 +257,8 @@ def calls_of(course: Course) -> Iterator[tuple[str, dict[str, Any]]]:
 def _practice(suite: Gisa, chat: ChatFormat) -> list[Lesson]:
     """Turn ``practice.json`` of an embedded suite into lessons; there are none for any other suite.
 
-    A block of lines is a lesson, and so is a conversation of several exercises: the question with the facts that its
-    pages would give, then notes and answer as at the end of an episode.
+    A block of lines is a lesson, and so is a conversation of several exercises: the question with what is read for it,
+    then notes and answer as at the end of an episode.
     """
     path = suite.root / "practice.json"
     if not path.is_file():
@@ -271,16 +271,16 @@ def _practice(suite: Gisa, chat: ChatFormat) -> list[Lesson]:
         for one in exercises[start : start + _EXERCISES]:
             entities += one["entities"]
             answer = "\n".join([*one["notes"], answer_text(one["answer"].encode(), one["answer_type"])])
-            messages.append({"role": "user", "content": "\n".join([one["question"], "", *one["facts"]])})
+            messages.append({"role": "user", "content": "\n".join([one["question"], "", *one["given"]])})
             messages.append({"role": "assistant", "content": answer})
         lessons += [Lesson("", tuple(entities), 1.0, one) for one in chat.marked(messages, ())]
     return lessons
 
 
-def _script(suite: Gisa, question: Question, notes: Iterable[str], counts: Counter[str]) -> Script | str:
+def _script(suite: Gisa, question: Question, notes: Mapping[str, Sequence[str]], counts: Counter[str]) -> Script | str:
     """Return what is to be acted out for a question, or why there is nothing.
 
-    Notes stand before the answer, so that what is compared is written down first; see ``factbook_answers.Reader``.
+    Notes on a page are said right after it, before the next call or the answer; see ``factbook_answers.Reader``.
     """
     gold = suite.gold(question)
     if not gold:
@@ -288,7 +288,7 @@ def _script(suite: Gisa, question: Question, notes: Iterable[str], counts: Count
     if not (suite.root / "trace" / f"{question.id}.json").is_file():
         return "no trace"
     try:
-        answer = "".join([*(f"{note}\n" for note in notes), answer_text(gold, question.answer_type)])
+        answer = answer_text(gold, question.answer_type)
     except TableError as error:
         return f"unreadable answer: {error}"
     if official_score(answer, gold, question.answer_type)["global_em"] != 1:
@@ -299,7 +299,9 @@ def _script(suite: Gisa, question: Question, notes: Iterable[str], counts: Count
     if not course.steps:
         return "no step"
     task = Task(question.id, 0, question.text, question.answer_type)
-    return Script(task, list(calls_of(course)), answer)
+    lines = [notes.get(step.what, ()) if step.kind == "visit" else () for step in course.steps]
+    said = {number: "\n".join(one) for number, one in enumerate(lines[:-1], 1) if one}
+    return Script(task, list(calls_of(course)), "\n".join([*lines[-1], answer]), said)
 
 
 def _fault(replayed: Replayed, sequences: list[Marked], max_tokens: int) -> str | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import lightning
 import numpy as np
@@ -14,6 +14,8 @@ from torch.utils.data import DataLoader
 from src.dataset.gisa_lessons import Lesson, Lessons
 from src.dataset.packing import Batch, lay_out
 from src.errors import InputError
+
+T = TypeVar("T")
 
 _BATCHES_SORTED_TOGETHER = 16  # lessons of similar length meet, and which ones still changes from epoch to epoch
 
@@ -33,8 +35,9 @@ class LessonData(lightning.LightningDataModule):
         training_questions: How many questions' traces are learnt from, spread evenly over all; None for all.
         validation_questions: How many questions are not learnt from but validated on, spread evenly over all.
         packed: Whether short lessons share a row; see ``lay_out``.
-        practice: Whether the practice of the suite, where it has any, is learnt from as well: half of it at the
-            beginning of an epoch, the other half spread over the epoch, as it is forgotten otherwise.
+        practice: Share of the practice of the suite, where it has any, that is learnt from as well, spread evenly over
+            all of it: half of that at the beginning of an epoch, the other half spread over the epoch, as it is
+            forgotten otherwise.
 
     Attributes:
         manifest: See ``Lessons.manifest``. Questions that are validated on are in it: they choose the weights.
@@ -54,13 +57,15 @@ class LessonData(lightning.LightningDataModule):
         training_questions: int | None,
         validation_questions: int,
         packed: bool,
-        practice: bool,
+        practice: float,
     ) -> None:
         super().__init__()
         sizes = {"batch_size": batch_size, "evaluation_batch_size": evaluation_batch_size}
         for name, value in {**sizes, "training_questions": training_questions}.items():
             if value is not None and value < 1:
                 raise InputError(f"data.{name}={value}: I need a whole number of at least 1.")
+        if not 0 <= practice <= 1:
+            raise InputError(f"data.practice={practice}: I need a share, from 0 for none to 1 for all of it.")
         questions = list(dict.fromkeys(lesson.question_id for lesson in lessons.lessons))
         if not 1 <= validation_questions < len(questions):
             raise InputError(
@@ -77,7 +82,7 @@ class LessonData(lightning.LightningDataModule):
         self.training += [
             lesson for lesson in lessons.own if lesson.question_id not in held_out and lesson.marked.tokens not in known
         ]
-        practised = lessons.practice if practice else []
+        practised = spread(lessons.practice, round(practice * len(lessons.practice)))
         all_used = replace(lessons, lessons=[*self.training, *self.validation], own=[], practice=practised)
         self.manifest: dict[str, Any] = all_used.manifest()
         self.practised = len(practised)
@@ -118,9 +123,9 @@ class LessonData(lightning.LightningDataModule):
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
 
-def spread(names: Sequence[str], count: int) -> set[str]:
-    """Choose names at even distances."""
-    return {names[(2 * at + 1) * len(names) // (2 * count)] for at in range(count)}
+def spread(things: Sequence[T], count: int) -> list[T]:
+    """Choose so many things at even distances."""
+    return [things[(2 * at + 1) * len(things) // (2 * count)] for at in range(count)]
 
 
 class TrainingLessons:

@@ -85,7 +85,7 @@ class QuestionData(lightning.LightningDataModule):
         held_out = spread(list(judged), validation_questions)
         rest = [name for name in judged if name not in held_out]
         learnt = spread(rest, min(training_questions or len(rest), len(rest)))
-        self.questions = [one for name, one in judged.items() if name in held_out | learnt]
+        self.questions = [one for name, one in judged.items() if name in {*held_out, *learnt}]
         places = {one.question.id: place for place, one in enumerate(self.questions)}
         self.training = [place for name, place in places.items() if name in learnt]
         self.validation = [place for name, place in places.items() if name in held_out]

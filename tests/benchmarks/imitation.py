@@ -40,7 +40,7 @@ def _row(folder: Path, quick: bool) -> Row:
     settings = {key: value for key, value in config["data"].items() if not key.startswith("_")}
     data = LessonData(
         lessons=lessons, pad_token_id=model.tokenizer.pad_token_id, seed=1,
-        **{**settings, "training_questions": count, "practice": False},
+        **{**settings, "training_questions": count, "practice": 0},
     )  # fmt: skip
     trained = sum(sum(lesson.marked.trained) for lesson in data.training)
     took, losses = [], []

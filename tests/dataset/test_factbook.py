@@ -84,25 +84,33 @@ def test_every_gold_answer_follows_from_the_pages_of_its_day(suite):
 def test_notes_lead_from_what_was_read_to_the_answer_and_are_left_out_where_nothing_is_compared(suite):
     noted = Counter(question.draft.form.name for question in suite if question.notes)
     assert {"largest", "above", "common_neighbours", "chronology", "ranking_live"} <= set(noted)
-    assert not {"lookup", "lookup_live", "neighbours", "partners", "profile"} & set(noted)
+    assert not {"lookup", "lookup_live", "neighbours", "partners"} & set(noted)
     for question in suite:
-        form, last = question.draft.form.name, question.notes[-1] if question.notes else ""
+        form, last = question.draft.form.name, [*question.notes.values(), [""]][-2 if question.notes else -1][-1]
+        assert set(question.notes) <= set(question.pages)
         if form in ("ranking", "chronology", "largest"):
             named = [one.rpartition(" ")[0] for one in last.partition("; order: ")[2].split(", ")]
             assert [[name] for name in named][: len(question.gold)] == question.gold
         if form == "common_neighbours":
-            assert [[name] for name in re.findall(r"([^:,]+) \(both\)", last)] == [
-                [f" {name}"] for (name,) in question.gold
-            ]
+            assert [[name] for name in re.findall(r"[:,] ([^:,]+) yes", last)] == question.gold
+            assert [[name] for name in last.partition("; both: ")[2].split(", ")] == question.gold
         if form == "above":
             assert [[name] for name in last.partition("; found: ")[2].split(", ")] == question.gold
+        if form == "profile":
+            read = [line for lines in question.notes.values() for line in lines]
+            assert sorted(read) == sorted(question.facts)
+            assert [cell for row in question.gold for cell in row[1:]] == [
+                next(line.rpartition(": ")[2] for line in read if line.startswith(f"{row[0]}, {label}: "))
+                for row in question.gold
+                for label in question.draft.form.columns(question.draft.slots)[1:]
+            ]
 
 
-def test_practice_compares_values_and_copies_names_of_nothing_that_is_tested(days):
-    compared, listed = make_practice(days[0], comparisons=300, names=200, seed=1)
-    assert (len(compared), len(listed)) == (300, 200)
-    assert (compared, listed) == make_practice(days[0], comparisons=300, names=200, seed=1)
-    assert compared != make_practice(days[0], comparisons=300, names=200, seed=2)[0]
+def test_practice_compares_values_and_finds_and_copies_names_of_nothing_that_is_tested(days):
+    compared, found, listed = make_practice(days[0], comparisons=300, members=250, names=200, seed=1)
+    assert (len(compared), len(found), len(listed)) == (300, 250, 200)
+    assert (compared, found, listed) == make_practice(days[0], comparisons=300, members=250, names=200, seed=1)
+    assert compared != make_practice(days[0], comparisons=300, members=250, names=200, seed=2)[0]
     known = {
         value
         for name, entity in days[0].by_name.items()
@@ -118,6 +126,12 @@ def test_practice_compares_values_and_copies_names_of_nothing_that_is_tested(day
         assert {"<": first < second, ">": first > second, "=": first == second}[sign]
         signs[sign] += 1
     assert min(signs["<"], signs[">"]) > 100
+    for line in found:
+        among, asked, told = re.fullmatch(r"(.*); (.*) (yes|no)", line).groups()
+        assert (asked in among.split(", ")) == (told == "yes")
+        assert all(is_for_training(name) for name in [asked, *among.split(", ")])
+        signs[told] += 1
+    assert min(signs["yes"], signs["no"]) > 80
     for line in listed:
         names, before, after = re.fullmatch(r"(.*); after (\S+): (\S+)", line).groups()
         invented = names.split(", ")
@@ -143,14 +157,14 @@ def test_notes_of_a_ranking_a_limit_and_neighbours_in_common():
     assert answers.ranking(sizes, {"all": "A, B, C", "field": "area"}) == [["A"], ["C"], ["B"]]
     assert sizes.notes == [
         "A: 1,000",
-        "B: 20; 20 and 1,000: <; order: A 1,000, B 20",
-        "C: 300; 300 and 1,000: <; 300 and 20: >; order: A 1,000, C 300, B 20",
+        "B: 20; 20 and 1,000: <, after A; order: A 1,000, B 20",
+        "C: 300; 300 and 1,000: <, after A; 300 and 20: >, before B; order: A 1,000, C 300, B 20",
     ]
     years = Jotter(A=("1900",), B=("1800",), C=("1850",))
     assert answers.chronology(years, {"all": "A, B, C", "field": "found"}) == [["B"], ["C"], ["A"]]
     assert years.notes[1:] == [
-        "B: 1800; 1800 and 1900: <; order: B 1800, A 1900",
-        "C: 1850; 1850 and 1800: >; 1850 and 1900: <; order: B 1800, C 1850, A 1900",
+        "B: 1800; 1800 and 1900: <, before A; order: B 1800, A 1900",
+        "C: 1850; 1850 and 1800: >, after B; 1850 and 1900: <, before A; order: B 1800, C 1850, A 1900",
     ]
     with pytest.raises(answers.NoAnswerError):
         answers.ranking(Jotter(A=("9",), B=("20",), C=("9.0",)), {"all": "A, B, C", "field": "area"})
@@ -159,7 +173,10 @@ def test_notes_of_a_ranking_a_limit_and_neighbours_in_common():
     assert rates.notes == ["A: 4% and 4%: =; found: none", "B: 4.1% and 4%: >; found: B"]
     lands = Jotter(A=("X", "Y", "Z"), B=("Z", "U", "X"))
     assert answers.common(lands, {"all": "A, B"}) == [["Z"], ["X"]]
-    assert lands.notes == ["A: X, Y, Z", "B: Z (both), U, X (both)"]
+    assert lands.notes == ["A: X, Y, Z", "B: Z yes, U no, X yes; both: Z, X"]
+    cells = Jotter(A=("4",), B=("5",))
+    assert answers.profile_one(cells, {"all": "A, B", "field": "area"}) == [["A", "4"], ["B", "5"]]
+    assert cells.notes == ["A, Total area: 4", "B, Total area: 5"]
 
 
 def test_the_suite_has_all_types_topics_splits_and_lengths_of_way(suite):

@@ -1,3 +1,4 @@
+import itertools
 import json
 import re
 
@@ -56,8 +57,13 @@ def check_lessons(suite, chat, max_tokens):
         marked = lesson.marked
         own = [token for token, trained in zip(marked.tokens, marked.trained, strict=True) if trained]
         assert chat.text_of(own) == "".join(marked.actions)
-        notes = "".join(f"{note}\n" for note in about[one.id]["notes"])
-        assert marked.actions[-1] == notes + answer_text(suite.gold(one), one.answer_type)
+        notes, read = about[one.id]["notes"], []
+        for before, action in itertools.pairwise(["", *marked.actions]):
+            read += re.findall(r'"url": \["(.*?)"\]', before)
+            said = "\n".join(notes.get(read[-1], ())) if '"visit"' in before else ""
+            assert re.match(re.escape(said) + r"\n?(<tool_call>|```tsv)", action)
+        assert set(notes) <= set(read)
+        assert action == "\n".join([*([said] if said else []), answer_text(suite.gold(one), one.answer_type)])
         assert lesson.shown == pytest.approx(1)
         assert lesson.entities == tuple(about[one.id]["entities"])
         # What comes before the first action is what a rollout begins with, made without any knowledge of the answer.
@@ -107,10 +113,9 @@ def test_practice_teaches_last_words_of_lines_and_answers_from_facts_and_nothing
     exercises, asked = practice["exercises"], {one.text for one in train.questions}
     for one, action in zip(exercises, actions, strict=True):
         assert one["question"] not in asked
-        assert one["notes"]
         assert official_score(action, one["answer"].encode(), one["answer_type"])["global_em"] == 1
         assert action.startswith("\n".join(one["notes"]))
-        assert any("\n".join([one["question"], "", *one["facts"]]) in lesson.marked.text for lesson in made.practice)
+        assert any("\n".join([one["question"], "", *one["given"]]) in lesson.marked.text for lesson in made.practice)
     assert not (factbook_set("entities", per_type=1).root / "practice.json").exists()
 
 

@@ -32,7 +32,7 @@ def lessons(count=40, seed=0):
 def data(made=None, **changes):
     settings = {
         "pad_token_id": 0, "seed": 1, "batch_size": 4, "evaluation_batch_size": 3, "training_questions": None,
-        "validation_questions": 4, "packed": True, "practice": False,
+        "validation_questions": 4, "packed": True, "practice": 0,
     }  # fmt: skip
     return LessonData(lessons=made or lessons(), **{**settings, **changes})
 
@@ -173,7 +173,7 @@ def test_own_episodes_are_learnt_from_but_for_validated_questions_and_repetition
 def test_half_of_the_practice_comes_first_and_the_rest_is_spread_over_the_epoch():
     practice = [replace(lesson(200 + at, 40), question_id="", entities=(f"sea {at}",)) for at in range(16)]
     made = replace(lessons(), practice=practice)
-    without, module = data(made), data(made, practice=True)
+    without, module = data(made), data(made, practice=1)
     assert module.training == made.practice + without.training
     assert module.validation == without.validation
     assert module.manifest["questions"] == without.manifest["questions"]
@@ -185,5 +185,11 @@ def test_half_of_the_practice_comes_first_and_the_rest_is_spread_over_the_epoch(
     practised = [place for place, batch in enumerate(order) if batch[0] < 16]
     assert practised == [0, 1, 2, 2 + 1 + len(without.train_dataloader()) // 2 + len(without.train_dataloader()) % 2]
     assert all(max(order[place]) < 16 for place in practised)
-    alone = data(replace(made, practice=made.practice[:1]), practice=True).train_dataloader()
+    alone = data(replace(made, practice=made.practice[:1]), practice=1).train_dataloader()
     assert [list(batch) for batch in alone._order()[:1]] == [[0]]
+    quarter = data(made, practice=0.25)
+    assert quarter.training == [practice[at] for at in (2, 6, 10, 14)] + without.training
+    assert set(quarter.manifest["entities"]) == {*without.manifest["entities"], *(f"sea {at}" for at in (2, 6, 10, 14))}
+    for share in (-0.1, 1.1):
+        with pytest.raises(InputError, match=rf"data.practice={share}: I need a share, from 0 for none to 1"):
+            data(made, practice=share)
