@@ -8,13 +8,10 @@ import hashlib
 import io
 import itertools
 import json
-import random
 import shutil
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 from src.agent.corpus import Corpus
 from src.dataset.factbook_pages import address_of, render
@@ -30,22 +27,8 @@ FIRST, LATER = DAYS
 _OLDER_YEAR = 2022
 _SEED = 1
 _LINES = {"comparisons": 14, "members": 6, "names": 4}  # of practice, for each question of a type
-_EXERCISES = 4  # likewise
 _BLOCK = 48  # lines of practice in a block, which then has about as many tokens as the lesson of a question
-_LAYOUT = "13"  # to be raised with every change of pages, forms or draws: the cache then makes a new folder
-
-
-@dataclass(frozen=True)
-class Practice:
-    """What a model may learn from beside the questions of a suite.
-
-    Attributes:
-        lines: Blocks of lines; see ``make_practice``.
-        exercises: Further questions, to be answered without a search.
-    """
-
-    lines: list[list[str]]
-    exercises: list[Question]
+_LAYOUT = "14"  # to be raised with every change of pages, forms or draws: the cache then makes a new folder
 
 
 def factbook(snapshot: str | None = None) -> Gisa:
@@ -76,40 +59,28 @@ def factbook_set(split: Split, per_type: int = 250, max_pages: int = 4, snapshot
     def draw(now: Records, later: Records) -> list[Question]:
         return make_set(split, now, later, per_type=per_type, max_pages=max_pages, seed=_SEED)
 
-    def practise(asked: list[Question]) -> Practice:
-        return _practice(asked, per_type, max_pages)
-
-    name, prefix = f"{split}_{per_type}_{max_pages}", f"{split}-"
-    root = _written(name, draw, prefix, practise if split == "train" else None)
+    root = _written(f"{split}_{per_type}_{max_pages}", draw, f"{split}-", per_type if split == "train" else 0)
     return Gisa(str(root), snapshot, show_questions=True)
 
 
 def _written(
-    name: str,
-    draw: Callable[[Records, Records], list[Question]],
-    prefix: str = "",
-    practise: Callable[[list[Question]], Practice] | None = None,
+    name: str, draw: Callable[[Records, Records], list[Question]], prefix: str = "", practised: int = 0
 ) -> Path:
-    """Return a folder of the cache with the questions that are drawn."""
+    """Return a folder of the cache with the questions that are drawn, and practice for so many of each type."""
     folder = cache_folder() / "factbook" / _LAYOUT / name
     with locked(folder.parent), writing_to_cache():
         if not (folder / "suite.json").is_file():
             shutil.rmtree(folder, ignore_errors=True)
             questions = draw(Records(_entities(FIRST)), Records(_entities(LATER)))
-            write_suite(folder, questions, factbook_web(FIRST), prefix, practise(questions) if practise else None)
+            write_suite(folder, questions, factbook_web(FIRST), prefix, _practice(practised))
     return folder
 
 
-def _practice(asked: list[Question], per_type: int, max_pages: int) -> Practice:
-    """Draw what is practised beside some questions: lines in blocks of a kind, and exercises about other questions."""
-    now, later = Records(_entities(FIRST)), Records(_entities(LATER))
-    kinds = make_practice(now, **{kind: count * per_type for kind, count in _LINES.items()}, seed=_SEED)
-    lines = [kind[start : start + _BLOCK] for kind in kinds for start in range(0, len(kind), _BLOCK)]
-    texts = {question.draft.text for question in asked}
-    drawn = make_set("train", now, later, per_type=_EXERCISES * per_type, max_pages=max_pages, seed=_SEED + 1)
-    exercises = [one for one in drawn if one.draft.text not in texts]
-    random.Random(_SEED).shuffle(exercises)
-    return Practice(lines, exercises)
+def _practice(per_type: int) -> list[list[str]]:
+    """Draw lines to practise, in blocks of a kind."""
+    counts = {kind: count * per_type for kind, count in _LINES.items()}
+    kinds = make_practice(Records(_entities(FIRST)), **counts, seed=_SEED)
+    return [kind[start : start + _BLOCK] for kind in kinds for start in range(0, len(kind), _BLOCK)]
 
 
 @cache
@@ -135,7 +106,7 @@ def write_suite(
     suite: Iterable[Question],
     corpus: Corpus,
     prefix: str = "",
-    practice: Practice | None = None,
+    practice: Sequence[Sequence[str]] = (),
 ) -> None:
     """Write the questions in the layout that GISA is published in, and ``suite.json``, our addition.
 
@@ -147,7 +118,7 @@ def write_suite(
         suite: The questions.
         corpus: The web that the traces go through.
         prefix: Of the ids, which are otherwise plain numbers.
-        practice: For ``practice.json``, without which there is no such file.
+        practice: Blocks of lines for ``practice.json``, without which there is no such file; see ``make_practice``.
     """
     for part in ("answer", "trace", f"snapshot/{LATER}"):
         (folder / part).mkdir(parents=True)
@@ -182,22 +153,8 @@ def write_suite(
         (folder / "trace" / f"{name}.json").write_text(json.dumps(trace_of(question.pages, corpus)), encoding="utf-8")
     (folder / "encrypted_question.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
     if practice:
-        exercises = [_exercise(one, corpus) for one in practice.exercises]
-        write_atomic(folder / "practice.json", json.dumps({"lines": practice.lines, "exercises": exercises}, indent=1))
+        write_atomic(folder / "practice.json", json.dumps(practice, indent=1))
     write_atomic(folder / "suite.json", json.dumps(about, indent=1))
-
-
-def _exercise(question: Question, corpus: Corpus) -> dict[str, Any]:
-    """Give a question with what its pages say: the facts that its notes are about, or, without notes, the pages."""
-    pages = [corpus.read(address_of(*page)) for page in question.pages]
-    return {
-        "question": question.draft.text,
-        "entities": question.entities,
-        "given": question.facts if question.notes else [page.text for page in pages if page],
-        "notes": [line for lines in question.notes.values() for line in lines if line not in question.facts],
-        "answer_type": question.draft.form.answer_type,
-        "answer": _as_csv(_header(question), question.gold),
-    }
 
 
 def encrypt(text: str, password: str) -> str:

@@ -43,9 +43,18 @@ def comparison(value: str, other: str) -> str:
     return f"{value} and {other}: {sign}"
 
 
-def fact(name: str, key: str, values: Sequence[str]) -> str:
-    """Write down what is read about an entity."""
-    return f"{name}, {BY_KEY[key].label}: {', '.join(values)}"
+def placed(value: str, other: str, wanted: str) -> str:
+    """Compare two values and say what follows for the first one: its place in an order, or whether it passes a limit.
+
+    Args:
+        value: The value.
+        other: What it is compared with.
+        wanted: ``largest first``, ``smallest first``, ``above`` or ``below``.
+    """
+    compared = comparison(value, other)
+    good = compared.endswith(">" if wanted in ("largest first", "above") else "<")
+    yes, no = ("before", "after") if wanted.endswith("first") else ("yes", "no")
+    return f"{compared}, {yes if good else no}"
 
 
 def _one(read: Reader, name: str, key: str) -> str:
@@ -59,21 +68,20 @@ def _ranked(read: Reader, names: Sequence[str], key: str, *, largest_first: bool
     and the order then.
     """
     order: list[tuple[str, str]] = []
+    wanted = "largest first" if largest_first else "smallest first"
     for name in names:
         value, place, steps = _one(read, name, key), 0, []
-        for before, other in order:
-            compared = comparison(value, other)
-            if compared.endswith("="):
+        for one, other in order:
+            steps.append(f"{placed(value, other, wanted)} {one}")
+            if number(value) == number(other):
                 raise NoAnswerError
-            comes_first = compared.endswith(">" if largest_first else "<")
-            steps.append(f"{compared}, {'before' if comes_first else 'after'} {before}")
-            if comes_first:
+            if " before " in steps[-1]:
                 break
             place += 1
         order.insert(place, (name, value))
         if steps:
             steps.append(f"order: {', '.join(f'{one} {size}' for one, size in order)}")
-        read.note("; ".join([f"{name}: {value}", *steps]))
+        read.note("; ".join([f"{name}: {value}, {wanted}", *steps]))
     return [name for name, _ in order]
 
 
@@ -153,21 +161,22 @@ def landlocked(read: Reader, slots: Slots) -> Rows:
 
 def above(read: Reader, slots: Slots) -> Rows:
     """Find the entities whose field exceeds a limit; some, but not all, must."""
-    return _passing(read, slots, ">")
+    return _passing(read, slots, "above")
 
 
 def below(read: Reader, slots: Slots) -> Rows:
     """Find the entities whose field stays under a limit; some, but not all, must."""
-    return _passing(read, slots, "<")
+    return _passing(read, slots, "below")
 
 
-def _passing(read: Reader, slots: Slots, sign: str) -> Rows:
-    """Find the entities that compare so with the limit; each is noted with those found so far."""
+def _passing(read: Reader, slots: Slots, wanted: str) -> Rows:
+    """Find the entities on one side of the limit; each is noted with those found so far."""
     found: list[str] = []
     for name in _names(slots):
-        compared = comparison(_one(read, name, slots["field"]), slots["limit"])
-        found += [name] * compared.endswith(sign)
-        read.note(f"{name}: {compared}; found: {', '.join(found) or 'none'}")
+        value, limit = _one(read, name, slots["field"]), slots["limit"]
+        verdict = placed(value, limit, wanted)
+        found += [name] * verdict.endswith("yes")
+        read.note(f"{name}: {value}, {wanted} {limit}; {verdict}; found: {', '.join(found) or 'none'}")
     if len(found) == len(_names(slots)):
         raise NoAnswerError
     return _rows(found)
@@ -210,7 +219,7 @@ def _profile(read: Reader, slots: Slots, *fields: str) -> Rows:
         rows.append([name])
         for key in (slots[field] for field in fields):
             rows[-1].append(_one(read, name, key))
-            read.note(fact(name, key, rows[-1][-1:]))
+            read.note(f"{name}, {BY_KEY[key].label}: {rows[-1][-1]}")
     return rows
 
 

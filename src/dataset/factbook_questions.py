@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import random
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from itertools import pairwise
 from typing import Any, Literal
 from urllib.parse import quote_plus
 
 from src.agent.corpus import Corpus
-from src.dataset.factbook_answers import NoAnswerError, Rows, Slots, comparison, fact
+from src.dataset.factbook_answers import NoAnswerError, Rows, Slots, comparison, placed
 from src.dataset.factbook_forms import ELEMENT_FACTS, FORMS, LIMITS, SIZES, Form
 from src.dataset.factbook_more_forms import ALL_FORMS, WORDINGS
 from src.dataset.factbook_pages import address_of, group_title, section_title
@@ -46,13 +46,11 @@ class Answer:
     Attributes:
         rows: Of the answer.
         pages: Kind and title of the pages it takes, in order.
-        facts: What is read on them, a field of an entity each.
         notes: What is jotted down after a page, in lines, where an answer takes more than copying one.
     """
 
     rows: Rows
     pages: list[tuple[str, str]]
-    facts: list[str]
     notes: dict[tuple[str, str], list[str]]
 
 
@@ -61,7 +59,6 @@ class Records:
 
     Attributes:
         pages: Kind and title of each page that was needed, once, in the order of the first need.
-        facts: Each field of an entity that was needed, once, with its values.
         notes: What was jotted down after a page.
     """
 
@@ -72,7 +69,6 @@ class Records:
         for entity in entities:
             self.groups.setdefault(entity.group, []).append(entity.name)
         self.pages: dict[tuple[str, str], None] = {}
-        self.facts: dict[str, None] = {}
         self.notes: dict[tuple[str, str], list[str]] = {}
         self._page = "", ""
 
@@ -83,7 +79,6 @@ class Records:
         self.pages[self._page] = None
         if not entity.values(key):
             raise NoAnswerError
-        self.facts[fact(name, key, entity.values(key))] = None
         return entity.values(key)
 
     def members(self, group: str) -> tuple[str, ...]:
@@ -99,10 +94,10 @@ class Records:
 
     def answer(self, draft: Draft) -> Answer | None:
         """Answer a question, None if there is no one answer."""
-        self.pages, self.facts, self.notes = {}, {}, {}
+        self.pages, self.notes = {}, {}
         try:
             rows = draft.form.answer(self, draft.slots)
-            return Answer(rows, list(self.pages), list(self.facts), self.notes)
+            return Answer(rows, list(self.pages), self.notes)
         except NoAnswerError:
             return None
 
@@ -117,8 +112,7 @@ class Question:
         gold: Rows of the answer on the first day.
         later: Rows on the later day; the same ones unless the question is live.
         pages: Kind and title of the pages it takes, in order.
-        facts: See ``Answer``; those of the first day.
-        notes: See ``Answer``.
+        notes: See ``Answer``; those of the first day.
     """
 
     draft: Draft
@@ -126,7 +120,6 @@ class Question:
     gold: Rows
     later: Rows
     pages: list[tuple[str, str]]
-    facts: list[str]
     notes: dict[tuple[str, str], list[str]]
 
     @property
@@ -221,9 +214,10 @@ def make_practice(
 ) -> tuple[list[str], list[str], list[str]]:
     """Draw lines whose last word follows from what stands before it: skills that answers take, without their pages.
 
-    The first ones compare two values in the words of notes, and the second ones tell, in such words too, whether a
-    country is among others. The third list a few names and tell the one that comes after another, letter by letter:
-    these names are invented, put together from two. Values and names are of entities that models may learn from.
+    The first ones compare two values in the words of notes, every other one with what follows for an order or a limit;
+    the second ones tell, in such words too, whether a country is among others. The third list a few names and tell the
+    one that comes after another, letter by letter: these names are invented, put together from two. All values and
+    names are of entities that models may learn from.
 
     Args:
         now: The facts.
@@ -238,7 +232,12 @@ def make_practice(
         sorted({value for entity in known for value in entity.values(key)})
         for key in dict.fromkeys([*SIZES, *LIMITS, "found"])
     ]
-    compared = [comparison(*rng.sample(rng.choice(values), 2)) for _ in range(comparisons)]
+    pairs = [rng.sample(rng.choice(values), 2) for _ in range(comparisons)]
+    wanted = itertools.cycle(("", "largest first", "", "smallest first", "", "above", "", "below"))
+    compared = [
+        f"{word}; {placed(one, other, word)}" if word else comparison(one, other)
+        for word, (one, other) in zip(wanted, pairs, strict=False)
+    ]
     countries, found = [one.name for one in known if one.kind == "country"], []
     for _ in range(members):
         among = rng.sample(countries, rng.randint(2, 8))
@@ -266,7 +265,7 @@ def _answered(draft: Draft, split: Split, now: Records, later: Records) -> Quest
     """Answer a draft; None where there is no one answer, or a live one stays the same, or another changes."""
     if not (first := now.answer(draft)) or not (second := later.answer(draft)):
         return None
-    question = Question(draft, split, first.rows, second.rows, first.pages, first.facts, first.notes)
+    question = Question(draft, split, first.rows, second.rows, first.pages, first.notes)
     return question if question.is_live == (question.gold != question.later) else None
 
 
@@ -377,5 +376,5 @@ def trace_of(pages: Sequence[tuple[str, str]], corpus: Corpus) -> Mapping[str, A
         above = url.rpartition("/")[0]
         above += "/" if above.count("/") == 2 else ""  # the contents page of the site
         steps = [origin, url] if url in [hit.url for hit in hits] else [origin, above, url]
-        clicks += [{"from": start, "to": end} for start, end in pairwise(steps)]
+        clicks += [{"from": start, "to": end} for start, end in itertools.pairwise(steps)]
     return {"search": queries, "result": results, "click": clicks}

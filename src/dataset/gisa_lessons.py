@@ -24,8 +24,6 @@ from src.metrics.answers import official_score
 from src.metrics.process import step_values
 from src.model.chat_format import ChatFormat, Marked
 
-_EXERCISES = 8  # in a conversation, which then has about as many tokens as the lesson of a question
-
 
 @dataclass(frozen=True)
 class Lesson:
@@ -56,7 +54,7 @@ class Lessons:
         counts: Episodes; searches; visits by what tells their search; ``orphans``, ``repeats`` and ``results_pages``,
             clicks that are no step; tokens and trained tokens; of a policy's own episodes, see ``gisa_episodes``.
         own: Those of a policy's own episodes, in the order of their questions.
-        practice: What is learnt beside questions, of embedded suites; see ``factbook.Practice``.
+        practice: What is learnt beside questions, of embedded suites; see ``factbook_questions.make_practice``.
     """
 
     lessons: list[Lesson]
@@ -68,9 +66,7 @@ class Lessons:
 
     def manifest(self) -> dict[str, Any]:
         """Return what a checkpoint that learns from them has to carry; see ``manifest_of``."""
-        learnt = {lesson.question_id: lesson.entities for lesson in [*self.lessons, *self.own]}
-        practised = tuple(name for lesson in self.practice for name in lesson.entities)
-        return manifest_of(self.suite, {**learnt, "": practised})
+        return manifest_of(self.suite, {one.question_id: one.entities for one in [*self.lessons, *self.own]})
 
     def drop(self, reason: str, question_id: str) -> None:
         """Note why a question, or one more episode of it, has no lesson."""
@@ -255,26 +251,10 @@ def calls_of(course: Course) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _practice(suite: Gisa, chat: ChatFormat) -> list[Lesson]:
-    """Turn ``practice.json`` of an embedded suite into lessons; there are none for any other suite.
-
-    A block of lines is a lesson, and so is a conversation of several exercises: the question with what is read for it,
-    then notes and answer as at the end of an episode.
-    """
+    """Turn the blocks of ``practice.json`` of an embedded suite into lessons; there are none for any other suite."""
     path = suite.root / "practice.json"
-    if not path.is_file():
-        return []
-    practice = json.loads(path.read_bytes())
-    lessons = [Lesson("", (), 1.0, chat.endings(block)) for block in practice["lines"]]
-    exercises = practice["exercises"]
-    for start in range(0, len(exercises), _EXERCISES):
-        messages, entities = [], []
-        for one in exercises[start : start + _EXERCISES]:
-            entities += one["entities"]
-            answer = "\n".join([*one["notes"], answer_text(one["answer"].encode(), one["answer_type"])])
-            messages.append({"role": "user", "content": "\n".join([one["question"], "", *one["given"]])})
-            messages.append({"role": "assistant", "content": answer})
-        lessons += [Lesson("", tuple(entities), 1.0, one) for one in chat.marked(messages, ())]
-    return lessons
+    blocks = json.loads(path.read_bytes()) if path.is_file() else []
+    return [Lesson("", (), 1.0, chat.endings(block)) for block in blocks]
 
 
 def _script(suite: Gisa, question: Question, notes: Mapping[str, Sequence[str]], counts: Counter[str]) -> Script | str:

@@ -83,7 +83,7 @@ class LessonData(lightning.LightningDataModule):
             lesson for lesson in lessons.own if lesson.question_id not in held_out and lesson.marked.tokens not in known
         ]
         practised = spread(lessons.practice, round(practice * len(lessons.practice)))
-        all_used = replace(lessons, lessons=[*self.training, *self.validation], own=[], practice=practised)
+        all_used = replace(lessons, lessons=[*self.training, *self.validation], own=[])
         self.manifest: dict[str, Any] = all_used.manifest()
         self.practised = len(practised)
         self.training = [*practised, *self.training]

@@ -94,7 +94,7 @@ class GisaTraces:
         dropped = {reason: len(ids) for reason, ids in made.dropped.items()}
         count = min(self.max_shown, len(lengths))
         shown = [made.lessons[at * len(lengths) // count] for at in range(count)]
-        practised = [*made.practice[:1], *made.practice[1:][-1:]]  # one of lines, one of exercises
+        practised = [*made.practice[:1], *made.practice[1:][-1:]]  # a block of the first kind, one of the last
         page = _PAGE.format(
             statistics="".join(_rows(counts, made.dropped)),
             lessons="\n".join(_shown(lesson, chat.tokenizer) for lesson in [*shown, *practised]),

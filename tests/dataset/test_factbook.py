@@ -98,7 +98,6 @@ def test_notes_lead_from_what_was_read_to_the_answer_and_are_left_out_where_noth
             assert [[name] for name in last.partition("; found: ")[2].split(", ")] == question.gold
         if form == "profile":
             read = [line for lines in question.notes.values() for line in lines]
-            assert sorted(read) == sorted(question.facts)
             assert [cell for row in question.gold for cell in row[1:]] == [
                 next(line.rpartition(": ")[2] for line in read if line.startswith(f"{row[0]}, {label}: "))
                 for row in question.gold
@@ -120,12 +119,24 @@ def test_practice_compares_values_and_finds_and_copies_names_of_nothing_that_is_
     }
     signs = Counter()
     for line in compared:
-        one, other, sign = re.fullmatch(r"(\S+) and (\S+): ([<>=])", line).groups()
+        told = re.fullmatch(r"(?:([a-z ]+); )?(\S+) and (\S+): ([<>=])(?:, (\w+))?", line)
+        wanted, one, other, sign, verdict = told.groups()
         assert {one, other} <= known
         first, second = answers.number(one), answers.number(other)
         assert {"<": first < second, ">": first > second, "=": first == second}[sign]
-        signs[sign] += 1
+        larger, smaller = first > second, first < second
+        assert verdict == {
+            None: None,
+            "largest first": "before" if larger else "after", "smallest first": "before" if smaller else "after",
+            "above": "yes" if larger else "no", "below": "yes" if smaller else "no",
+        }[wanted]  # fmt: skip
+        signs.update([sign, wanted or "sign alone", verdict])
     assert min(signs["<"], signs[">"]) > 100
+    assert [signs[wanted] for wanted in ("sign alone", "largest first", "smallest first", "above", "below")] == [
+        150, 38, 38, 37, 37
+    ]  # fmt: skip
+    assert min(signs[verdict] for verdict in ("before", "after", "yes", "no")) > 20
+    signs = Counter()
     for line in found:
         among, asked, told = re.fullmatch(r"(.*); (.*) (yes|no)", line).groups()
         assert (asked in among.split(", ")) == (told == "yes")
@@ -156,21 +167,25 @@ def test_notes_of_a_ranking_a_limit_and_neighbours_in_common():
     sizes = Jotter(A=("1,000",), B=("20",), C=("300",))
     assert answers.ranking(sizes, {"all": "A, B, C", "field": "area"}) == [["A"], ["C"], ["B"]]
     assert sizes.notes == [
-        "A: 1,000",
-        "B: 20; 20 and 1,000: <, after A; order: A 1,000, B 20",
-        "C: 300; 300 and 1,000: <, after A; 300 and 20: >, before B; order: A 1,000, C 300, B 20",
+        "A: 1,000, largest first",
+        "B: 20, largest first; 20 and 1,000: <, after A; order: A 1,000, B 20",
+        "C: 300, largest first; 300 and 1,000: <, after A; 300 and 20: >, before B; order: A 1,000, C 300, B 20",
     ]
     years = Jotter(A=("1900",), B=("1800",), C=("1850",))
     assert answers.chronology(years, {"all": "A, B, C", "field": "found"}) == [["B"], ["C"], ["A"]]
     assert years.notes[1:] == [
-        "B: 1800; 1800 and 1900: <, before A; order: B 1800, A 1900",
-        "C: 1850; 1850 and 1800: >, after B; 1850 and 1900: <, before A; order: B 1800, C 1850, A 1900",
+        "B: 1800, smallest first; 1800 and 1900: <, before A; order: B 1800, A 1900",
+        "C: 1850, smallest first; 1850 and 1800: >, after B; 1850 and 1900: <, before A; order: B 1800, C 1850, A 1900",
     ]
     with pytest.raises(answers.NoAnswerError):
         answers.ranking(Jotter(A=("9",), B=("20",), C=("9.0",)), {"all": "A, B, C", "field": "area"})
     rates = Jotter(A=("4%",), B=("4.1%",))
     assert answers.above(rates, {"all": "A, B", "field": "inflation", "limit": "4%"}) == [["B"]]
-    assert rates.notes == ["A: 4% and 4%: =; found: none", "B: 4.1% and 4%: >; found: B"]
+    assert rates.notes == [
+        "A: 4%, above 4%; 4% and 4%: =, no; found: none",
+        "B: 4.1%, above 4%; 4.1% and 4%: >, yes; found: B",
+    ]
+    assert answers.below(Jotter(A=("3%",), B=("4%",)), {"all": "A, B", "field": "inflation", "limit": "4%"}) == [["A"]]
     lands = Jotter(A=("X", "Y", "Z"), B=("Z", "U", "X"))
     assert answers.common(lands, {"all": "A, B"}) == [["Z"], ["X"]]
     assert lands.notes == ["A: X, Y, Z", "B: Z yes, U no, X yes; both: Z, X"]
