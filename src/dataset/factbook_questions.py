@@ -22,6 +22,7 @@ from src.dataset.factbook_records import BY_KEY, FIELDS, Entity
 Split = Literal["train", "entities", "forms"]
 _PER_FORM = {"train": 12, "test": 6}
 _TRIES = 400
+_START = "", ""  # kind and title before the first page
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,9 @@ class Answer:
     Attributes:
         rows: Of the answer.
         pages: Kind and title of the pages it takes, in order.
-        notes: What is jotted down after a page, in lines, where an answer takes more than copying one.
+        notes: What is jotted down after a page, in lines, where an answer takes more than copying one; under no title
+            what is jotted down before the first. Where a question names all that it takes several pages about, that is
+            the plan of the searches, and every page is followed by what is left of it.
     """
 
     rows: Rows
@@ -70,7 +73,7 @@ class Records:
             self.groups.setdefault(entity.group, []).append(entity.name)
         self.pages: dict[tuple[str, str], None] = {}
         self.notes: dict[tuple[str, str], list[str]] = {}
-        self._page = "", ""
+        self._page = _START
 
     def values(self, name: str, key: str) -> tuple[str, ...]:
         """See ``factbook_answers.Reader``."""
@@ -97,9 +100,14 @@ class Records:
         self.pages, self.notes = {}, {}
         try:
             rows = draft.form.answer(self, draft.slots)
-            return Answer(rows, list(self.pages), self.notes)
         except NoAnswerError:
             return None
+        pages = list(self.pages)
+        named = {draft.slots.get("a"), *draft.slots.get("all", "").split(", ")}
+        if len(pages) > 1 and named.issuperset(title.partition(": ")[0] for _, title in pages):
+            for number, page in enumerate([_START, *pages]):
+                self.notes.setdefault(page, []).append(f"left: {', '.join(map(query_for, pages[number:])) or 'none'}")
+        return Answer(rows, pages, self.notes)
 
 
 @dataclass(frozen=True)
@@ -355,6 +363,11 @@ def _pattern(form: Form, wording: str) -> str:
     return re.sub(r"\\\{(\w+)\\\}", r"(?P<\1>.+?)", pattern)
 
 
+def query_for(page: tuple[str, str]) -> str:
+    """Return what is searched for to find a page, given by kind and title."""
+    return page[1].replace(":", "")
+
+
 def trace_of(pages: Sequence[tuple[str, str]], corpus: Corpus) -> Mapping[str, Any]:
     """Return what a careful human would do to see some pages, in the form of the benchmark's traces.
 
@@ -367,7 +380,7 @@ def trace_of(pages: Sequence[tuple[str, str]], corpus: Corpus) -> Mapping[str, A
     """
     queries, results, clicks = [], {}, []
     for kind, title in pages:
-        query, url = title.replace(":", ""), address_of(kind, title)
+        query, url = query_for((kind, title)), address_of(kind, title)
         hits = corpus.search(query, 10)
         queries.append(query)
         found = [{"snippet": hit.snippet, "title": hit.title, "url": hit.url} for hit in hits]

@@ -260,7 +260,8 @@ def _practice(suite: Gisa, chat: ChatFormat) -> list[Lesson]:
 def _script(suite: Gisa, question: Question, notes: Mapping[str, Sequence[str]], counts: Counter[str]) -> Script | str:
     """Return what is to be acted out for a question, or why there is nothing.
 
-    Notes on a page are said right after it, before the next call or the answer; see ``factbook_answers.Reader``.
+    Notes on a page are said right after it, before the next call or the answer, and those under no address before the
+    first call; see ``factbook_questions.Answer``.
     """
     gold = suite.gold(question)
     if not gold:
@@ -279,9 +280,10 @@ def _script(suite: Gisa, question: Question, notes: Mapping[str, Sequence[str]],
     if not course.steps:
         return "no step"
     task = Task(question.id, 0, question.text, question.answer_type)
-    lines = [notes.get(step.what, ()) if step.kind == "visit" else () for step in course.steps]
-    said = {number: "\n".join(one) for number, one in enumerate(lines[:-1], 1) if one}
-    return Script(task, list(calls_of(course)), "\n".join([*lines[-1], answer]), said)
+    read = ["", *(step.what if step.kind == "visit" else None for step in course.steps)]
+    *said, last = ([] if page is None else notes.get(page, ()) for page in read)
+    before = {number: "\n".join(lines) for number, lines in enumerate(said) if lines}
+    return Script(task, list(calls_of(course)), "\n".join([*last, answer]), before)
 
 
 def _fault(replayed: Replayed, sequences: list[Marked], max_tokens: int) -> str | None:

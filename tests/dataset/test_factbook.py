@@ -85,9 +85,16 @@ def test_notes_lead_from_what_was_read_to_the_answer_and_are_left_out_where_noth
     noted = Counter(question.draft.form.name for question in suite if question.notes)
     assert {"largest", "above", "common_neighbours", "chronology", "ranking_live"} <= set(noted)
     assert not {"lookup", "lookup_live", "neighbours", "partners"} & set(noted)
+    planned = Counter()
     for question in suite:
-        form, last = question.draft.form.name, [*question.notes.values(), [""]][-2 if question.notes else -1][-1]
-        assert set(question.notes) <= set(question.pages)
+        form, last = question.draft.form.name, "".join(question.notes.get(question.pages[-1], [])[:1])
+        assert set(question.notes) <= {("", ""), *question.pages}
+        if question.notes.get(("", "")):
+            plan = [f"{title.replace(':', '')}" for _, title in question.pages]
+            lefts = [question.notes[page][-1] for page in [("", ""), *question.pages]]
+            assert lefts == [f"left: {', '.join(plan[at:])}" for at in range(len(plan))] + ["left: none"]
+            assert all(title.partition(": ")[0] in question.draft.text for _, title in question.pages)
+            planned[form] += 1
         if form in ("ranking", "chronology", "largest"):
             named = [one.rpartition(" ")[0] for one in last.partition("; order: ")[2].split(", ")]
             assert [[name] for name in named][: len(question.gold)] == question.gold
@@ -103,6 +110,8 @@ def test_notes_lead_from_what_was_read_to_the_answer_and_are_left_out_where_noth
                 for row in question.gold
                 for label in question.draft.form.columns(question.draft.slots)[1:]
             ]
+    assert {"largest", "above", "common_neighbours", "chronology", "ranking_live", "profile"} <= set(planned)
+    assert not {"largest_neighbour", "largest_member", "profile_neighbours", "landlocked", "top"} & set(planned)
 
 
 def test_practice_compares_values_and_finds_and_copies_names_of_nothing_that_is_tested(days):

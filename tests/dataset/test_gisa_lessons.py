@@ -57,10 +57,10 @@ def check_lessons(suite, chat, max_tokens):
         marked = lesson.marked
         own = [token for token, trained in zip(marked.tokens, marked.trained, strict=True) if trained]
         assert chat.text_of(own) == "".join(marked.actions)
-        notes, read = about[one.id]["notes"], []
+        notes, read = about[one.id]["notes"], [""]
         for before, action in itertools.pairwise(["", *marked.actions]):
             read += re.findall(r'"url": \["(.*?)"\]', before)
-            said = "\n".join(notes.get(read[-1], ())) if '"visit"' in before else ""
+            said = "\n".join(notes.get(read[-1], ())) if '"search"' not in before else ""
             assert re.match(re.escape(said) + r"\n?(<tool_call>|```tsv)", action)
         assert set(notes) <= set(read)
         assert action == "\n".join([*([said] if said else []), answer_text(suite.gold(one), one.answer_type)])
