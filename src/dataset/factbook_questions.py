@@ -217,21 +217,17 @@ def make_set(split: Split, now: Records, later: Records, *, per_type: int, max_p
     return drawn
 
 
-def make_practice(
-    now: Records, *, comparisons: int, members: int, names: int, seed: int
-) -> tuple[list[str], list[str], list[str]]:
+def make_practice(now: Records, *, comparisons: int, names: int, seed: int) -> tuple[list[str], list[str]]:
     """Draw lines whose last word follows from what stands before it: skills that answers take, without their pages.
 
-    The first ones compare two values in the words of notes, every other one with what follows for an order or a limit;
-    the second ones tell, in such words too, whether a country is among others. The third list a few names and tell the
-    one that comes after another, letter by letter: these names are invented, put together from two. All values and
-    names are of entities that models may learn from.
+    The first ones compare two values in the words of notes, one in five with what follows for an order or a limit. The
+    others list a few names and tell the one that comes after another, letter by letter: these names are invented, put
+    together from two. Values and parts of names are of entities that models may learn from.
 
     Args:
         now: The facts.
         comparisons: Lines of the first kind.
-        members: Lines of the second kind.
-        names: Lines of the third kind.
+        names: Lines of the second kind.
         seed: Of all choices.
     """
     rng = random.Random(f"practice {seed}")
@@ -241,23 +237,19 @@ def make_practice(
         for key in dict.fromkeys([*SIZES, *LIMITS, "found"])
     ]
     pairs = [rng.sample(rng.choice(values), 2) for _ in range(comparisons)]
-    wanted = itertools.cycle(("", "largest first", "", "smallest first", "", "above", "", "below"))
+    words = ("largest first", "smallest first", "above", "below")
+    wanted = itertools.cycle(text for word in words for text in ("", "", "", "", word))
     compared = [
         f"{word}; {placed(one, other, word)}" if word else comparison(one, other)
         for word, (one, other) in zip(wanted, pairs, strict=False)
     ]
-    countries, found = [one.name for one in known if one.kind == "country"], []
-    for _ in range(members):
-        among = rng.sample(countries, rng.randint(2, 8))
-        asked, last = rng.choice([(among[:-1], among[-1]), (among, rng.choice(among))])
-        found.append(f"{', '.join(asked)}; {last} {'yes' if last in asked else 'no'}")
     parts = [one.name for one in known if re.fullmatch(r"[A-Z][a-z]{4,}", one.name)]
     listed = []
     for _ in range(names):
         invented = [_invented(parts, now.by_name.keys(), rng) for _ in range(rng.randint(2, 4))]
         place = rng.randrange(len(invented) - 1)
         listed.append(f"{', '.join(invented)}; after {invented[place]}: {invented[place + 1]}")
-    return compared, found, listed
+    return compared, listed
 
 
 def _invented(names: Sequence[str], taken: Collection[str], rng: random.Random) -> str:

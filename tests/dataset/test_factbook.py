@@ -114,11 +114,11 @@ def test_notes_lead_from_what_was_read_to_the_answer_and_are_left_out_where_noth
     assert not {"largest_neighbour", "largest_member", "profile_neighbours", "landlocked", "top"} & set(planned)
 
 
-def test_practice_compares_values_and_finds_and_copies_names_of_nothing_that_is_tested(days):
-    compared, found, listed = make_practice(days[0], comparisons=300, members=250, names=200, seed=1)
-    assert (len(compared), len(found), len(listed)) == (300, 250, 200)
-    assert (compared, found, listed) == make_practice(days[0], comparisons=300, members=250, names=200, seed=1)
-    assert compared != make_practice(days[0], comparisons=300, members=250, names=200, seed=2)[0]
+def test_practice_compares_values_and_copies_names_of_nothing_that_is_tested(days):
+    compared, listed = make_practice(days[0], comparisons=600, names=200, seed=1)
+    assert (len(compared), len(listed)) == (600, 200)
+    assert (compared, listed) == make_practice(days[0], comparisons=600, names=200, seed=1)
+    assert compared != make_practice(days[0], comparisons=600, names=200, seed=2)[0]
     known = {
         value
         for name, entity in days[0].by_name.items()
@@ -140,18 +140,11 @@ def test_practice_compares_values_and_finds_and_copies_names_of_nothing_that_is_
             "above": "yes" if larger else "no", "below": "yes" if smaller else "no",
         }[wanted]  # fmt: skip
         signs.update([sign, wanted or "sign alone", verdict])
-    assert min(signs["<"], signs[">"]) > 100
+    assert min(signs["<"], signs[">"]) > 200
     assert [signs[wanted] for wanted in ("sign alone", "largest first", "smallest first", "above", "below")] == [
-        150, 38, 38, 37, 37
+        480, 30, 30, 30, 30
     ]  # fmt: skip
     assert min(signs[verdict] for verdict in ("before", "after", "yes", "no")) > 20
-    signs = Counter()
-    for line in found:
-        among, asked, told = re.fullmatch(r"(.*); (.*) (yes|no)", line).groups()
-        assert (asked in among.split(", ")) == (told == "yes")
-        assert all(is_for_training(name) for name in [asked, *among.split(", ")])
-        signs[told] += 1
-    assert min(signs["yes"], signs["no"]) > 80
     for line in listed:
         names, before, after = re.fullmatch(r"(.*); after (\S+): (\S+)", line).groups()
         invented = names.split(", ")
