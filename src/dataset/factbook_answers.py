@@ -49,11 +49,11 @@ def placed(value: str, other: str, wanted: str) -> str:
     Args:
         value: The value.
         other: What it is compared with.
-        wanted: ``largest first``, ``smallest first``, ``above`` or ``below``.
+        wanted: ``largest first`` or ``smallest first``, ``the largest`` or ``the smallest``, ``above`` or ``below``.
     """
     compared = comparison(value, other)
-    good = compared.endswith(">" if wanted in ("largest first", "above") else "<")
-    yes, no = ("before", "after") if wanted.endswith("first") else ("yes", "no")
+    good = compared.endswith(">" if "largest" in wanted or wanted == "above" else "<")
+    yes, no = ("yes", "no") if wanted in ("above", "below") else ("before", "after")
     return f"{compared}, {yes if good else no}"
 
 
@@ -61,14 +61,13 @@ def _one(read: Reader, name: str, key: str) -> str:
     return read.values(name, key)[0]
 
 
-def _ranked(read: Reader, names: Sequence[str], key: str, *, largest_first: bool = True) -> list[str]:
+def _ranked(read: Reader, names: Sequence[str], key: str, wanted: str) -> list[str]:
     """Sort entities by a field; a tie has no answer.
 
-    Each is noted with what it is compared with, from the first of the order so far on, with the place that follows,
-    and the order then.
+    Each is noted with what is wanted, with what it is compared with, from the first of the order so far on, with the
+    place that follows, and with the order then.
     """
     order: list[tuple[str, str]] = []
-    wanted = "largest first" if largest_first else "smallest first"
     for name in names:
         value, place, steps = _one(read, name, key), 0, []
         for one, other in order:
@@ -114,12 +113,12 @@ def lookup_all(read: Reader, slots: Slots) -> Rows:
 
 def largest(read: Reader, slots: Slots) -> Rows:
     """Find the largest of some entities."""
-    return [[_ranked(read, _names(slots), slots["field"])[0]]]
+    return [[_ranked(read, _names(slots), slots["field"], "the largest")[0]]]
 
 
 def smallest(read: Reader, slots: Slots) -> Rows:
     """Find the smallest of some entities."""
-    return [[_ranked(read, _names(slots), slots["field"], largest_first=False)[0]]]
+    return [[_ranked(read, _names(slots), slots["field"], "the smallest")[0]]]
 
 
 def largest_neighbour(read: Reader, slots: Slots) -> Rows:
@@ -127,12 +126,12 @@ def largest_neighbour(read: Reader, slots: Slots) -> Rows:
     neighbours = read.values(slots["a"], "borders")
     if len(neighbours) < 2:
         raise NoAnswerError
-    return [[_ranked(read, neighbours, slots["field"])[0]]]
+    return [[_ranked(read, neighbours, slots["field"], "the largest")[0]]]
 
 
 def largest_member(read: Reader, slots: Slots) -> Rows:
     """Find the largest member of a group."""
-    return [[_ranked(read, read.members(slots["group"]), slots["field"])[0]]]
+    return [[_ranked(read, read.members(slots["group"]), slots["field"], "the largest")[0]]]
 
 
 def common(read: Reader, slots: Slots) -> Rows:
@@ -184,18 +183,18 @@ def _passing(read: Reader, slots: Slots, wanted: str) -> Rows:
 
 def ranking(read: Reader, slots: Slots) -> Rows:
     """Sort entities, the largest first."""
-    return _rows(_ranked(read, _names(slots), slots["field"]))
+    return _rows(_ranked(read, _names(slots), slots["field"], "largest first"))
 
 
 def chronology(read: Reader, slots: Slots) -> Rows:
     """Sort entities, the smallest first."""
-    return _rows(_ranked(read, _names(slots), slots["field"], largest_first=False))
+    return _rows(_ranked(read, _names(slots), slots["field"], "smallest first"))
 
 
 def top(read: Reader, slots: Slots) -> Rows:
     """Find the largest members of a group, in order."""
     members = read.members(slots["group"])
-    return _few(_ranked(read, members, slots["field"])[: int(slots["n"])], members)
+    return _few(_ranked(read, members, slots["field"], "largest first")[: int(slots["n"])], members)
 
 
 def profile(read: Reader, slots: Slots) -> Rows:
@@ -225,7 +224,10 @@ def _profile(read: Reader, slots: Slots, *fields: str) -> Rows:
 
 def profile_sorted(read: Reader, slots: Slots) -> Rows:
     """Look up a field of some entities, the largest first."""
-    return [[name, _one(read, name, slots["field"])] for name in _ranked(read, _names(slots), slots["field"])]
+    return [
+        [name, _one(read, name, slots["field"])]
+        for name in _ranked(read, _names(slots), slots["field"], "largest first")
+    ]
 
 
 def neighbours_profile(read: Reader, slots: Slots) -> Rows:

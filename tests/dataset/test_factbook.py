@@ -181,6 +181,10 @@ def test_notes_of_a_ranking_a_limit_and_neighbours_in_common():
     ]
     with pytest.raises(answers.NoAnswerError):
         answers.ranking(Jotter(A=("9",), B=("20",), C=("9.0",)), {"all": "A, B, C", "field": "area"})
+    assert answers.largest(Jotter(A=("9",), B=("20",)), {"all": "A, B", "field": "area"}) == [["B"]]
+    least = Jotter(A=("9",), B=("20",))
+    assert answers.smallest(least, {"all": "A, B", "field": "area"}) == [["A"]]
+    assert least.notes == ["A: 9, the smallest", "B: 20, the smallest; 20 and 9: >, after A; order: A 9, B 20"]
     rates = Jotter(A=("4%",), B=("4.1%",))
     assert answers.above(rates, {"all": "A, B", "field": "inflation", "limit": "4%"}) == [["B"]]
     assert rates.notes == [
