@@ -224,10 +224,8 @@ def _profile(read: Reader, slots: Slots, *fields: str) -> Rows:
 
 def profile_sorted(read: Reader, slots: Slots) -> Rows:
     """Look up a field of some entities, the largest first."""
-    return [
-        [name, _one(read, name, slots["field"])]
-        for name in _ranked(read, _names(slots), slots["field"], "largest first")
-    ]
+    names = _ranked(read, _names(slots), slots["field"], "largest first")
+    return [[name, _one(read, name, slots["field"])] for name in names]
 
 
 def neighbours_profile(read: Reader, slots: Slots) -> Rows:
