@@ -165,9 +165,13 @@ class Gisa:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of ids, types and the gold answers that count; two runs with the same one are comparable."""
+        """See ``fingerprint_of``, of all its questions; two runs with the same one are comparable."""
+        return self.fingerprint_of(self.questions)
+
+    def fingerprint_of(self, questions: Iterable[Question]) -> str:
+        """Return the SHA-256 of the ids, types and gold answers that count of some of its questions."""
         digest = hashlib.sha256()
-        for question in sorted(self.questions, key=lambda one: one.id):
+        for question in sorted(questions, key=lambda one: one.id):
             gold = hashlib.sha256(self.gold(question)).hexdigest()
             digest.update(f"{question.id} {question.answer_type} {question.question_type} {gold}\n".encode())
         return digest.hexdigest()

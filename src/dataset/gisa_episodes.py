@@ -98,12 +98,17 @@ def _records(folder: Path, suite: Gisa) -> list[Record]:
         raise InputError(
             f"task.episodes_from: {folder} holds no episodes. I need a run folder of +experiment=gisa_rollout."
         ) from None
-    if asked != suite.fingerprint:
+    records = [json.loads(path.read_bytes()) for path in sorted((folder / "episodes").glob("*.json"))]
+    answered = {record["question_id"] for record in records}
+    part = suite.fingerprint_of(one for one in suite.questions if one.id in answered)
+    if asked not in (suite.fingerprint, part):  # a part: task.max_questions
         raise InputError(
-            f"task.episodes_from: the episodes of {folder} answer other questions than those below {suite.root}.\n"
-            "Give the same dataset to both; see dataset in the config.yaml of that folder."
+            f"task.episodes_from: the episodes of {folder} answer other questions than those below {suite.root}, or "
+            "only a part of what was to be asked.\n"
+            "Give the same dataset to both, see dataset in the config.yaml of that folder; or end the rollout:\n"
+            f"  python -m src.run resume={folder}"
         )
-    return [json.loads(path.read_bytes()) for path in sorted((folder / "episodes").glob("*.json"))]
+    return records
 
 
 def _is_exact(suite: Gisa, record: Record) -> bool:
