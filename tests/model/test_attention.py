@@ -1,12 +1,14 @@
-"""Attention of few queries against transformers' own; that of many examples is tested with the models."""
+"""Attention of few queries, and of examples that share a row, against transformers' own."""
 
+import math
 from types import SimpleNamespace
 
 import pytest
 import torch
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from src.model.attention import attend
+from src.model import attention
+from src.model.attention import attend, attend_causally
 
 
 def inputs(heads, key_heads, queries, tokens, seed=0):
@@ -47,3 +49,79 @@ def test_gradients_are_those_of_transformers():
         found.append([leaf.grad for leaf in leaves])
     for own, expected in zip(*found, strict=True):
         torch.testing.assert_close(own, expected)
+
+
+def an_example(heads, key_heads, tokens, dtype=torch.float32, width=8):
+    generator = torch.Generator().manual_seed(tokens)
+    shapes = [(1, number, tokens, width) for number in (heads, key_heads, key_heads)]
+    return [torch.randn(shape, generator=generator, dtype=dtype).requires_grad_() for shape in shapes]
+
+
+def by_definition(query, key, value, scale):
+    """Softmax over all scores of the same and earlier tokens, with the key heads repeated."""
+    key, value = (one.repeat_interleave(query.shape[1] // one.shape[1], 1) for one in (key, value))
+    later = torch.ones(query.shape[2], query.shape[2], dtype=torch.bool).triu(1)
+    scores = (scale * query @ key.mT).masked_fill(later, -torch.inf)
+    return (scores.softmax(3) @ value).transpose(1, 2)
+
+
+def test_two_tokens_by_hand():
+    query, key = torch.tensor([[[[5.0], [1.0]]]]), torch.tensor([[[[0.0], [3.0]]]])
+    value = torch.tensor([[[[2.0], [6.0]]]])
+    # The first token sees itself; the second weighs 1 : exp(2 x 3).
+    expected = [2.0, (2 + 6 * math.exp(6)) / (1 + math.exp(6))]
+    assert attend_causally(query, key, value, 2.0)[0, :, 0, 0].tolist() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("tokens", [1, 2, 127, 128, 129, 300])
+@pytest.mark.parametrize(("heads", "key_heads"), [(6, 2), (4, 1), (3, 3)])
+def test_an_example_and_its_gradients_are_those_by_definition(heads, key_heads, tokens):
+    example = an_example(heads, key_heads, tokens)
+    towards = torch.randn(1, tokens, heads, 8, generator=torch.Generator().manual_seed(1))
+    found, expected = attend_causally(*example, 0.4), by_definition(*example, 0.4)
+    torch.testing.assert_close(found, expected)
+    gradients = zip(
+        torch.autograd.grad(found, example, towards), torch.autograd.grad(expected, example, towards), strict=True
+    )
+    for own, of_definition in gradients:
+        torch.testing.assert_close(own, of_definition, rtol=1e-4, atol=1e-5)
+
+
+def test_the_gradient_is_that_of_finite_differences(monkeypatch):
+    monkeypatch.setattr(attention, "_BLOCK", 3)
+    example = an_example(4, 2, 7, torch.float64, width=2)
+    assert torch.autograd.gradcheck(lambda *parts: attend_causally(*parts, 0.7), example)
+
+
+def test_in_bfloat16_it_is_as_near_to_float32_as_the_fused_kernel():
+    example = an_example(9, 3, 400, width=64)
+    exact = by_definition(*example, 0.125)
+    half = [one.bfloat16() for one in example]
+    layer = SimpleNamespace(num_key_value_groups=3, is_causal=True)
+    fused = sdpa_attention_forward(layer, *half, None, scaling=0.125)[0]
+    own = attend_causally(*half, 0.125)
+    assert own.dtype == torch.bfloat16
+    assert (own - exact).norm() < 2 * (fused - exact).norm()
+
+
+def test_mixed_precision_computes_in_its_type_and_gives_gradients_in_that_of_the_input():
+    example = an_example(4, 2, 50)
+    with torch.autocast("cpu", torch.bfloat16):
+        output = attend_causally(*example, 0.4)
+    assert output.dtype == torch.bfloat16
+    torch.testing.assert_close(output, attend_causally(*(one.bfloat16() for one in example), 0.4))
+    output.float().sum().backward()
+    assert all(one.grad.dtype == torch.float32 for one in example)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+def test_examples_of_a_row_are_attended_to_one_by_one_with_dropout_by_transformers(dropout):
+    lengths, example = [3, 200, 1], an_example(6, 2, 204)
+    layer = SimpleNamespace(num_key_value_groups=3, is_causal=True)
+    torch.manual_seed(0)
+    found, weights = attend(layer, *example, None, example_lengths=lengths, dropout=dropout)
+    parts = zip(*(one.split(lengths, 2) for one in example), strict=True)
+    torch.manual_seed(0)
+    expected = [sdpa_attention_forward(layer, *part, None, dropout=dropout)[0] for part in parts]
+    assert weights is None
+    torch.testing.assert_close(found, torch.cat(expected, 1))
