@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from src.errors import InputError
-from src.model.attention import attend_leanly
+from src.model.attention import additive_mask, attend_leanly
 
 # Tokens of a row from which examples are attended to one by one. With SmolLM2 a step then takes 0.95 of the time, and
 # 0.75 at 1,238 tokens; other models and shorter rows were not measured.
@@ -169,12 +169,6 @@ class CausalLM(nn.Module):
             f"{type(self.decoder).__name__} has no final norm under any of the names {', '.join(_FINAL_NORMS)}: "
             "intermediate layers cannot be read. Train it with stage=sft, or use a Llama-like model."
         )
-
-
-def additive_mask(visible: Tensor, dtype: torch.dtype) -> Tensor:
-    """Turn ``(B, Q, T)`` into the mask ``(B, 1, Q, T)`` that attention adds to its scores."""
-    mask = torch.zeros(visible.shape, dtype=dtype, device=visible.device)
-    return mask.masked_fill_(~visible, torch.finfo(dtype).min)[:, None]
 
 
 def intermediate_blocks(model: CausalLM, layers: int | list[int]) -> list[int]:

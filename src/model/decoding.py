@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from src.model.causal_lm import CausalLM, additive_mask
+from src.model.attention import additive_mask
+from src.model.causal_lm import CausalLM
 from src.model.responses import PromptPlaces
 from src.tokenizer.trie import TokenTrie
 

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from src.losses.preference import token_log_probabilities
-from src.model.causal_lm import CausalLM, additive_mask
+from src.model.attention import additive_mask
+from src.model.causal_lm import CausalLM
 
 
 @dataclass(frozen=True)

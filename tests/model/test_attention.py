@@ -8,7 +8,7 @@ import torch
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from src.model import attention
-from src.model.attention import attend, attend_causally
+from src.model.attention import additive_mask, attend, attend_causally, attend_to_what_is_seen
 
 
 def inputs(heads, key_heads, queries, tokens, seed=0):
@@ -125,3 +125,35 @@ def test_examples_of_a_row_are_attended_to_one_by_one_with_dropout_by_transforme
     expected = [sdpa_attention_forward(layer, *part, None, dropout=dropout)[0] for part in parts]
     assert weights is None
     torch.testing.assert_close(found, torch.cat(expected, 1))
+
+
+@pytest.mark.parametrize("scores", [1, 10**9])
+@pytest.mark.parametrize("queries", [1, 20, 300])
+@pytest.mark.parametrize(("heads", "key_heads"), [(6, 2), (3, 3)])
+def test_what_is_seen_is_attended_to_as_by_transformers(heads, key_heads, queries, scores, monkeypatch):
+    monkeypatch.setattr(attention, "_SCORES", scores)
+    layer, query, key, value, mask = inputs(heads, key_heads, queries, 310)
+    room = torch.cat([key, key], 2)[:, :, :310]  # as a cache holds them, with room behind
+    expected, _ = sdpa_attention_forward(layer, query, key, value, mask, scaling=0.3)
+    torch.testing.assert_close(attend_to_what_is_seen(query, room, value, mask, 0.3), expected)
+    torch.testing.assert_close(attend_to_what_is_seen(query, room, value, mask == 0, 0.3), expected)
+
+
+def test_bfloat16_is_attended_to_by_blocks_unless_gradients_or_dropout_are_wanted(monkeypatch):
+    layer, *tensors = inputs(6, 2, 40, 50)
+    query, key, value, mask = (one.bfloat16() for one in tensors)
+    expected = attend_to_what_is_seen(query, key, value, mask, 8**-0.5)
+    fused = sdpa_attention_forward(layer, query, key, value, mask)[0]
+    assert not torch.equal(expected, fused)  # they round differently, which tells them apart
+    torch.testing.assert_close(expected, fused, rtol=0.05, atol=0.02)
+    assert torch.equal(attend(layer, query, key, value, mask)[0], expected)
+    assert torch.equal(attend(layer, query.requires_grad_(), key, value, mask)[0], fused)
+
+
+def test_a_query_that_sees_nothing_gives_numbers():
+    _, query, key, value, _ = inputs(6, 2, 3, 10)
+    nothing = torch.zeros(2, 1, 3, 10, dtype=torch.bool)
+    mean = value.repeat_interleave(3, 1).mean(2, keepdim=True).transpose(1, 2).expand(2, 3, 6, 8)
+    torch.testing.assert_close(attend_to_what_is_seen(query, key, value, nothing, 0.3), mean)
+    added = additive_mask(nothing[:, 0], torch.float32)
+    torch.testing.assert_close(attend_to_what_is_seen(query, key, value, added, 0.3), mean)
