@@ -92,7 +92,7 @@ def attend_to_what_is_seen(query: Tensor, key: Tensor, value: Tensor, mask: Tens
     batch, heads, queries, width = query.shape
     key_heads, tokens = key.shape[1:3]
     output = query.new_empty(batch, queries, heads, value.shape[3])
-    scaled = (query * scale).view(batch * key_heads, -1, queries, width)
+    scaled = (query * scale).reshape(batch * key_heads, -1, queries, width)
     rows = max(1, _SCORES // (heads * min(queries, _BLOCK) * tokens))
     for first in range(0, batch, rows):
         last = min(batch, first + rows)
