@@ -26,9 +26,9 @@ DAYS = {"2024-07-01": 2023, "2025-07-01": 2024}
 FIRST, LATER = DAYS
 _OLDER_YEAR = 2022
 _SEED = 1
-_LINES = {"comparisons": 32, "names": 4}  # of practice, for each question of a type
+_LINES = {"comparisons": 19, "names": 2}  # of practice, for each question of a type
 _BLOCK = 48  # lines of practice in a block, which then has about as many tokens as the lesson of a question
-_LAYOUT = "17"  # to be raised with every change of pages, forms or draws: the cache then makes a new folder
+_LAYOUT = "18"  # to be raised with every change of pages, forms or draws: the cache then makes a new folder
 
 
 def factbook(snapshot: str | None = None) -> Gisa:
@@ -43,7 +43,7 @@ def factbook(snapshot: str | None = None) -> Gisa:
     return Gisa(str(_written("suite", lambda now, later: make_suite(now, later, _SEED))), snapshot, show_questions=True)
 
 
-def factbook_set(split: Split, per_type: int = 250, max_pages: int = 4, snapshot: str | None = None) -> Gisa:
+def factbook_set(split: Split, per_type: int = 420, max_pages: int = 4, snapshot: str | None = None) -> Gisa:
     """Return a set of further questions in more wordings; the first call makes it in the cache folder.
 
     Args:

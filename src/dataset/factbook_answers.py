@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
@@ -9,6 +10,17 @@ from src.dataset.factbook_records import BY_KEY
 
 Slots = Mapping[str, str]
 Rows = list[list[str]]
+
+
+# Words of questions that say what comes first or what passes a limit, to the sign of a value that does.
+ORDER_WORDS = {
+    **dict.fromkeys(("largest", "greatest", "highest", "descending"), ">"),
+    **dict.fromkeys(("smallest", "lowest", "least", "earliest", "oldest", "ascending"), "<"),
+}
+LIMIT_WORDS = {
+    **dict.fromkeys(("above", "over", "more than", "greater than", "higher than", "exceeds"), ">"),
+    **dict.fromkeys(("below", "under", "less than", "smaller than"), "<"),
+}
 
 
 class Reader(Protocol):
@@ -43,35 +55,47 @@ def comparison(value: str, other: str) -> str:
     return f"{value} and {other}: {sign}"
 
 
-def placed(value: str, other: str, wanted: str) -> str:
+def placed(value: str, other: str, word: str) -> str:
     """Compare two values and say what follows for the first one: its place in an order, or whether it passes a limit.
 
     Args:
         value: The value.
         other: What it is compared with.
-        wanted: ``largest first`` or ``smallest first``, ``the largest`` or ``the smallest``, ``above`` or ``below``.
+        word: One of ``ORDER_WORDS`` or ``LIMIT_WORDS``.
     """
     compared = comparison(value, other)
-    good = compared.endswith(">" if "largest" in wanted or wanted == "above" else "<")
-    yes, no = ("yes", "no") if wanted in ("above", "below") else ("before", "after")
+    good = compared.endswith(ORDER_WORDS.get(word) or LIMIT_WORDS[word])
+    yes, no = ("yes", "no") if word in LIMIT_WORDS else ("before", "after")
     return f"{compared}, {yes if good else no}"
+
+
+def word_in(wording: str) -> str:
+    """Return the first of ``ORDER_WORDS`` and ``LIMIT_WORDS`` in the wording of a question, empty if it has none."""
+    found = re.search(rf"\b({'|'.join([*ORDER_WORDS, *LIMIT_WORDS])})\b", wording)
+    return found[0] if found else ""
+
+
+def first_of(word: str) -> str:
+    """Say that a list begins with what one of ``ORDER_WORDS`` names."""
+    return word if word.endswith("cending") else f"{word} first"
 
 
 def _one(read: Reader, name: str, key: str) -> str:
     return read.values(name, key)[0]
 
 
-def _ranked(read: Reader, names: Sequence[str], key: str, wanted: str) -> list[str]:
-    """Sort entities by a field; a tie has no answer.
+def _ranked(read: Reader, names: Sequence[str], slots: Slots, default: str, *, one_only: bool = False) -> list[str]:
+    """Sort entities by a field, in the order that the question's own word or else the default names; no ties.
 
-    Each is noted with what is wanted, with what it is compared with, from the first of the order so far on, with the
-    place that follows, and with the order then.
+    Each is noted with what is wanted, one or a list, with what it is compared with, from the first of the order so far
+    on, with the place that follows, and with the order then.
     """
-    order: list[tuple[str, str]] = []
+    word, order = slots.get("word") or default, list[tuple[str, str]]()
+    wanted = f"the {word}" if one_only else first_of(word)
     for name in names:
-        value, place, steps = _one(read, name, key), 0, []
+        value, place, steps = _one(read, name, slots["field"]), 0, []
         for one, other in order:
-            steps.append(f"{placed(value, other, wanted)} {one}")
+            steps.append(f"{placed(value, other, word)} {one}")
             if number(value) == number(other):
                 raise NoAnswerError
             if " before " in steps[-1]:
@@ -113,12 +137,12 @@ def lookup_all(read: Reader, slots: Slots) -> Rows:
 
 def largest(read: Reader, slots: Slots) -> Rows:
     """Find the largest of some entities."""
-    return [[_ranked(read, _names(slots), slots["field"], "the largest")[0]]]
+    return [[_ranked(read, _names(slots), slots, "largest", one_only=True)[0]]]
 
 
 def smallest(read: Reader, slots: Slots) -> Rows:
     """Find the smallest of some entities."""
-    return [[_ranked(read, _names(slots), slots["field"], "the smallest")[0]]]
+    return [[_ranked(read, _names(slots), slots, "smallest", one_only=True)[0]]]
 
 
 def largest_neighbour(read: Reader, slots: Slots) -> Rows:
@@ -126,12 +150,12 @@ def largest_neighbour(read: Reader, slots: Slots) -> Rows:
     neighbours = read.values(slots["a"], "borders")
     if len(neighbours) < 2:
         raise NoAnswerError
-    return [[_ranked(read, neighbours, slots["field"], "the largest")[0]]]
+    return [[_ranked(read, neighbours, slots, "largest", one_only=True)[0]]]
 
 
 def largest_member(read: Reader, slots: Slots) -> Rows:
     """Find the largest member of a group."""
-    return [[_ranked(read, read.members(slots["group"]), slots["field"], "the largest")[0]]]
+    return [[_ranked(read, read.members(slots["group"]), slots, "largest", one_only=True)[0]]]
 
 
 def common(read: Reader, slots: Slots) -> Rows:
@@ -168,14 +192,17 @@ def below(read: Reader, slots: Slots) -> Rows:
     return _passing(read, slots, "below")
 
 
-def _passing(read: Reader, slots: Slots, wanted: str) -> Rows:
-    """Find the entities on one side of the limit; each is noted with those found so far."""
-    found: list[str] = []
+def _passing(read: Reader, slots: Slots, default: str) -> Rows:
+    """Find the entities on the side of the limit that the question's own word or else the default names.
+
+    Each is noted with those found so far.
+    """
+    word, found = slots.get("word") or default, list[str]()
     for name in _names(slots):
         value, limit = _one(read, name, slots["field"]), slots["limit"]
-        verdict = placed(value, limit, wanted)
+        verdict = placed(value, limit, word)
         found += [name] * verdict.endswith("yes")
-        read.note(f"{name}: {value}, {wanted} {limit}; {verdict}; found: {', '.join(found) or 'none'}")
+        read.note(f"{name}: {value}, {word} {limit}; {verdict}; found: {', '.join(found) or 'none'}")
     if len(found) == len(_names(slots)):
         raise NoAnswerError
     return _rows(found)
@@ -183,18 +210,18 @@ def _passing(read: Reader, slots: Slots, wanted: str) -> Rows:
 
 def ranking(read: Reader, slots: Slots) -> Rows:
     """Sort entities, the largest first."""
-    return _rows(_ranked(read, _names(slots), slots["field"], "largest first"))
+    return _rows(_ranked(read, _names(slots), slots, "largest"))
 
 
 def chronology(read: Reader, slots: Slots) -> Rows:
     """Sort entities, the smallest first."""
-    return _rows(_ranked(read, _names(slots), slots["field"], "smallest first"))
+    return _rows(_ranked(read, _names(slots), slots, "earliest"))
 
 
 def top(read: Reader, slots: Slots) -> Rows:
     """Find the largest members of a group, in order."""
     members = read.members(slots["group"])
-    return _few(_ranked(read, members, slots["field"], "largest first")[: int(slots["n"])], members)
+    return _few(_ranked(read, members, slots, "largest")[: int(slots["n"])], members)
 
 
 def profile(read: Reader, slots: Slots) -> Rows:
@@ -224,7 +251,7 @@ def _profile(read: Reader, slots: Slots, *fields: str) -> Rows:
 
 def profile_sorted(read: Reader, slots: Slots) -> Rows:
     """Look up a field of some entities, the largest first."""
-    names = _ranked(read, _names(slots), slots["field"], "largest first")
+    names = _ranked(read, _names(slots), slots, "largest")
     return [[name, _one(read, name, slots["field"])] for name in names]
 
 

@@ -13,7 +13,17 @@ from typing import Any, Literal
 from urllib.parse import quote_plus
 
 from src.agent.corpus import Corpus
-from src.dataset.factbook_answers import NoAnswerError, Rows, Slots, comparison, placed
+from src.dataset.factbook_answers import (
+    LIMIT_WORDS,
+    ORDER_WORDS,
+    NoAnswerError,
+    Rows,
+    Slots,
+    comparison,
+    first_of,
+    placed,
+    word_in,
+)
 from src.dataset.factbook_forms import ELEMENT_FACTS, FORMS, LIMITS, SIZES, Form
 from src.dataset.factbook_more_forms import ALL_FORMS, WORDINGS
 from src.dataset.factbook_pages import address_of, group_title, section_title
@@ -33,11 +43,13 @@ class Draft:
         form: What kind of question it is.
         slots: What it is about; ``field``, ``other`` and ``third`` hold keys of fields.
         text: The question.
+        word: Which word of it says what comes first or what passes a limit; see ``factbook_answers.word_in``.
     """
 
     form: Form
     slots: Slots
     text: str
+    word: str = ""
 
 
 @dataclass(frozen=True)
@@ -99,7 +111,7 @@ class Records:
         """Answer a question, None if there is no one answer."""
         self.pages, self.notes = {}, {}
         try:
-            rows = draft.form.answer(self, draft.slots)
+            rows = draft.form.answer(self, {**draft.slots, "word": draft.word})
         except NoAnswerError:
             return None
         pages = list(self.pages)
@@ -220,7 +232,7 @@ def make_set(split: Split, now: Records, later: Records, *, per_type: int, max_p
 def make_practice(now: Records, *, comparisons: int, names: int, seed: int) -> tuple[list[str], list[str]]:
     """Draw lines whose last word follows from what stands before it: skills that answers take, without their pages.
 
-    The first ones compare two values in the words of notes, one in five with what follows for an order or a limit. The
+    The first ones compare two values in the words of notes, one in three with what follows for an order or a limit. The
     others list a few names and tell the one that comes after another, letter by letter: these names are invented, put
     together from two. Values and parts of names are of entities that models may learn from.
 
@@ -237,11 +249,12 @@ def make_practice(now: Records, *, comparisons: int, names: int, seed: int) -> t
         for key in dict.fromkeys([*SIZES, *LIMITS, "found"])
     ]
     pairs = [rng.sample(rng.choice(values), 2) for _ in range(comparisons)]
-    words = ("largest first", "smallest first", "above", "below")
-    wanted = itertools.cycle(text for word in words for text in ("", "", "", "", word))
+    phrases = [(word, phrase) for word in ORDER_WORDS for phrase in (f"the {word}", first_of(word))]
+    phrases += [(word, word) for word in LIMIT_WORDS]
+    wanted = itertools.cycle(one for phrase in phrases for one in (("", ""), ("", ""), phrase))
     compared = [
-        f"{word}; {placed(one, other, word)}" if word else comparison(one, other)
-        for word, (one, other) in zip(wanted, pairs, strict=False)
+        f"{phrase}; {placed(one, other, word)}" if word else comparison(one, other)
+        for (word, phrase), (one, other) in zip(wanted, pairs, strict=False)
     ]
     parts = [one.name for one in known if re.fullmatch(r"[A-Z][a-z]{4,}", one.name)]
     listed = []
@@ -316,7 +329,8 @@ def _draw(
     if "{third}" in asked:
         taken = {BY_KEY[slots[slot]].label for slot in ("field", "other")}
         slots["third"] = rng.choice([third for third in form.others if BY_KEY[third].label not in taken])
-    return Draft(form, slots, worded(form, slots, rng.randrange(wordings)))
+    wording = rng.randrange(wordings)
+    return Draft(form, slots, worded(form, slots, wording), word_in(WORDINGS[form.name][wording]))
 
 
 def worded(form: Form, slots: Slots, wording: int) -> str:
@@ -338,7 +352,8 @@ def understand(text: str) -> Draft | None:
             if found:
                 slots = {slot: _KEYS.get(value, value) for slot, value in found.groupdict().items()}
                 slots = {"field": form.fields[0], **slots}
-                fits.append((len(re.sub(r"\{\w+\}", "", wording)), Draft(form, slots, text)))
+                own_words = re.sub(r"\{\w+\}", "", wording)
+                fits.append((len(own_words), Draft(form, slots, text, word_in(wording))))
     return max(fits, key=lambda fit: fit[0])[1] if fits else None
 
 

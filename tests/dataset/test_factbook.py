@@ -128,28 +128,35 @@ def test_practice_compares_values_and_copies_names_of_nothing_that_is_tested(day
     }
     signs = Counter()
     for line in compared:
-        told = re.fullmatch(r"(?:([a-z ]+); )?(\S+) and (\S+): ([<>=])(?:, (\w+))?", line)
-        wanted, one, other, sign, verdict = told.groups()
+        told = re.fullmatch(r"(?:(?:the )?([a-z ]+?)(?: first)?; )?(\S+) and (\S+): ([<>=])(?:, (\w+))?", line)
+        word, one, other, sign, verdict = told.groups()
         assert {one, other} <= known
         first, second = answers.number(one), answers.number(other)
         assert {"<": first < second, ">": first > second, "=": first == second}[sign]
-        larger, smaller = first > second, first < second
-        assert verdict == {
-            None: None,
-            "largest first": "before" if larger else "after", "smallest first": "before" if smaller else "after",
-            "above": "yes" if larger else "no", "below": "yes" if smaller else "no",
-        }[wanted]  # fmt: skip
-        signs.update([sign, wanted or "sign alone", verdict])
+        if word:
+            good = sign == {**answers.ORDER_WORDS, **answers.LIMIT_WORDS}[word]
+            assert verdict == {True: ("before", "yes"), False: ("after", "no")}[good][word in answers.LIMIT_WORDS]
+        signs.update([sign, word or "sign alone", verdict])
     assert min(signs["<"], signs[">"]) > 200
-    assert [signs[wanted] for wanted in ("sign alone", "largest first", "smallest first", "above", "below")] == [
-        480, 30, 30, 30, 30
-    ]  # fmt: skip
+    assert signs["sign alone"] == 400
+    assert min(signs[word] for word in [*answers.ORDER_WORDS, *answers.LIMIT_WORDS]) >= 6
     assert min(signs[verdict] for verdict in ("before", "after", "yes", "no")) > 20
     for line in listed:
         names, before, after = re.fullmatch(r"(.*); after (\S+): (\S+)", line).groups()
         invented = names.split(", ")
         assert (before, after) in itertools.pairwise(invented)
         assert not set(invented) & set(days[0].by_name)
+
+
+def test_the_word_that_says_what_is_wanted_is_the_first_of_its_kind_and_means_what_the_form_does():
+    assert answers.word_in("Sort {all} from the smallest {field} to the greatest.") == "smallest"
+    assert answers.word_in("Which have a {field} of more than {limit}?") == "more than"
+    assert answers.word_in("How do {all} rank by {field}? Begin with the first.") == ""
+    assert [answers.first_of(word) for word in ("lowest", "descending")] == ["lowest first", "descending"]
+    signs = {"largest": ">", "ranking": ">", "above": ">", "smallest": "<", "chronology": "<", "ascending": "<"}
+    words = {**answers.ORDER_WORDS, **answers.LIMIT_WORDS}
+    for form, sign in {**signs, "above_live": ">", "ranking_live": ">", "profile_sorted": ">", "below": "<"}.items():
+        assert {words[word] for word in map(answers.word_in, WORDINGS[form]) if word} == {sign}
 
 
 class Jotter:
@@ -176,8 +183,8 @@ def test_notes_of_a_ranking_a_limit_and_neighbours_in_common():
     years = Jotter(A=("1900",), B=("1800",), C=("1850",))
     assert answers.chronology(years, {"all": "A, B, C", "field": "found"}) == [["B"], ["C"], ["A"]]
     assert years.notes[1:] == [
-        "B: 1800, smallest first; 1800 and 1900: <, before A; order: B 1800, A 1900",
-        "C: 1850, smallest first; 1850 and 1800: >, after B; 1850 and 1900: <, before A; order: B 1800, C 1850, A 1900",
+        "B: 1800, earliest first; 1800 and 1900: <, before A; order: B 1800, A 1900",
+        "C: 1850, earliest first; 1850 and 1800: >, after B; 1850 and 1900: <, before A; order: B 1800, C 1850, A 1900",
     ]
     with pytest.raises(answers.NoAnswerError):
         answers.ranking(Jotter(A=("9",), B=("20",), C=("9.0",)), {"all": "A, B, C", "field": "area"})
@@ -185,6 +192,9 @@ def test_notes_of_a_ranking_a_limit_and_neighbours_in_common():
     least = Jotter(A=("9",), B=("20",))
     assert answers.smallest(least, {"all": "A, B", "field": "area"}) == [["A"]]
     assert least.notes == ["A: 9, the smallest", "B: 20, the smallest; 20 and 9: >, after A; order: A 9, B 20"]
+    lowest = Jotter(A=("9",), B=("20",))
+    assert answers.chronology(lowest, {"all": "A, B", "field": "area", "word": "ascending"}) == [["A"], ["B"]]
+    assert lowest.notes[1] == "B: 20, ascending; 20 and 9: >, after A; order: A 9, B 20"
     rates = Jotter(A=("4%",), B=("4.1%",))
     assert answers.above(rates, {"all": "A, B", "field": "inflation", "limit": "4%"}) == [["B"]]
     assert rates.notes == [
@@ -192,6 +202,10 @@ def test_notes_of_a_ranking_a_limit_and_neighbours_in_common():
         "B: 4.1%, above 4%; 4.1% and 4%: >, yes; found: B",
     ]
     assert answers.below(Jotter(A=("3%",), B=("4%",)), {"all": "A, B", "field": "inflation", "limit": "4%"}) == [["A"]]
+    over = Jotter(A=("5%",))
+    with pytest.raises(answers.NoAnswerError):  # all of them
+        answers.above(over, {"all": "A", "field": "inflation", "limit": "4%", "word": "more than"})
+    assert over.notes == ["A: 5%, more than 4%; 5% and 4%: >, yes; found: A"]
     lands = Jotter(A=("X", "Y", "Z"), B=("Z", "U", "X"))
     assert answers.common(lands, {"all": "A, B"}) == [["Z"], ["X"]]
     assert lands.notes == ["A: X, Y, Z", "B: Z yes, U no, X yes; both: Z, X"]
