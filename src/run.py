@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import gc
 import logging
 import sys
 from pathlib import Path
@@ -16,6 +15,7 @@ from omegaconf import DictConfig
 from src.build import build
 from src.command_line import as_typed, help_text, prepare_arguments
 from src.errors import InputError
+from src.memory import free_memory
 from src.record import Record
 from src.schema import check, resolve
 
@@ -77,7 +77,7 @@ def run_job(cfg: DictConfig) -> int:
         log.exception("The run failed.")
         return 1
     finally:
-        gc.collect()  # the next job of a sweep needs the memory
+        free_memory()  # the next job of a sweep needs it
 
 
 if __name__ == "__main__":

@@ -5,11 +5,12 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-# What a package may import of this project; errors, storage and shards are open to all.
-OPEN = {"errors", "storage", "shards"}
+# What a package may import of this project; errors, storage, shards and memory are open to all.
+OPEN = {"errors", "storage", "shards", "memory"}
 PARTS = {"dataset", "tokenizer", "model", "prompt", "losses", "metrics", "agent"}
 ALLOWED = {
     "errors": set(),
+    "memory": set(),
     "storage": {"errors"},
     "shards": set(),
     "losses": {"losses"},

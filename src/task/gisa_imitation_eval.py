@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from src.build import build
+from src.memory import free_memory
 from src.record import Record
 from src.schema import check, resolve
 from src.storage import write_atomic
@@ -151,7 +151,7 @@ def carry_out(config: dict[str, Any], overrides: list[str], folder: Path, sweep:
         record.fail(error)
         raise
     finally:
-        gc.collect()  # the next one needs the memory
+        free_memory()  # the next one needs it
 
 
 def result_of(folder: Path) -> dict[str, Any]:
