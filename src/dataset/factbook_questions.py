@@ -352,9 +352,8 @@ def understand(text: str) -> Draft | None:
             if found:
                 slots = {slot: _KEYS.get(value, value) for slot, value in found.groupdict().items()}
                 slots = {"field": form.fields[0], **slots}
-                own_words = re.sub(r"\{\w+\}", "", wording)
-                fits.append((len(own_words), Draft(form, slots, text, word_in(wording))))
-    return max(fits, key=lambda fit: fit[0])[1] if fits else None
+                fits.append((re.sub(r"\{\w+\}", "", wording), Draft(form, slots, text, word_in(wording))))
+    return max(fits, key=lambda fit: len(fit[0]))[1] if fits else None
 
 
 _KEYS = {field.phrase: field.key for field in FIELDS}
