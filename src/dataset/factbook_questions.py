@@ -229,17 +229,21 @@ def make_set(split: Split, now: Records, later: Records, *, per_type: int, max_p
     return drawn
 
 
-def make_practice(now: Records, *, comparisons: int, names: int, seed: int) -> tuple[list[str], list[str]]:
+def make_practice(
+    now: Records, *, comparisons: int, names: int, members: int, seed: int
+) -> tuple[list[str], list[str], list[str]]:
     """Draw lines whose last word follows from what stands before it: skills that answers take, without their pages.
 
     The first ones compare two values in the words of notes, one in three with what follows for an order or a limit. The
-    others list a few names and tell the one that comes after another, letter by letter: these names are invented, put
-    together from two. Values and parts of names are of entities that models may learn from.
+    second ones list a few names and tell the one that comes after another, letter by letter: these names are invented,
+    put together from two. The third ones tell whether a name is in a list. Values and names are of entities that models
+    may learn from.
 
     Args:
         now: The facts.
         comparisons: Lines of the first kind.
         names: Lines of the second kind.
+        members: Lines of the third kind.
         seed: Of all choices.
     """
     rng = random.Random(f"practice {seed}")
@@ -262,7 +266,14 @@ def make_practice(now: Records, *, comparisons: int, names: int, seed: int) -> t
         invented = [_invented(parts, now.by_name.keys(), rng) for _ in range(rng.randint(2, 4))]
         place = rng.randrange(len(invented) - 1)
         listed.append(f"{', '.join(invented)}; after {invented[place]}: {invented[place + 1]}")
-    return compared, listed
+    countries = [one.name for one in known if one.kind == "country"]
+    held = []
+    for _ in range(members):
+        asked, *others = rng.sample(countries, rng.randint(3, 8))
+        if inside := rng.random() < 0.5:
+            others.insert(rng.randrange(len(others) + 1), asked)
+        held.append(f"{', '.join(others)}; {asked}: {'yes' if inside else 'no'}")
+    return compared, listed, held
 
 
 def _invented(names: Sequence[str], taken: Collection[str], rng: random.Random) -> str:

@@ -115,10 +115,11 @@ def test_notes_lead_from_what_was_read_to_the_answer_and_are_left_out_where_noth
 
 
 def test_practice_compares_values_and_copies_names_of_nothing_that_is_tested(days):
-    compared, listed = make_practice(days[0], comparisons=600, names=200, seed=1)
-    assert (len(compared), len(listed)) == (600, 200)
-    assert (compared, listed) == make_practice(days[0], comparisons=600, names=200, seed=1)
-    assert compared != make_practice(days[0], comparisons=600, names=200, seed=2)[0]
+    counts = {"comparisons": 600, "names": 200, "members": 100}
+    compared, listed, held = make_practice(days[0], **counts, seed=1)
+    assert (len(compared), len(listed), len(held)) == (600, 200, 100)
+    assert (compared, listed, held) == make_practice(days[0], **counts, seed=1)
+    assert compared != make_practice(days[0], **counts, seed=2)[0]
     known = {
         value
         for name, entity in days[0].by_name.items()
@@ -146,6 +147,13 @@ def test_practice_compares_values_and_copies_names_of_nothing_that_is_tested(day
         invented = names.split(", ")
         assert (before, after) in itertools.pairwise(invented)
         assert not set(invented) & set(days[0].by_name)
+    told = Counter()
+    for line in held:
+        names, asked, verdict = re.fullmatch(r"(.*); (.+): (yes|no)", line).groups()
+        assert all(is_for_training(name) for name in [asked, *names.split(", ")])
+        assert (asked in names.split(", ")) == (verdict == "yes")
+        told.update([verdict])
+    assert min(told.values()) > 30
 
 
 def test_the_word_that_says_what_is_wanted_is_the_first_of_its_kind_and_means_what_the_form_does():
