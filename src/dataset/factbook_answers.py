@@ -19,7 +19,7 @@ ORDER_WORDS = {
 }
 LIMIT_WORDS = {
     **dict.fromkeys(("above", "over", "more than", "greater than", "higher than", "exceeds"), ">"),
-    **dict.fromkeys(("below", "under", "less than", "smaller than"), "<"),
+    **dict.fromkeys(("below", "under", "less than", "smaller than", "before", "earlier than"), "<"),
 }
 
 
@@ -112,6 +112,14 @@ def _names(slots: Slots) -> list[str]:
     return slots["all"].split(", ")
 
 
+def _partners(read: Reader, slots: Slots, count: int) -> tuple[str, ...]:
+    """Return the first export partners of an entity."""
+    partners = read.values(slots["a"], "partners")[:count]
+    if len(partners) < count:
+        raise NoAnswerError
+    return partners
+
+
 def _rows(values: Sequence[str]) -> Rows:
     if not values:
         raise NoAnswerError
@@ -145,12 +153,22 @@ def smallest(read: Reader, slots: Slots) -> Rows:
     return [[_ranked(read, _names(slots), slots, "smallest", one_only=True)[0]]]
 
 
+def earliest(read: Reader, slots: Slots) -> Rows:
+    """Find the earliest of some entities."""
+    return [[_ranked(read, _names(slots), slots, "earliest", one_only=True)[0]]]
+
+
 def largest_neighbour(read: Reader, slots: Slots) -> Rows:
     """Find the largest neighbour of an entity."""
     neighbours = read.values(slots["a"], "borders")
     if len(neighbours) < 2:
         raise NoAnswerError
     return [[_ranked(read, neighbours, slots, "largest", one_only=True)[0]]]
+
+
+def largest_partner(read: Reader, slots: Slots) -> Rows:
+    """Find the larger one of an entity's first two export partners."""
+    return [[_ranked(read, _partners(read, slots, 2), slots, "largest", one_only=True)[0]]]
 
 
 def largest_member(read: Reader, slots: Slots) -> Rows:
@@ -170,10 +188,14 @@ def common(read: Reader, slots: Slots) -> Rows:
     return _rows(both)
 
 
-def either(read: Reader, slots: Slots) -> Rows:
-    """Find the neighbours that one or more of some entities have."""
-    found = [neighbour for name in _names(slots) for neighbour in read.values(name, "borders")]
-    return _rows(list(dict.fromkeys(found)))
+def any_of(read: Reader, slots: Slots) -> Rows:
+    """Find what one or more of some entities have in a field; what is found so far is noted."""
+    found = dict[str, None]()
+    for name in _names(slots):
+        values = read.values(name, slots["field"])
+        found.update(dict.fromkeys(values))
+        read.note(f"{name}: {', '.join(values)}; found: {', '.join(found)}")
+    return _rows(list(found))
 
 
 def landlocked(read: Reader, slots: Slots) -> Rows:
@@ -184,26 +206,36 @@ def landlocked(read: Reader, slots: Slots) -> Rows:
 
 def above(read: Reader, slots: Slots) -> Rows:
     """Find the entities whose field exceeds a limit; some, but not all, must."""
-    return _passing(read, slots, "above")
+    return _passing(read, _names(slots), slots, "above")
 
 
 def below(read: Reader, slots: Slots) -> Rows:
     """Find the entities whose field stays under a limit; some, but not all, must."""
-    return _passing(read, slots, "below")
+    return _passing(read, _names(slots), slots, "below")
 
 
-def _passing(read: Reader, slots: Slots, default: str) -> Rows:
+def partners_above(read: Reader, slots: Slots) -> Rows:
+    """Find those of an entity's first three export partners whose field exceeds a limit; some, but not all, must."""
+    return _passing(read, _partners(read, slots, 3), slots, "above")
+
+
+def found_before(read: Reader, slots: Slots) -> Rows:
+    """Find the entities whose field lies before a limit; some, but not all, must."""
+    return _passing(read, _names(slots), slots, "before")
+
+
+def _passing(read: Reader, names: Sequence[str], slots: Slots, default: str) -> Rows:
     """Find the entities on the side of the limit that the question's own word or else the default names.
 
     Each is noted with those found so far.
     """
     word, found = slots.get("word") or default, list[str]()
-    for name in _names(slots):
+    for name in names:
         value, limit = _one(read, name, slots["field"]), slots["limit"]
         verdict = placed(value, limit, word)
         found += [name] * verdict.endswith("yes")
         read.note(f"{name}: {value}, {word} {limit}; {verdict}; found: {', '.join(found) or 'none'}")
-    if len(found) == len(_names(slots)):
+    if len(found) == len(names):
         raise NoAnswerError
     return _rows(found)
 
@@ -211,6 +243,11 @@ def _passing(read: Reader, slots: Slots, default: str) -> Rows:
 def ranking(read: Reader, slots: Slots) -> Rows:
     """Sort entities, the largest first."""
     return _rows(_ranked(read, _names(slots), slots, "largest"))
+
+
+def partners_ranking(read: Reader, slots: Slots) -> Rows:
+    """Sort an entity's first three export partners, the largest first."""
+    return _rows(_ranked(read, _partners(read, slots, 3), slots, "largest"))
 
 
 def chronology(read: Reader, slots: Slots) -> Rows:
@@ -226,22 +263,23 @@ def top(read: Reader, slots: Slots) -> Rows:
 
 def profile(read: Reader, slots: Slots) -> Rows:
     """Look up two fields of some entities."""
-    return _profile(read, slots, "field", "other")
+    return _table(read, _names(slots), slots, "field", "other")
 
 
 def profile_one(read: Reader, slots: Slots) -> Rows:
     """Look up a field of some entities."""
-    return _profile(read, slots, "field")
+    return _table(read, _names(slots), slots, "field")
 
 
 def profile_wide(read: Reader, slots: Slots) -> Rows:
     """Look up three fields of some entities."""
-    return _profile(read, slots, "field", "other", "third")
+    return _table(read, _names(slots), slots, "field", "other", "third")
 
 
-def _profile(read: Reader, slots: Slots, *fields: str) -> Rows:
+def _table(read: Reader, names: Sequence[str], slots: Slots, *fields: str) -> Rows:
+    """Look up some fields of some entities; each value is noted."""
     rows = []
-    for name in _names(slots):
+    for name in names:
         rows.append([name])
         for key in (slots[field] for field in fields):
             rows[-1].append(_one(read, name, key))
@@ -255,9 +293,20 @@ def profile_sorted(read: Reader, slots: Slots) -> Rows:
     return [[name, _one(read, name, slots["field"])] for name in names]
 
 
+def chronology_table(read: Reader, slots: Slots) -> Rows:
+    """Look up a field of some entities, the earliest first."""
+    names = _ranked(read, _names(slots), slots, "earliest")
+    return [[name, _one(read, name, slots["field"])] for name in names]
+
+
 def neighbours_profile(read: Reader, slots: Slots) -> Rows:
     """Look up a field of every neighbour of an entity."""
     return [[name, _one(read, name, slots["field"])] for name in read.values(slots["a"], "borders")]
+
+
+def partners_profile(read: Reader, slots: Slots) -> Rows:
+    """Look up a field of an entity's first two export partners."""
+    return _table(read, _partners(read, slots, 2), slots, "field")
 
 
 def top_profile(read: Reader, slots: Slots) -> Rows:

@@ -60,8 +60,9 @@ class Answer:
         rows: Of the answer.
         pages: Kind and title of the pages it takes, in order.
         notes: What is jotted down after a page, in lines, where an answer takes more than copying one; under no title
-            what is jotted down before the first. Where a question names all that it takes several pages about, that is
-            the plan of the searches, and every page is followed by what is left of it.
+            what is jotted down before the first. Where it takes several pages, that is the plan of the searches, if the
+            question names all that they are about, and every page is followed by what is left of it; the plan comes
+            after the first page where that one tells the others.
     """
 
     rows: Rows
@@ -89,6 +90,8 @@ class Records:
 
     def values(self, name: str, key: str) -> tuple[str, ...]:
         """See ``factbook_answers.Reader``."""
+        if name not in self.by_name:  # a place without pages, such as the European Union
+            raise NoAnswerError
         entity = self.by_name[name]
         self._page = entity.kind, section_title(name, BY_KEY[key].section)
         self.pages[self._page] = None
@@ -116,8 +119,9 @@ class Records:
             return None
         pages = list(self.pages)
         named = {draft.slots.get("a"), *draft.slots.get("all", "").split(", ")}
-        if len(pages) > 1 and named.issuperset(title.partition(": ")[0] for _, title in pages):
-            for number, page in enumerate([_START, *pages]):
+        planned = 0 if named.issuperset(title.partition(": ")[0] for _, title in pages) else 1
+        for number, page in enumerate([_START, *pages] if len(pages) > 1 else []):
+            if number >= planned:
                 self.notes.setdefault(page, []).append(f"left: {', '.join(map(query_for, pages[number:])) or 'none'}")
         return Answer(rows, pages, self.notes)
 
@@ -250,7 +254,7 @@ def make_practice(
     known = [entity for name, entity in now.by_name.items() if is_for_training(name)]
     values = [
         sorted({value for entity in known for value in entity.values(key)})
-        for key in dict.fromkeys([*SIZES, *LIMITS, "found"])
+        for key in dict.fromkeys([*SIZES, *LIMITS])
     ]
     pairs = [rng.sample(rng.choice(values), 2) for _ in range(comparisons)]
     phrases = [(word, phrase) for word in ORDER_WORDS for phrase in (f"the {word}", first_of(word))]
