@@ -28,7 +28,7 @@ _OLDER_YEAR = 2022
 _SEED = 1
 _LINES = {"comparisons": 19, "names": 2, "members": 5}  # of practice, for each question of a type
 _BLOCK = 48  # lines of practice in a block, which then has about as many tokens as the lesson of a question
-_LAYOUT = "20"  # to be raised with every change of pages, forms or draws: the cache then makes a new folder
+_LAYOUT = "21"  # to be raised with every change of pages, forms or draws: the cache then makes a new folder
 
 
 def factbook(snapshot: str | None = None) -> Gisa:

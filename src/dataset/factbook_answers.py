@@ -55,6 +55,11 @@ def comparison(value: str, other: str) -> str:
     return f"{value} and {other}: {sign}"
 
 
+def sign_of(word: str) -> str:
+    """Return the sign of a value that comes first, or passes a limit, by one of ``ORDER_WORDS`` or ``LIMIT_WORDS``."""
+    return ORDER_WORDS.get(word) or LIMIT_WORDS[word]
+
+
 def placed(value: str, other: str, word: str) -> str:
     """Compare two values and say what follows for the first one: its place in an order, or whether it passes a limit.
 
@@ -64,7 +69,7 @@ def placed(value: str, other: str, word: str) -> str:
         word: One of ``ORDER_WORDS`` or ``LIMIT_WORDS``.
     """
     compared = comparison(value, other)
-    good = compared.endswith(ORDER_WORDS.get(word) or LIMIT_WORDS[word])
+    good = compared.endswith(sign_of(word))
     yes, no = ("yes", "no") if word in LIMIT_WORDS else ("before", "after")
     return f"{compared}, {yes if good else no}"
 
@@ -91,7 +96,7 @@ def _ranked(read: Reader, names: Sequence[str], slots: Slots, default: str, *, o
     on, with the place that follows, and with the order then.
     """
     word, order = slots.get("word") or default, list[tuple[str, str]]()
-    wanted = f"the {word}" if one_only else first_of(word)
+    wanted = f"{f'the {word}' if one_only else first_of(word)} ({sign_of(word)})"
     for name in names:
         value, place, steps = _one(read, name, slots["field"]), 0, []
         for one, other in order:
@@ -171,30 +176,35 @@ def largest_partner(read: Reader, slots: Slots) -> Rows:
     return [[_ranked(read, _partners(read, slots, 2), slots, "largest", one_only=True)[0]]]
 
 
+def smallest_partner(read: Reader, slots: Slots) -> Rows:
+    """Find the smaller one of an entity's first two export partners."""
+    return [[_ranked(read, _partners(read, slots, 2), slots, "smallest", one_only=True)[0]]]
+
+
 def largest_member(read: Reader, slots: Slots) -> Rows:
     """Find the largest member of a group."""
     return [[_ranked(read, read.members(slots["group"]), slots, "largest", one_only=True)[0]]]
 
 
 def common(read: Reader, slots: Slots) -> Rows:
-    """Find the neighbours that two entities share."""
+    """Find what two entities share of a field; whether each value of the second is one of the first is noted."""
     one, other = _names(slots)
-    first = read.values(one, "borders")
-    read.note(f"{one}: {', '.join(first)}")
-    second = read.values(other, "borders")
+    first = read.values(one, slots["field"])
+    read.note(f"all; {one}: {', '.join(first)}")
+    second = read.values(other, slots["field"])
     both = [name for name in second if name in first]
     checked = ", ".join(f"{name} {'yes' if name in first else 'no'}" for name in second)
-    read.note(f"{other}: {checked}; both: {', '.join(both) or 'none'}")
+    read.note(f"all; {other}: {checked}; both: {', '.join(both) or 'none'}")
     return _rows(both)
 
 
 def any_of(read: Reader, slots: Slots) -> Rows:
     """Find what one or more of some entities have in a field; what is found so far is noted."""
-    found = dict[str, None]()
+    found, first = dict[str, None](), _names(slots)[0]
     for name in _names(slots):
         values = read.values(name, slots["field"])
         found.update(dict.fromkeys(values))
-        read.note(f"{name}: {', '.join(values)}; found: {', '.join(found)}")
+        read.note(f"any; {name}: {', '.join(values)}" + (f"; found: {', '.join(found)}" if name != first else ""))
     return _rows(list(found))
 
 
@@ -214,11 +224,6 @@ def below(read: Reader, slots: Slots) -> Rows:
     return _passing(read, _names(slots), slots, "below")
 
 
-def partners_above(read: Reader, slots: Slots) -> Rows:
-    """Find those of an entity's first three export partners whose field exceeds a limit; some, but not all, must."""
-    return _passing(read, _partners(read, slots, 3), slots, "above")
-
-
 def found_before(read: Reader, slots: Slots) -> Rows:
     """Find the entities whose field lies before a limit; some, but not all, must."""
     return _passing(read, _names(slots), slots, "before")
@@ -234,7 +239,7 @@ def _passing(read: Reader, names: Sequence[str], slots: Slots, default: str) -> 
         value, limit = _one(read, name, slots["field"]), slots["limit"]
         verdict = placed(value, limit, word)
         found += [name] * verdict.endswith("yes")
-        read.note(f"{name}: {value}, {word} {limit}; {verdict}; found: {', '.join(found) or 'none'}")
+        read.note(f"{name}: {value}, {word} {limit} ({sign_of(word)}); {verdict}; found: {', '.join(found) or 'none'}")
     if len(found) == len(names):
         raise NoAnswerError
     return _rows(found)
@@ -243,11 +248,6 @@ def _passing(read: Reader, names: Sequence[str], slots: Slots, default: str) -> 
 def ranking(read: Reader, slots: Slots) -> Rows:
     """Sort entities, the largest first."""
     return _rows(_ranked(read, _names(slots), slots, "largest"))
-
-
-def partners_ranking(read: Reader, slots: Slots) -> Rows:
-    """Sort an entity's first three export partners, the largest first."""
-    return _rows(_ranked(read, _partners(read, slots, 3), slots, "largest"))
 
 
 def chronology(read: Reader, slots: Slots) -> Rows:
@@ -289,14 +289,16 @@ def _table(read: Reader, names: Sequence[str], slots: Slots, *fields: str) -> Ro
 
 def profile_sorted(read: Reader, slots: Slots) -> Rows:
     """Look up a field of some entities, the largest first."""
-    names = _ranked(read, _names(slots), slots, "largest")
-    return [[name, _one(read, name, slots["field"])] for name in names]
+    return _sorted_table(read, _names(slots), slots, "largest")
 
 
 def chronology_table(read: Reader, slots: Slots) -> Rows:
     """Look up a field of some entities, the earliest first."""
-    names = _ranked(read, _names(slots), slots, "earliest")
-    return [[name, _one(read, name, slots["field"])] for name in names]
+    return _sorted_table(read, _names(slots), slots, "earliest")
+
+
+def _sorted_table(read: Reader, names: Sequence[str], slots: Slots, default: str) -> Rows:
+    return [[name, _one(read, name, slots["field"])] for name in _ranked(read, names, slots, default)]
 
 
 def neighbours_profile(read: Reader, slots: Slots) -> Rows:
@@ -307,6 +309,11 @@ def neighbours_profile(read: Reader, slots: Slots) -> Rows:
 def partners_profile(read: Reader, slots: Slots) -> Rows:
     """Look up a field of an entity's first two export partners."""
     return _table(read, _partners(read, slots, 2), slots, "field")
+
+
+def partners_sorted(read: Reader, slots: Slots) -> Rows:
+    """Look up a field of an entity's first three export partners, the largest first."""
+    return _sorted_table(read, _partners(read, slots, 3), slots, "largest")
 
 
 def top_profile(read: Reader, slots: Slots) -> Rows:

@@ -22,6 +22,7 @@ from src.dataset.factbook_answers import (
     comparison,
     first_of,
     placed,
+    sign_of,
     word_in,
 )
 from src.dataset.factbook_forms import ELEMENT_FACTS, FORMS, LIMITS, SIZES, Form
@@ -60,9 +61,8 @@ class Answer:
         rows: Of the answer.
         pages: Kind and title of the pages it takes, in order.
         notes: What is jotted down after a page, in lines, where an answer takes more than copying one; under no title
-            what is jotted down before the first. Where it takes several pages, that is the plan of the searches, if the
-            question names all that they are about, and every page is followed by what is left of it; the plan comes
-            after the first page where that one tells the others.
+            what is jotted down before the first. Where it takes several pages, that is the plan of the searches, and
+            every page is followed by what is left of it.
     """
 
     rows: Rows
@@ -119,10 +119,12 @@ class Records:
             return None
         pages = list(self.pages)
         named = {draft.slots.get("a"), *draft.slots.get("all", "").split(", ")}
-        planned = 0 if named.issuperset(title.partition(": ")[0] for _, title in pages) else 1
-        for number, page in enumerate([_START, *pages] if len(pages) > 1 else []):
-            if number >= planned:
-                self.notes.setdefault(page, []).append(f"left: {', '.join(map(query_for, pages[number:])) or 'none'}")
+        lefts = [", ".join(map(query_for, pages[number:])) or "none" for number in range(len(pages) + 1)]
+        if not named.issuperset(title.partition(": ")[0] for _, title in pages):
+            sections = ", ".join(dict.fromkeys(title.partition(": ")[2] for _, title in pages[1:]))
+            lefts[0] = f"{query_for(pages[0])}, then {sections} of each"
+        for page, left in zip([_START, *pages], lefts, strict=True) if len(pages) > 1 else ():
+            self.notes.setdefault(page, []).append(f"left: {left}")
         return Answer(rows, pages, self.notes)
 
 
@@ -238,7 +240,7 @@ def make_practice(
 ) -> tuple[list[str], list[str], list[str]]:
     """Draw lines whose last word follows from what stands before it: skills that answers take, without their pages.
 
-    The first ones compare two values in the words of notes, one in three with what follows for an order or a limit. The
+    The first ones compare two values in the words of notes, half of them with what follows for an order or a limit. The
     second ones list a few names and tell the one that comes after another, letter by letter: these names are invented,
     put together from two. The third ones tell whether a name is in a list. Values and names are of entities that models
     may learn from.
@@ -253,15 +255,14 @@ def make_practice(
     rng = random.Random(f"practice {seed}")
     known = [entity for name, entity in now.by_name.items() if is_for_training(name)]
     values = [
-        sorted({value for entity in known for value in entity.values(key)})
-        for key in dict.fromkeys([*SIZES, *LIMITS])
+        sorted({value for entity in known for value in entity.values(key)}) for key in dict.fromkeys([*SIZES, *LIMITS])
     ]
     pairs = [rng.sample(rng.choice(values), 2) for _ in range(comparisons)]
     phrases = [(word, phrase) for word in ORDER_WORDS for phrase in (f"the {word}", first_of(word))]
     phrases += [(word, word) for word in LIMIT_WORDS]
-    wanted = itertools.cycle(one for phrase in phrases for one in (("", ""), ("", ""), phrase))
+    wanted = itertools.cycle(one for phrase in phrases for one in (("", ""), phrase))
     compared = [
-        f"{phrase}; {placed(one, other, word)}" if word else comparison(one, other)
+        f"{phrase} ({sign_of(word)}); {placed(one, other, word)}" if word else comparison(one, other)
         for (word, phrase), (one, other) in zip(wanted, pairs, strict=False)
     ]
     parts = [one.name for one in known if re.fullmatch(r"[A-Z][a-z]{4,}", one.name)]
@@ -281,10 +282,12 @@ def make_practice(
 
 
 def _invented(names: Sequence[str], taken: Collection[str], rng: random.Random) -> str:
-    """Put a name together from the beginning of one and the end of another."""
+    """Put a name together from the beginning of one and the end of another; one in four goes on with another one."""
     while True:
         first, second = rng.sample(names, 2)
         name = first[: rng.randint(2, len(first) - 2)] + second[-rng.randint(2, len(second) - 2) :]
+        if rng.random() < 0.25:
+            name += rng.choice("- ") + _invented(names, taken, rng)
         if name not in taken:
             return name
 
