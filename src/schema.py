@@ -32,6 +32,7 @@ class Config:
     predictions: str | None  # answers that a task scores: a folder, a file or a run folder
     task: Node  # what is done with all that follows; it says which groups it needs
     upstream: Node  # checkpoints of other runs that recipes build on
+    pretrained: Node  # what recipes of pre-trained models may spend
     dataset: Node  # interactions
     tokenizer: Node  # items to tokens
     prompt: Node  # history to model input

@@ -238,7 +238,7 @@ _NEW = (
         "table",
         (
             "Rank the first three export partners of {a} by {field}, the largest first. Columns: Country, {columns}.",
-            "Make a table of the top three export partners of {a}, the highest {field} first. Columns: Country, {columns}.",
+            "Make a table of the top three export partners of {a}, highest {field} first. Columns: Country, {columns}.",
             "Order the top three export partners of {a} by {field} and add it. Columns: Country, {columns}.",
             "Sort the three countries that {a} exports most to, greatest {field} first. Columns: Country, {columns}.",
             "The first three export partners of {a} in descending order of {field}. Columns: Country, {columns}.",

@@ -165,7 +165,7 @@ def _section(kind: Kind, cells: Sequence[Cell], metric: str | None, baseline: st
     reference = given or _find(cells, kind.default_baseline) or cells[0]
     groups = by_protocol(cells)
     summaries = [[_summarise(kind, cell, _metrics(kind, group)) for cell in group] for group in groups]
-    comparisons = [one for group in groups for one in _compare_group(kind, group, reference, compared)]
+    comparisons = [one for group in groups for one in _compare_group(kind, group, cells, reference, compared)]
     return Section(kind, compared, summaries, comparisons)
 
 
@@ -199,9 +199,18 @@ def _find(cells: Sequence[Cell], wanted: str, name: str | None = None) -> Cell |
     return min(ranked, key=lambda pair: pair[0])[1] if ranked else None
 
 
-def _compare_group(kind: Kind, group: Sequence[Cell], baseline: Cell, metric: str) -> list[Comparison]:
-    """Compare the cells of one protocol with the baseline's counterpart among them."""
-    counterpart = _find(group, baseline.method, baseline.name)
+def _compare_group(
+    kind: Kind, group: Sequence[Cell], cells: Sequence[Cell], baseline: Cell, metric: str
+) -> list[Comparison]:
+    """Compare the cells of one protocol with the baseline's counterpart among them.
+
+    Cells that were tested on a part of the users are compared on these with a counterpart that was tested on all, if
+    they have none of their own.
+    """
+    everyone = {**group[0].protocol, "max_users": None}
+    counterpart = _find(group, baseline.method, baseline.name) or _find(
+        [cell for cell in cells if cell.protocol == everyone], baseline.method, baseline.name
+    )
     if counterpart is None:
         return [Comparison(cell, None, [], None, f"no {baseline.name} under this protocol") for cell in group]
     return [_compare(kind, cell, counterpart, metric) for cell in group if cell is not counterpart]

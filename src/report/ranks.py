@@ -35,6 +35,8 @@ def scores(runs: Sequence[Run]) -> Callable[[str], NDArray[np.float64]]:
 def _aligned_ranks(runs: Sequence[Run]) -> NDArray[np.float64]:
     """Read ``ranks.parquet`` of each run and join them on the user.
 
+    Where ``max_users`` differs, runs that were tested on more users count with those of the fewest.
+
     Returns:
         Ranks of shape ``(runs, users)``, NaN where the target was not decoded; users in rising order of their ids.
 
@@ -42,6 +44,9 @@ def _aligned_ranks(runs: Sequence[Run]) -> NDArray[np.float64]:
         InputError: a file is absent or unreadable, or the runs were tested on different users or targets.
     """
     tables = [_read_ranks(run) for run in runs]
+    if len({run.protocol.get("max_users") for run in runs}) > 1:
+        fewest = min(tables, key=len)
+        tables = [{key: rank for key, rank in table.items() if key in fewest} for table in tables]
     first = tables[0]
     for run, table in zip(runs, tables, strict=True):
         if table.keys() == first.keys():

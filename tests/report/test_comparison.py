@@ -51,6 +51,17 @@ def test_a_protocol_without_the_baseline_says_so(tmp_path, write_run):
     assert "- ilrec_stage1, not compared: no sft under this protocol" in report(tmp_path)
 
 
+def test_a_cell_tested_on_a_part_of_the_users_is_compared_on_these_alone(tmp_path, write_run):
+    write_run(tmp_path / "0", "sft", ranks=(1, 3, 7, None), protocol={"max_users": None})
+    write_run(tmp_path / "1", "lcrec_sft", ranks=(1, 3, None), targets="abc", protocol={"max_users": 3})
+    (comparison,) = build_report([tmp_path], metric="test/hit@10").comparisons
+    assert comparison.baseline.name == "sft"
+    assert comparison.result.difference.mean == pytest.approx(-1 / 3)  # of the users a, b and c; 2/3 instead of 3/4
+    write_run(tmp_path / "2", "sft", ranks=(1, None, None), targets="abc", protocol={"max_users": 3})
+    of_its_own = build_report([tmp_path], metric="test/hit@10").comparisons[0]
+    assert of_its_own.result.difference.mean == pytest.approx(1 / 3)
+
+
 def test_the_first_cell_is_the_baseline_where_there_is_no_sft(tmp_path, write_run):
     write_run(tmp_path / "0", "first")
     write_run(tmp_path / "1", "second")
