@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -131,6 +132,8 @@ def _snippet(page: Hit, words: set[str]) -> str:
 
 def word_index(texts: Iterable[str]) -> Any:
     """Build a BM25 index over the words of texts."""
+    # bm25s calls JAX where there is one, and JAX takes three quarters of a GPU's memory at its first call.
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")
     import bm25s  # half a second that --help must not wait for
 
     logging.getLogger("bm25s").setLevel(logging.WARNING)  # it sets DEBUG for itself
