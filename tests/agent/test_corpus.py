@@ -1,4 +1,5 @@
 import json
+import os
 
 import pytest
 
@@ -84,3 +85,13 @@ def test_no_file_and_an_empty_one_are_named(tmp_path):
         Corpus.from_jsonl(str(tmp_path / "none.jsonl"))
     with pytest.raises(InputError, match="holds no page"):
         Corpus([])
+
+
+def test_jax_is_kept_off_the_gpu_unless_somebody_says_otherwise(monkeypatch):
+    monkeypatch.setenv("JAX_PLATFORMS", "")
+    monkeypatch.delenv("JAX_PLATFORMS")
+    assert Corpus([PERU, MALI]).search("Peru", 1)
+    assert os.environ["JAX_PLATFORMS"] == "cpu"
+    monkeypatch.setenv("JAX_PLATFORMS", "cuda")
+    assert Corpus([PERU, MALI]).search("Peru", 1)
+    assert os.environ["JAX_PLATFORMS"] == "cuda"
