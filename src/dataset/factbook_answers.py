@@ -37,7 +37,7 @@ class Reader(Protocol):
         """Return the entities of a group, from the page that lists them."""
 
     def note(self, line: str) -> None:
-        """Jot down what comes of the page that was read last, or what is wanted, where an answer takes several."""
+        """Jot down what comes of the page that was read last, where an answer takes several pages."""
 
 
 class NoAnswerError(Exception):
@@ -189,7 +189,6 @@ def largest_member(read: Reader, slots: Slots) -> Rows:
 def common(read: Reader, slots: Slots) -> Rows:
     """Find what two entities share of a field; whether each value of the second is one of the first is noted."""
     one, other = _names(slots)
-    read.note("all")
     first = read.values(one, slots["field"])
     read.note(f"all; {one}: {', '.join(first)}")
     second = read.values(other, slots["field"])
@@ -199,23 +198,9 @@ def common(read: Reader, slots: Slots) -> Rows:
     return _rows(both)
 
 
-def first_only(read: Reader, slots: Slots) -> Rows:
-    """Find what the first of two entities has in a field and the second has not."""
-    one, other = _names(slots)
-    read.note("first only")
-    first = read.values(one, slots["field"])
-    read.note(f"first only; {one}: {', '.join(first)}")
-    second = read.values(other, slots["field"])
-    found = [name for name in first if name not in second]
-    checked = ", ".join(f"{name} {'yes' if name in second else 'no'}" for name in first)
-    read.note(f"first only; {other}: {checked}; found: {', '.join(found) or 'none'}")
-    return _rows(found)
-
-
 def any_of(read: Reader, slots: Slots) -> Rows:
     """Find what one or more of some entities have in a field; what is found so far is noted."""
     found, first = dict[str, None](), _names(slots)[0]
-    read.note("any")
     for name in _names(slots):
         values = read.values(name, slots["field"])
         found.update(dict.fromkeys(values))

@@ -251,24 +251,6 @@ _NEW = (
         label("Country", "field"),
     ),
     Form(
-        "neighbours_of_first",
-        "set",
-        (
-            "Which countries border the first of these two but not the second: {all}?",
-            "Of the pair {all}: name the neighbours of the first that are no neighbours of the second.",
-            "Take the neighbours of the first and leave out those of the second: {all}.",
-            "Find the countries next to the first but not the second of {all}.",
-            "{all}: which countries border only the first of them?",
-            "Which neighbours has the first of {all} that the second has not?",
-            "Tell me the neighbours of the first of {all}, without those of the second.",
-            "I need the countries on the borders of the first, but not the second, of {all}.",
-        ),
-        ("borders",),
-        answers.first_only,
-        label("Country"),
-        2,
-    ),
-    Form(
         "partners_of_any",
         "set",
         (

@@ -112,7 +112,7 @@ class Records:
 
     def answer(self, draft: Draft) -> Answer | None:
         """Answer a question, None if there is no one answer."""
-        self.pages, self.notes, self._page = {}, {}, _START
+        self.pages, self.notes = {}, {}
         try:
             rows = draft.form.answer(self, {**draft.slots, "word": draft.word})
         except NoAnswerError:
@@ -121,7 +121,8 @@ class Records:
         named = {draft.slots.get("a"), *draft.slots.get("all", "").split(", ")}
         lefts = [", ".join(map(query_for, pages[number:])) or "none" for number in range(len(pages) + 1)]
         if not named.issuperset(title.partition(": ")[0] for _, title in pages):
-            lefts[0] = f"{query_for(pages[0])}, then {BY_KEY[draft.slots['field']].phrase} of each"
+            sections = ", ".join(dict.fromkeys(title.partition(": ")[2] for _, title in pages[1:]))
+            lefts[0] = f"{query_for(pages[0])}, then {sections} of each"
         for page, left in zip([_START, *pages], lefts, strict=True) if len(pages) > 1 else ():
             self.notes.setdefault(page, []).append(f"left: {left}")
         return Answer(rows, pages, self.notes)

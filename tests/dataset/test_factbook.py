@@ -95,7 +95,7 @@ def test_notes_lead_from_what_was_read_to_the_answer_and_are_left_out_where_noth
             first, *lefts = [question.notes[page][-1] for page in [("", ""), *question.pages]]
             assert lefts == [f"left: {', '.join(plan[at:])}" for at in range(1, len(plan))] + ["left: none"]
             named = all(title.partition(": ")[0] in question.draft.text for _, title in question.pages)
-            then = BY_KEY[question.draft.slots["field"]].phrase
+            then = ", ".join(dict.fromkeys(title.partition(": ")[2] for _, title in question.pages[1:]))
             assert first == (f"left: {', '.join(plan)}" if named else f"left: {plan[0]}, then {then} of each")
             planned[form, named] += 1
         if form in ("ranking", "chronology", "largest"):
@@ -225,13 +225,10 @@ def test_notes_of_a_ranking_a_limit_and_neighbours_in_common():
     assert over.notes == ["A: 5%, more than 4% (>); 5% and 4%: >, yes; found: A"]
     lands = Jotter(A=("X", "Y", "Z"), B=("Z", "U", "X"))
     assert answers.common(lands, {"all": "A, B", "field": "borders"}) == [["Z"], ["X"]]
-    assert lands.notes == ["all", "all; A: X, Y, Z", "all; B: Z yes, U no, X yes; both: Z, X"]
+    assert lands.notes == ["all; A: X, Y, Z", "all; B: Z yes, U no, X yes; both: Z, X"]
     lands = Jotter(A=("X", "Y"), B=("Z", "X"))
     assert answers.any_of(lands, {"all": "A, B", "field": "borders"}) == [["X"], ["Y"], ["Z"]]
-    assert lands.notes == ["any", "any; A: X, Y", "any; B: Z, X; found: X, Y, Z"]
-    lands = Jotter(A=("X", "Y"), B=("Z", "X"))
-    assert answers.first_only(lands, {"all": "A, B", "field": "borders"}) == [["Y"]]
-    assert lands.notes == ["first only", "first only; A: X, Y", "first only; B: X yes, Y no; found: Y"]
+    assert lands.notes == ["any; A: X, Y", "any; B: Z, X; found: X, Y, Z"]
     cells = Jotter(A=("4",), B=("5",))
     assert answers.profile_one(cells, {"all": "A, B", "field": "area"}) == [["A", "4"], ["B", "5"]]
     assert cells.notes == ["A, Total area: 4", "B, Total area: 5"]
