@@ -26,9 +26,9 @@ DAYS = {"2024-07-01": 2023, "2025-07-01": 2024}
 FIRST, LATER = DAYS
 _OLDER_YEAR = 2022
 _SEED = 1
-_LINES = {"comparisons": 19, "names": 2, "members": 5}  # of practice, for each question of a type
+_LINES = {"comparisons": 19, "names": 2}  # of practice, for each question of a type
 _BLOCK = 48  # lines of practice in a block, which then has about as many tokens as the lesson of a question
-_LAYOUT = "21"  # to be raised with every change of pages, forms or draws: the cache then makes a new folder
+_LAYOUT = "18"  # to be raised with every change of pages, forms or draws: the cache then makes a new folder
 
 
 def factbook(snapshot: str | None = None) -> Gisa:

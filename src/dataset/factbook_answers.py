@@ -19,7 +19,7 @@ ORDER_WORDS = {
 }
 LIMIT_WORDS = {
     **dict.fromkeys(("above", "over", "more than", "greater than", "higher than", "exceeds"), ">"),
-    **dict.fromkeys(("below", "under", "less than", "smaller than", "before", "earlier than"), "<"),
+    **dict.fromkeys(("below", "under", "less than", "smaller than"), "<"),
 }
 
 
@@ -55,11 +55,6 @@ def comparison(value: str, other: str) -> str:
     return f"{value} and {other}: {sign}"
 
 
-def sign_of(word: str) -> str:
-    """Return the sign of a value that comes first, or passes a limit, by one of ``ORDER_WORDS`` or ``LIMIT_WORDS``."""
-    return ORDER_WORDS.get(word) or LIMIT_WORDS[word]
-
-
 def placed(value: str, other: str, word: str) -> str:
     """Compare two values and say what follows for the first one: its place in an order, or whether it passes a limit.
 
@@ -69,7 +64,7 @@ def placed(value: str, other: str, word: str) -> str:
         word: One of ``ORDER_WORDS`` or ``LIMIT_WORDS``.
     """
     compared = comparison(value, other)
-    good = compared.endswith(sign_of(word))
+    good = compared.endswith(ORDER_WORDS.get(word) or LIMIT_WORDS[word])
     yes, no = ("yes", "no") if word in LIMIT_WORDS else ("before", "after")
     return f"{compared}, {yes if good else no}"
 
@@ -96,7 +91,7 @@ def _ranked(read: Reader, names: Sequence[str], slots: Slots, default: str, *, o
     on, with the place that follows, and with the order then.
     """
     word, order = slots.get("word") or default, list[tuple[str, str]]()
-    wanted = f"{f'the {word}' if one_only else first_of(word)} ({sign_of(word)})"
+    wanted = f"the {word}" if one_only else first_of(word)
     for name in names:
         value, place, steps = _one(read, name, slots["field"]), 0, []
         for one, other in order:
@@ -115,14 +110,6 @@ def _ranked(read: Reader, names: Sequence[str], slots: Slots, default: str, *, o
 
 def _names(slots: Slots) -> list[str]:
     return slots["all"].split(", ")
-
-
-def _partners(read: Reader, slots: Slots, count: int) -> tuple[str, ...]:
-    """Return the first export partners of an entity."""
-    partners = read.values(slots["a"], "partners")[:count]
-    if len(partners) < count:
-        raise NoAnswerError
-    return partners
 
 
 def _rows(values: Sequence[str]) -> Rows:
@@ -158,11 +145,6 @@ def smallest(read: Reader, slots: Slots) -> Rows:
     return [[_ranked(read, _names(slots), slots, "smallest", one_only=True)[0]]]
 
 
-def earliest(read: Reader, slots: Slots) -> Rows:
-    """Find the earliest of some entities."""
-    return [[_ranked(read, _names(slots), slots, "earliest", one_only=True)[0]]]
-
-
 def largest_neighbour(read: Reader, slots: Slots) -> Rows:
     """Find the largest neighbour of an entity."""
     neighbours = read.values(slots["a"], "borders")
@@ -171,41 +153,27 @@ def largest_neighbour(read: Reader, slots: Slots) -> Rows:
     return [[_ranked(read, neighbours, slots, "largest", one_only=True)[0]]]
 
 
-def largest_partner(read: Reader, slots: Slots) -> Rows:
-    """Find the larger one of an entity's first two export partners."""
-    return [[_ranked(read, _partners(read, slots, 2), slots, "largest", one_only=True)[0]]]
-
-
-def smallest_partner(read: Reader, slots: Slots) -> Rows:
-    """Find the smaller one of an entity's first two export partners."""
-    return [[_ranked(read, _partners(read, slots, 2), slots, "smallest", one_only=True)[0]]]
-
-
 def largest_member(read: Reader, slots: Slots) -> Rows:
     """Find the largest member of a group."""
     return [[_ranked(read, read.members(slots["group"]), slots, "largest", one_only=True)[0]]]
 
 
 def common(read: Reader, slots: Slots) -> Rows:
-    """Find what two entities share of a field; whether each value of the second is one of the first is noted."""
+    """Find the neighbours that two entities share."""
     one, other = _names(slots)
-    first = read.values(one, slots["field"])
-    read.note(f"all; {one}: {', '.join(first)}")
-    second = read.values(other, slots["field"])
+    first = read.values(one, "borders")
+    read.note(f"{one}: {', '.join(first)}")
+    second = read.values(other, "borders")
     both = [name for name in second if name in first]
     checked = ", ".join(f"{name} {'yes' if name in first else 'no'}" for name in second)
-    read.note(f"all; {other}: {checked}; both: {', '.join(both) or 'none'}")
+    read.note(f"{other}: {checked}; both: {', '.join(both) or 'none'}")
     return _rows(both)
 
 
-def any_of(read: Reader, slots: Slots) -> Rows:
-    """Find what one or more of some entities have in a field; what is found so far is noted."""
-    found, first = dict[str, None](), _names(slots)[0]
-    for name in _names(slots):
-        values = read.values(name, slots["field"])
-        found.update(dict.fromkeys(values))
-        read.note(f"any; {name}: {', '.join(values)}" + (f"; found: {', '.join(found)}" if name != first else ""))
-    return _rows(list(found))
+def either(read: Reader, slots: Slots) -> Rows:
+    """Find the neighbours that one or more of some entities have."""
+    found = [neighbour for name in _names(slots) for neighbour in read.values(name, "borders")]
+    return _rows(list(dict.fromkeys(found)))
 
 
 def landlocked(read: Reader, slots: Slots) -> Rows:
@@ -216,31 +184,26 @@ def landlocked(read: Reader, slots: Slots) -> Rows:
 
 def above(read: Reader, slots: Slots) -> Rows:
     """Find the entities whose field exceeds a limit; some, but not all, must."""
-    return _passing(read, _names(slots), slots, "above")
+    return _passing(read, slots, "above")
 
 
 def below(read: Reader, slots: Slots) -> Rows:
     """Find the entities whose field stays under a limit; some, but not all, must."""
-    return _passing(read, _names(slots), slots, "below")
+    return _passing(read, slots, "below")
 
 
-def found_before(read: Reader, slots: Slots) -> Rows:
-    """Find the entities whose field lies before a limit; some, but not all, must."""
-    return _passing(read, _names(slots), slots, "before")
-
-
-def _passing(read: Reader, names: Sequence[str], slots: Slots, default: str) -> Rows:
+def _passing(read: Reader, slots: Slots, default: str) -> Rows:
     """Find the entities on the side of the limit that the question's own word or else the default names.
 
     Each is noted with those found so far.
     """
     word, found = slots.get("word") or default, list[str]()
-    for name in names:
+    for name in _names(slots):
         value, limit = _one(read, name, slots["field"]), slots["limit"]
         verdict = placed(value, limit, word)
         found += [name] * verdict.endswith("yes")
-        read.note(f"{name}: {value}, {word} {limit} ({sign_of(word)}); {verdict}; found: {', '.join(found) or 'none'}")
-    if len(found) == len(names):
+        read.note(f"{name}: {value}, {word} {limit}; {verdict}; found: {', '.join(found) or 'none'}")
+    if len(found) == len(_names(slots)):
         raise NoAnswerError
     return _rows(found)
 
@@ -263,23 +226,22 @@ def top(read: Reader, slots: Slots) -> Rows:
 
 def profile(read: Reader, slots: Slots) -> Rows:
     """Look up two fields of some entities."""
-    return _table(read, _names(slots), slots, "field", "other")
+    return _profile(read, slots, "field", "other")
 
 
 def profile_one(read: Reader, slots: Slots) -> Rows:
     """Look up a field of some entities."""
-    return _table(read, _names(slots), slots, "field")
+    return _profile(read, slots, "field")
 
 
 def profile_wide(read: Reader, slots: Slots) -> Rows:
     """Look up three fields of some entities."""
-    return _table(read, _names(slots), slots, "field", "other", "third")
+    return _profile(read, slots, "field", "other", "third")
 
 
-def _table(read: Reader, names: Sequence[str], slots: Slots, *fields: str) -> Rows:
-    """Look up some fields of some entities; each value is noted."""
+def _profile(read: Reader, slots: Slots, *fields: str) -> Rows:
     rows = []
-    for name in names:
+    for name in _names(slots):
         rows.append([name])
         for key in (slots[field] for field in fields):
             rows[-1].append(_one(read, name, key))
@@ -289,31 +251,13 @@ def _table(read: Reader, names: Sequence[str], slots: Slots, *fields: str) -> Ro
 
 def profile_sorted(read: Reader, slots: Slots) -> Rows:
     """Look up a field of some entities, the largest first."""
-    return _sorted_table(read, _names(slots), slots, "largest")
-
-
-def chronology_table(read: Reader, slots: Slots) -> Rows:
-    """Look up a field of some entities, the earliest first."""
-    return _sorted_table(read, _names(slots), slots, "earliest")
-
-
-def _sorted_table(read: Reader, names: Sequence[str], slots: Slots, default: str) -> Rows:
-    return [[name, _one(read, name, slots["field"])] for name in _ranked(read, names, slots, default)]
+    names = _ranked(read, _names(slots), slots, "largest")
+    return [[name, _one(read, name, slots["field"])] for name in names]
 
 
 def neighbours_profile(read: Reader, slots: Slots) -> Rows:
     """Look up a field of every neighbour of an entity."""
     return [[name, _one(read, name, slots["field"])] for name in read.values(slots["a"], "borders")]
-
-
-def partners_profile(read: Reader, slots: Slots) -> Rows:
-    """Look up a field of an entity's first two export partners."""
-    return _table(read, _partners(read, slots, 2), slots, "field")
-
-
-def partners_sorted(read: Reader, slots: Slots) -> Rows:
-    """Look up a field of an entity's first three export partners, the largest first."""
-    return _sorted_table(read, _partners(read, slots, 3), slots, "largest")
 
 
 def top_profile(read: Reader, slots: Slots) -> Rows:

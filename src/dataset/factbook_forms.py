@@ -59,12 +59,10 @@ FACTS = (
 SIZES = ("area", "height", "coastline", "population", "life", "fertility", "age", "airports")
 _LIVE = ("income", "inflation", "unemployment")
 ELEMENT_FACTS = ("symbol", "number", "density", "found", "finder")
-ELEMENT_SIZES = ("number", "density")
 
 LIMITS = {
     **{"life": "75", "fertility": "2.5", "age": "30", "airports": "50", "height": "3,000"},
     **{"income": "20,000", "inflation": "4%", "unemployment": "6%"},
-    **{"number": "50", "density": "5", "found": "1850"},
 }
 _NAME, _FIELD = label("Country"), label("field")
 FORMS = (

@@ -22,7 +22,6 @@ from src.dataset.factbook_answers import (
     comparison,
     first_of,
     placed,
-    sign_of,
     word_in,
 )
 from src.dataset.factbook_forms import ELEMENT_FACTS, FORMS, LIMITS, SIZES, Form
@@ -61,8 +60,8 @@ class Answer:
         rows: Of the answer.
         pages: Kind and title of the pages it takes, in order.
         notes: What is jotted down after a page, in lines, where an answer takes more than copying one; under no title
-            what is jotted down before the first. Where it takes several pages, that is the plan of the searches, and
-            every page is followed by what is left of it.
+            what is jotted down before the first. Where a question names all that it takes several pages about, that is
+            the plan of the searches, and every page is followed by what is left of it.
     """
 
     rows: Rows
@@ -90,8 +89,6 @@ class Records:
 
     def values(self, name: str, key: str) -> tuple[str, ...]:
         """See ``factbook_answers.Reader``."""
-        if name not in self.by_name:  # a place without pages, such as the European Union
-            raise NoAnswerError
         entity = self.by_name[name]
         self._page = entity.kind, section_title(name, BY_KEY[key].section)
         self.pages[self._page] = None
@@ -119,12 +116,9 @@ class Records:
             return None
         pages = list(self.pages)
         named = {draft.slots.get("a"), *draft.slots.get("all", "").split(", ")}
-        lefts = [", ".join(map(query_for, pages[number:])) or "none" for number in range(len(pages) + 1)]
-        if not named.issuperset(title.partition(": ")[0] for _, title in pages):
-            sections = ", ".join(dict.fromkeys(title.partition(": ")[2] for _, title in pages[1:]))
-            lefts[0] = f"{query_for(pages[0])}, then {sections} of each"
-        for page, left in zip([_START, *pages], lefts, strict=True) if len(pages) > 1 else ():
-            self.notes.setdefault(page, []).append(f"left: {left}")
+        if len(pages) > 1 and named.issuperset(title.partition(": ")[0] for _, title in pages):
+            for number, page in enumerate([_START, *pages]):
+                self.notes.setdefault(page, []).append(f"left: {', '.join(map(query_for, pages[number:])) or 'none'}")
         return Answer(rows, pages, self.notes)
 
 
@@ -235,34 +229,31 @@ def make_set(split: Split, now: Records, later: Records, *, per_type: int, max_p
     return drawn
 
 
-def make_practice(
-    now: Records, *, comparisons: int, names: int, members: int, seed: int
-) -> tuple[list[str], list[str], list[str]]:
+def make_practice(now: Records, *, comparisons: int, names: int, seed: int) -> tuple[list[str], list[str]]:
     """Draw lines whose last word follows from what stands before it: skills that answers take, without their pages.
 
-    The first ones compare two values in the words of notes, half of them with what follows for an order or a limit. The
-    second ones list a few names and tell the one that comes after another, letter by letter: these names are invented,
-    put together from two. The third ones tell whether a name is in a list. Values and names are of entities that models
-    may learn from.
+    The first ones compare two values in the words of notes, one in three with what follows for an order or a limit. The
+    others list a few names and tell the one that comes after another, letter by letter: these names are invented, put
+    together from two. Values and parts of names are of entities that models may learn from.
 
     Args:
         now: The facts.
         comparisons: Lines of the first kind.
         names: Lines of the second kind.
-        members: Lines of the third kind.
         seed: Of all choices.
     """
     rng = random.Random(f"practice {seed}")
     known = [entity for name, entity in now.by_name.items() if is_for_training(name)]
     values = [
-        sorted({value for entity in known for value in entity.values(key)}) for key in dict.fromkeys([*SIZES, *LIMITS])
+        sorted({value for entity in known for value in entity.values(key)})
+        for key in dict.fromkeys([*SIZES, *LIMITS, "found"])
     ]
     pairs = [rng.sample(rng.choice(values), 2) for _ in range(comparisons)]
     phrases = [(word, phrase) for word in ORDER_WORDS for phrase in (f"the {word}", first_of(word))]
     phrases += [(word, word) for word in LIMIT_WORDS]
-    wanted = itertools.cycle(one for phrase in phrases for one in (("", ""), phrase))
+    wanted = itertools.cycle(one for phrase in phrases for one in (("", ""), ("", ""), phrase))
     compared = [
-        f"{phrase} ({sign_of(word)}); {placed(one, other, word)}" if word else comparison(one, other)
+        f"{phrase}; {placed(one, other, word)}" if word else comparison(one, other)
         for (word, phrase), (one, other) in zip(wanted, pairs, strict=False)
     ]
     parts = [one.name for one in known if re.fullmatch(r"[A-Z][a-z]{4,}", one.name)]
@@ -271,23 +262,14 @@ def make_practice(
         invented = [_invented(parts, now.by_name.keys(), rng) for _ in range(rng.randint(2, 4))]
         place = rng.randrange(len(invented) - 1)
         listed.append(f"{', '.join(invented)}; after {invented[place]}: {invented[place + 1]}")
-    countries = [one.name for one in known if one.kind == "country"]
-    held = []
-    for _ in range(members):
-        asked, *others = rng.sample(countries, rng.randint(3, 8))
-        if inside := rng.random() < 0.5:
-            others.insert(rng.randrange(len(others) + 1), asked)
-        held.append(f"{', '.join(others)}; {asked}: {'yes' if inside else 'no'}")
-    return compared, listed, held
+    return compared, listed
 
 
 def _invented(names: Sequence[str], taken: Collection[str], rng: random.Random) -> str:
-    """Put a name together from the beginning of one and the end of another; one in four goes on with another one."""
+    """Put a name together from the beginning of one and the end of another."""
     while True:
         first, second = rng.sample(names, 2)
         name = first[: rng.randint(2, len(first) - 2)] + second[-rng.randint(2, len(second) - 2) :]
-        if rng.random() < 0.25:
-            name += rng.choice("- ") + _invented(names, taken, rng)
         if name not in taken:
             return name
 
