@@ -80,6 +80,12 @@ class Record:
         return record
 
     @classmethod
+    def began(cls, folder: Path, config: dict[str, Any]) -> bool:
+        """Tell whether a folder holds a run of this config, as those of a sweep do that is typed once more."""
+        path = folder / "result.json"
+        return path.is_file() and json.loads(path.read_bytes())["config"] == json.loads(json.dumps(config))
+
+    @classmethod
     def resume(cls, folder: Path) -> Record:
         """Read the record and the config of a run to go on with; a finished one is left as it is."""
         record = cls(folder, json.loads((folder / "result.json").read_bytes()))

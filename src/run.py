@@ -48,8 +48,9 @@ def run_job(cfg: DictConfig) -> int:
     record = None
     try:
         job = HydraConfig.get()
+        sweeping = job.mode == RunMode.MULTIRUN
         folder = Path(cfg.get("resume") or job.runtime.output_dir)
-        if cfg.get("resume"):
+        if cfg.get("resume") or (sweeping and Record.began(folder, resolve(cfg))):
             record = Record.resume(folder)
         else:
             record = Record.start(folder, resolve(cfg), as_typed(list(job.overrides.task)))
@@ -58,8 +59,8 @@ def run_job(cfg: DictConfig) -> int:
             print(f"{folder} is finished; there is nothing to resume.")
         else:
             in_this_process = job.launcher._target_.endswith(".BasicLauncher")
-            check(config, multirun=job.mode == RunMode.MULTIRUN and in_this_process)
-            sweep = Path(job.sweep.dir).name if job.mode == RunMode.MULTIRUN else None
+            check(config, multirun=sweeping and in_this_process)
+            sweep = Path(job.sweep.dir).name if sweeping else None
             build(config["task"]).run(config, folder, record, sweep)
         build(config["task"]).show(record)
         return 0

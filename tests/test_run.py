@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -101,6 +102,30 @@ def test_one_failing_job_is_recorded_and_the_others_finish(run, toy_arguments, t
     ]  # fmt: skip
     assert str(runs[0].error) == "FloatingPointError: loss is NaN"
     assert {one.label for one in runs} == {"toy stage.fail_in_epoch=1", "toy stage.fail_in_epoch=null"}
+
+
+def test_a_sweep_that_is_typed_once_more_does_what_is_left_of_it(run, toy_arguments, tmp_path):
+    sweep, whole = tmp_path / "sweep", tmp_path / "whole"
+    assert run(*toy_arguments, "-m", "seed=1", f"hydra.sweep.dir={sweep}") == 0
+    (first,) = sweep.glob("*/result.json")
+    before = first.read_bytes()
+    # The second one was killed before its first checkpoint.
+    assert run(*toy_arguments, "-m", "seed=1,2", f"hydra.sweep.dir={whole}") == 0
+    (second,) = whole.glob("*seed2")
+    shutil.copytree(second, sweep / second.name)
+    shutil.rmtree(sweep / second.name / "checkpoints")
+    killed = result(second) | {"status": "running", "metrics": {}}
+    killed = json.loads(json.dumps(killed).replace(str(whole), str(sweep)))
+    (sweep / second.name / "result.json").write_text(json.dumps(killed))
+    config = (second / "config.yaml").read_text().replace(str(whole), str(sweep))
+    (sweep / second.name / "config.yaml").write_text(config)
+    assert run(*toy_arguments, "-m", "seed=1,2", f"hydra.sweep.dir={sweep}") == 0
+    assert first.read_bytes() == before
+    assert outcome(sweep / second.name) == outcome(second)
+    assert result(sweep / second.name)["resumed"] == 1
+    # Another config is another run, for which there is no room.
+    assert run(*toy_arguments, "-m", "seed=1", "trainer.max_epochs=1", f"hydra.sweep.dir={sweep}") == 2
+    assert first.read_bytes() == before
 
 
 def test_a_sweep_over_recipes_runs_where_the_command_line_names_no_folder(run, toy_arguments, tmp_path, monkeypatch):
