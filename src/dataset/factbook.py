@@ -28,7 +28,7 @@ _OLDER_YEAR = 2022
 _SEED = 1
 _LINES = {"comparisons": 14, "names": 4, "members": 5}  # of practice, for each question of a type
 _BLOCK = 48  # lines of practice in a block, which then has about as many tokens as the lesson of a question
-_LAYOUT = "22"  # to be raised with every change of pages, forms or draws: the cache then makes a new folder
+_LAYOUT = "23"  # to be raised with every change of pages, forms or draws: the cache then makes a new folder
 
 
 def factbook(snapshot: str | None = None) -> Gisa:
@@ -110,7 +110,8 @@ def write_suite(
 ) -> None:
     """Write the questions in the layout that GISA is published in, and ``suite.json``, our addition.
 
-    It says for every id its form, split, number of pages, the entities that they are about, what it asks for and what
+    It says for every id its form, split, number of pages, the entities that they are about, what a lesson calls them
+    instead, what it asks for and what
     to note after a page, by its address, or before the first, and it comes last: a folder without it is not whole.
 
     Args:
@@ -144,6 +145,7 @@ def write_suite(
             "hops": len(question.pages),
             "entities": question.entities,
             "slots": dict(question.draft.slots),
+            "renamed": question.renamed,
             "notes": {address_of(*page) if page[1] else "": lines for page, lines in question.notes.items()},
         }
         header = _header(question)

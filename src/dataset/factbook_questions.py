@@ -7,7 +7,7 @@ import itertools
 import random
 import re
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any, Literal
 from urllib.parse import quote_plus
@@ -28,7 +28,7 @@ from src.dataset.factbook_answers import (
 from src.dataset.factbook_forms import ELEMENT_FACTS, FORMS, LIMITS, SIZES, Form
 from src.dataset.factbook_more_forms import ALL_FORMS, WORDINGS
 from src.dataset.factbook_pages import address_of, group_title, section_title
-from src.dataset.factbook_records import BY_KEY, FIELDS, Entity
+from src.dataset.factbook_records import BY_KEY, FIELDS, ONE_NAME, Entity
 
 Split = Literal["train", "entities", "forms"]
 _PER_FORM = {"train": 12, "test": 6}
@@ -138,6 +138,8 @@ class Question:
         later: Rows on the later day; the same ones unless the question is live.
         pages: Kind and title of the pages it takes, in order.
         notes: See ``Answer``; those of the first day.
+        renamed: Entities to the invented names that a lesson calls them by: who has to copy names that nobody has seen
+            before learns no names by heart.
     """
 
     draft: Draft
@@ -146,6 +148,7 @@ class Question:
     later: Rows
     pages: list[tuple[str, str]]
     notes: dict[tuple[str, str], list[str]]
+    renamed: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def entities(self) -> list[str]:
@@ -196,7 +199,8 @@ def make_set(split: Split, now: Records, later: Records, *, per_type: int, max_p
     """Draw questions to learn from or to be tested on, in all wordings, with any number of entities from two on.
 
     Forms about whole regions are left out, as their pages show entities of both sides. The forms of a type take
-    turns, each going through its numbers of entities; a number that gives nothing new in many draws drops out.
+    turns, each going through its numbers of entities; a number that gives nothing new in many draws drops out. Every
+    second question of ``train`` is learnt from under invented names.
 
     Args:
         split: ``train`` and ``entities`` need pages of entities of their own side only; ``forms`` are forms that are
@@ -231,6 +235,12 @@ def make_set(split: Split, now: Records, later: Records, *, per_type: int, max_p
             if others:
                 turns.append((form, others))
         drawn += found.values()
+    if split == "train":
+        parts = _name_parts(now)
+        for place in range(0, len(drawn), 2):
+            names = [name for name in drawn[place].entities if name not in ONE_NAME.values()]  # pages abbreviate these
+            invented = [_invented(parts, now.by_name.keys(), rng) for _ in names]
+            drawn[place] = replace(drawn[place], renamed=dict(zip(names, invented, strict=True)))
     return drawn
 
 
@@ -264,7 +274,7 @@ def make_practice(
         f"{phrase} ({sign_of(word)}); {placed(one, other, word)}" if word else comparison(one, other)
         for (word, phrase), (one, other) in zip(wanted, pairs, strict=False)
     ]
-    parts = [one.name for one in known if re.fullmatch(r"[A-Z][a-z]{4,}", one.name)]
+    parts = _name_parts(now)
     listed = []
     for _ in range(names):
         invented = [_invented(parts, now.by_name.keys(), rng) for _ in range(rng.randint(2, 4))]
@@ -280,13 +290,19 @@ def make_practice(
     return compared, listed, held
 
 
+def _name_parts(now: Records) -> list[str]:
+    """Return the names of one word that models may learn from."""
+    return [name for name in now.by_name if is_for_training(name) and re.fullmatch(r"[A-Z][a-z]{4,}", name)]
+
+
 def _invented(names: Sequence[str], taken: Collection[str], rng: random.Random) -> str:
-    """Put a name together from the beginning of one and the end of another; one in four goes on with another one."""
+    """Put a name together from the beginning of one and the end of another; one in four is made of two of them."""
     while True:
-        first, second = rng.sample(names, 2)
-        name = first[: rng.randint(2, len(first) - 2)] + second[-rng.randint(2, len(second) - 2) :]
-        if rng.random() < 0.25:
-            name += rng.choice("- ") + _invented(names, taken, rng)
+        words = []
+        for _ in range(rng.choice((1, 1, 1, 2))):
+            first, second = rng.sample(names, 2)
+            words.append(first[: rng.randint(2, len(first) - 2)] + second[-rng.randint(2, len(second) - 2) :])
+        name = rng.choice("- ").join(words)
         if name not in taken:
             return name
 
