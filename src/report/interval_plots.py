@@ -51,12 +51,15 @@ def _metric(axes: Axes, y: int, summary: Summary, metric: str) -> None:
 
 
 def _difference(axes: Axes, y: int, one: Comparison, metric_axes: Axes, section: Section) -> None:
-    """Draw a difference, the line of no difference, and the baseline's value among the metrics."""
+    """Draw a difference, the line of no difference, and the baseline's value among the metrics of its protocol."""
     if one.result is None or one.baseline is None:
         return
     _interval(axes, y, one.result.difference, COLOURS[0 if one.result.difference.low <= 0 else 2])
     baseline = next(summary for summary in section.flat if summary.cell is one.baseline)
-    for line, value in ((axes, 0.0), (metric_axes, baseline.over_seeds[section.metric].mean)):
+    lines = [(axes, 0.0)]
+    if one.baseline.protocol == one.cell.protocol:  # its mean over all users says nothing beside that of a part
+        lines.append((metric_axes, baseline.over_seeds[section.metric].mean))
+    for line, value in lines:
         line.axvline(value, color="#555555", linewidth=0.8, linestyle="--", zorder=0)
 
 

@@ -4,6 +4,7 @@ import pytest
 
 from src.errors import InputError
 from src.report.comparison import build_report
+from src.report.interval_plots import metric_intervals
 from src.report.tables import markdown
 
 
@@ -57,7 +58,14 @@ def test_a_cell_tested_on_a_part_of_the_users_is_compared_on_these_alone(tmp_pat
     (comparison,) = build_report([tmp_path], metric="test/hit@10").comparisons
     assert comparison.baseline.name == "sft"
     assert comparison.result.difference.mean == pytest.approx(-1 / 3)  # of the users a, b and c; 2/3 instead of 3/4
+    (section,) = build_report([tmp_path], metric="test/hit@10").sections
+    # The baseline's mean over all users is no line among the metrics of a part.
+    whole, _, part, part_difference = metric_intervals(section).axes
+    dashed = [sum(line.get_linestyle() == "--" for line in axes.lines) for axes in (whole, part, part_difference)]
+    assert dashed == [0, 0, 1]
     write_run(tmp_path / "2", "sft", ranks=(1, None, None), targets="abc", protocol={"max_users": 3})
+    (section,) = build_report([tmp_path], metric="test/hit@10").sections
+    assert [line.get_linestyle() for line in metric_intervals(section).axes[2].lines].count("--") == 1
     of_its_own = build_report([tmp_path], metric="test/hit@10").comparisons[0]
     assert of_its_own.result.difference.mean == pytest.approx(1 / 3)
 
