@@ -44,6 +44,29 @@ class NoAnswerError(Exception):
     """The facts give no answer, or more than one."""
 
 
+class Listed:
+    """Gives values by name, and keeps the notes; a reader without pages.
+
+    Args:
+        values: Name to the values of the one field that there is.
+    """
+
+    def __init__(self, values: Mapping[str, Sequence[str]]) -> None:
+        self._values, self.notes = values, list[str]()
+
+    def values(self, name: str, key: str) -> tuple[str, ...]:
+        """See ``Reader``."""
+        return tuple(self._values[name])
+
+    def members(self, group: str) -> tuple[str, ...]:
+        """See ``Reader``."""
+        return tuple(self._values)
+
+    def note(self, line: str) -> None:
+        """See ``Reader``."""
+        self.notes.append(line)
+
+
 def number(value: str) -> float:
     """Read a value as a number."""
     return float(value.replace(",", "").rstrip("%"))
@@ -75,6 +98,11 @@ def word_in(wording: str) -> str:
     return found[0] if found else ""
 
 
+def signed(wanted: str, word: str) -> str:
+    """Say what is wanted, and the sign that it takes of the first of two values."""
+    return f"{wanted} ({ORDER_WORDS.get(word) or LIMIT_WORDS[word]})"
+
+
 def first_of(word: str) -> str:
     """Say that a list begins with what one of ``ORDER_WORDS`` names."""
     return word if word.endswith("cending") else f"{word} first"
@@ -87,25 +115,28 @@ def _one(read: Reader, name: str, key: str) -> str:
 def _ranked(read: Reader, names: Sequence[str], slots: Slots, default: str, *, one_only: bool = False) -> list[str]:
     """Sort entities by a field, in the order that the question's own word or else the default names; no ties.
 
-    Each is noted with what is wanted, one or a list, with what it is compared with, from the first of the order so far
-    on, with the place that follows, and with the order then.
+    Each is noted with what is wanted, with those that it is compared with, from the first of the order so far on, with
+    the place that follows, and with the order then. Where one alone is wanted, that is the first so far.
     """
-    word, order = slots.get("word") or default, list[tuple[str, str]]()
+    word, order, values = slots.get("word") or default, list[str](), dict[str, str]()
     wanted = f"the {word}" if one_only else first_of(word)
     for name in names:
-        value, place, steps = _one(read, name, slots["field"]), 0, []
-        for one, other in order:
-            steps.append(f"{placed(value, other, word)} {one}")
-            if number(value) == number(other):
-                raise NoAnswerError
-            if " before " in steps[-1]:
+        value = _one(read, name, slots["field"])
+        place, steps = 0, [f"{name}: {value}, {signed(wanted, word)}"]
+        if number(value) in [number(other) for other in values.values()]:
+            raise NoAnswerError
+        values[name] = value
+        for other in order:
+            steps.append(f"{other}, {placed(value, values[other], word)}")
+            if steps[-1].endswith("before"):
                 break
             place += 1
-        order.insert(place, (name, value))
-        if steps:
-            steps.append(f"order: {', '.join(f'{one} {size}' for one, size in order)}")
-        read.note("; ".join([f"{name}: {value}, {wanted}", *steps]))
-    return [name for name, _ in order]
+        order.insert(place, name)
+        del order[1 if one_only else len(order) :]
+        if steps[1:]:
+            steps.append(f"{'first' if one_only else 'order'}: {', '.join(order)}")
+        read.note("; ".join(steps))
+    return order
 
 
 def _names(slots: Slots) -> list[str]:
@@ -165,8 +196,7 @@ def common(read: Reader, slots: Slots) -> Rows:
     read.note(f"{one}: {', '.join(first)}")
     second = read.values(other, "borders")
     both = [name for name in second if name in first]
-    checked = ", ".join(f"{name} {'yes' if name in first else 'no'}" for name in second)
-    read.note(f"{other}: {checked}; both: {', '.join(both) or 'none'}")
+    read.note(f"{other}: {', '.join(second)}; both: {', '.join(both) or 'none'}")
     return _rows(both)
 
 
@@ -202,7 +232,8 @@ def _passing(read: Reader, slots: Slots, default: str) -> Rows:
         value, limit = _one(read, name, slots["field"]), slots["limit"]
         verdict = placed(value, limit, word)
         found += [name] * verdict.endswith("yes")
-        read.note(f"{name}: {value}, {word} {limit}; {verdict}; found: {', '.join(found) or 'none'}")
+        wanted = signed(f"{word} {limit}", word)
+        read.note(f"{name}: {value}, {wanted}; {verdict}; found: {', '.join(found) or 'none'}")
     if len(found) == len(_names(slots)):
         raise NoAnswerError
     return _rows(found)
@@ -245,7 +276,7 @@ def _profile(read: Reader, slots: Slots, *fields: str) -> Rows:
         rows.append([name])
         for key in (slots[field] for field in fields):
             rows[-1].append(_one(read, name, key))
-            read.note(f"{name}, {BY_KEY[key].label}: {rows[-1][-1]}")
+            read.note(f"{name}, {BY_KEY[key].name}: {rows[-1][-1]}")
     return rows
 
 

@@ -16,12 +16,15 @@ from src.agent.corpus import Corpus
 from src.dataset.factbook_answers import (
     LIMIT_WORDS,
     ORDER_WORDS,
+    Listed,
     NoAnswerError,
     Rows,
     Slots,
+    common,
     comparison,
     first_of,
     placed,
+    signed,
     word_in,
 )
 from src.dataset.factbook_forms import ELEMENT_FACTS, FORMS, LIMITS, SIZES, Form
@@ -30,6 +33,7 @@ from src.dataset.factbook_pages import address_of, group_title, section_title
 from src.dataset.factbook_records import BY_KEY, FIELDS, Entity
 
 Split = Literal["train", "entities", "forms"]
+Practice = list[tuple[str, str]]
 _PER_FORM = {"train": 12, "test": 6}
 _TRIES = 400
 _START = "", ""  # kind and title before the first page
@@ -61,7 +65,7 @@ class Answer:
         pages: Kind and title of the pages it takes, in order.
         notes: What is jotted down after a page, in lines, where an answer takes more than copying one; under no title
             what is jotted down before the first. Where a question names all that it takes several pages about, that is
-            the plan of the searches, and every page is followed by what is left of it.
+            the section of each fact and the plan of the searches, and every page is followed by what is left of it.
     """
 
     rows: Rows
@@ -86,11 +90,13 @@ class Records:
         self.pages: dict[tuple[str, str], None] = {}
         self.notes: dict[tuple[str, str], list[str]] = {}
         self._page = _START
+        self._sections: dict[str, str] = {}
 
     def values(self, name: str, key: str) -> tuple[str, ...]:
         """See ``factbook_answers.Reader``."""
-        entity = self.by_name[name]
-        self._page = entity.kind, section_title(name, BY_KEY[key].section)
+        entity, field = self.by_name[name], BY_KEY[key]
+        self._page = entity.kind, section_title(name, field.section)
+        self._sections[field.name] = field.section
         self.pages[self._page] = None
         if not entity.values(key):
             raise NoAnswerError
@@ -109,7 +115,7 @@ class Records:
 
     def answer(self, draft: Draft) -> Answer | None:
         """Answer a question, None if there is no one answer."""
-        self.pages, self.notes = {}, {}
+        self.pages, self.notes, self._sections = {}, {}, {}
         try:
             rows = draft.form.answer(self, {**draft.slots, "word": draft.word})
         except NoAnswerError:
@@ -117,6 +123,7 @@ class Records:
         pages = list(self.pages)
         named = {draft.slots.get("a"), *draft.slots.get("all", "").split(", ")}
         if len(pages) > 1 and named.issuperset(title.partition(": ")[0] for _, title in pages):
+            self.notes[_START] = [f"{field}: {section}" for field, section in self._sections.items()]
             for number, page in enumerate([_START, *pages]):
                 self.notes.setdefault(page, []).append(f"left: {', '.join(map(query_for, pages[number:])) or 'none'}")
         return Answer(rows, pages, self.notes)
@@ -229,18 +236,24 @@ def make_set(split: Split, now: Records, later: Records, *, per_type: int, max_p
     return drawn
 
 
-def make_practice(now: Records, *, comparisons: int, names: int, seed: int) -> tuple[list[str], list[str]]:
-    """Draw lines whose last word follows from what stands before it: skills that answers take, without their pages.
+def make_practice(now: Records, *, comparisons: int, names: int, shared: int, notes: int, seed: int) -> list[Practice]:
+    """Draw what answers take of skill, without their pages: of each line the beginning is given, the end to be told.
 
-    The first ones compare two values in the words of notes, one in three with what follows for an order or a limit. The
-    others list a few names and tell the one that comes after another, letter by letter: these names are invented, put
-    together from two. Values and parts of names are of entities that models may learn from.
+    The first kind compares two values in the words of notes, one in three with what follows for an order or a limit.
+    The second lists a few names and tells the one that comes after another, letter by letter: these names are invented,
+    put together from two. The third finds what two lists of names have in common, the fourth places a value among
+    others as notes do. Values and names are of entities that models may learn from.
 
     Args:
         now: The facts.
         comparisons: Lines of the first kind.
         names: Lines of the second kind.
+        shared: Lines of the third kind.
+        notes: Lines of the fourth kind.
         seed: Of all choices.
+
+    Returns:
+        The lines of each kind, as pairs.
     """
     rng = random.Random(f"practice {seed}")
     known = [entity for name, entity in now.by_name.items() if is_for_training(name)]
@@ -253,7 +266,7 @@ def make_practice(now: Records, *, comparisons: int, names: int, seed: int) -> t
     phrases += [(word, word) for word in LIMIT_WORDS]
     wanted = itertools.cycle(one for phrase in phrases for one in (("", ""), ("", ""), phrase))
     compared = [
-        f"{phrase}; {placed(one, other, word)}" if word else comparison(one, other)
+        f"{signed(phrase, word)}; {placed(one, other, word)}" if word else comparison(one, other)
         for (word, phrase), (one, other) in zip(wanted, pairs, strict=False)
     ]
     parts = [one.name for one in known if re.fullmatch(r"[A-Z][a-z]{4,}", one.name)]
@@ -262,7 +275,39 @@ def make_practice(now: Records, *, comparisons: int, names: int, seed: int) -> t
         invented = [_invented(parts, now.by_name.keys(), rng) for _ in range(rng.randint(2, 4))]
         place = rng.randrange(len(invented) - 1)
         listed.append(f"{', '.join(invented)}; after {invented[place]}: {invented[place + 1]}")
-    return compared, listed
+    words = [(before, last) for before, _, last in (line.rpartition(" ") for line in [*compared, *listed])]
+    countries = [entity.name for entity in known if entity.kind == "country"]
+    return [
+        words[:comparisons],
+        words[comparisons:],
+        [_with_shared(countries, rng) for _ in range(shared)],
+        [_last_note(now, known, rng) for _ in range(notes)],
+    ]
+
+
+def _with_shared(names: Sequence[str], rng: random.Random) -> tuple[str, str]:
+    """Draw two lists of neighbours, in truth none, and tell what they share as the notes on them do."""
+    one, other, *rest = rng.sample(names, 13)
+    both, first, second = rest[: rng.randint(1, 3)], rest[3 : 3 + rng.randint(1, 4)], rest[7 : 7 + rng.randint(1, 4)]
+    lists = Listed({one: sorted([*both, *first]), other: sorted([*both, *second])})
+    common(lists, {"all": f"{one}, {other}"})
+    shown, found, told = "\n".join(lists.notes).rpartition("; both: ")
+    return f"{shown}{found}".rstrip(), f"{told}\n"
+
+
+def _last_note(now: Records, known: Sequence[Entity], rng: random.Random) -> tuple[str, str]:
+    """Draw a few entities and what is wanted of them, and tell what the note on the last one does."""
+    of_one = [word for word in ORDER_WORDS if first_of(word) != word]
+    words = {"largest": of_one, "ranking": [*ORDER_WORDS], "above": [*LIMIT_WORDS]}
+    while True:
+        form = rng.choice([form for form in FORMS if form.name in words])
+        word, key = rng.choice(words[form.name]), rng.choice(form.fields)
+        able = [entity.name for entity in known if entity.values(key)]
+        slots = {"all": ", ".join(rng.sample(able, rng.randint(2, 4))), "field": key, "limit": LIMITS.get(key, "")}
+        if answer := now.answer(Draft(form, slots, "", word)):
+            *before, last = [lines[0] for page, lines in answer.notes.items() if page != _START]
+            shown, sign, told = last.partition("); ")
+            return "\n".join([*before, f"{shown}{sign}".rstrip()]), f"{told}\n"
 
 
 def _invented(names: Sequence[str], taken: Collection[str], rng: random.Random) -> str:
