@@ -18,7 +18,8 @@ from src.stage.training import TrainingStage
 class GisaImitation(TrainingStage):
     """Next-token cross-entropy on the assistant's own tokens, tool calls and answers; all others are only read.
 
-    The head is applied to the states before these tokens and nowhere else.
+    The head is applied to the states before these tokens and nowhere else. Token embeddings, and a head that shares
+    them, stay as they are: a chat model knows all tokens, and they are a fifth of a small one's weights (our choice).
 
     Args:
         model: The language model.
@@ -46,6 +47,7 @@ class GisaImitation(TrainingStage):
         init_from: str | None,
     ) -> None:
         super().__init__(model)
+        model.causal_network.get_input_embeddings().requires_grad_(False)
         self.save_hyperparameters(ignore=["model"])
         self._learnt_before = None if init_from is None else self._initialise(Path(init_from))["lessons"]
 

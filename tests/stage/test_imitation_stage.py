@@ -68,8 +68,10 @@ def test_loss_and_gradients_are_those_of_plain_cross_entropy_with_all_other_targ
     reference = F.cross_entropy(torch.cat(logits), torch.cat(labels), ignore_index=-100)
     reference.backward()
     torch.testing.assert_close(loss, reference.detach())
-    for name, parameter in module.named_parameters():
+    trained = {name: one for name, one in module.named_parameters() if one.requires_grad}
+    for name, parameter in trained.items():
         torch.testing.assert_close(found[name], parameter.grad, rtol=1e-4, atol=1e-6)
+    assert {name for name, _ in module.named_parameters()} - {*trained} == {"model.network.model.embed_tokens.weight"}
 
 
 def test_states_that_predict_untrained_tokens_get_no_gradient_and_all_others_do(folder):
