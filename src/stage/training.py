@@ -84,9 +84,11 @@ class TrainingStage(lightning.LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip as Lightning does, but in bfloat16 with a fused optimiser, too: there is nothing to unscale."""
-        if gradient_clip_val and self.trainer.precision == "bf16-mixed" and gradient_clip_algorithm in (None, "norm"):
-            torch.nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
+        """Clip as Lightning does, but in mixed bfloat16 with a fused optimiser, too: there is nothing to unscale."""
+        if gradient_clip_val and self.trainer.precision == "bf16-mixed":
+            by_value = gradient_clip_algorithm == "value"
+            clip = torch.nn.utils.clip_grad_value_ if by_value else torch.nn.utils.clip_grad_norm_
+            clip(self.parameters(), gradient_clip_val)
         else:
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
 

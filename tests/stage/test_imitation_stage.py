@@ -174,3 +174,22 @@ def test_a_checkpoint_goes_on_in_a_second_training_that_remembers_the_first(fold
     assert second.learnt["questions"].keys() == {"q77", *(f"q{at}" for at in range(6))}
     with pytest.raises(InputError, match="holds another model"):
         stage(model(folder), init_from=str(path))
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+@pytest.mark.parametrize("algorithm", [None, "value"])
+def test_gradients_are_clipped_before_a_fused_step(folder, tmp_path, precision, algorithm):
+    class Watched(GisaImitation):
+        def configure_gradient_clipping(self, *settings, **more):
+            super().configure_gradient_clipping(*settings, **more)
+            gradient = torch.cat([one.grad.flatten() for one in self.parameters() if one.grad is not None])
+            clipped.append(float(gradient.abs().max() if algorithm else gradient.norm()))
+
+    clipped = []
+    module = Watched(
+        model=model(folder), seed=1, learning_rate=1e-2, weight_decay=0.0, warmup_ratio=0.1, init_from=None
+    )
+    settings = {"gradient_clip_val": 1e-3, "gradient_clip_algorithm": algorithm}
+    trainer, _ = fit(folder, module, tmp_path, precision=precision, **settings)
+    assert all(group["fused"] for group in trainer.optimizers[0].param_groups)
+    assert clipped == pytest.approx([1e-3] * 4, rel=1e-2)
