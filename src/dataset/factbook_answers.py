@@ -44,6 +44,29 @@ class NoAnswerError(Exception):
     """The facts give no answer, or more than one."""
 
 
+class Listed:
+    """Gives values by name, and keeps the notes; a reader without pages.
+
+    Args:
+        values: Name to the values of the one field that there is.
+    """
+
+    def __init__(self, values: Mapping[str, Sequence[str]]) -> None:
+        self._values, self.notes = values, list[str]()
+
+    def values(self, name: str, key: str) -> tuple[str, ...]:
+        """See ``Reader``."""
+        return tuple(self._values[name])
+
+    def members(self, group: str) -> tuple[str, ...]:
+        """See ``Reader``."""
+        return tuple(self._values)
+
+    def note(self, line: str) -> None:
+        """See ``Reader``."""
+        self.notes.append(line)
+
+
 def number(value: str) -> float:
     """Read a value as a number."""
     return float(value.replace(",", "").rstrip("%"))
@@ -75,6 +98,11 @@ def word_in(wording: str) -> str:
     return found[0] if found else ""
 
 
+def signed(wanted: str, word: str) -> str:
+    """Say what is wanted, and the sign that it takes of the first of two values."""
+    return f"{wanted} ({ORDER_WORDS.get(word) or LIMIT_WORDS[word]})"
+
+
 def first_of(word: str) -> str:
     """Say that a list begins with what one of ``ORDER_WORDS`` names."""
     return word if word.endswith("cending") else f"{word} first"
@@ -104,7 +132,7 @@ def _ranked(read: Reader, names: Sequence[str], slots: Slots, default: str, *, o
         order.insert(place, (name, value))
         if steps:
             steps.append(f"order: {', '.join(f'{one} {size}' for one, size in order)}")
-        read.note("; ".join([f"{name}: {value}, {wanted}", *steps]))
+        read.note("; ".join([f"{name}: {value}, {signed(wanted, word)}", *steps]))
     return [name for name, _ in order]
 
 
@@ -202,7 +230,8 @@ def _passing(read: Reader, slots: Slots, default: str) -> Rows:
         value, limit = _one(read, name, slots["field"]), slots["limit"]
         verdict = placed(value, limit, word)
         found += [name] * verdict.endswith("yes")
-        read.note(f"{name}: {value}, {word} {limit}; {verdict}; found: {', '.join(found) or 'none'}")
+        wanted = signed(f"{word} {limit}", word)
+        read.note(f"{name}: {value}, {wanted}; {verdict}; found: {', '.join(found) or 'none'}")
     if len(found) == len(_names(slots)):
         raise NoAnswerError
     return _rows(found)
@@ -245,7 +274,7 @@ def _profile(read: Reader, slots: Slots, *fields: str) -> Rows:
         rows.append([name])
         for key in (slots[field] for field in fields):
             rows[-1].append(_one(read, name, key))
-            read.note(f"{name}, {BY_KEY[key].label}: {rows[-1][-1]}")
+            read.note(f"{name}, {BY_KEY[key].name}: {rows[-1][-1]}")
     return rows
 
 

@@ -33,7 +33,7 @@ _REGIONS = {
     "south-asia": "South Asia",
 }
 # Names as the source spells them here and there, and the one that is used for all of them.
-_ONE_NAME = {
+ONE_NAME = {
     "USA": "United States",
     "US": "United States",
     "UK": "United Kingdom",
@@ -62,6 +62,7 @@ class Field:
         pattern: Matches a text of the usual form as a whole, and its group 1 is the value; for lists, matches each
             entry. Texts of another form are no facts.
         is_list: Whether it has several values.
+        noted: Its name in notes, where the one on a page is that of two fields.
     """
 
     key: str
@@ -71,6 +72,12 @@ class Field:
     path: str
     pattern: str
     is_list: bool = False
+    noted: str = ""
+
+    @property
+    def name(self) -> str:
+        """Its name in notes."""
+        return self.noted or self.label
 
     @property
     def is_live(self) -> bool:
@@ -83,7 +90,7 @@ class Field:
             entries = [re.fullmatch(self.pattern, entry.strip()) for entry in re.split("[;,] (?=[A-Z])", shown)]
         else:
             entries = [re.fullmatch(self.pattern, shown)]
-        return tuple(_ONE_NAME.get(one[1], one[1]) for one in entries if one) if all(entries) else ()
+        return tuple(ONE_NAME.get(one[1], one[1]) for one in entries if one) if all(entries) else ()
 
 
 @dataclass(frozen=True)
@@ -134,6 +141,7 @@ FIELDS = (
         "height of the highest point in metres",
         _HEIGHT,
         r"[^\d;(]+? ([\d,]+) m",
+        noted="Highest elevation",
     ),
     Field(
         *("coastline", "Coastline", "Geography", "length of the coastline in kilometres"),
@@ -222,7 +230,7 @@ def _country(source: Mapping[str, Any], region: str, year: int) -> Entity:
         shown = {}
     background = _text(source, "Introduction > Background")
     return Entity(
-        _ONE_NAME.get(name, name), "country", region, {key: text for key, text in shown.items() if text}, background
+        ONE_NAME.get(name, name), "country", region, {key: text for key, text in shown.items() if text}, background
     )
 
 

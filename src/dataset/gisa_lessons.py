@@ -6,11 +6,14 @@ import csv
 import hashlib
 import io
 import json
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import quote
 
+from src.agent.policy import Message
 from src.agent.replay import Replayed, Script
 from src.agent.rollout import Rollout
 from src.agent.tools import Toolbox
@@ -135,13 +138,41 @@ def lessons_of(
     Raises:
         InputError: the template does not do; see ``ChatFormat``.
     """
-    sequences = chat.marked(replayed.messages, Toolbox.specs)
+    messages = renamed(replayed.messages, about.get(question_id, {}).get("renamed", {}))
+    sequences = chat.marked(messages, Toolbox.specs)
     if reason := _fault(replayed, sequences, max_tokens):
         return reason
     entities = tuple(about.get(question_id, {}).get("entities", ()))
     values = step_values(replayed.tool_calls, cells_of(answer), ())
     shown = sum(value.new_cells for value in values)
     return [Lesson(question_id, entities, shown, one) for one in sequences]
+
+
+def renamed(messages: Sequence[Message], names: Mapping[str, str]) -> list[Message]:
+    """Write messages with other names, in addresses, too; parts of longer names stay as they are.
+
+    Args:
+        messages: A conversation.
+        names: Every name to the one that takes its place.
+    """
+    if not names:
+        return list(messages)
+    new = {spelling(old): spelling(name) for old, name in names.items() for spelling in (str, _in_address)}
+    spellings = "|".join(map(re.escape, sorted(new, key=len, reverse=True)))
+    pattern = re.compile(rf"(?<![\w%-])(?:{spellings})(?![\w%]|-\w)")
+
+    def rewritten(node: Any) -> Any:
+        if isinstance(node, str):
+            return pattern.sub(lambda found: new[found[0]], node)
+        if isinstance(node, Mapping):
+            return {key: rewritten(value) for key, value in node.items()}
+        return [rewritten(value) for value in node] if isinstance(node, list) else node
+
+    return [rewritten(message) for message in messages]
+
+
+def _in_address(name: str) -> str:
+    return quote(name.lower().replace(" ", "-"))
 
 
 def manifest_of(suite: Gisa, learnt: Mapping[str, Iterable[str]]) -> dict[str, Any]:

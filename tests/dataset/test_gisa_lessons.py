@@ -96,16 +96,17 @@ def test_lessons_of_the_embedded_web_train_calls_and_answers_and_nothing_else(tr
     assert set(manifest["entities"]) == {name for lesson in made.lessons for name in lesson.entities}
 
 
-def test_practice_teaches_the_last_words_of_lines_and_nothing_else(train):
+def test_practice_teaches_the_ends_of_lines_and_nothing_else(train):
     chat = ChatFormat(tokenizer(PLAIN))
     blocks = json.loads((train.root / "practice.json").read_bytes())
     made = make_lessons(train, agent(factbook_web()), chat, max_tokens=20_000)
     assert "" not in {**made.manifest()["questions"], **{lesson.question_id: 1 for lesson in made.lessons}}
-    assert [one.marked.text.splitlines() for one in made.practice] == blocks
+    written = ["".join(f"{shown} {told}".rstrip() + "\n" for shown, told in block) for block in blocks]
+    assert [one.marked.text for one in made.practice] == written
     for one, block in zip(made.practice, blocks, strict=True):
         own = [token for token, trained in zip(one.marked.tokens, one.marked.trained, strict=True) if trained]
         assert chat.text_of(own) == "".join(one.marked.actions)
-        assert one.marked.actions == [line.rpartition(" ")[2] for line in block]
+        assert one.marked.actions == [told for _, told in block]
     assert not (factbook_set("entities", per_type=1).root / "practice.json").exists()
 
 
