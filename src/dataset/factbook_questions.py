@@ -242,10 +242,12 @@ def _renamed(questions: Sequence[Question], now: Records, rng: random.Random) ->
     parts, made = _name_parts(now), list(questions)
     for place, question in enumerate(questions):
         if place % 4:
-            names = [name for name in question.entities if name not in ONE_NAME.values()]
-            words = [[_invented(parts, now.by_name, rng) for _ in range(rng.choice((1, 1, 1, 2)))] for _ in names]
-            invented = [rng.choice("- ").join(one) for one in words]
-            made[place] = replace(question, renamed=dict(zip(names, invented, strict=True)))
+            taken, invented = {*now.by_name}, {}
+            for name in (name for name in question.entities if name not in ONE_NAME.values()):
+                words = [_invented(parts, taken, rng) for _ in range(rng.choice((1, 1, 1, 2)))]
+                taken.update(words)
+                invented[name] = rng.choice("- ").join(words)
+            made[place] = replace(question, renamed=invented)
     return made
 
 

@@ -1,6 +1,7 @@
 import itertools
 import json
 import re
+from urllib.parse import quote
 
 import pytest
 from chat_models import PLAIN, WITH_TOOLS, tokenizer
@@ -21,7 +22,7 @@ from src.agent.trajectory import Task
 from src.agent.web import Web
 from src.dataset.factbook import factbook, factbook_set, factbook_web
 from src.dataset.gisa import Gisa
-from src.dataset.gisa_lessons import answer_text, make_lessons, refuse_learnt
+from src.dataset.gisa_lessons import answer_text, make_lessons, refuse_learnt, renamed
 from src.errors import InputError
 from src.metrics.answer_table import TableError
 from src.metrics.answers import official_score
@@ -57,8 +58,10 @@ def check_lessons(suite, chat, max_tokens):
         marked = lesson.marked
         own = [token for token, trained in zip(marked.tokens, marked.trained, strict=True) if trained]
         assert chat.text_of(own) == "".join(marked.actions)
+        names = about[one.id]["renamed"]
+        assert not [name for name in names if f"{name}: " in marked.text or f'"{name} ' in marked.text]
         notes, read = about[one.id]["notes"], [""]
-        for before, action in itertools.pairwise(["", *marked.actions]):
+        for before, action in itertools.pairwise(["", *(by_own_names(one, names) for one in marked.actions)]):
             read += re.findall(r'"url": \["(.*?)"\]', before)
             said = "\n".join(notes.get(read[-1], ())) if '"search"' not in before else ""
             assert re.match(re.escape(said) + r"\n?(<tool_call>|```tsv)", action)
@@ -68,8 +71,8 @@ def check_lessons(suite, chat, max_tokens):
         assert lesson.entities == tuple(about[one.id]["entities"])
         # What comes before the first action is what a rollout begins with, made without any knowledge of the answer.
         begins = opening(Task(one.id, 0, one.text, one.answer_type), today="2024-07-01", limit="8 tool calls")
-        prompt = chat.tokens_of(begins, Toolbox.specs)
-        assert marked.tokens[: marked.trained.index(True)] == prompt
+        prompt = chat.tokenizer.decode(marked.tokens[: marked.trained.index(True)])
+        assert by_own_names(prompt, names) == chat.tokenizer.decode(chat.tokens_of(begins, Toolbox.specs))
         rest = chat.tokenizer.decode(
             [token for token, trained in zip(marked.tokens, marked.trained, strict=True) if not trained]
         )
@@ -78,6 +81,14 @@ def check_lessons(suite, chat, max_tokens):
         assert "```tsv" not in rest.replace("```tsv\nfirst column\tsecond column\nvalue\tvalue\n```", "")
         assert len(re.findall("<untrusted>\n", rest)) == len(marked.actions) - 1  # each call has its result
     return made
+
+
+def by_own_names(text, names):
+    """The text with the entities' own names again."""
+    for own, invented in names.items():
+        for spelling in (str, lambda name: quote(name.lower().replace(" ", "-"))):
+            text = text.replace(spelling(invented), spelling(own))
+    return text
 
 
 def table(answer):
@@ -94,6 +105,21 @@ def test_lessons_of_the_embedded_web_train_calls_and_answers_and_nothing_else(tr
     assert manifest["suite"] == train.fingerprint
     assert list(manifest["questions"]) == [one.id for one in train.questions]
     assert set(manifest["entities"]) == {name for lesson in made.lessons for name in lesson.entities}
+
+
+def test_names_are_rewritten_wherever_they_stand_alone():
+    call = {"function": {"name": "visit", "arguments": '{"url": ["https://a.example/c%C3%B4te-noir/land"]}'}}
+    messages = [
+        {"role": "user", "content": "Niger, Nigeria and Côte Noir; not Niger-Benue.", "at": 3},
+        {"role": "assistant", "content": "Niger: 4", "tool_calls": [call]},
+    ]
+    new = {"Niger": "Sway", "Côte Noir": "Isium Bel"}
+    first, second = renamed(messages, new)
+    assert first == {"role": "user", "content": "Sway, Nigeria and Isium Bel; not Niger-Benue.", "at": 3}
+    assert second["content"] == "Sway: 4"
+    assert second["tool_calls"][0]["function"]["arguments"] == '{"url": ["https://a.example/isium-bel/land"]}'
+    assert messages[0]["content"].startswith("Niger, ")
+    assert renamed(messages, {}) == messages
 
 
 def test_practice_teaches_the_ends_of_lines_and_nothing_else(train):
