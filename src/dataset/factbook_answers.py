@@ -64,7 +64,7 @@ class Listed:
 
     def note(self, line: str) -> None:
         """See ``Reader``."""
-        self.notes.append(line)
+        self.notes.append(f"- {line}")
 
 
 def number(value: str) -> float:

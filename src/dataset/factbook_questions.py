@@ -109,7 +109,9 @@ class Records:
 
     def note(self, line: str) -> None:
         """See ``factbook_answers.Reader``."""
-        self.notes.setdefault(self._page, []).append(line)
+        self.notes.setdefault(self._page, []).append(
+            f"- {line}"
+        )  # after a space a name is copied better; see query_for
 
     def answer(self, draft: Draft) -> Answer | None:
         """Answer a question, None if there is no one answer."""
@@ -255,8 +257,9 @@ def make_practice(now: Records, *, comparisons: int, names: int, shared: int, no
     """Draw what answers take of skill, without their pages: of each line the beginning is given, the end to be told.
 
     The first kind compares two values in the words of notes, one in three with what follows for an order or a limit.
-    The second lists a few names and tells the one that comes after another, letter by letter: these names are invented,
-    put together from two. The third finds what two lists of names have in common, the fourth places a value among
+    The second lists a few names and tells the one that comes after another, at the beginning of a line and so letter by
+    letter; see ``query_for``: half are words that begin with a capital letter, half invented, put together from two
+    names. The third finds what two lists of names have in common, the fourth places a value among
     others as notes do. Values and names are of entities that models may learn from.
 
     Args:
@@ -285,16 +288,20 @@ def make_practice(now: Records, *, comparisons: int, names: int, shared: int, no
         for (word, phrase), (one, other) in zip(wanted, pairs, strict=False)
     ]
     parts = _name_parts(now)
+    text = " ".join(entity.background for entity in known)
+    common_words = sorted({*re.findall(r"\b[A-Z][a-z]{3,}\b", text)} - now.by_name.keys())
     listed = []
-    for _ in range(names):
-        invented = [_invented(parts, now.by_name.keys(), rng) for _ in range(rng.randint(2, 4))]
-        place = rng.randrange(len(invented) - 1)
-        listed.append(f"{', '.join(invented)}; after {invented[place]}: {invented[place + 1]}")
-    words = [(before, last) for before, _, last in (line.rpartition(" ") for line in [*compared, *listed])]
+    for number in range(names):
+        some = rng.randint(2, 4)
+        invented = [_invented(parts, now.by_name, rng) for _ in range(some)]
+        told = rng.sample(common_words, some) if number % 2 else invented
+        place = rng.randrange(some - 1)
+        listed.append((f"{', '.join(told)}; after {told[place]}:\n", told[place + 1]))
+    words = [(before, last) for before, _, last in (line.rpartition(" ") for line in compared)]
     countries = [entity.name for entity in known if entity.kind == "country"]
     return [
-        words[:comparisons],
-        words[comparisons:],
+        words,
+        listed,
         [_with_shared(countries, rng) for _ in range(shared)],
         [_last_note(now, known, rng) for _ in range(notes)],
     ]
@@ -307,7 +314,7 @@ def _with_shared(names: Sequence[str], rng: random.Random) -> tuple[str, str]:
     lists = Listed({one: sorted([*both, *first]), other: sorted([*both, *second])})
     common(lists, {"all": f"{one}, {other}"})
     known, last = lists.notes
-    return f"{known}\n{other}:", f"{last.removeprefix(f'{other}: ')}\n"
+    return f"{known}\n- {other}:", f"{last.removeprefix(f'- {other}: ')}\n"
 
 
 def _last_note(now: Records, known: Sequence[Entity], rng: random.Random) -> tuple[str, str]:
@@ -435,8 +442,13 @@ def _pattern(form: Form, wording: str) -> str:
 
 
 def query_for(page: tuple[str, str]) -> str:
-    """Return what is searched for to find a page, given by kind and title."""
-    return page[1].replace(":", "")
+    """Return what is searched for to find a page, given by kind and title.
+
+    What the page is of comes last: after a space a name has the same tokens as in a question, while at the beginning of
+    a query it has to be spelled ("Nepal" as N, ep, al), from memory.
+    """
+    name, _, section = page[1].partition(": ")
+    return f"{section} of {name}" if section else name
 
 
 def trace_of(pages: Sequence[tuple[str, str]], corpus: Corpus) -> Mapping[str, Any]:

@@ -124,12 +124,13 @@ class ChatFormat:
     def endings(self, lines: Sequence[tuple[str, str]]) -> Marked:
         """Return plain lines, each of two parts, the second marked as what the first tells.
 
-        The end of a line is marked with a second part that holds it.
+        The end of a line is marked with a second part that holds it. A space joins the two, unless a line ends there.
         """
         text, marks = "", ""
         for shown, told in lines:
-            text += f"{shown} {told}".rstrip("\n") + "\n"
-            marks += "." * (len(shown) + 1) + "x" * len(told)
+            start = shown if shown.endswith("\n") else f"{shown} "
+            text += f"{start}{told}".rstrip("\n") + "\n"
+            marks += "." * len(start) + "x" * len(told)
             marks = marks.ljust(len(text), ".")
         encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
         trained = ["x" in marks[first:last] for first, last in encoded.offset_mapping]
