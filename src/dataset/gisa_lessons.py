@@ -249,6 +249,8 @@ def answer_text(gold: bytes, answer_type: str) -> str:
     """Write an answer of the benchmark as the agent is to give it: tab-separated values in a code block.
 
     Where the benchmark names no column, it is called Answer. Cells with quotation marks, tabs or line ends are quoted.
+    A space, which the scorer strips, comes before each: so names have the tokens that they have in sentences and lists,
+    while at the beginning of a line a model would have to spell them from memory (our choice).
 
     Raises:
         TableError: the gold file is no text or no table.
@@ -260,14 +262,14 @@ def answer_text(gold: bytes, answer_type: str) -> str:
         width = max(map(len, rows))
         rows.insert(0, ["Answer"] if width == 1 else [f"Answer {number}" for number in range(1, width + 1)])
     text = io.StringIO()
-    csv.writer(text, delimiter="\t", lineterminator="\n").writerows(rows)
+    csv.writer(text, delimiter="\t", lineterminator="\n").writerows([f" {cell}" for cell in row] for row in rows)
     return f"```tsv\n{text.getvalue()}```"
 
 
 def cells_of(answer: str) -> list[str]:
     """Return the cells of an answer as ``answer_text`` writes it, without the names of its columns."""
     table = answer.partition("```tsv\n")[2].removesuffix("```")
-    return [cell for row in list(split_records(table, "\t"))[1:] for cell in row]
+    return [cell.strip() for row in list(split_records(table, "\t"))[1:] for cell in row]
 
 
 def calls_of(course: Course) -> Iterator[tuple[str, dict[str, Any]]]:
