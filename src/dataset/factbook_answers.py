@@ -64,7 +64,7 @@ class Listed:
 
     def note(self, line: str) -> None:
         """See ``Reader``."""
-        self.notes.append(f"- {line}")
+        self.notes.append(line)
 
 
 def number(value: str) -> float:

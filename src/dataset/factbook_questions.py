@@ -314,7 +314,7 @@ def _with_shared(names: Sequence[str], rng: random.Random) -> tuple[str, str]:
     lists = Listed({one: sorted([*both, *first]), other: sorted([*both, *second])})
     common(lists, {"all": f"{one}, {other}"})
     known, last = lists.notes
-    return f"{known}\n- {other}:", f"{last.removeprefix(f'- {other}: ')}\n"
+    return f"- {known}\n- {other}:", f"{last.removeprefix(f'{other}: ')}\n"
 
 
 def _last_note(now: Records, known: Sequence[Entity], rng: random.Random) -> tuple[str, str]:

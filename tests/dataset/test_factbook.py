@@ -90,7 +90,7 @@ def test_notes_lead_from_what_was_read_to_the_answer_and_are_left_out_where_noth
         form, last = question.draft.form.name, "".join(question.notes.get(question.pages[-1], [])[:1])
         assert set(question.notes) <= {("", ""), *question.pages}
         if question.notes.get(("", "")):
-            plan = [f"{title.replace(':', '')}" for _, title in question.pages]
+            plan = [" of ".join(reversed(title.split(": "))) for _, title in question.pages]
             lefts = [question.notes[page][-1] for page in [("", ""), *question.pages]]
             assert lefts == [f"left: {', '.join(plan[at:])}" for at in range(len(plan))] + ["left: none"]
             assert all(title.partition(": ")[0] in question.draft.text for _, title in question.pages)
@@ -106,7 +106,7 @@ def test_notes_lead_from_what_was_read_to_the_answer_and_are_left_out_where_noth
         if form == "profile":
             read = [line for lines in question.notes.values() for line in lines]
             assert [cell for row in question.gold for cell in row[1:]] == [
-                next(line.rpartition(": ")[2] for line in read if line.startswith(f"{row[0]}, {BY_KEY[key].name}: "))
+                next(line.rpartition(": ")[2] for line in read if line.startswith(f"- {row[0]}, {BY_KEY[key].name}: "))
                 for row in question.gold
                 for key in (question.draft.slots["field"], question.draft.slots["other"])
             ]
@@ -144,12 +144,11 @@ def test_practice_is_about_nothing_that_is_tested_and_what_is_told_follows(days)
     assert min(signs[word] for word in [*answers.ORDER_WORDS, *answers.LIMIT_WORDS]) >= 6
     assert min(signs[verdict] for verdict in ("before", "after", "yes", "no")) > 20
     for line in listed:
-        names, before, after = re.fullmatch(r"(.*); after (\S+): (\S+)", " ".join(line)).groups()
-        invented = names.split(", ")
-        assert (before, after) in itertools.pairwise(invented)
-        assert not set(invented) & set(days[0].by_name)
+        names, before, after = re.fullmatch(r"(.*); after (\S+):\n(\S+)", "".join(line)).groups()
+        assert (before, after) in itertools.pairwise(names.split(", "))
+        assert not set(names.split(", ")) & set(days[0].by_name)
     for shown, told in shared:
-        one, listed, other = re.fullmatch(r"(.+): (.+)\n(.+):", shown).groups()
+        one, listed, other = re.fullmatch(r"- (.+): (.+)\n- (.+):", shown).groups()
         first = listed.split(", ")
         second = dict(name.rsplit(" ", 1) for name in told.partition("; both: ")[0].split(", "))
         assert second == {name: "yes" if name in first else "no" for name in second}
@@ -157,7 +156,7 @@ def test_practice_is_about_nothing_that_is_tested_and_what_is_told_follows(days)
         assert all(map(is_for_training, [one, other, *first, *second]))
     kinds = Counter()
     for shown, told in notes:
-        noted = re.findall(r"^(.+?): (\S+), (.+) \(([<>])\);?", shown, re.M)
+        noted = re.findall(r"^- (.+?): (\S+), (.+) \(([<>])\);?", shown, re.M)
         assert 2 <= len(noted) <= 4
         assert all(is_for_training(name) and value in known for name, value, *_ in noted)
         [(wanted, sign)] = {tuple(rest) for _, _, *rest in noted}

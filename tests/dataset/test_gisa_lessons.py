@@ -127,7 +127,9 @@ def test_practice_teaches_the_ends_of_lines_and_nothing_else(train):
     blocks = json.loads((train.root / "practice.json").read_bytes())
     made = make_lessons(train, agent(factbook_web()), chat, max_tokens=20_000)
     assert "" not in {**made.manifest()["questions"], **{lesson.question_id: 1 for lesson in made.lessons}}
-    written = ["".join(f"{shown} {told}".rstrip() + "\n" for shown, told in block) for block in blocks]
+    ends = [[shown if shown.endswith("\n") else f"{shown} " for shown, _ in block] for block in blocks]
+    parts = [zip(starts, block, strict=True) for starts, block in zip(ends, blocks, strict=True)]
+    written = ["".join(f"{start}{told}".rstrip() + "\n" for start, (_, told) in lines) for lines in parts]
     assert [one.marked.text for one in made.practice] == written
     for one, block in zip(made.practice, blocks, strict=True):
         own = [token for token, trained in zip(one.marked.tokens, one.marked.trained, strict=True) if trained]
@@ -162,16 +164,16 @@ def test_nothing_is_cut_questions_without_a_lesson_are_named_with_the_reason(tra
 
 # Answers in GISA's exact layout: bytes of the file, type, and the table that is to be learnt.
 ANSWERS = [
-    (b'"Z\xc3\xbcrich, City"\n', "item", "Answer\nZürich, City\n"),
-    ("Café,3\n".encode("cp1252"), "item", "Answer 1\tAnswer 2\nCafé\t3\n"),
-    (b'\xef\xbb\xbf"He said ""no"""\n5\' 7"\n', "set", 'Answer\n"He said ""no"""\n"5\' 7"""\n'),
-    (b'2024-01-31\n"May 5, 2024"\n', "list", "Answer\n2024-01-31\nMay 5, 2024\n"),
+    (b'"Z\xc3\xbcrich, City"\n', "item", " Answer\n Zürich, City\n"),
+    ("Café,3\n".encode("cp1252"), "item", " Answer 1\t Answer 2\n Café\t 3\n"),
+    (b'\xef\xbb\xbf"He said ""no"""\n5\' 7"\n', "set", ' Answer\n" He said ""no"""\n" 5\' 7"""\n'),
+    (b'2024-01-31\n"May 5, 2024"\n', "list", " Answer\n 2024-01-31\n May 5, 2024\n"),
     (
         b'Name,Share %,"Sales, US$"\nA & B,7.5%,"$1,234.50"\n"C\tD",100%,\n',
         "table",
-        'Name\tShare %\tSales, US$\nA & B\t7.5%\t$1,234.50\n"C\tD"\t100%\t\n',
+        ' Name\t Share %\t Sales, US$\n A & B\t 7.5%\t $1,234.50\n" C\tD"\t 100%\t \n',
     ),
-    (b"Year\r\n1999\r\n2001\r\n", "table", "Year\n1999\n2001\n"),
+    (b"Year\r\n1999\r\n2001\r\n", "table", " Year\n 1999\n 2001\n"),
 ]
 
 
@@ -200,7 +202,7 @@ def test_an_answer_is_exact_or_refused_by_the_gate_and_never_raises(cells):
     except TableError:
         return
     assert official_score(text, gold, "set")["global_em"] in (0, 1)
-    assert text.startswith("```tsv\nAnswer\n")
+    assert text.startswith("```tsv\n Answer\n ")
 
 
 def hand_made(root):
