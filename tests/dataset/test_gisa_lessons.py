@@ -235,7 +235,7 @@ def test_a_suite_in_the_published_layout_gives_lessons_and_says_what_is_missing(
         '<tool_call>\n{"name": "search", "arguments": {"query": "number 1"}}\n</tool_call>',
         '<tool_call>\n{"name": "visit", "arguments": {"url": ["https://example.org/1"], "goal": "number 1"}}'
         "\n</tool_call>",
-        "```tsv\nAnswer\nOslo\n```",
+        "```tsv\n Answer\n Oslo\n```",
     ]
     assert lesson.shown == 0  # Oslo stands on none of the pages
     assert made.dropped == {
