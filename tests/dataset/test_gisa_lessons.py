@@ -202,7 +202,7 @@ def test_an_answer_is_exact_or_refused_by_the_gate_and_never_raises(cells):
     except TableError:
         return
     assert official_score(text, gold, "set")["global_em"] in (0, 1)
-    assert text.startswith("```tsv\n Answer\n ")
+    assert text.startswith("```tsv\n Answer\n")
 
 
 def hand_made(root):
