@@ -109,9 +109,7 @@ class Records:
 
     def note(self, line: str) -> None:
         """See ``factbook_answers.Reader``."""
-        self.notes.setdefault(self._page, []).append(
-            f"- {line}"
-        )  # after a space a name is copied better; see query_for
+        self.notes.setdefault(self._page, []).append(f"- {line}")  # a name is copied best after a space: query_for
 
     def answer(self, draft: Draft) -> Answer | None:
         """Answer a question, None if there is no one answer."""
@@ -200,8 +198,8 @@ def make_set(split: Split, now: Records, later: Records, *, per_type: int, max_p
     """Draw questions to learn from or to be tested on, in all wordings, with any number of entities from two on.
 
     Forms about whole regions are left out, as their pages show entities of both sides. The forms of a type take
-    turns, each going through its numbers of entities; a number that gives nothing new in many draws drops out. Three in
-    four questions of ``train`` are learnt from under invented names.
+    turns, each going through its numbers of entities; a number that gives nothing new in many draws drops out. Every
+    second question of ``train`` is learnt from under invented names.
 
     Args:
         split: ``train`` and ``entities`` need pages of entities of their own side only; ``forms`` are forms that are
@@ -240,10 +238,10 @@ def make_set(split: Split, now: Records, later: Records, *, per_type: int, max_p
 
 
 def _renamed(questions: Sequence[Question], now: Records, rng: random.Random) -> list[Question]:
-    """Invent names for the entities of three questions in four, but for those that pages abbreviate."""
+    """Invent names for the entities of every second question, but for those that pages abbreviate."""
     parts, made = _name_parts(now), list(questions)
     for place, question in enumerate(questions):
-        if place % 4:
+        if place % 2:
             taken, invented = {*now.by_name}, {}
             for name in (name for name in question.entities if name not in ONE_NAME.values()):
                 words = [_invented(parts, taken, rng) for _ in range(rng.choice((1, 1, 1, 2)))]

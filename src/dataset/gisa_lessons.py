@@ -9,7 +9,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import quote
 
@@ -106,7 +106,9 @@ def make_lessons(
         else:
             scripts.append(found)
     for script, replayed in zip(scripts, rollout.replay(scripts), strict=True):
-        lessons = lessons_of(script.task.question_id, replayed, script.answer, about, chat, max_tokens)
+        called = about.get(script.task.question_id, {}).get("renamed", {})
+        acted = replace(replayed, messages=renamed(replayed.messages, called))
+        lessons = lessons_of(script.task.question_id, acted, script.answer, about, chat, max_tokens)
         if isinstance(lessons, str):
             made.drop(lessons, script.task.question_id)
             continue
@@ -138,8 +140,7 @@ def lessons_of(
     Raises:
         InputError: the template does not do; see ``ChatFormat``.
     """
-    messages = renamed(replayed.messages, about.get(question_id, {}).get("renamed", {}))
-    sequences = chat.marked(messages, Toolbox.specs)
+    sequences = chat.marked(replayed.messages, Toolbox.specs)
     if reason := _fault(replayed, sequences, max_tokens):
         return reason
     entities = tuple(about.get(question_id, {}).get("entities", ()))
