@@ -15,7 +15,7 @@ from omegaconf import DictConfig
 from src.build import build
 from src.command_line import as_typed, help_text, prepare_arguments
 from src.errors import InputError
-from src.memory import free_memory
+from src.memory import free_memory, keep_memory
 from src.record import Record
 from src.schema import check, resolve
 
@@ -28,6 +28,7 @@ def main() -> int:
     if {"--help", "-h"} & set(sys.argv[1:]):
         print(help_text(CONF))
         return 0
+    keep_memory()
     statuses: list[int] = []
 
     @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")

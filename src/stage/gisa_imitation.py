@@ -9,16 +9,21 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - the field's usual name
+from torch.utils.checkpoint import checkpoint
 
 from src.dataset.gisa_lessons import joined
+from src.errors import InputError
 from src.model.causal_lm import CausalLM
 from src.stage.training import TrainingStage
+
+_LOGITS = 2**22  # most at once: blocks of 32 MB and more go back to the system each time, and come back page by page
 
 
 class GisaImitation(TrainingStage):
     """Next-token cross-entropy on the assistant's own tokens, tool calls and answers; all others are only read.
 
-    The head is applied to the states before these tokens and nowhere else. Token embeddings, and a head that shares
+    The head is applied to the states before these tokens and nowhere else, to few at a time: their logits are read
+    again in the backward pass, as keeping them takes longer than the product (our choice). Token embeddings, and a head that shares
     them, stay as they are: a chat model knows all tokens, and they are a fifth of a small one's weights (our choice).
 
     Args:
@@ -27,11 +32,15 @@ class GisaImitation(TrainingStage):
         learning_rate: Peak learning rate of AdamW, dimensionless.
         weight_decay: Of weight matrices.
         warmup_ratio: Share of the steps in which the learning rate rises, 0 to 1; then it falls along a cosine.
+        frozen_blocks: Lowest transformer blocks that stay as they are, too, and take no backward pass.
         init_from: Checkpoint of this stage to take the weights from.
 
     Attributes:
         learnt: Manifest of all lessons behind the weights, those of ``init_from`` included; see ``Lessons.manifest``.
             Every checkpoint holds it as ``lessons``.
+
+    Raises:
+        InputError: no block would learn, or ``init_from`` holds another model.
     """
 
     model: CausalLM
@@ -44,10 +53,17 @@ class GisaImitation(TrainingStage):
         learning_rate: float,
         weight_decay: float,
         warmup_ratio: float,
+        frozen_blocks: int,
         init_from: str | None,
     ) -> None:
         super().__init__(model)
-        model.causal_network.get_input_embeddings().requires_grad_(False)
+        if not 0 <= frozen_blocks < model.num_blocks:
+            raise InputError(
+                f"stage.frozen_blocks={frozen_blocks}: the model has {model.num_blocks} blocks; I need a number from 0 to "
+                f"{model.num_blocks - 1}."
+            )
+        for part in (model.causal_network.get_input_embeddings(), *model.blocks[:frozen_blocks]):
+            part.requires_grad_(False)
         self.save_hyperparameters(ignore=["model"])
         self._learnt_before = None if init_from is None else self._initialise(Path(init_from))["lessons"]
 
@@ -59,17 +75,27 @@ class GisaImitation(TrainingStage):
 
     def training_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> Tensor:
         """Return the mean loss over the trained tokens of one batch."""
-        logits, target = self._logits(batch), batch["target"]
-        loss = F.cross_entropy(logits, target)
-        self._log_training({"loss": loss, "token_accuracy": (logits.detach().argmax(1) == target).float().mean()})
+        states, target = self._states(batch), batch["target"]
+        rows = max(1, _LOGITS // self.model.causal_network.config.vocab_size)
+        parts = [
+            checkpoint(self._loss_and_hits, *part, use_reentrant=False, preserve_rng_state=False)
+            for part in zip(states.split(rows), target.split(rows), strict=True)
+        ]
+        loss, hits = (torch.stack(sums).sum() / len(target) for sums in zip(*parts, strict=True))
+        self._log_training({"loss": loss, "token_accuracy": hits})
         return loss * self._share_of_positions(len(target))
+
+    def _loss_and_hits(self, states: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the sum of the loss over some tokens, and how many of them are the likeliest."""
+        logits = self.model.head(states)
+        return F.cross_entropy(logits, target, reduction="sum"), (logits.detach().argmax(1) == target).float().sum()
 
     def validation_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> None:
         """Log loss and accuracy over trained tokens, and the share of lessons whose every trained token is right.
 
         All of it with what should come before given, so that one wrong token leads to no other.
         """
-        logits, target, owner = self._logits(batch), batch["target"], batch["owner"]
+        logits, target, owner = self.model.head(self._states(batch)), batch["target"], batch["owner"]
         right = logits.argmax(1) == target
         lessons = int(owner.max()) + 1
         wrong = torch.zeros(lessons, device=right.device).index_add_(0, owner, (~right).float())
@@ -78,9 +104,9 @@ class GisaImitation(TrainingStage):
         self.log_dict(by_token, batch_size=len(target), **settings)
         self.log("val/lesson_accuracy", (wrong == 0).float().mean(), batch_size=lessons, **settings)
 
-    def _logits(self, batch: Mapping[str, Tensor]) -> Tensor:
-        states = self.model.row_states(batch["input_ids"], batch["attention_mask"], batch["rows"], [])
-        return self.model.head(states.final)
+    def _states(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """Return the states before the trained tokens, shape ``(N, D)``."""
+        return self.model.row_states(batch["input_ids"], batch["attention_mask"], batch["rows"], []).final
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Say what the weights have learnt from, too."""

@@ -78,6 +78,15 @@ class TrainingStage(lightning.LightningModule):
         schedule = get_cosine_schedule_with_warmup(optimizer, int(settings["warmup_ratio"] * steps), steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
+    def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
+        """Let go of the gradients after the step, and not, as Lightning does, after the next forward pass.
+
+        So nothing of a step is left in memory when the next one begins, whose tensors have other sizes: what they leave
+        between them is what an allocator has to search for each new one.
+        """
+        super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+        optimizer.zero_grad()
+
     def configure_gradient_clipping(
         self,
         optimizer: Any,

@@ -86,7 +86,7 @@ def stage_seconds(model: CausalLM, data: LessonData, config: dict[str, Any]) -> 
     options = {key: value for key, value in config["trainer"].items() if not key.startswith("_")}
     quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "limit_val_batches": 0}
     stage = GisaImitation(model=model, **settings)
-    loss = mean_loss(stage._logits, data)
+    loss = mean_loss(lambda batch: stage.model.head(stage._states(batch)), data)
     clock = _Clock()
     trainer = lightning.Trainer(**{**options, **quiet, "max_epochs": 1}, callbacks=[clock])
     trainer.fit(stage, datamodule=data)

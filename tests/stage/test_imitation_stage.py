@@ -23,9 +23,13 @@ def model(folder, lora=None):
     return from_pretrained((), name=folder, dtype="float32", gradient_checkpointing=False, lora=lora, seed=1)
 
 
+def made(network, kind=GisaImitation, **changes):
+    settings = {"learning_rate": 1e-2, "weight_decay": 0.0, "warmup_ratio": 0.1, "frozen_blocks": 0, "init_from": None}
+    return kind(model=network, seed=1, **{**settings, **changes})
+
+
 def stage(network, **changes):
-    settings = {"seed": 1, "learning_rate": 1e-2, "weight_decay": 0.0, "warmup_ratio": 0.1, "init_from": None}
-    module = GisaImitation(model=network, **{**settings, **changes})
+    module = made(network, **changes)
     module._log_training = lambda values: None  # outside a trainer
     module._share_of_positions = lambda count: 1.0
     return module
@@ -72,6 +76,46 @@ def test_loss_and_gradients_are_those_of_plain_cross_entropy_with_all_other_targ
     for name, parameter in trained.items():
         torch.testing.assert_close(found[name], parameter.grad, rtol=1e-4, atol=1e-6)
     assert {name for name, _ in module.named_parameters()} - {*trained} == {"model.network.model.embed_tokens.weight"}
+
+
+def test_few_logits_at_a_time_give_the_loss_and_gradients_of_all_at_once(folder, monkeypatch):
+    loss, whole = gradients(stage(model(folder).eval()), batch_of())
+    read = []
+    monkeypatch.setattr("src.stage.gisa_imitation._LOGITS", 3 * 259)  # of a vocabulary of 259: three tokens at a time
+    module = stage(model(folder).eval())
+    plainly = module.model.head
+    module.model.head = lambda states: read.append(len(states)) or plainly(states)
+    part, found = gradients(module, batch_of())
+    assert read[: len(read) // 2] == [3] * 8  # 6 lessons of 4 trained tokens; and once more in the backward pass
+    torch.testing.assert_close(part, loss)
+    for name, gradient in whole.items():
+        torch.testing.assert_close(found[name], gradient, rtol=1e-4, atol=1e-6)
+
+
+def test_no_gradient_is_left_when_the_next_step_begins(folder, tmp_path):
+    class Watch(lightning.Callback):
+        left = []
+
+        def on_train_batch_start(self, trainer, module, *_):
+            self.left.append([one.grad for one in module.parameters() if one.grad is not None])
+
+    fit(folder, made(model(folder)), tmp_path, callbacks=[Watch()])
+    assert Watch.left == [[]] * 4
+
+
+def test_frozen_blocks_learn_nothing_and_the_others_as_without(folder):
+    free, frozen = (stage(model(folder).eval(), frozen_blocks=count) for count in (0, 1))
+    (loss, all_of_them), (same, found) = gradients(free, batch_of()), gradients(frozen, batch_of())
+    assert torch.equal(loss, same)
+    assert {name for name in all_of_them if ".layers.0." not in name} == found.keys() != all_of_them.keys()
+    for name, gradient in found.items():
+        assert torch.equal(gradient, all_of_them[name])
+
+
+@pytest.mark.parametrize("count", [-1, 2])
+def test_a_number_of_blocks_that_leaves_none_to_learn_is_refused(folder, count):
+    with pytest.raises(InputError, match=f"stage.frozen_blocks={count}: the model has 2 blocks; .* from 0 to 1"):
+        stage(model(folder), frozen_blocks=count)
 
 
 def test_states_that_predict_untrained_tokens_get_no_gradient_and_all_others_do(folder):
@@ -131,9 +175,7 @@ def fit(folder, module, path, **settings):
 
 def test_validation_counts_by_token_and_by_lesson(folder, tmp_path):
     """Against the means over all held-out lessons, worked out one by one."""
-    module = GisaImitation(
-        model=model(folder), seed=1, learning_rate=1e-2, weight_decay=0.0, warmup_ratio=0.1, init_from=None
-    )
+    module = made(model(folder))
     trainer, loader = fit(folder, module, tmp_path)
     losses, right, whole = [], [], []
     for lesson in loader.validation:
@@ -153,9 +195,7 @@ def test_validation_counts_by_token_and_by_lesson(folder, tmp_path):
 
 def test_a_checkpoint_goes_on_in_a_second_training_that_remembers_the_first(folder, tmp_path):
     lora = {"rank": 2, "alpha": 4, "dropout": 0.0}
-    module = GisaImitation(
-        model=model(folder, lora), seed=1, learning_rate=1e-2, weight_decay=0.0, warmup_ratio=0.1, init_from=None
-    )
+    module = made(model(folder, lora))
     trainer, _ = fit(folder, module, tmp_path)
     path = tmp_path / "first.ckpt"
     trainer.save_checkpoint(path)
@@ -167,9 +207,7 @@ def test_a_checkpoint_goes_on_in_a_second_training_that_remembers_the_first(fold
     second = stage(model(folder, lora), init_from=str(path))
     for name, weight in kept["state_dict"].items():
         assert torch.equal(second.state_dict()[name], weight)
-    second = GisaImitation(
-        model=model(folder, lora), seed=1, learning_rate=1e-2, weight_decay=0.0, warmup_ratio=0.1, init_from=str(path)
-    )
+    second = made(model(folder, lora), init_from=str(path))
     trainer, _ = fit(folder, second, tmp_path)
     assert second.learnt["questions"].keys() == {"q77", *(f"q{at}" for at in range(6))}
     with pytest.raises(InputError, match="holds another model"):
@@ -186,9 +224,7 @@ def test_gradients_are_clipped_before_a_fused_step(folder, tmp_path, precision, 
             clipped.append(float(gradient.abs().max() if algorithm else gradient.norm()))
 
     clipped = []
-    module = Watched(
-        model=model(folder), seed=1, learning_rate=1e-2, weight_decay=0.0, warmup_ratio=0.1, init_from=None
-    )
+    module = made(model(folder), Watched)
     settings = {"gradient_clip_val": 1e-3, "gradient_clip_algorithm": algorithm}
     trainer, _ = fit(folder, module, tmp_path, precision=precision, **settings)
     assert all(group["fused"] for group in trainer.optimizers[0].param_groups)
