@@ -27,11 +27,10 @@ _GATHER_S = 0.01  # how long a batch waits for others to join: nothing beside th
 
 @dataclass(frozen=True, eq=False)
 class Request:
-    """A conversation that waits for its reply, or for the rest of it."""
+    """A conversation that waits for its reply."""
 
     tokens: list[int]
     seed: int
-    written: list[int] = field(default_factory=list)
     reply: asyncio.Future[Written] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
 
@@ -151,14 +150,9 @@ class LocalPolicy:
                     written = [error] * len(batch)
                 for request, one in zip(batch, written, strict=True):
                     with suppress(asyncio.InvalidStateError):  # its episode has given up meanwhile
-                        if isinstance(one, Exception):
-                            request.reply.set_exception(one)
-                            continue
-                        request.written.extend(one.tokens)
-                        if one.ended or len(request.written) >= self._max_output_tokens:
-                            request.reply.set_result(one._replace(tokens=request.written))
-                        else:
-                            self._waiting.insert(0, request)
+                        request.reply.set_exception(one) if isinstance(one, Exception) else request.reply.set_result(
+                            one
+                        )
         finally:
             self._at_work = None  # which would hold the loop, and so the memory
 
@@ -189,14 +183,12 @@ class LocalPolicy:
         return batch
 
     def _generate(self, batch: Sequence[Request], memory: PrefixCache | None) -> list[Written]:
-        """Reply; where what was read is remembered, until half have ended: then others take their places."""
         return self._model.reply(
-            [request.tokens + request.written for request in batch],
-            seeds=[request.seed + len(request.written) for request in batch],
-            max_tokens=[self._max_output_tokens - len(request.written) for request in batch],
+            [request.tokens for request in batch],
+            seeds=[request.seed for request in batch],
+            max_tokens=self._max_output_tokens,
             temperature=self.temperature,
             memory=memory,
-            at_least=1 if memory is None else len(batch) // 2 + 1,
         )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,15 +16,13 @@ from src.model.attention import attend_leanly
 from src.model.chat_format import ChatFormat
 from src.model.prefix_cache import BLOCK, PrefixCache, block_names, growing_cache, keeps_all_keys
 
-_LEAST_OF_LONGEST = 0.7  # as long are, of the longest, the prompts that are read with it
-
 
 class Written(NamedTuple):
     """What a model wrote.
 
     Attributes:
         tokens: Without the one that ends a reply.
-        end: That one; None where the limit of tokens came first, or where the reply was left to be gone on with.
+        end: That one; None where the limit of tokens came first.
     """
 
     tokens: list[int]
@@ -64,41 +61,35 @@ class ChatModel(ChatFormat):
         prompts: Sequence[list[int]],
         *,
         seeds: Sequence[int],
-        max_tokens: int | Sequence[int],
+        max_tokens: int,
         temperature: float,
         memory: PrefixCache | None = None,
-        at_least: int = 1,
     ) -> list[Written]:
         """Continue several conversations at once; one that has ended leaves the batch.
 
-        Each token is drawn by a seed of its own, so that a reply depends on its neighbours, on what is remembered and
-        on whether it was left in between by the rounding of sums only. Source of the draw: the largest of ``p / e``
-        with ``e`` exponential is a sample of ``p`` (Gumbel-max).
+        Each row draws from a generator of its own, so that a reply depends on its neighbours, and on what is
+        remembered, by the rounding of sums only. Source of the draw: the largest of ``p / e`` with ``e`` exponential is
+        a sample of ``p`` (Gumbel-max).
 
         Args:
             prompts: Tokens of the conversations, of any lengths.
-            seeds: One a conversation, of its first token; the next one is that of the second token, and so on.
-            max_tokens: Most tokens of one reply, or of each.
+            seeds: One a conversation.
+            max_tokens: Most tokens of one reply.
             temperature: 0 takes the likeliest token.
             memory: What these weights have read before, which is not read again; the conversations are added to it.
-            at_least: When fewer conversations than that go on, they are left as they are.
         """
         device = self.network.device
-        draws = [torch.Generator(device) for _ in prompts]
-        most = [max_tokens] * len(prompts) if isinstance(max_tokens, int) else list(max_tokens)
+        draws = [torch.Generator(device).manual_seed(seed) for seed in seeds]
         written: list[list[int]] = [[] for _ in prompts]
         going, ends = list(range(len(prompts))), dict[int, int]()
         at_hand = PrefixCache() if memory is None else memory
         if self._keeps_all_keys:
             shared = [one for one in _shared_beginnings(prompts) if BLOCK * len(at_hand.find(one)) < len(one)]
-            for group in [shared, *_of_like_lengths(prompts, at_hand)]:
-                if group:
-                    self._read(group, at_hand, keep=True)
+            if shared:
+                self._read(shared, at_hand, keep=True)
         cache, mask, logits = self._read(prompts, at_hand)
         position = mask.sum(1, keepdim=True)
-        for count in itertools.count():
-            for row in going:
-                draws[row].manual_seed((seeds[row] + count) % 2**64)
+        for count in range(1, max_tokens + 1):
             tokens = _chosen(logits, [draws[row] for row in going], temperature)
             kept = []
             for place, (row, token) in enumerate(zip(going, tokens.tolist(), strict=True)):
@@ -106,9 +97,8 @@ class ChatModel(ChatFormat):
                     ends[row] = token
                 else:
                     written[row].append(token)
-                    if count + 1 < most[row]:
-                        kept.append(place)
-            if len(kept) < at_least:
+                    kept.append(place)
+            if count == max_tokens:
                 kept = []
             if memory is not None and self._keeps_all_keys:
                 for place in {*range(len(going))} - {*kept}:
@@ -194,20 +184,6 @@ def _shared_beginnings(prompts: Sequence[list[int]]) -> list[list[int]]:
         if depth := sum(counts[name] > 1 for name in row):
             shared[row[depth - 1]] = prompt[: BLOCK * depth]
     return list(shared.values())
-
-
-def _of_like_lengths(prompts: Sequence[list[int]], memory: PrefixCache) -> list[list[list[int]]]:
-    """Return prompts of which full blocks are to be read, in groups that take little padding; none if one would do."""
-    rest = [(len(prompt) - 1) // BLOCK - len(memory.find(prompt[:-1])) for prompt in prompts]
-    groups: list[list[int]] = []
-    for place in sorted(range(len(prompts)), key=lambda place: -rest[place]):
-        if groups and rest[place] > _LEAST_OF_LONGEST * rest[groups[-1][0]]:
-            groups[-1].append(place)
-        elif rest[place]:
-            groups.append([place])
-    if list(map(len, groups)) == [len(prompts)]:
-        return []
-    return [[prompts[place][: (len(prompts[place]) - 1) // BLOCK * BLOCK] for place in group] for group in groups]
 
 
 def _remember(memory: PrefixCache, tokens: Sequence[int], cache: Any, row: int, mask: Tensor) -> None:

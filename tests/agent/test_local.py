@@ -41,12 +41,10 @@ class Script:
         self.model = policy._model
         self.texts = list(texts)
         self.ended = ended
-        if not ended:  # its limit cuts the text
-            policy._max_output_tokens = len(self.model.tokenizer(texts[0], add_special_tokens=False).input_ids)
         self.batches = []
         self.model.reply = self.reply
 
-    def reply(self, prompts, *, seeds, max_tokens, temperature, memory, at_least):
+    def reply(self, prompts, *, seeds, max_tokens, temperature, memory):
         self.batches.append([self.model.tokenizer.decode(prompt) for prompt in prompts])
         said = [self.texts.pop(0) if len(self.texts) > 1 else self.texts[0] for _ in prompts]
         end = self.model.tokenizer.eos_token_id if self.ended else None
@@ -193,37 +191,6 @@ def test_the_event_loop_goes_on_while_it_generates_and_late_requests_are_collect
 
     asyncio.run(main())
     assert [len(batch) for batch in script.batches] == [1, 3]
-
-
-def test_what_half_a_batch_has_left_to_write_goes_on_together_with_late_requests(folders):
-    """The replies are those of each alone; a batch that is left has more than it begun with one that comes late."""
-    asked = [[{"role": "user", "content": letter * size}] for letter, size in zip("abcdef", (3, 90, 40, 8, 60, 5))]
-
-    async def of(policy, number):
-        step = Step(Account("question", None), name=str(number))
-        return (await policy.reply(asked[number], (), step, Web())).message["content"]
-
-    def policy_with(batches, **settings):
-        policy = policy_of(folders["plain"], temperature=1.0, max_output_tokens=300, **settings)
-        plainly = policy._model.reply
-
-        def reply(prompts, **given):
-            batches.append(len(prompts))
-            return plainly(prompts, **given)
-
-        policy._model.reply = reply
-        return policy
-
-    async def together(policy):
-        return await asyncio.gather(*(of(policy, number) for number in range(6)))
-
-    alone = [asyncio.run(of(policy_with([]), number)) for number in range(6)]
-    whole, left = [], []
-    assert asyncio.run(together(policy_with(whole, batch_size=4))) == alone
-    assert whole == [4, 2]
-    assert asyncio.run(together(policy_with(left, batch_size=4, remembered_gb=1.0))) == alone
-    assert left[:2] == [4, 4]  # two of four had ended, and two came in their places
-    assert len({len(text) for text in alone}) > 4
 
 
 def test_an_episode_that_gives_up_takes_no_other_with_it(folders):

@@ -72,12 +72,11 @@ def _seconds(model: ChatModel, groups: Sequence[list[Episode]], memory: PrefixCa
             left = [iter(tokens) for _, tokens in turns]
 
             def known(logits: torch.Tensor, draws: Sequence[torch.Generator], _: float, left: Any = left) -> Any:
-                return torch.tensor([next(left[draw.initial_seed() >> 20]) for draw in draws])
+                return torch.tensor([next(left[draw.initial_seed()]) for draw in draws])
 
             with mock.patch("src.model.chat._chosen", known):
-                seeds = [row << 20 for row in range(len(turns))]
                 replies = model.reply(
-                    [read for read, _ in turns], seeds=seeds, max_tokens=4096, temperature=0, memory=memory
+                    [read for read, _ in turns], seeds=range(len(turns)), max_tokens=4096, temperature=0, memory=memory
                 )
             written += sum(len(one.tokens) + one.ended for one in replies)
     return time.process_time() - start, written
