@@ -16,14 +16,14 @@ from src.errors import InputError
 from src.model.causal_lm import CausalLM
 from src.stage.training import TrainingStage
 
-_LOGITS = 2**22  # most at once: blocks of 32 MB and more go back to the system each time, and come back page by page
+_LOGITS = 2**22  # most at once, as blocks of 32 MB and more go back to the system each time; see ``keep_memory``
 
 
 class GisaImitation(TrainingStage):
     """Next-token cross-entropy on the assistant's own tokens, tool calls and answers; all others are only read.
 
-    The head is applied to the states before these tokens and nowhere else, to few at a time: their logits are read
-    again in the backward pass, as keeping them takes longer than the product (our choice). Token embeddings, and a head that shares
+    The head is applied to the states before these tokens and nowhere else, to few at a time: their logits are computed
+    again in the backward pass, as keeping them takes longer (our choice). Token embeddings, and a head that shares
     them, stay as they are: a chat model knows all tokens, and they are a fifth of a small one's weights (our choice).
 
     Args:
@@ -59,8 +59,8 @@ class GisaImitation(TrainingStage):
         super().__init__(model)
         if not 0 <= frozen_blocks < model.num_blocks:
             raise InputError(
-                f"stage.frozen_blocks={frozen_blocks}: the model has {model.num_blocks} blocks; I need a number from 0 to "
-                f"{model.num_blocks - 1}."
+                f"stage.frozen_blocks={frozen_blocks}: the model has {model.num_blocks} blocks; I need a number from 0 "
+                f"to {model.num_blocks - 1}."
             )
         for part in (model.causal_network.get_input_embeddings(), *model.blocks[:frozen_blocks]):
             part.requires_grad_(False)
@@ -79,7 +79,7 @@ class GisaImitation(TrainingStage):
         rows = max(1, _LOGITS // self.model.causal_network.config.vocab_size)
         parts = [
             checkpoint(self._loss_and_hits, *part, use_reentrant=False, preserve_rng_state=False)
-            for part in zip(states.split(rows), target.split(rows), strict=True)
+            for part in zip(torch.split(states, rows), torch.split(target, rows), strict=True)
         ]
         loss, hits = (torch.stack(sums).sum() / len(target) for sums in zip(*parts, strict=True))
         self._log_training({"loss": loss, "token_accuracy": hits})
