@@ -88,6 +88,13 @@ def test_every_recipe_passes_the_check_and_carries_its_name(recipe):
     assert check_with_open_values_given(f"+experiment={recipe}")["name"] == recipe
 
 
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_adapters_are_whole_in_every_recipe(recipe):
+    model = composed(f"+experiment={recipe}")[0].get("model") or {}
+    if adapters := model.get("lora"):  # which a recipe may take away, and one that builds on it bring back
+        assert adapters.keys() == {"rank", "alpha", "dropout"}
+
+
 def test_a_recipe_that_builds_on_another_run_names_it_where_it_is_missing():
     with pytest.raises(InputError) as caught:
         check(composed("+experiment=ilrec_stage2")[0])

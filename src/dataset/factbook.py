@@ -15,7 +15,16 @@ from pathlib import Path
 
 from src.agent.corpus import Corpus
 from src.dataset.factbook_pages import address_of, render
-from src.dataset.factbook_questions import Question, Records, Split, make_practice, make_set, make_suite, trace_of
+from src.dataset.factbook_questions import (
+    Practice,
+    Question,
+    Records,
+    Split,
+    make_practice,
+    make_set,
+    make_suite,
+    trace_of,
+)
 from src.dataset.factbook_records import Entity, read_countries, read_elements
 from src.dataset.gisa import Gisa
 from src.errors import InputError
@@ -26,9 +35,10 @@ DAYS = {"2024-07-01": 2023, "2025-07-01": 2024}
 FIRST, LATER = DAYS
 _OLDER_YEAR = 2022
 _SEED = 1
-_LINES = {"comparisons": 19, "names": 2}  # of practice, for each question of a type
-_BLOCK = 48  # lines of practice in a block, which then has about as many tokens as the lesson of a question
-_LAYOUT = "18"  # to be raised with every change of pages, forms or draws: the cache then makes a new folder
+# Kind of practice to its lines for each question of a type, and to those in a block, which then has about as many
+# tokens as the lesson of a question.
+_LINES = {"comparisons": (11, 48), "names": (2, 48), "shared": (2, 10), "notes": (2, 10)}
+_LAYOUT = "28"  # to be raised with every change of pages, forms or draws: the cache then makes a new folder
 
 
 def factbook(snapshot: str | None = None) -> Gisa:
@@ -76,11 +86,16 @@ def _written(
     return folder
 
 
-def _practice(per_type: int) -> list[list[str]]:
+def _practice(per_type: int) -> list[Practice]:
     """Draw lines to practise, in blocks of a kind."""
-    counts = {kind: count * per_type for kind, count in _LINES.items()}
+    counts = {kind: count * per_type for kind, (count, _) in _LINES.items()}
     kinds = make_practice(Records(_entities(FIRST)), **counts, seed=_SEED)
-    return [kind[start : start + _BLOCK] for kind in kinds for start in range(0, len(kind), _BLOCK)]
+    sizes = [size for _, size in _LINES.values()]
+    return [
+        kind[start : start + size]
+        for kind, size in zip(kinds, sizes, strict=True)
+        for start in range(0, len(kind), size)
+    ]
 
 
 @cache
@@ -106,12 +121,13 @@ def write_suite(
     suite: Iterable[Question],
     corpus: Corpus,
     prefix: str = "",
-    practice: Sequence[Sequence[str]] = (),
+    practice: Sequence[Practice] = (),
 ) -> None:
     """Write the questions in the layout that GISA is published in, and ``suite.json``, our addition.
 
-    It says for every id its form, split, number of pages, the entities that they are about, what it asks for and what
-    to note after a page, by its address, or before the first, and it comes last: a folder without it is not whole.
+    It says for every id its form, split, number of pages, the entities that they are about, what a lesson calls them
+    instead, what it asks for and what to note after a page, by its address, or before the first, and it comes last: a
+    folder without it is not whole.
 
     Args:
         folder: Is made.
@@ -144,6 +160,7 @@ def write_suite(
             "hops": len(question.pages),
             "entities": question.entities,
             "slots": dict(question.draft.slots),
+            "renamed": dict(question.renamed),
             "notes": {address_of(*page) if page[1] else "": lines for page, lines in question.notes.items()},
         }
         header = _header(question)

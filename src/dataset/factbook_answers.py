@@ -44,6 +44,29 @@ class NoAnswerError(Exception):
     """The facts give no answer, or more than one."""
 
 
+class Listed:
+    """Gives values by name, and keeps the notes; a reader without pages.
+
+    Args:
+        values: Name to the values of the one field that there is.
+    """
+
+    def __init__(self, values: Mapping[str, Sequence[str]]) -> None:
+        self._values, self.notes = values, list[str]()
+
+    def values(self, name: str, key: str) -> tuple[str, ...]:
+        """See ``Reader``."""
+        return tuple(self._values[name])
+
+    def members(self, group: str) -> tuple[str, ...]:
+        """See ``Reader``."""
+        return tuple(self._values)
+
+    def note(self, line: str) -> None:
+        """See ``Reader``."""
+        self.notes.append(line)
+
+
 def number(value: str) -> float:
     """Read a value as a number."""
     return float(value.replace(",", "").rstrip("%"))
@@ -75,6 +98,11 @@ def word_in(wording: str) -> str:
     return found[0] if found else ""
 
 
+def signed(wanted: str, word: str) -> str:
+    """Say what is wanted, and the sign that it takes of the first of two values."""
+    return f"{wanted} ({ORDER_WORDS.get(word) or LIMIT_WORDS[word]})"
+
+
 def first_of(word: str) -> str:
     """Say that a list begins with what one of ``ORDER_WORDS`` names."""
     return word if word.endswith("cending") else f"{word} first"
@@ -84,14 +112,13 @@ def _one(read: Reader, name: str, key: str) -> str:
     return read.values(name, key)[0]
 
 
-def _ranked(read: Reader, names: Sequence[str], slots: Slots, default: str, *, one_only: bool = False) -> list[str]:
+def _ranked(read: Reader, names: Sequence[str], slots: Slots, default: str) -> list[str]:
     """Sort entities by a field, in the order that the question's own word or else the default names; no ties.
 
-    Each is noted with what is wanted, one or a list, with what it is compared with, from the first of the order so far
-    on, with the place that follows, and with the order then.
+    Each is noted with what is wanted, with what it is compared with, from the first of the order so far on, with the
+    place that follows, and with the order then.
     """
     word, order = slots.get("word") or default, list[tuple[str, str]]()
-    wanted = f"the {word}" if one_only else first_of(word)
     for name in names:
         value, place, steps = _one(read, name, slots["field"]), 0, []
         for one, other in order:
@@ -104,8 +131,30 @@ def _ranked(read: Reader, names: Sequence[str], slots: Slots, default: str, *, o
         order.insert(place, (name, value))
         if steps:
             steps.append(f"order: {', '.join(f'{one} {size}' for one, size in order)}")
-        read.note("; ".join([f"{name}: {value}, {wanted}", *steps]))
+        read.note("; ".join([f"{name}: {value}, {signed(first_of(word), word)}", *steps]))
     return [name for name, _ in order]
+
+
+def _first(read: Reader, names: Sequence[str], slots: Slots, default: str) -> Rows:
+    """Find the entity that comes first by a field, in the order that the question's word or the default names; no ties.
+
+    Each is noted with what is wanted, with how it compares with the first so far, and with the first then.
+    """
+    word, sizes = slots.get("word") or default, dict[str, str]()
+    first = ""
+    for name in names:
+        value, steps = _one(read, name, slots["field"]), []
+        if number(value) in map(number, sizes.values()):
+            raise NoAnswerError
+        sizes[name] = value
+        if first:
+            steps.append(f"{placed(value, sizes[first], word)} {first}")
+        if not first or " before " in steps[-1]:
+            first = name
+        if steps:
+            steps.append(f"first: {first} {sizes[first]}")
+        read.note("; ".join([f"{name}: {value}, {signed(f'the {word}', word)}", *steps]))
+    return [[first]]
 
 
 def _names(slots: Slots) -> list[str]:
@@ -137,12 +186,12 @@ def lookup_all(read: Reader, slots: Slots) -> Rows:
 
 def largest(read: Reader, slots: Slots) -> Rows:
     """Find the largest of some entities."""
-    return [[_ranked(read, _names(slots), slots, "largest", one_only=True)[0]]]
+    return _first(read, _names(slots), slots, "largest")
 
 
 def smallest(read: Reader, slots: Slots) -> Rows:
     """Find the smallest of some entities."""
-    return [[_ranked(read, _names(slots), slots, "smallest", one_only=True)[0]]]
+    return _first(read, _names(slots), slots, "smallest")
 
 
 def largest_neighbour(read: Reader, slots: Slots) -> Rows:
@@ -150,12 +199,12 @@ def largest_neighbour(read: Reader, slots: Slots) -> Rows:
     neighbours = read.values(slots["a"], "borders")
     if len(neighbours) < 2:
         raise NoAnswerError
-    return [[_ranked(read, neighbours, slots, "largest", one_only=True)[0]]]
+    return _first(read, neighbours, slots, "largest")
 
 
 def largest_member(read: Reader, slots: Slots) -> Rows:
     """Find the largest member of a group."""
-    return [[_ranked(read, read.members(slots["group"]), slots, "largest", one_only=True)[0]]]
+    return _first(read, read.members(slots["group"]), slots, "largest")
 
 
 def common(read: Reader, slots: Slots) -> Rows:
@@ -202,7 +251,8 @@ def _passing(read: Reader, slots: Slots, default: str) -> Rows:
         value, limit = _one(read, name, slots["field"]), slots["limit"]
         verdict = placed(value, limit, word)
         found += [name] * verdict.endswith("yes")
-        read.note(f"{name}: {value}, {word} {limit}; {verdict}; found: {', '.join(found) or 'none'}")
+        wanted = signed(f"{word} {limit}", word)
+        read.note(f"{name}: {value}, {wanted}; {verdict}; found: {', '.join(found) or 'none'}")
     if len(found) == len(_names(slots)):
         raise NoAnswerError
     return _rows(found)
@@ -240,12 +290,14 @@ def profile_wide(read: Reader, slots: Slots) -> Rows:
 
 
 def _profile(read: Reader, slots: Slots, *fields: str) -> Rows:
-    rows = []
+    """Look up fields of some entities; at first it is noted, in the question's words, which section has each."""
+    keys, rows = [slots[field] for field in fields], []
+    read.note(", ".join(f"{BY_KEY[key].phrase}: {BY_KEY[key].section}" for key in keys))
     for name in _names(slots):
         rows.append([name])
-        for key in (slots[field] for field in fields):
+        for key in keys:
             rows[-1].append(_one(read, name, key))
-            read.note(f"{name}, {BY_KEY[key].label}: {rows[-1][-1]}")
+            read.note(f"{name}, {BY_KEY[key].phrase}: {rows[-1][-1]}")
     return rows
 
 

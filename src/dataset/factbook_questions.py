@@ -7,7 +7,7 @@ import itertools
 import random
 import re
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any, Literal
 from urllib.parse import quote_plus
@@ -16,20 +16,24 @@ from src.agent.corpus import Corpus
 from src.dataset.factbook_answers import (
     LIMIT_WORDS,
     ORDER_WORDS,
+    Listed,
     NoAnswerError,
     Rows,
     Slots,
+    common,
     comparison,
     first_of,
     placed,
+    signed,
     word_in,
 )
 from src.dataset.factbook_forms import ELEMENT_FACTS, FORMS, LIMITS, SIZES, Form
 from src.dataset.factbook_more_forms import ALL_FORMS, WORDINGS
 from src.dataset.factbook_pages import address_of, group_title, section_title
-from src.dataset.factbook_records import BY_KEY, FIELDS, Entity
+from src.dataset.factbook_records import BY_KEY, FIELDS, ONE_NAME, Entity
 
 Split = Literal["train", "entities", "forms"]
+Practice = list[tuple[str, str]]
 _PER_FORM = {"train": 12, "test": 6}
 _TRIES = 400
 _START = "", ""  # kind and title before the first page
@@ -105,11 +109,11 @@ class Records:
 
     def note(self, line: str) -> None:
         """See ``factbook_answers.Reader``."""
-        self.notes.setdefault(self._page, []).append(line)
+        self.notes.setdefault(self._page, []).append(f"- {line}")  # a name is copied best after a space: query_for
 
     def answer(self, draft: Draft) -> Answer | None:
         """Answer a question, None if there is no one answer."""
-        self.pages, self.notes = {}, {}
+        self.pages, self.notes, self._page = {}, {}, _START
         try:
             rows = draft.form.answer(self, {**draft.slots, "word": draft.word})
         except NoAnswerError:
@@ -133,6 +137,8 @@ class Question:
         later: Rows on the later day; the same ones unless the question is live.
         pages: Kind and title of the pages it takes, in order.
         notes: See ``Answer``; those of the first day.
+        renamed: Entities to the invented names that a lesson calls them by: who has to copy names that nobody has seen
+            before learns no names by heart.
     """
 
     draft: Draft
@@ -141,6 +147,7 @@ class Question:
     later: Rows
     pages: list[tuple[str, str]]
     notes: dict[tuple[str, str], list[str]]
+    renamed: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def entities(self) -> list[str]:
@@ -191,7 +198,8 @@ def make_set(split: Split, now: Records, later: Records, *, per_type: int, max_p
     """Draw questions to learn from or to be tested on, in all wordings, with any number of entities from two on.
 
     Forms about whole regions are left out, as their pages show entities of both sides. The forms of a type take
-    turns, each going through its numbers of entities; a number that gives nothing new in many draws drops out.
+    turns, each going through its numbers of entities; a number that gives nothing new in many draws drops out. Every
+    second question of ``train`` is learnt from under invented names.
 
     Args:
         split: ``train`` and ``entities`` need pages of entities of their own side only; ``forms`` are forms that are
@@ -226,21 +234,42 @@ def make_set(split: Split, now: Records, later: Records, *, per_type: int, max_p
             if others:
                 turns.append((form, others))
         drawn += found.values()
-    return drawn
+    return _renamed(drawn, now, rng) if split == "train" else drawn
 
 
-def make_practice(now: Records, *, comparisons: int, names: int, seed: int) -> tuple[list[str], list[str]]:
-    """Draw lines whose last word follows from what stands before it: skills that answers take, without their pages.
+def _renamed(questions: Sequence[Question], now: Records, rng: random.Random) -> list[Question]:
+    """Invent names for the entities of every second question, but for those that pages abbreviate."""
+    parts, made = _name_parts(now), list(questions)
+    for place, question in enumerate(questions):
+        if place % 2:
+            taken, invented = {*now.by_name}, {}
+            for name in (name for name in question.entities if name not in ONE_NAME.values()):
+                words = [_invented(parts, taken, rng) for _ in range(rng.choice((1, 1, 1, 2)))]
+                taken.update(words)
+                invented[name] = rng.choice("- ").join(words)
+            made[place] = replace(question, renamed=invented)
+    return made
 
-    The first ones compare two values in the words of notes, one in three with what follows for an order or a limit. The
-    others list a few names and tell the one that comes after another, letter by letter: these names are invented, put
-    together from two. Values and parts of names are of entities that models may learn from.
+
+def make_practice(now: Records, *, comparisons: int, names: int, shared: int, notes: int, seed: int) -> list[Practice]:
+    """Draw what answers take of skill, without their pages: of each line the beginning is given, the end to be told.
+
+    The first kind compares two values in the words of notes, one in three with what follows for an order or a limit.
+    The second lists a few names and tells the one that comes after another, at the beginning of a line and so letter by
+    letter; see ``query_for``: half are words that begin with a capital letter, half invented, put together from two
+    names. The third finds what two lists of names have in common, the fourth places a value among
+    others as notes do. Values and names are of entities that models may learn from.
 
     Args:
         now: The facts.
         comparisons: Lines of the first kind.
         names: Lines of the second kind.
+        shared: Lines of the third kind.
+        notes: Lines of the fourth kind.
         seed: Of all choices.
+
+    Returns:
+        The lines of each kind, as pairs.
     """
     rng = random.Random(f"practice {seed}")
     known = [entity for name, entity in now.by_name.items() if is_for_training(name)]
@@ -253,16 +282,59 @@ def make_practice(now: Records, *, comparisons: int, names: int, seed: int) -> t
     phrases += [(word, word) for word in LIMIT_WORDS]
     wanted = itertools.cycle(one for phrase in phrases for one in (("", ""), ("", ""), phrase))
     compared = [
-        f"{phrase}; {placed(one, other, word)}" if word else comparison(one, other)
+        f"{signed(phrase, word)}; {placed(one, other, word)}" if word else comparison(one, other)
         for (word, phrase), (one, other) in zip(wanted, pairs, strict=False)
     ]
-    parts = [one.name for one in known if re.fullmatch(r"[A-Z][a-z]{4,}", one.name)]
+    parts = _name_parts(now)
+    text = " ".join(entity.background for entity in known)
+    common_words = sorted({*re.findall(r"\b[A-Z][a-z]{3,}\b", text)} - now.by_name.keys())
     listed = []
-    for _ in range(names):
-        invented = [_invented(parts, now.by_name.keys(), rng) for _ in range(rng.randint(2, 4))]
-        place = rng.randrange(len(invented) - 1)
-        listed.append(f"{', '.join(invented)}; after {invented[place]}: {invented[place + 1]}")
-    return compared, listed
+    for number in range(names):
+        some = rng.randint(2, 4)
+        invented = [_invented(parts, now.by_name, rng) for _ in range(some)]
+        told = rng.sample(common_words, some) if number % 2 else invented
+        place = rng.randrange(some - 1)
+        listed.append((f"{', '.join(told)}; after {told[place]}:\n", told[place + 1]))
+    words = [(before, last) for before, _, last in (line.rpartition(" ") for line in compared)]
+    countries = [entity.name for entity in known if entity.kind == "country"]
+    return [
+        words,
+        listed,
+        [_with_shared(countries, rng) for _ in range(shared)],
+        [_last_note(now, known, rng) for _ in range(notes)],
+    ]
+
+
+def _with_shared(names: Sequence[str], rng: random.Random) -> tuple[str, str]:
+    """Draw two lists of neighbours, in truth none, and tell what they share as the notes on them do."""
+    one, other, *rest = rng.sample(names, 13)
+    both, first, second = rest[: rng.randint(1, 3)], rest[3 : 3 + rng.randint(1, 4)], rest[7 : 7 + rng.randint(1, 4)]
+    lists = Listed({one: sorted([*both, *first]), other: sorted([*both, *second])})
+    common(lists, {"all": f"{one}, {other}"})
+    known, last = lists.notes
+    page = "; ".join(f"{name} {rng.randint(10, 2_000):,} km" for name in lists.values(other, "borders"))
+    return f"- {known}\n{BY_KEY['borders'].label}: {page}\n- {other}:", f"{last.removeprefix(f'{other}: ')}\n"
+
+
+def _last_note(now: Records, known: Sequence[Entity], rng: random.Random) -> tuple[str, str]:
+    """Draw a few entities and what is wanted of them, and tell what the note on the last one does."""
+    of_one = [word for word in ORDER_WORDS if first_of(word) != word]
+    words = {"largest": of_one, "ranking": [*ORDER_WORDS], "above": [*LIMIT_WORDS]}
+    while True:
+        name = rng.choice(("largest", "ranking", "ranking", "above"))
+        form = next(form for form in FORMS if form.name == name)
+        word, key = rng.choice(words[name]), rng.choice(form.fields)
+        able = [entity.name for entity in known if entity.values(key)]
+        slots = {"all": ", ".join(rng.sample(able, rng.randint(2, 4))), "field": key, "limit": LIMITS.get(key, "")}
+        if answer := now.answer(Draft(form, slots, "", word)):
+            *before, last = [lines[0] for page, lines in answer.notes.items() if page != _START]
+            shown, sign, told = last.partition("); ")
+            return "\n".join([*before, f"{shown}{sign}".rstrip()]), f"{told}\n"
+
+
+def _name_parts(now: Records) -> list[str]:
+    """Return the names of one word that models may learn from."""
+    return [name for name in now.by_name if is_for_training(name) and re.fullmatch(r"[A-Z][a-z]{4,}", name)]
 
 
 def _invented(names: Sequence[str], taken: Collection[str], rng: random.Random) -> str:
@@ -370,8 +442,13 @@ def _pattern(form: Form, wording: str) -> str:
 
 
 def query_for(page: tuple[str, str]) -> str:
-    """Return what is searched for to find a page, given by kind and title."""
-    return page[1].replace(":", "")
+    """Return what is searched for to find a page, given by kind and title.
+
+    What the page is of comes last: after a space a name has the same tokens as in a question, while at the beginning of
+    a query it has to be spelled ("Nepal" as N, ep, al), from memory.
+    """
+    name, _, section = page[1].partition(": ")
+    return f"{section} of {name}" if section else name
 
 
 def trace_of(pages: Sequence[tuple[str, str]], corpus: Corpus) -> Mapping[str, Any]:

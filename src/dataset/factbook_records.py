@@ -33,7 +33,7 @@ _REGIONS = {
     "south-asia": "South Asia",
 }
 # Names as the source spells them here and there, and the one that is used for all of them.
-_ONE_NAME = {
+ONE_NAME = {
     "USA": "United States",
     "US": "United States",
     "UK": "United Kingdom",
@@ -83,7 +83,7 @@ class Field:
             entries = [re.fullmatch(self.pattern, entry.strip()) for entry in re.split("[;,] (?=[A-Z])", shown)]
         else:
             entries = [re.fullmatch(self.pattern, shown)]
-        return tuple(_ONE_NAME.get(one[1], one[1]) for one in entries if one) if all(entries) else ()
+        return tuple(ONE_NAME.get(one[1], one[1]) for one in entries if one) if all(entries) else ()
 
 
 @dataclass(frozen=True)
@@ -222,7 +222,7 @@ def _country(source: Mapping[str, Any], region: str, year: int) -> Entity:
         shown = {}
     background = _text(source, "Introduction > Background")
     return Entity(
-        _ONE_NAME.get(name, name), "country", region, {key: text for key, text in shown.items() if text}, background
+        ONE_NAME.get(name, name), "country", region, {key: text for key, text in shown.items() if text}, background
     )
 
 

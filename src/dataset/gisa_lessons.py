@@ -6,11 +6,14 @@ import csv
 import hashlib
 import io
 import json
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
+from urllib.parse import quote
 
+from src.agent.policy import Message
 from src.agent.replay import Replayed, Script
 from src.agent.rollout import Rollout
 from src.agent.tools import Toolbox
@@ -103,7 +106,9 @@ def make_lessons(
         else:
             scripts.append(found)
     for script, replayed in zip(scripts, rollout.replay(scripts), strict=True):
-        lessons = lessons_of(script.task.question_id, replayed, script.answer, about, chat, max_tokens)
+        called = about.get(script.task.question_id, {}).get("renamed", {})
+        acted = replace(replayed, messages=renamed(replayed.messages, called))
+        lessons = lessons_of(script.task.question_id, acted, script.answer, about, chat, max_tokens)
         if isinstance(lessons, str):
             made.drop(lessons, script.task.question_id)
             continue
@@ -142,6 +147,33 @@ def lessons_of(
     values = step_values(replayed.tool_calls, cells_of(answer), ())
     shown = sum(value.new_cells for value in values)
     return [Lesson(question_id, entities, shown, one) for one in sequences]
+
+
+def renamed(messages: Sequence[Message], names: Mapping[str, str]) -> list[Message]:
+    """Write messages with other names, in addresses, too; parts of longer names stay as they are.
+
+    Args:
+        messages: A conversation.
+        names: Every name to the one that takes its place.
+    """
+    if not names:
+        return list(messages)
+    new = {spelling(old): spelling(name) for old, name in names.items() for spelling in (str, _in_address)}
+    spellings = "|".join(map(re.escape, sorted(new, key=len, reverse=True)))
+    pattern = re.compile(rf"(?<![\w%-])(?:{spellings})(?![\w%]|-\w)")
+
+    def rewritten(node: Any) -> Any:
+        if isinstance(node, str):
+            return pattern.sub(lambda found: new[found[0]], node)
+        if isinstance(node, Mapping):
+            return {key: rewritten(value) for key, value in node.items()}
+        return [rewritten(value) for value in node] if isinstance(node, list) else node
+
+    return [rewritten(message) for message in messages]
+
+
+def _in_address(name: str) -> str:
+    return quote(name.lower().replace(" ", "-"))
 
 
 def manifest_of(suite: Gisa, learnt: Mapping[str, Iterable[str]]) -> dict[str, Any]:
@@ -218,6 +250,8 @@ def answer_text(gold: bytes, answer_type: str) -> str:
     """Write an answer of the benchmark as the agent is to give it: tab-separated values in a code block.
 
     Where the benchmark names no column, it is called Answer. Cells with quotation marks, tabs or line ends are quoted.
+    A space, which the scorer strips, comes before each: so names have the tokens that they have in sentences and lists,
+    while at the beginning of a line a model would have to spell them from memory (our choice).
 
     Raises:
         TableError: the gold file is no text or no table.
@@ -229,14 +263,14 @@ def answer_text(gold: bytes, answer_type: str) -> str:
         width = max(map(len, rows))
         rows.insert(0, ["Answer"] if width == 1 else [f"Answer {number}" for number in range(1, width + 1)])
     text = io.StringIO()
-    csv.writer(text, delimiter="\t", lineterminator="\n").writerows(rows)
+    csv.writer(text, delimiter="\t", lineterminator="\n").writerows([f" {cell}" for cell in row] for row in rows)
     return f"```tsv\n{text.getvalue()}```"
 
 
 def cells_of(answer: str) -> list[str]:
     """Return the cells of an answer as ``answer_text`` writes it, without the names of its columns."""
     table = answer.partition("```tsv\n")[2].removesuffix("```")
-    return [cell for row in list(split_records(table, "\t"))[1:] for cell in row]
+    return [cell.strip() for row in list(split_records(table, "\t"))[1:] for cell in row]
 
 
 def calls_of(course: Course) -> Iterator[tuple[str, dict[str, Any]]]:

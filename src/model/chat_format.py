@@ -121,16 +121,20 @@ class ChatFormat:
                 texts.append((after, [len(before), len(after)]))
         return [self._marked(text, list(zip(bounds[::2], bounds[1::2], strict=True))) for text, bounds in texts]
 
-    def endings(self, lines: Sequence[str]) -> Marked:
-        """Return plain lines with the last word of each marked, as what the rest of its line tells."""
+    def endings(self, lines: Sequence[tuple[str, str]]) -> Marked:
+        """Return plain lines, each of two parts, the second marked as what the first tells.
+
+        The end of a line is marked with a second part that holds it. A space joins the two, unless a line ends there.
+        """
         text, marks = "", ""
-        for line in lines:
-            word = line.rpartition(" ")[2]
-            text += f"{line}\n"
-            marks += "." * (len(line) - len(word)) + "x" * len(word) + "."
+        for shown, told in lines:
+            start = shown if shown.endswith("\n") else f"{shown} "
+            text += f"{start}{told}".rstrip("\n") + "\n"
+            marks += "." * len(start) + "x" * len(told)
+            marks = marks.ljust(len(text), ".")
         encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
         trained = ["x" in marks[first:last] for first, last in encoded.offset_mapping]
-        return Marked(text, list(encoded.input_ids), trained, [line.rpartition(" ")[2] for line in lines])
+        return Marked(text, list(encoded.input_ids), trained, [told for _, told in lines])
 
     def _marked(self, text: str, turns: Sequence[tuple[int, int]]) -> Marked:
         encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)

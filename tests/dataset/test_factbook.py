@@ -90,14 +90,16 @@ def test_notes_lead_from_what_was_read_to_the_answer_and_are_left_out_where_noth
         form, last = question.draft.form.name, "".join(question.notes.get(question.pages[-1], [])[:1])
         assert set(question.notes) <= {("", ""), *question.pages}
         if question.notes.get(("", "")):
-            plan = [f"{title.replace(':', '')}" for _, title in question.pages]
+            plan = [" of ".join(reversed(title.split(": "))) for _, title in question.pages]
             lefts = [question.notes[page][-1] for page in [("", ""), *question.pages]]
             assert lefts == [f"left: {', '.join(plan[at:])}" for at in range(len(plan))] + ["left: none"]
             assert all(title.partition(": ")[0] in question.draft.text for _, title in question.pages)
             planned[form] += 1
-        if form in ("ranking", "chronology", "largest"):
+        if form in ("ranking", "chronology"):
             named = [one.rpartition(" ")[0] for one in last.partition("; order: ")[2].split(", ")]
-            assert [[name] for name in named][: len(question.gold)] == question.gold
+            assert [[name] for name in named] == question.gold
+        if form == "largest":
+            assert [[last.partition("; first: ")[2].rpartition(" ")[0]]] == question.gold
         if form == "common_neighbours":
             assert [[name] for name in re.findall(r"[:,] ([^:,]+) yes", last)] == question.gold
             assert [[name] for name in last.partition("; both: ")[2].split(", ")] == question.gold
@@ -106,19 +108,20 @@ def test_notes_lead_from_what_was_read_to_the_answer_and_are_left_out_where_noth
         if form == "profile":
             read = [line for lines in question.notes.values() for line in lines]
             assert [cell for row in question.gold for cell in row[1:]] == [
-                next(line.rpartition(": ")[2] for line in read if line.startswith(f"{row[0]}, {label}: "))
+                next(line.rpartition(": ")[2] for line in read if line.startswith(f"- {row[0]}, {BY_KEY[key].phrase}: "))
                 for row in question.gold
-                for label in question.draft.form.columns(question.draft.slots)[1:]
+                for key in (question.draft.slots["field"], question.draft.slots["other"])
             ]
     assert {"largest", "above", "common_neighbours", "chronology", "ranking_live", "profile"} <= set(planned)
     assert not {"largest_neighbour", "largest_member", "profile_neighbours", "landlocked", "top"} & set(planned)
 
 
-def test_practice_compares_values_and_copies_names_of_nothing_that_is_tested(days):
-    compared, listed = make_practice(days[0], comparisons=600, names=200, seed=1)
-    assert (len(compared), len(listed)) == (600, 200)
-    assert (compared, listed) == make_practice(days[0], comparisons=600, names=200, seed=1)
-    assert compared != make_practice(days[0], comparisons=600, names=200, seed=2)[0]
+def test_practice_is_about_nothing_that_is_tested_and_what_is_told_follows(days):
+    numbers = {"comparisons": 600, "names": 200, "shared": 100, "notes": 100}
+    compared, listed, shared, notes = made = make_practice(days[0], **numbers, seed=1)
+    assert [len(kind) for kind in made] == [*numbers.values()]
+    assert made == make_practice(days[0], **numbers, seed=1)
+    assert compared != make_practice(days[0], **numbers, seed=2)[0]
     known = {
         value
         for name, entity in days[0].by_name.items()
@@ -128,13 +131,14 @@ def test_practice_compares_values_and_copies_names_of_nothing_that_is_tested(day
     }
     signs = Counter()
     for line in compared:
-        told = re.fullmatch(r"(?:(?:the )?([a-z ]+?)(?: first)?; )?(\S+) and (\S+): ([<>=])(?:, (\w+))?", line)
-        word, one, other, sign, verdict = told.groups()
+        pattern = r"(?:(?:the )?([a-z ]+?)(?: first)? \(([<>])\); )?(\S+) and (\S+): ([<>=])(?:, (\w+))?"
+        word, wanted, one, other, sign, verdict = re.fullmatch(pattern, " ".join(line)).groups()
         assert {one, other} <= known
         first, second = answers.number(one), answers.number(other)
         assert {"<": first < second, ">": first > second, "=": first == second}[sign]
         if word:
-            good = sign == {**answers.ORDER_WORDS, **answers.LIMIT_WORDS}[word]
+            assert wanted == {**answers.ORDER_WORDS, **answers.LIMIT_WORDS}[word]
+            good = sign == wanted
             assert verdict == {True: ("before", "yes"), False: ("after", "no")}[good][word in answers.LIMIT_WORDS]
         signs.update([sign, word or "sign alone", verdict])
     assert min(signs["<"], signs[">"]) > 200
@@ -142,10 +146,35 @@ def test_practice_compares_values_and_copies_names_of_nothing_that_is_tested(day
     assert min(signs[word] for word in [*answers.ORDER_WORDS, *answers.LIMIT_WORDS]) >= 6
     assert min(signs[verdict] for verdict in ("before", "after", "yes", "no")) > 20
     for line in listed:
-        names, before, after = re.fullmatch(r"(.*); after (\S+): (\S+)", line).groups()
-        invented = names.split(", ")
-        assert (before, after) in itertools.pairwise(invented)
-        assert not set(invented) & set(days[0].by_name)
+        names, before, after = re.fullmatch(r"(.*); after (\S+):\n(\S+)", "".join(line)).groups()
+        assert (before, after) in itertools.pairwise(names.split(", "))
+        assert not set(names.split(", ")) & set(days[0].by_name)
+    for shown, told in shared:
+        one, listed, page, other = re.fullmatch(r"- (.+): (.+)\nLand borders: (.+)\n- (.+):", shown).groups()
+        first = listed.split(", ")
+        second = dict(name.rsplit(" ", 1) for name in told.partition("; both: ")[0].split(", "))
+        assert second == {name: "yes" if name in first else "no" for name in BY_KEY["borders"].values(page)}
+        assert told.endswith("; both: " + ", ".join(name for name in second if name in first) + "\n")
+        assert all(map(is_for_training, [one, other, *first, *second]))
+    kinds = Counter()
+    for shown, told in notes:
+        noted = re.findall(r"^- (.+?): (\S+), (.+) \(([<>])\);?", shown, re.M)
+        assert 2 <= len(noted) <= 4
+        assert all(is_for_training(name) and value in known for name, value, *_ in noted)
+        [(wanted, sign)] = {tuple(rest) for _, _, *rest in noted}
+        kind, end = told.removesuffix("\n").rpartition("; ")[2].split(": ")
+        sizes = {name: answers.number(value) for name, value, *_ in noted}
+        if kind == "found":
+            limit = answers.number(wanted.rpartition(" ")[2])
+            passing = [name for name, size in sizes.items() if (size > limit if sign == ">" else size < limit)]
+            assert end == ", ".join(passing)
+        else:
+            order = sorted(sizes, key=sizes.get, reverse=sign == ">")
+            assert kind == ("first" if wanted.startswith("the ") else "order")
+            told_order = [one.rpartition(" ")[0] for one in end.split(", ")]
+            assert told_order == (order[:1] if kind == "first" else order)
+        kinds.update([kind, sign])
+    assert min(kinds[kind] for kind in ("found", "first", "order", "<", ">")) > 15
 
 
 def test_the_word_that_says_what_is_wanted_is_the_first_of_its_kind_and_means_what_the_form_does():
@@ -159,59 +188,59 @@ def test_the_word_that_says_what_is_wanted_is_the_first_of_its_kind_and_means_wh
         assert {words[word] for word in map(answers.word_in, WORDINGS[form]) if word} == {sign}
 
 
-class Jotter:
-    """Values by name, and the notes."""
-
-    def __init__(self, **values):
-        self._values, self.notes = values, []
-
-    def values(self, name, key):
-        return self._values[name]
-
-    def note(self, line):
-        self.notes.append(line)
+def listed(**values):
+    """A reader of values by name."""
+    return answers.Listed(values)
 
 
 def test_notes_of_a_ranking_a_limit_and_neighbours_in_common():
-    sizes = Jotter(A=("1,000",), B=("20",), C=("300",))
+    sizes = listed(A=("1,000",), B=("20",), C=("300",))
     assert answers.ranking(sizes, {"all": "A, B, C", "field": "area"}) == [["A"], ["C"], ["B"]]
     assert sizes.notes == [
-        "A: 1,000, largest first",
-        "B: 20, largest first; 20 and 1,000: <, after A; order: A 1,000, B 20",
-        "C: 300, largest first; 300 and 1,000: <, after A; 300 and 20: >, before B; order: A 1,000, C 300, B 20",
+        "A: 1,000, largest first (>)",
+        "B: 20, largest first (>); 20 and 1,000: <, after A; order: A 1,000, B 20",
+        "C: 300, largest first (>); 300 and 1,000: <, after A; 300 and 20: >, before B; order: A 1,000, C 300, B 20",
     ]
-    years = Jotter(A=("1900",), B=("1800",), C=("1850",))
+    years = listed(A=("1900",), B=("1800",), C=("1850",))
     assert answers.chronology(years, {"all": "A, B, C", "field": "found"}) == [["B"], ["C"], ["A"]]
     assert years.notes[1:] == [
-        "B: 1800, earliest first; 1800 and 1900: <, before A; order: B 1800, A 1900",
-        "C: 1850, earliest first; 1850 and 1800: >, after B; 1850 and 1900: <, before A; order: B 1800, C 1850, A 1900",
+        "B: 1800, earliest first (<); 1800 and 1900: <, before A; order: B 1800, A 1900",
+        "C: 1850, earliest first (<); 1850 and 1800: >, after B; 1850 and 1900: <, before A; "
+        "order: B 1800, C 1850, A 1900",
     ]
     with pytest.raises(answers.NoAnswerError):
-        answers.ranking(Jotter(A=("9",), B=("20",), C=("9.0",)), {"all": "A, B, C", "field": "area"})
-    assert answers.largest(Jotter(A=("9",), B=("20",)), {"all": "A, B", "field": "area"}) == [["B"]]
-    least = Jotter(A=("9",), B=("20",))
-    assert answers.smallest(least, {"all": "A, B", "field": "area"}) == [["A"]]
-    assert least.notes == ["A: 9, the smallest", "B: 20, the smallest; 20 and 9: >, after A; order: A 9, B 20"]
-    lowest = Jotter(A=("9",), B=("20",))
+        answers.ranking(listed(A=("9",), B=("20",), C=("9.0",)), {"all": "A, B, C", "field": "area"})
+    assert answers.largest(listed(A=("9",), B=("20",)), {"all": "A, B", "field": "area"}) == [["B"]]
+    least = listed(A=("9",), B=("20",), C=("3",))
+    assert answers.smallest(least, {"all": "A, B, C", "field": "area"}) == [["C"]]
+    assert least.notes == [
+        "A: 9, the smallest (<)",
+        "B: 20, the smallest (<); 20 and 9: >, after A; first: A 9",
+        "C: 3, the smallest (<); 3 and 9: <, before A; first: C 3",
+    ]
+    with pytest.raises(answers.NoAnswerError):
+        answers.largest(listed(A=("30",), B=("20",), C=("20.0",)), {"all": "A, B, C", "field": "area"})
+    lowest = listed(A=("9",), B=("20",))
     assert answers.chronology(lowest, {"all": "A, B", "field": "area", "word": "ascending"}) == [["A"], ["B"]]
-    assert lowest.notes[1] == "B: 20, ascending; 20 and 9: >, after A; order: A 9, B 20"
-    rates = Jotter(A=("4%",), B=("4.1%",))
+    assert lowest.notes[1] == "B: 20, ascending (<); 20 and 9: >, after A; order: A 9, B 20"
+    rates = listed(A=("4%",), B=("4.1%",))
     assert answers.above(rates, {"all": "A, B", "field": "inflation", "limit": "4%"}) == [["B"]]
     assert rates.notes == [
-        "A: 4%, above 4%; 4% and 4%: =, no; found: none",
-        "B: 4.1%, above 4%; 4.1% and 4%: >, yes; found: B",
+        "A: 4%, above 4% (>); 4% and 4%: =, no; found: none",
+        "B: 4.1%, above 4% (>); 4.1% and 4%: >, yes; found: B",
     ]
-    assert answers.below(Jotter(A=("3%",), B=("4%",)), {"all": "A, B", "field": "inflation", "limit": "4%"}) == [["A"]]
-    over = Jotter(A=("5%",))
+    assert answers.below(listed(A=("3%",), B=("4%",)), {"all": "A, B", "field": "inflation", "limit": "4%"}) == [["A"]]
+    over = listed(A=("5%",))
     with pytest.raises(answers.NoAnswerError):  # all of them
         answers.above(over, {"all": "A", "field": "inflation", "limit": "4%", "word": "more than"})
-    assert over.notes == ["A: 5%, more than 4%; 5% and 4%: >, yes; found: A"]
-    lands = Jotter(A=("X", "Y", "Z"), B=("Z", "U", "X"))
+    assert over.notes == ["A: 5%, more than 4% (>); 5% and 4%: >, yes; found: A"]
+    lands = listed(A=("X", "Y", "Z"), B=("Z", "U", "X"))
     assert answers.common(lands, {"all": "A, B"}) == [["Z"], ["X"]]
     assert lands.notes == ["A: X, Y, Z", "B: Z yes, U no, X yes; both: Z, X"]
-    cells = Jotter(A=("4",), B=("5",))
+    cells = listed(A=("4",), B=("5",))
     assert answers.profile_one(cells, {"all": "A, B", "field": "area"}) == [["A", "4"], ["B", "5"]]
-    assert cells.notes == ["A, Total area: 4", "B, Total area: 5"]
+    area = "total area in square kilometres"
+    assert cells.notes == [f"{area}: Geography", f"A, {area}: 4", f"B, {area}: 5"]
 
 
 def test_the_suite_has_all_types_topics_splits_and_lengths_of_way(suite):
@@ -295,6 +324,18 @@ def test_all_wordings_of_a_form_are_different_and_complete(form):
 @pytest.fixture(scope="module")
 def sets(days):
     return {split: make_set(split, *days, per_type=45, max_pages=4, seed=1) for split in ("train", "entities", "forms")}
+
+
+def test_every_second_lesson_calls_its_entities_by_names_that_nobody_has(sets, days):
+    for split, questions in sets.items():
+        assert [bool(one.renamed) for one in questions] == [
+            split == "train" and at % 2 > 0 for at in range(len(questions))
+        ]
+        for question in questions:
+            assert set(question.renamed) <= set(question.entities)
+            invented = re.findall(r"[^ -]+", " ".join(question.renamed.values()))
+            assert not {*question.renamed.values(), *invented} & set(days[0].by_name)
+            assert len(set(question.renamed.values())) == len(question.renamed)
 
 
 def test_the_suite_is_still_the_one_that_was_published_first(suite):
@@ -431,7 +472,7 @@ def test_the_suite_lies_in_the_published_layout_and_is_made_once(cache, suite):
     trace = data.trace(data.questions[0])
     assert trace.searches
     about = json.loads((data.root / "suite.json").read_bytes())
-    assert about["1"].keys() == {"form", "split", "hops", "entities", "slots", "notes"}
+    assert about["1"].keys() == {"form", "split", "hops", "entities", "slots", "renamed", "notes"}
     before = {path: path.stat().st_mtime_ns for path in data.root.rglob("*.csv")}
     assert {path: path.stat().st_mtime_ns for path in factbook().root.rglob("*.csv")} == before
 

@@ -1,6 +1,7 @@
 import itertools
 import json
 import re
+from urllib.parse import quote
 
 import pytest
 from chat_models import PLAIN, WITH_TOOLS, tokenizer
@@ -21,7 +22,7 @@ from src.agent.trajectory import Task
 from src.agent.web import Web
 from src.dataset.factbook import factbook, factbook_set, factbook_web
 from src.dataset.gisa import Gisa
-from src.dataset.gisa_lessons import answer_text, make_lessons, refuse_learnt
+from src.dataset.gisa_lessons import answer_text, make_lessons, refuse_learnt, renamed
 from src.errors import InputError
 from src.metrics.answer_table import TableError
 from src.metrics.answers import official_score
@@ -57,8 +58,10 @@ def check_lessons(suite, chat, max_tokens):
         marked = lesson.marked
         own = [token for token, trained in zip(marked.tokens, marked.trained, strict=True) if trained]
         assert chat.text_of(own) == "".join(marked.actions)
+        names = about[one.id]["renamed"]
+        assert not [name for name in names if f"{name}: " in marked.text or f'"{name} ' in marked.text]
         notes, read = about[one.id]["notes"], [""]
-        for before, action in itertools.pairwise(["", *marked.actions]):
+        for before, action in itertools.pairwise(["", *(by_own_names(one, names) for one in marked.actions)]):
             read += re.findall(r'"url": \["(.*?)"\]', before)
             said = "\n".join(notes.get(read[-1], ())) if '"search"' not in before else ""
             assert re.match(re.escape(said) + r"\n?(<tool_call>|```tsv)", action)
@@ -68,8 +71,8 @@ def check_lessons(suite, chat, max_tokens):
         assert lesson.entities == tuple(about[one.id]["entities"])
         # What comes before the first action is what a rollout begins with, made without any knowledge of the answer.
         begins = opening(Task(one.id, 0, one.text, one.answer_type), today="2024-07-01", limit="8 tool calls")
-        prompt = chat.tokens_of(begins, Toolbox.specs)
-        assert marked.tokens[: marked.trained.index(True)] == prompt
+        prompt = chat.tokenizer.decode(marked.tokens[: marked.trained.index(True)])
+        assert by_own_names(prompt, names) == chat.tokenizer.decode(chat.tokens_of(begins, Toolbox.specs))
         rest = chat.tokenizer.decode(
             [token for token, trained in zip(marked.tokens, marked.trained, strict=True) if not trained]
         )
@@ -78,6 +81,14 @@ def check_lessons(suite, chat, max_tokens):
         assert "```tsv" not in rest.replace("```tsv\nfirst column\tsecond column\nvalue\tvalue\n```", "")
         assert len(re.findall("<untrusted>\n", rest)) == len(marked.actions) - 1  # each call has its result
     return made
+
+
+def by_own_names(text, names):
+    """The text with the entities' own names again."""
+    for own, invented in names.items():
+        for spelling in (str, lambda name: quote(name.lower().replace(" ", "-"))):
+            text = text.replace(spelling(invented), spelling(own))
+    return text
 
 
 def table(answer):
@@ -96,16 +107,34 @@ def test_lessons_of_the_embedded_web_train_calls_and_answers_and_nothing_else(tr
     assert set(manifest["entities"]) == {name for lesson in made.lessons for name in lesson.entities}
 
 
-def test_practice_teaches_the_last_words_of_lines_and_nothing_else(train):
+def test_names_are_rewritten_wherever_they_stand_alone():
+    call = {"function": {"name": "visit", "arguments": '{"url": ["https://a.example/c%C3%B4te-noir/land"]}'}}
+    messages = [
+        {"role": "user", "content": "Niger, Nigeria and Côte Noir; not Niger-Benue.", "at": 3},
+        {"role": "assistant", "content": "Niger: 4", "tool_calls": [call]},
+    ]
+    new = {"Niger": "Sway", "Côte Noir": "Isium Bel"}
+    first, second = renamed(messages, new)
+    assert first == {"role": "user", "content": "Sway, Nigeria and Isium Bel; not Niger-Benue.", "at": 3}
+    assert second["content"] == "Sway: 4"
+    assert second["tool_calls"][0]["function"]["arguments"] == '{"url": ["https://a.example/isium-bel/land"]}'
+    assert messages[0]["content"].startswith("Niger, ")
+    assert renamed(messages, {}) == messages
+
+
+def test_practice_teaches_the_ends_of_lines_and_nothing_else(train):
     chat = ChatFormat(tokenizer(PLAIN))
     blocks = json.loads((train.root / "practice.json").read_bytes())
     made = make_lessons(train, agent(factbook_web()), chat, max_tokens=20_000)
     assert "" not in {**made.manifest()["questions"], **{lesson.question_id: 1 for lesson in made.lessons}}
-    assert [one.marked.text.splitlines() for one in made.practice] == blocks
+    ends = [[shown if shown.endswith("\n") else f"{shown} " for shown, _ in block] for block in blocks]
+    parts = [zip(starts, block, strict=True) for starts, block in zip(ends, blocks, strict=True)]
+    written = ["".join(f"{start}{told}".rstrip() + "\n" for start, (_, told) in lines) for lines in parts]
+    assert [one.marked.text for one in made.practice] == written
     for one, block in zip(made.practice, blocks, strict=True):
         own = [token for token, trained in zip(one.marked.tokens, one.marked.trained, strict=True) if trained]
         assert chat.text_of(own) == "".join(one.marked.actions)
-        assert one.marked.actions == [line.rpartition(" ")[2] for line in block]
+        assert one.marked.actions == [told for _, told in block]
     assert not (factbook_set("entities", per_type=1).root / "practice.json").exists()
 
 
@@ -135,16 +164,16 @@ def test_nothing_is_cut_questions_without_a_lesson_are_named_with_the_reason(tra
 
 # Answers in GISA's exact layout: bytes of the file, type, and the table that is to be learnt.
 ANSWERS = [
-    (b'"Z\xc3\xbcrich, City"\n', "item", "Answer\nZürich, City\n"),
-    ("Café,3\n".encode("cp1252"), "item", "Answer 1\tAnswer 2\nCafé\t3\n"),
-    (b'\xef\xbb\xbf"He said ""no"""\n5\' 7"\n', "set", 'Answer\n"He said ""no"""\n"5\' 7"""\n'),
-    (b'2024-01-31\n"May 5, 2024"\n', "list", "Answer\n2024-01-31\nMay 5, 2024\n"),
+    (b'"Z\xc3\xbcrich, City"\n', "item", " Answer\n Zürich, City\n"),
+    ("Café,3\n".encode("cp1252"), "item", " Answer 1\t Answer 2\n Café\t 3\n"),
+    (b'\xef\xbb\xbf"He said ""no"""\n5\' 7"\n', "set", ' Answer\n" He said ""no"""\n" 5\' 7"""\n'),
+    (b'2024-01-31\n"May 5, 2024"\n', "list", " Answer\n 2024-01-31\n May 5, 2024\n"),
     (
         b'Name,Share %,"Sales, US$"\nA & B,7.5%,"$1,234.50"\n"C\tD",100%,\n',
         "table",
-        'Name\tShare %\tSales, US$\nA & B\t7.5%\t$1,234.50\n"C\tD"\t100%\t\n',
+        ' Name\t Share %\t Sales, US$\n A & B\t 7.5%\t $1,234.50\n" C\tD"\t 100%\t \n',
     ),
-    (b"Year\r\n1999\r\n2001\r\n", "table", "Year\n1999\n2001\n"),
+    (b"Year\r\n1999\r\n2001\r\n", "table", " Year\n 1999\n 2001\n"),
 ]
 
 
@@ -173,7 +202,7 @@ def test_an_answer_is_exact_or_refused_by_the_gate_and_never_raises(cells):
     except TableError:
         return
     assert official_score(text, gold, "set")["global_em"] in (0, 1)
-    assert text.startswith("```tsv\nAnswer\n")
+    assert text.startswith("```tsv\n Answer\n")
 
 
 def hand_made(root):
@@ -206,7 +235,7 @@ def test_a_suite_in_the_published_layout_gives_lessons_and_says_what_is_missing(
         '<tool_call>\n{"name": "search", "arguments": {"query": "number 1"}}\n</tool_call>',
         '<tool_call>\n{"name": "visit", "arguments": {"url": ["https://example.org/1"], "goal": "number 1"}}'
         "\n</tool_call>",
-        "```tsv\nAnswer\nOslo\n```",
+        "```tsv\n Answer\n Oslo\n```",
     ]
     assert lesson.shown == 0  # Oslo stands on none of the pages
     assert made.dropped == {
