@@ -15,12 +15,11 @@ from pathlib import Path
 
 from src.agent.corpus import Corpus
 from src.dataset.factbook_pages import address_of, render
+from src.dataset.factbook_practice import Practice, make_practice
 from src.dataset.factbook_questions import (
-    Practice,
     Question,
     Records,
     Split,
-    make_practice,
     make_set,
     make_suite,
     trace_of,

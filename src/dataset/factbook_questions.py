@@ -2,41 +2,27 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import random
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any, Literal
 from urllib.parse import quote_plus
 
 from src.agent.corpus import Corpus
-from src.dataset.factbook_answers import (
-    LIMIT_WORDS,
-    ORDER_WORDS,
-    Listed,
-    NoAnswerError,
-    Rows,
-    Slots,
-    common,
-    comparison,
-    first_of,
-    placed,
-    signed,
-    word_in,
-)
-from src.dataset.factbook_forms import ELEMENT_FACTS, FORMS, LIMITS, SIZES, Form
+from src.dataset.factbook_answers import NoAnswerError, Rows, Slots, word_in
+from src.dataset.factbook_forms import ELEMENT_FACTS, FORMS, LIMITS, Form
 from src.dataset.factbook_more_forms import ALL_FORMS, WORDINGS
+from src.dataset.factbook_names import invented, is_for_training, name_parts
 from src.dataset.factbook_pages import address_of, group_title, section_title
 from src.dataset.factbook_records import BY_KEY, FIELDS, ONE_NAME, Entity
 
 Split = Literal["train", "entities", "forms"]
-Practice = list[tuple[str, str]]
 _PER_FORM = {"train": 12, "test": 6}
 _TRIES = 400
-_START = "", ""  # kind and title before the first page
+START = "", ""  # kind and title before the first page
 
 
 @dataclass(frozen=True)
@@ -89,7 +75,7 @@ class Records:
             self.groups.setdefault(entity.group, []).append(entity.name)
         self.pages: dict[tuple[str, str], None] = {}
         self.notes: dict[tuple[str, str], list[str]] = {}
-        self._page = _START
+        self._page = START
 
     def values(self, name: str, key: str) -> tuple[str, ...]:
         """See ``factbook_answers.Reader``."""
@@ -113,7 +99,7 @@ class Records:
 
     def answer(self, draft: Draft) -> Answer | None:
         """Answer a question, None if there is no one answer."""
-        self.pages, self.notes, self._page = {}, {}, _START
+        self.pages, self.notes, self._page = {}, {}, START
         try:
             rows = draft.form.answer(self, {**draft.slots, "word": draft.word})
         except NoAnswerError:
@@ -121,7 +107,7 @@ class Records:
         pages = list(self.pages)
         named = {draft.slots.get("a"), *draft.slots.get("all", "").split(", ")}
         if len(pages) > 1 and named.issuperset(title.partition(": ")[0] for _, title in pages):
-            for number, page in enumerate([_START, *pages]):
+            for number, page in enumerate([START, *pages]):
                 self.notes.setdefault(page, []).append(f"left: {', '.join(map(query_for, pages[number:])) or 'none'}")
         return Answer(rows, pages, self.notes)
 
@@ -239,111 +225,16 @@ def make_set(split: Split, now: Records, later: Records, *, per_type: int, max_p
 
 def _renamed(questions: Sequence[Question], now: Records, rng: random.Random) -> list[Question]:
     """Invent names for the entities of every second question, but for those that pages abbreviate."""
-    parts, made = _name_parts(now), list(questions)
+    parts, made = name_parts(now.by_name), list(questions)
     for place, question in enumerate(questions):
         if place % 2:
-            taken, invented = {*now.by_name}, {}
+            taken, names = {*now.by_name}, {}
             for name in (name for name in question.entities if name not in ONE_NAME.values()):
-                words = [_invented(parts, taken, rng) for _ in range(rng.choice((1, 1, 1, 2)))]
+                words = [invented(parts, taken, rng) for _ in range(rng.choice((1, 1, 1, 2)))]
                 taken.update(words)
-                invented[name] = rng.choice("- ").join(words)
-            made[place] = replace(question, renamed=invented)
+                names[name] = rng.choice("- ").join(words)
+            made[place] = replace(question, renamed=names)
     return made
-
-
-def make_practice(now: Records, *, comparisons: int, names: int, shared: int, notes: int, seed: int) -> list[Practice]:
-    """Draw what answers take of skill, without their pages: of each line the beginning is given, the end to be told.
-
-    The first kind compares two values in the words of notes, one in three with what follows for an order or a limit.
-    The second lists a few names and tells the one that comes after another, at the beginning of a line and so letter by
-    letter; see ``query_for``: half are words that begin with a capital letter, half invented, put together from two
-    names. The third finds what two lists of names have in common, the fourth places a value among
-    others as notes do. Values and names are of entities that models may learn from.
-
-    Args:
-        now: The facts.
-        comparisons: Lines of the first kind.
-        names: Lines of the second kind.
-        shared: Lines of the third kind.
-        notes: Lines of the fourth kind.
-        seed: Of all choices.
-
-    Returns:
-        The lines of each kind, as pairs.
-    """
-    rng = random.Random(f"practice {seed}")
-    known = [entity for name, entity in now.by_name.items() if is_for_training(name)]
-    values = [
-        sorted({value for entity in known for value in entity.values(key)})
-        for key in dict.fromkeys([*SIZES, *LIMITS, "found"])
-    ]
-    pairs = [rng.sample(rng.choice(values), 2) for _ in range(comparisons)]
-    phrases = [(word, phrase) for word in ORDER_WORDS for phrase in (f"the {word}", first_of(word))]
-    phrases += [(word, word) for word in LIMIT_WORDS]
-    wanted = itertools.cycle(one for phrase in phrases for one in (("", ""), ("", ""), phrase))
-    compared = [
-        f"{signed(phrase, word)}; {placed(one, other, word)}" if word else comparison(one, other)
-        for (word, phrase), (one, other) in zip(wanted, pairs, strict=False)
-    ]
-    parts = _name_parts(now)
-    text = " ".join(entity.background for entity in known)
-    common_words = sorted({*re.findall(r"\b[A-Z][a-z]{3,}\b", text)} - now.by_name.keys())
-    listed = []
-    for number in range(names):
-        some = rng.randint(2, 4)
-        invented = [_invented(parts, now.by_name, rng) for _ in range(some)]
-        told = rng.sample(common_words, some) if number % 2 else invented
-        place = rng.randrange(some - 1)
-        listed.append((f"{', '.join(told)}; after {told[place]}:\n", told[place + 1]))
-    words = [(before, last) for before, _, last in (line.rpartition(" ") for line in compared)]
-    countries = [entity.name for entity in known if entity.kind == "country"]
-    return [
-        words,
-        listed,
-        [_with_shared(countries, rng) for _ in range(shared)],
-        [_last_note(now, known, rng) for _ in range(notes)],
-    ]
-
-
-def _with_shared(names: Sequence[str], rng: random.Random) -> tuple[str, str]:
-    """Draw two lists of neighbours, in truth none, and tell what they share as the notes on them do."""
-    one, other, *rest = rng.sample(names, 13)
-    both, first, second = rest[: rng.randint(1, 3)], rest[3 : 3 + rng.randint(1, 4)], rest[7 : 7 + rng.randint(1, 4)]
-    lists = Listed({one: sorted([*both, *first]), other: sorted([*both, *second])})
-    common(lists, {"all": f"{one}, {other}"})
-    known, last = lists.notes
-    page = "; ".join(f"{name} {rng.randint(10, 2_000):,} km" for name in lists.values(other, "borders"))
-    return f"- {known}\n{BY_KEY['borders'].label}: {page}\n- {other}:", f"{last.removeprefix(f'{other}: ')}\n"
-
-
-def _last_note(now: Records, known: Sequence[Entity], rng: random.Random) -> tuple[str, str]:
-    """Draw a few entities and what is wanted of them, and tell what the note on the last one does."""
-    of_one = [word for word in ORDER_WORDS if first_of(word) != word]
-    words = {"largest": of_one, "ranking": [*ORDER_WORDS], "above": [*LIMIT_WORDS]}
-    while True:
-        name = rng.choice(("largest", "ranking", "ranking", "above"))
-        form = next(form for form in FORMS if form.name == name)
-        word, key = rng.choice(words[name]), rng.choice(form.fields)
-        able = [entity.name for entity in known if entity.values(key)]
-        slots = {"all": ", ".join(rng.sample(able, rng.randint(2, 4))), "field": key, "limit": LIMITS.get(key, "")}
-        if answer := now.answer(Draft(form, slots, "", word)):
-            *before, last = [lines[0] for page, lines in answer.notes.items() if page != _START]
-            shown, sign, told = last.partition("); ")
-            return "\n".join([*before, f"{shown}{sign}".rstrip()]), f"{told}\n"
-
-
-def _name_parts(now: Records) -> list[str]:
-    """Return the names of one word that models may learn from."""
-    return [name for name in now.by_name if is_for_training(name) and re.fullmatch(r"[A-Z][a-z]{4,}", name)]
-
-
-def _invented(names: Sequence[str], taken: Collection[str], rng: random.Random) -> str:
-    """Put a name together from the beginning of one and the end of another."""
-    while True:
-        first, second = rng.sample(names, 2)
-        name = first[: rng.randint(2, len(first) - 2)] + second[-rng.randint(2, len(second) - 2) :]
-        if name not in taken:
-            return name
 
 
 def _answered(draft: Draft, split: Split, now: Records, later: Records) -> Question | None:
@@ -356,11 +247,6 @@ def _answered(draft: Draft, split: Split, now: Records, later: Records) -> Quest
 
 def _on_side(question: Question, side: str) -> bool:
     return all(is_for_training(name) == (side == "train") for name in question.entities)
-
-
-def is_for_training(name: str) -> bool:
-    """Tell whether an entity or group is on the side that models may learn from; two of three are."""
-    return hashlib.sha256(name.encode()).digest()[0] % 3 > 0
 
 
 def _draw(

@@ -57,7 +57,7 @@ class Lessons:
         counts: Episodes; searches; visits by what tells their search; ``orphans``, ``repeats`` and ``results_pages``,
             clicks that are no step; tokens and trained tokens; of a policy's own episodes, see ``gisa_episodes``.
         own: Those of a policy's own episodes, in the order of their questions.
-        practice: What is learnt beside questions, of embedded suites; see ``factbook_questions.make_practice``.
+        practice: What is learnt beside questions, of embedded suites; see ``factbook_practice.make_practice``.
     """
 
     lessons: list[Lesson]

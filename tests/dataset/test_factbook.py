@@ -10,11 +10,11 @@ from src.agent.page_text import read_html
 from src.dataset import factbook_answers as answers
 from src.dataset.factbook import FIRST, LATER, encrypt, factbook, factbook_set, factbook_web
 from src.dataset.factbook_more_forms import ALL_FORMS, WORDINGS
+from src.dataset.factbook_names import is_for_training
 from src.dataset.factbook_pages import address_of, group_title, render, section_title
+from src.dataset.factbook_practice import make_practice
 from src.dataset.factbook_questions import (
     Records,
-    is_for_training,
-    make_practice,
     make_set,
     make_suite,
     trace_of,
