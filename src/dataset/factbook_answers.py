@@ -112,14 +112,13 @@ def _one(read: Reader, name: str, key: str) -> str:
     return read.values(name, key)[0]
 
 
-def _ranked(read: Reader, names: Sequence[str], slots: Slots, default: str, *, one_only: bool = False) -> list[str]:
+def _ranked(read: Reader, names: Sequence[str], slots: Slots, default: str) -> list[str]:
     """Sort entities by a field, in the order that the question's own word or else the default names; no ties.
 
-    Each is noted with what is wanted, one or a list, with what it is compared with, from the first of the order so far
-    on, with the place that follows, and with the order then.
+    Each is noted with what is wanted, with what it is compared with, from the first of the order so far on, with the
+    place that follows, and with the order then.
     """
     word, order = slots.get("word") or default, list[tuple[str, str]]()
-    wanted = f"the {word}" if one_only else first_of(word)
     for name in names:
         value, place, steps = _one(read, name, slots["field"]), 0, []
         for one, other in order:
@@ -132,8 +131,30 @@ def _ranked(read: Reader, names: Sequence[str], slots: Slots, default: str, *, o
         order.insert(place, (name, value))
         if steps:
             steps.append(f"order: {', '.join(f'{one} {size}' for one, size in order)}")
-        read.note("; ".join([f"{name}: {value}, {signed(wanted, word)}", *steps]))
+        read.note("; ".join([f"{name}: {value}, {signed(first_of(word), word)}", *steps]))
     return [name for name, _ in order]
+
+
+def _first(read: Reader, names: Sequence[str], slots: Slots, default: str) -> Rows:
+    """Find the entity that comes first by a field, in the order that the question's word or the default names; no ties.
+
+    Each is noted with what is wanted, with how it compares with the first so far, and with the first then.
+    """
+    word, sizes = slots.get("word") or default, dict[str, str]()
+    first = ""
+    for name in names:
+        value, steps = _one(read, name, slots["field"]), []
+        if number(value) in map(number, sizes.values()):
+            raise NoAnswerError
+        sizes[name] = value
+        if first:
+            steps.append(f"{placed(value, sizes[first], word)} {first}")
+        if not first or " before " in steps[-1]:
+            first = name
+        if steps:
+            steps.append(f"first: {first} {sizes[first]}")
+        read.note("; ".join([f"{name}: {value}, {signed(f'the {word}', word)}", *steps]))
+    return [[first]]
 
 
 def _names(slots: Slots) -> list[str]:
@@ -165,12 +186,12 @@ def lookup_all(read: Reader, slots: Slots) -> Rows:
 
 def largest(read: Reader, slots: Slots) -> Rows:
     """Find the largest of some entities."""
-    return [[_ranked(read, _names(slots), slots, "largest", one_only=True)[0]]]
+    return _first(read, _names(slots), slots, "largest")
 
 
 def smallest(read: Reader, slots: Slots) -> Rows:
     """Find the smallest of some entities."""
-    return [[_ranked(read, _names(slots), slots, "smallest", one_only=True)[0]]]
+    return _first(read, _names(slots), slots, "smallest")
 
 
 def largest_neighbour(read: Reader, slots: Slots) -> Rows:
@@ -178,12 +199,12 @@ def largest_neighbour(read: Reader, slots: Slots) -> Rows:
     neighbours = read.values(slots["a"], "borders")
     if len(neighbours) < 2:
         raise NoAnswerError
-    return [[_ranked(read, neighbours, slots, "largest", one_only=True)[0]]]
+    return _first(read, neighbours, slots, "largest")
 
 
 def largest_member(read: Reader, slots: Slots) -> Rows:
     """Find the largest member of a group."""
-    return [[_ranked(read, read.members(slots["group"]), slots, "largest", one_only=True)[0]]]
+    return _first(read, read.members(slots["group"]), slots, "largest")
 
 
 def common(read: Reader, slots: Slots) -> Rows:
@@ -269,12 +290,14 @@ def profile_wide(read: Reader, slots: Slots) -> Rows:
 
 
 def _profile(read: Reader, slots: Slots, *fields: str) -> Rows:
-    rows = []
+    """Look up fields of some entities; at first it is noted, in the question's words, which section has each."""
+    keys, rows = [slots[field] for field in fields], []
+    read.note(", ".join(f"{BY_KEY[key].phrase}: {BY_KEY[key].section}" for key in keys))
     for name in _names(slots):
         rows.append([name])
-        for key in (slots[field] for field in fields):
+        for key in keys:
             rows[-1].append(_one(read, name, key))
-            read.note(f"{name}, {BY_KEY[key].name}: {rows[-1][-1]}")
+            read.note(f"{name}, {BY_KEY[key].phrase}: {rows[-1][-1]}")
     return rows
 
 

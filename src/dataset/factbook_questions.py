@@ -113,7 +113,7 @@ class Records:
 
     def answer(self, draft: Draft) -> Answer | None:
         """Answer a question, None if there is no one answer."""
-        self.pages, self.notes = {}, {}
+        self.pages, self.notes, self._page = {}, {}, _START
         try:
             rows = draft.form.answer(self, {**draft.slots, "word": draft.word})
         except NoAnswerError:
@@ -312,7 +312,8 @@ def _with_shared(names: Sequence[str], rng: random.Random) -> tuple[str, str]:
     lists = Listed({one: sorted([*both, *first]), other: sorted([*both, *second])})
     common(lists, {"all": f"{one}, {other}"})
     known, last = lists.notes
-    return f"- {known}\n- {other}:", f"{last.removeprefix(f'{other}: ')}\n"
+    page = "; ".join(f"{name} {rng.randint(10, 2_000):,} km" for name in lists.values(other, "borders"))
+    return f"- {known}\n{BY_KEY['borders'].label}: {page}\n- {other}:", f"{last.removeprefix(f'{other}: ')}\n"
 
 
 def _last_note(now: Records, known: Sequence[Entity], rng: random.Random) -> tuple[str, str]:
@@ -320,8 +321,9 @@ def _last_note(now: Records, known: Sequence[Entity], rng: random.Random) -> tup
     of_one = [word for word in ORDER_WORDS if first_of(word) != word]
     words = {"largest": of_one, "ranking": [*ORDER_WORDS], "above": [*LIMIT_WORDS]}
     while True:
-        form = rng.choice([form for form in FORMS if form.name in words])
-        word, key = rng.choice(words[form.name]), rng.choice(form.fields)
+        name = rng.choice(("largest", "ranking", "ranking", "above"))
+        form = next(form for form in FORMS if form.name == name)
+        word, key = rng.choice(words[name]), rng.choice(form.fields)
         able = [entity.name for entity in known if entity.values(key)]
         slots = {"all": ", ".join(rng.sample(able, rng.randint(2, 4))), "field": key, "limit": LIMITS.get(key, "")}
         if answer := now.answer(Draft(form, slots, "", word)):

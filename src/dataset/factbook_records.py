@@ -62,7 +62,6 @@ class Field:
         pattern: Matches a text of the usual form as a whole, and its group 1 is the value; for lists, matches each
             entry. Texts of another form are no facts.
         is_list: Whether it has several values.
-        noted: Its name in notes, where the one on a page is that of two fields.
     """
 
     key: str
@@ -72,12 +71,6 @@ class Field:
     path: str
     pattern: str
     is_list: bool = False
-    noted: str = ""
-
-    @property
-    def name(self) -> str:
-        """Its name in notes."""
-        return self.noted or self.label
 
     @property
     def is_live(self) -> bool:
@@ -141,7 +134,6 @@ FIELDS = (
         "height of the highest point in metres",
         _HEIGHT,
         r"[^\d;(]+? ([\d,]+) m",
-        noted="Highest elevation",
     ),
     Field(
         *("coastline", "Coastline", "Geography", "length of the coastline in kilometres"),
