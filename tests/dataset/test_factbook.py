@@ -106,11 +106,11 @@ def test_notes_lead_from_what_was_read_to_the_answer_and_are_left_out_where_noth
         if form == "above":
             assert [[name] for name in last.partition("; found: ")[2].split(", ")] == question.gold
         if form == "profile":
-            read = [line for lines in question.notes.values() for line in lines]
+            read = dict(line.rsplit(": ", 1) for lines in question.notes.values() for line in lines)
             assert [cell for row in question.gold for cell in row[1:]] == [
-                next(line.rpartition(": ")[2] for line in read if line.startswith(f"- {row[0]}, {BY_KEY[key].phrase}: "))
+                read[f"- {row[0]}, {BY_KEY[question.draft.slots[slot]].phrase}"]
                 for row in question.gold
-                for key in (question.draft.slots["field"], question.draft.slots["other"])
+                for slot in ("field", "other")
             ]
     assert {"largest", "above", "common_neighbours", "chronology", "ranking_live", "profile"} <= set(planned)
     assert not {"largest_neighbour", "largest_member", "profile_neighbours", "landlocked", "top"} & set(planned)
