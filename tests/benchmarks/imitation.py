@@ -100,6 +100,7 @@ def trainer_seconds(
     logging.getLogger("transformers").setLevel(logging.ERROR)
     network, pad = model.network, model.tokenizer.pad_token_id
     network.config._attn_implementation = "sdpa"
+    network.get_input_embeddings().requires_grad_(False)  # as the stage does
     arguments = TrainingArguments(
         output_dir=str(folder), per_device_train_batch_size=data.batch_size, num_train_epochs=1, bf16=True,
         use_cpu=True, learning_rate=config["stage"]["learning_rate"], weight_decay=config["stage"]["weight_decay"],
