@@ -46,7 +46,7 @@ def test_the_page_shows_what_is_learnt_escaped_and_by_itself(render):
         "&quot;number 3&quot;}}\n&lt;/tool_call&gt;",
         "&lt;tool_call&gt;\n{&quot;name&quot;: &quot;visit&quot;, &quot;arguments&quot;: {&quot;url&quot;: "
         "[&quot;https://example.org/3&quot;], &quot;goal&quot;: &quot;number 3&quot;}}\n&lt;/tool_call&gt;",
-        "```tsv\nAnswer\nAmber &lt;Hill&gt;\n```",
+        "```tsv\n Answer\n Amber &lt;Hill&gt;\n```",
     ]
     assert "1: a page could not be read (5)" in page
     assert "It is amber." in page  # the snippet that the human got to read
