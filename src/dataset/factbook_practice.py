@@ -22,8 +22,8 @@ def make_practice(now: Records, *, comparisons: int, names: int, shared: int, no
     The first kind compares two values in the words of notes, one in three with what follows for an order or a limit.
     The second lists a few names and tells the one that comes after another, at the beginning of a line and so letter by
     letter; see ``query_for``: half are words that begin with a capital letter, half invented, put together from two
-    names. The third finds what two lists of names have in common, the fourth places a value among
-    others as notes do. Values and names are of entities that models may learn from.
+    names. The third finds what two lists of names have in common, the fourth places a value among others as notes do.
+    Values and names are of entities that models may learn from.
 
     Args:
         now: The facts.
