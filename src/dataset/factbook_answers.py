@@ -19,7 +19,7 @@ ORDER_WORDS = {
 }
 LIMIT_WORDS = {
     **dict.fromkeys(("above", "over", "more than", "greater than", "higher than", "exceeds"), ">"),
-    **dict.fromkeys(("below", "under", "less than", "smaller than"), "<"),
+    **dict.fromkeys(("below", "under", "less than", "smaller than", "before", "earlier than"), "<"),
 }
 
 
@@ -194,6 +194,11 @@ def smallest(read: Reader, slots: Slots) -> Rows:
     return _first(read, _names(slots), slots, "smallest")
 
 
+def earliest(read: Reader, slots: Slots) -> Rows:
+    """Find the earliest of some entities."""
+    return _first(read, _names(slots), slots, "earliest")
+
+
 def largest_neighbour(read: Reader, slots: Slots) -> Rows:
     """Find the largest neighbour of an entity."""
     neighbours = read.values(slots["a"], "borders")
@@ -220,9 +225,14 @@ def common(read: Reader, slots: Slots) -> Rows:
 
 
 def either(read: Reader, slots: Slots) -> Rows:
-    """Find the neighbours that one or more of some entities have."""
-    found = [neighbour for name in _names(slots) for neighbour in read.values(name, "borders")]
-    return _rows(list(dict.fromkeys(found)))
+    """Find the values of a field that one or more of some entities have."""
+    found = list[str]()
+    for name in _names(slots):
+        values = read.values(name, slots["field"])
+        joined = list(dict.fromkeys([*found, *values]))
+        read.note(f"{name}: {', '.join(values)}" + (f"; any: {', '.join(joined)}" if found else ""))
+        found = joined
+    return _rows(found)
 
 
 def landlocked(read: Reader, slots: Slots) -> Rows:
@@ -239,6 +249,11 @@ def above(read: Reader, slots: Slots) -> Rows:
 def below(read: Reader, slots: Slots) -> Rows:
     """Find the entities whose field stays under a limit; some, but not all, must."""
     return _passing(read, slots, "below")
+
+
+def found_before(read: Reader, slots: Slots) -> Rows:
+    """Find the entities whose field comes before a limit; some, but not all, must."""
+    return _passing(read, slots, "before")
 
 
 def _passing(read: Reader, slots: Slots, default: str) -> Rows:
@@ -303,7 +318,16 @@ def _profile(read: Reader, slots: Slots, *fields: str) -> Rows:
 
 def profile_sorted(read: Reader, slots: Slots) -> Rows:
     """Look up a field of some entities, the largest first."""
-    names = _ranked(read, _names(slots), slots, "largest")
+    return _sorted_profile(read, slots, "largest")
+
+
+def chronology_table(read: Reader, slots: Slots) -> Rows:
+    """Look up a field of some entities, the earliest first."""
+    return _sorted_profile(read, slots, "earliest")
+
+
+def _sorted_profile(read: Reader, slots: Slots, default: str) -> Rows:
+    names = _ranked(read, _names(slots), slots, default)
     return [[name, _one(read, name, slots["field"])] for name in names]
 
 

