@@ -16,14 +16,17 @@ from src.dataset.factbook_records import BY_KEY, Entity
 Practice = list[tuple[str, str]]
 
 
-def make_practice(now: Records, *, comparisons: int, names: int, shared: int, notes: int, seed: int) -> list[Practice]:
+def make_practice(
+    now: Records, *, comparisons: int, names: int, shared: int, notes: int, signs: int, seed: int
+) -> list[Practice]:
     """Draw what answers take of skill, without their pages: of each line the beginning is given, the end to be told.
 
     The first kind compares two values in the words of notes, one in three with what follows for an order or a limit.
     The second lists a few names and tells the one that comes after another, at the beginning of a line and so letter by
     letter; see ``query_for``: half are words that begin with a capital letter, half invented, put together from two
-    names. The third finds what two lists of names have in common, the fourth places a value among others as notes do.
-    Values and names are of entities that models may learn from.
+    names. The third finds what two lists of names have in common, the fourth places a value among others as notes do,
+    the fifth tells which sign a value that is wanted has: a form of question has but one of them, so that lessons alone
+    do not tell that it follows from the word. Values and names are of entities that models may learn from.
 
     Args:
         now: The facts.
@@ -31,6 +34,7 @@ def make_practice(now: Records, *, comparisons: int, names: int, shared: int, no
         names: Lines of the second kind.
         shared: Lines of the third kind.
         notes: Lines of the fourth kind.
+        signs: Lines of the fifth kind.
         seed: Of all choices.
 
     Returns:
@@ -66,6 +70,7 @@ def make_practice(now: Records, *, comparisons: int, names: int, shared: int, no
         listed,
         [_with_shared(countries, rng) for _ in range(shared)],
         [_last_note(now, known, rng) for _ in range(notes)],
+        [_sign(known, word, phrase, rng) for word, phrase in itertools.islice(itertools.cycle(phrases), signs)],
     ]
 
 
@@ -94,3 +99,12 @@ def _last_note(now: Records, known: Sequence[Entity], rng: random.Random) -> tup
             *before, last = [lines[0] for page, lines in answer.notes.items() if page != START]
             shown, sign, told = last.partition("); ")
             return "\n".join([*before, f"{shown}{sign}".rstrip()]), f"{told}\n"
+
+
+def _sign(known: Sequence[Entity], word: str, phrase: str, rng: random.Random) -> tuple[str, str]:
+    """Draw a value, and tell the sign of what is wanted as the first note does."""
+    key = rng.choice([*LIMITS] if word in LIMIT_WORDS else [*SIZES, "found"])
+    entity = rng.choice([entity for entity in known if entity.values(key)])
+    wanted = f"{phrase} {LIMITS[key]}" if word in LIMIT_WORDS else phrase
+    shown, _, sign = signed(wanted, word).rpartition(" ")
+    return f"- {entity.name}: {entity.values(key)[0]}, {shown}", f"{sign}\n"

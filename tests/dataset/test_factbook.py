@@ -117,8 +117,8 @@ def test_notes_lead_from_what_was_read_to_the_answer_and_are_left_out_where_noth
 
 
 def test_practice_is_about_nothing_that_is_tested_and_what_is_told_follows(days):
-    numbers = {"comparisons": 600, "names": 200, "shared": 100, "notes": 100}
-    compared, listed, shared, notes = made = make_practice(days[0], **numbers, seed=1)
+    numbers = {"comparisons": 600, "names": 200, "shared": 100, "notes": 100, "signs": 114}
+    compared, listed, shared, notes, first_signs = made = make_practice(days[0], **numbers, seed=1)
     assert [len(kind) for kind in made] == [*numbers.values()]
     assert made == make_practice(days[0], **numbers, seed=1)
     assert compared != make_practice(days[0], **numbers, seed=2)[0]
@@ -174,6 +174,13 @@ def test_practice_is_about_nothing_that_is_tested_and_what_is_told_follows(days)
             told_order = [one.rpartition(" ")[0] for one in end.split(", ")]
             assert told_order == (order[:1] if kind == "first" else order)
         kinds.update([kind, sign])
+    words = {**answers.ORDER_WORDS, **answers.LIMIT_WORDS}
+    for shown, told in first_signs:
+        name, value, phrase = re.fullmatch(r"- (.+): (\S+), ([a-z ]+).*", shown).groups()
+        assert is_for_training(name)
+        assert value in known
+        assert told == f"({words[answers.word_in(phrase)]})\n"
+    assert {answers.word_in(shown) for shown, _ in first_signs} == set(words)
     assert min(kinds[kind] for kind in ("found", "first", "order", "<", ">")) > 15
 
 
