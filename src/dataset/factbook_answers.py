@@ -213,11 +213,11 @@ def largest_member(read: Reader, slots: Slots) -> Rows:
 
 
 def common(read: Reader, slots: Slots) -> Rows:
-    """Find the neighbours that two entities share."""
+    """Find the values of a field that two entities share."""
     one, other = _names(slots)
-    first = read.values(one, "borders")
+    first = read.values(one, slots["field"])
     read.note(f"{one}: {', '.join(first)}")
-    second = read.values(other, "borders")
+    second = read.values(other, slots["field"])
     both = [name for name in second if name in first]
     checked = ", ".join(f"{name} {'yes' if name in first else 'no'}" for name in second)
     read.note(f"{other}: {checked}; both: {', '.join(both) or 'none'}")
@@ -321,9 +321,9 @@ def profile_sorted(read: Reader, slots: Slots) -> Rows:
     return _sorted_profile(read, slots, "largest")
 
 
-def chronology_table(read: Reader, slots: Slots) -> Rows:
-    """Look up a field of some entities, the earliest first."""
-    return _sorted_profile(read, slots, "earliest")
+def ascending_table(read: Reader, slots: Slots) -> Rows:
+    """Look up a field of some entities, the smallest first."""
+    return _sorted_profile(read, slots, "smallest")
 
 
 def _sorted_profile(read: Reader, slots: Slots, default: str) -> Rows:

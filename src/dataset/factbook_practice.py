@@ -79,7 +79,7 @@ def _with_shared(names: Sequence[str], rng: random.Random) -> tuple[str, str]:
     one, other, *rest = rng.sample(names, 13)
     both, first, second = rest[: rng.randint(1, 3)], rest[3 : 3 + rng.randint(1, 4)], rest[7 : 7 + rng.randint(1, 4)]
     lists = Listed({one: sorted([*both, *first]), other: sorted([*both, *second])})
-    common(lists, {"all": f"{one}, {other}"})
+    common(lists, {"all": f"{one}, {other}", "field": "borders"})
     known, last = lists.notes
     page = "; ".join(f"{name} {rng.randint(10, 2_000):,} km" for name in lists.values(other, "borders"))
     return f"- {known}\n{BY_KEY['borders'].label}: {page}\n- {other}:", f"{last.removeprefix(f'{other}: ')}\n"

@@ -190,7 +190,7 @@ def test_the_word_that_says_what_is_wanted_is_the_first_of_its_kind_and_means_wh
     assert answers.word_in("How do {all} rank by {field}? Begin with the first.") == ""
     assert [answers.first_of(word) for word in ("lowest", "descending")] == ["lowest first", "descending"]
     signs = {"largest": ">", "ranking": ">", "above": ">", "smallest": "<", "chronology": "<", "ascending": "<"}
-    signs |= {"earliest": "<", "found_before": "<", "chronology_table": "<"}
+    signs |= {"earliest": "<", "found_before": "<", "ascending_table": "<"}
     words = {**answers.ORDER_WORDS, **answers.LIMIT_WORDS}
     for form, sign in {**signs, "above_live": ">", "ranking_live": ">", "profile_sorted": ">", "below": "<"}.items():
         assert {words[word] for word in map(answers.word_in, WORDINGS[form]) if word} == {sign}
@@ -245,13 +245,17 @@ def test_notes_of_a_ranking_a_limit_and_neighbours_in_common():
         "A: 1898, before 1850 (<); 1898 and 1850: >, no; found: none",
         "B: 1789, before 1850 (<); 1789 and 1850: <, yes; found: B",
     ]
-    assert answers.chronology_table(found, {"all": "A, B", "field": "found"}) == [["B", "1789"], ["A", "1898"]]
+    assert answers.ascending_table(found, {"all": "A, B", "field": "found"}) == [["B", "1789"], ["A", "1898"]]
+    assert found.notes[4:] == [
+        "A: 1898, smallest first (<)",
+        "B: 1789, smallest first (<); 1789 and 1898: <, before A; order: B 1789, A 1898",
+    ]
     over = listed(A=("5%",))
     with pytest.raises(answers.NoAnswerError):  # all of them
         answers.above(over, {"all": "A", "field": "inflation", "limit": "4%", "word": "more than"})
     assert over.notes == ["A: 5%, more than 4% (>); 5% and 4%: >, yes; found: A"]
     lands = listed(A=("X", "Y", "Z"), B=("Z", "U", "X"))
-    assert answers.common(lands, {"all": "A, B"}) == [["Z"], ["X"]]
+    assert answers.common(lands, {"all": "A, B", "field": "borders"}) == [["Z"], ["X"]]
     assert lands.notes == ["A: X, Y, Z", "B: Z yes, U no, X yes; both: Z, X"]
     assert answers.either(lands, {"all": "A, B", "field": "borders"}) == [["X"], ["Y"], ["Z"], ["U"]]
     assert lands.notes[2:] == ["A: X, Y, Z", "B: Z, U, X; any: X, Y, Z, U"]
