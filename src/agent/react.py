@@ -15,7 +15,7 @@ from src.agent.cost import Account, CeilingReachedError, Step
 from src.agent.failures import RequestError
 from src.agent.policy import ContextOverflowError, Message, Policy, Reply, text_of
 from src.agent.prompts import OUT_OF_BUDGET, Instructions, opening
-from src.agent.tools import CallError, Search, Toolbox, Visit
+from src.agent.tools import CallError, Search, Toolbox, Visit, specs
 from src.agent.trajectory import Journal, Task, Verdict
 from src.agent.web import Web
 from src.errors import InputError
@@ -91,7 +91,11 @@ class Episode:
 
 
 class ReActAgent:
-    """A policy with tools and a budget; without tools, it answers at once (the single-shot mode)."""
+    """A policy with tools and a budget; without tools, it answers at once (the single-shot mode).
+
+    Attributes:
+        specs: The tools as the policy is told of them.
+    """
 
     def __init__(
         self,
@@ -110,7 +114,7 @@ class ReActAgent:
             toolbox: Carries out calls; None for the single-shot mode.
             budget: When to answer.
             today: The day the run stands for, ``YYYY-MM-DD``; part of the prompt.
-            instructions: How much else the prompt says; see ``opening``.
+            instructions: How much else the prompt says; see ``opening`` and ``specs``.
             episode_timeout_s: Seconds for one question, in one go.
         """
         self._policy = policy
@@ -119,7 +123,7 @@ class ReActAgent:
         self._today = today
         self._instructions = instructions
         self._timeout_s = episode_timeout_s
-        self._specs = toolbox.specs if toolbox else ()
+        self.specs = specs(instructions) if toolbox else ()
 
     def led_by(self, policy: Policy) -> ReActAgent:
         """Return the same agent with another policy."""
@@ -173,7 +177,7 @@ class ReActAgent:
 
     async def _next_reply(self, episode: Episode, turn: int, may_call: bool) -> Reply:
         async def ask(step: Step) -> dict[str, Any]:
-            reply = await self._policy.reply(episode.messages, self._specs, step, episode.web, may_call=may_call)
+            reply = await self._policy.reply(episode.messages, self.specs, step, episode.web, may_call=may_call)
             return dict(vars(reply))
 
         return Reply(**await episode.journal.step(f"reply/{turn}", episode.account, ask))

@@ -43,12 +43,14 @@ class Replayed:
         verdict: How it ended: anything but ``answered`` means that the script could not be acted out to its end.
         counts: Calls, visits, pages that could not be read and so on, as in a record of an episode.
         tool_calls: What was done and read.
+        tools: What could be called, as the policy is told.
     """
 
     messages: list[Message]
     verdict: Verdict
     counts: dict[str, int]
     tool_calls: list[ToolCall]
+    tools: Sequence[Mapping[str, Any]]
 
 
 async def recall(agent: ReActAgent, task: Task, record: Mapping[str, Any], web: Web) -> Replayed:
@@ -67,9 +69,8 @@ async def recall(agent: ReActAgent, task: Task, record: Mapping[str, Any], web: 
     with Journal(Path(task.name), io.BytesIO(steps)) as journal:
         episode = Episode(task, journal, Account("question", None), web)
         verdict = await agent.led_by(ScriptedPolicy(_not_recorded)).answer(episode)
-    return Replayed(
-        [*episode.messages, replies_of(record["steps"])[-1]], verdict, episode.counts, tool_calls_of(journal.lines)
-    )
+    messages = [*episode.messages, replies_of(record["steps"])[-1]]
+    return Replayed(messages, verdict, episode.counts, tool_calls_of(journal.lines), agent.specs)
 
 
 def _not_recorded(_: Sequence[Message]) -> Message:
@@ -94,7 +95,7 @@ async def replay(agent: ReActAgent, script: Script, web: Web) -> Replayed:
         episode = Episode(script.task, journal, Account("question", None), web)
         verdict = await agent.led_by(ScriptedPolicy(lambda _: next(said))).answer(episode)
     messages = [*episode.messages, {"role": "assistant", "content": script.answer}]
-    return Replayed(messages, verdict, episode.counts, tool_calls_of(journal.lines))
+    return Replayed(messages, verdict, episode.counts, tool_calls_of(journal.lines), agent.specs)
 
 
 def _call(number: int, name: str, arguments: Mapping[str, Any]) -> Message:

@@ -19,7 +19,7 @@ You have these tools:
 
 {tools}
 
-To call one, write nothing but its name and arguments as JSON between tags, and wait for the result:
+To call one, end your reply with its name and arguments as JSON between tags, and wait for the result:
 <tool_call>
 {{"name": "...", "arguments": {{...}}}}
 </tool_call>"""

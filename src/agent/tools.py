@@ -14,7 +14,7 @@ from src.agent.corpus import Hit
 from src.agent.cost import Step
 from src.agent.pages import PageError, PageSource
 from src.agent.policy import ContextOverflowError, Policy, text_of
-from src.agent.prompts import extraction, neutral, untrusted
+from src.agent.prompts import Instructions, extraction, neutral, untrusted
 from src.agent.search import SearchEngine
 from src.agent.web import Web
 
@@ -54,6 +54,20 @@ _VISIT = {
         "additionalProperties": False,
     },
 }
+
+
+def specs(instructions: Instructions = "full") -> tuple[Mapping[str, Any], ...]:
+    """Return the tools in the form of the chat completions API; ``brief`` ones say nothing but how to call them."""
+    return tuple(
+        {"type": "function", "function": _undescribed(tool) if instructions == "brief" else tool}
+        for tool in (_SEARCH, _VISIT)
+    )
+
+
+def _undescribed(node: Any) -> Any:
+    if not isinstance(node, dict):
+        return node
+    return {key: _undescribed(part) for key, part in node.items() if key != "description"}
 
 
 class CallError(Exception):
@@ -96,8 +110,6 @@ class ToolResult:
 
 class Toolbox:
     """The tools with their backends."""
-
-    specs: tuple[Mapping[str, Any], ...] = tuple({"type": "function", "function": tool} for tool in (_SEARCH, _VISIT))
 
     def __init__(
         self,

@@ -36,8 +36,8 @@ _OLDER_YEAR = 2022
 _SEED = 1
 # Kind of practice to its lines for each question of a type, and to those in a block, which then has about as many
 # tokens as the lesson of a question.
-_LINES = {"comparisons": (11, 48), "names": (2, 48), "shared": (2, 10), "notes": (2, 10), "signs": (3, 48)}
-_LAYOUT = "31"  # to be raised with every change of pages, forms or draws: the cache then makes a new folder
+_LINES = {"comparisons": (9, 48), "names": (1, 48), "shared": (1, 10), "notes": (1, 10), "signs": (2, 48)}
+_LAYOUT = "32"  # to be raised with every change of pages, forms or draws: the cache then makes a new folder
 
 
 def factbook(snapshot: str | None = None) -> Gisa:

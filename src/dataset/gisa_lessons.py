@@ -16,7 +16,6 @@ from urllib.parse import quote
 from src.agent.policy import Message
 from src.agent.replay import Replayed, Script
 from src.agent.rollout import Rollout
-from src.agent.tools import Toolbox
 from src.agent.trajectory import Task
 from src.dataset.gisa import Gisa, Question
 from src.dataset.gisa_steps import Course, course_of
@@ -140,7 +139,7 @@ def lessons_of(
     Raises:
         InputError: the template does not do; see ``ChatFormat``.
     """
-    sequences = chat.marked(replayed.messages, Toolbox.specs)
+    sequences = chat.marked(replayed.messages, replayed.tools)
     if reason := _fault(replayed, sequences, max_tokens):
         return reason
     entities = tuple(about.get(question_id, {}).get("entities", ()))

@@ -11,7 +11,7 @@ from src.agent.local import LocalPolicy
 from src.agent.policy import ContextOverflowError
 from src.agent.react import Budget, Episode, ReActAgent
 from src.agent.store import RunStore
-from src.agent.tools import Toolbox
+from src.agent.tools import specs
 from src.agent.trajectory import Task
 from src.agent.web import Web
 from src.errors import InputError
@@ -19,6 +19,7 @@ from src.model.chat import Written
 
 ASKED = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Where?"}]
 CALL = '<tool_call>{"name": "search", "arguments": {"query": "x"}}</tool_call>'
+TOOLS = specs()
 EXAMPLE = {
     "question": "Which?",
     "calls": [{"name": "search", "arguments": {"query": "y"}, "result": "nothing"}],
@@ -55,7 +56,7 @@ def policy_of(folder, **settings):
     return LocalPolicy(**{"name": folder, "max_output_tokens": 50, **settings})
 
 
-def ask(policy, messages=ASKED, tools=Toolbox.specs, name="", **more):
+def ask(policy, messages=ASKED, tools=TOOLS, name="", **more):
     step = Step(Account("question", None), name=name)
     return asyncio.run(policy.reply(messages, tools, step, Web(), **more)), step
 

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from src.agent.tool_calls import in_plain_text, read_reply, with_parsed_arguments
-from src.agent.tools import Toolbox
+from src.agent.tools import specs
 
 NAMES = ["search", "visit"]
 CALL = '{"name": "search", "arguments": {"query": "Zoë"}}'
@@ -118,7 +118,7 @@ def test_plain_text_describes_tools_and_lets_speakers_take_turns():
             {"role": "tool", "tool_call_id": "2", "content": "b"},
             {"role": "user", "content": "Answer now."},
         ],
-        Toolbox.specs,
+        specs(),
     )
     assert [one["role"] for one in plain] == ["system", "user", "assistant", "user"]
     assert plain[0]["content"].startswith("Be good.\n\nYou have these tools:")

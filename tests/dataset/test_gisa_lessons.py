@@ -17,7 +17,7 @@ from src.agent.prompts import opening
 from src.agent.react import Budget
 from src.agent.rollout import Rollout
 from src.agent.search import EmbeddedSearch
-from src.agent.tools import Toolbox
+from src.agent.tools import specs
 from src.agent.trajectory import Task
 from src.agent.web import Web
 from src.dataset.factbook import factbook, factbook_set, factbook_web
@@ -72,7 +72,7 @@ def check_lessons(suite, chat, max_tokens):
         # What comes before the first action is what a rollout begins with, made without any knowledge of the answer.
         begins = opening(Task(one.id, 0, one.text, one.answer_type), today="2024-07-01", limit="8 tool calls")
         prompt = chat.tokenizer.decode(marked.tokens[: marked.trained.index(True)])
-        assert by_own_names(prompt, names) == chat.tokenizer.decode(chat.tokens_of(begins, Toolbox.specs))
+        assert by_own_names(prompt, names) == chat.tokenizer.decode(chat.tokens_of(begins, specs()))
         rest = chat.tokenizer.decode(
             [token for token, trained in zip(marked.tokens, marked.trained, strict=True) if not trained]
         )

@@ -8,7 +8,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import PreTrainedTokenizerFast
 
 from src.agent.tool_calls import read_reply
-from src.agent.tools import Toolbox
+from src.agent.tools import specs
 from src.errors import InputError
 from src.model.chat_format import ChatFormat
 
@@ -27,7 +27,7 @@ def merged(template):
     made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     made.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(vocab_size=400, initial_alphabet=pre_tokenizers.ByteLevel.alphabet())
-    made.train_from_iterator([*TEXTS, json.dumps(Toolbox.specs), "assistant user system tool"] * 9, trainer)
+    made.train_from_iterator([*TEXTS, json.dumps(specs()), "assistant user system tool"] * 9, trainer)
     return with_control_tokens(made, template)
 
 
@@ -38,7 +38,7 @@ def pieces(template):
     made.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.Fuse()])
     alphabet = [*map(chr, range(33, 127)), *"\t\n▁ëô“”"]
     trainer = trainers.BpeTrainer(vocab_size=400, initial_alphabet=alphabet, max_token_length=8)
-    made.train_from_iterator([*TEXTS, json.dumps(Toolbox.specs), "assistant\nuser\nsystem\ntool"] * 9, trainer)
+    made.train_from_iterator([*TEXTS, json.dumps(specs()), "assistant\nuser\nsystem\ntool"] * 9, trainer)
     return with_control_tokens(made, template)
 
 
@@ -71,14 +71,14 @@ CONVERSATION = [
 @pytest.mark.parametrize("make", [tokenizer, merged, pieces])
 def test_the_trained_tokens_are_exactly_the_actions_and_begin_where_a_reply_does(make, template):
     chat = ChatFormat(make(template))
-    (marked,) = chat.marked(CONVERSATION, Toolbox.specs)
+    (marked,) = chat.marked(CONVERSATION, specs())
     own = [token for token, trained in zip(marked.tokens, marked.trained, strict=True) if trained]
     assert chat.text_of(own) == "".join(marked.actions)
     assert own.count(chat.tokenizer.eos_token_id) == len(marked.actions) == 3  # the other speakers' are not learnt
     begins = [at for at, one in enumerate(marked.trained) if one and not marked.trained[at - 1]]
     turns = [at for at, message in enumerate(CONVERSATION) if message["role"] == "assistant"]
     for begin, turn in zip(begins, turns, strict=True):
-        assert marked.tokens[:begin] == chat.tokens_of(CONVERSATION[:turn], Toolbox.specs)
+        assert marked.tokens[:begin] == chat.tokens_of(CONVERSATION[:turn], specs())
     for action, turn in zip(marked.actions, turns, strict=True):
         read = read_reply(action, ["search", "visit"])
         expected = CONVERSATION[turn]
@@ -98,7 +98,7 @@ def test_of_plain_lines_the_second_parts_are_marked(make):
 
 def test_a_template_that_rewrites_past_turns_gives_a_sequence_a_turn():
     chat = ChatFormat(tokenizer(FORGETTING))
-    sequences = chat.marked(CONVERSATION, Toolbox.specs)
+    sequences = chat.marked(CONVERSATION, specs())
     assert [one.actions for one in sequences] == [
         ['<tool_call>\n{"name": "search", "arguments": {"query": "Zoë “Côte d\'Ivoire”"}}\n</tool_call>'],
         [
