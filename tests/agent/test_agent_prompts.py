@@ -1,8 +1,12 @@
 """The first messages of a conversation, in full and in brief."""
 
+import json
+import re
+
 import pytest
 
 from src.agent.prompts import opening
+from src.agent.tools import specs
 from src.agent.trajectory import Task
 
 
@@ -28,3 +32,9 @@ def test_brief_ones_are_less_than_half_as_long_and_without_tools_there_are_but_t
     assert len(brief) < len(full) / 2
     alone = [opening(task, today="2026-01-31", limit=None, instructions=one) for one in ("full", "brief")]
     assert alone[0] == alone[1]
+
+
+def test_brief_tools_say_how_to_call_them_and_nothing_else():
+    full, brief = (json.dumps(specs(one)) for one in ("full", "brief"))
+    assert full.count("description") == 5
+    assert re.sub(r'"description": "[^"]*"(, )?', "", full).replace(", }", "}") == brief

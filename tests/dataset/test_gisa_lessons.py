@@ -30,12 +30,12 @@ from src.model.chat_format import ChatFormat
 from src.model.smollm2 import local_folder
 
 
-def agent(corpus, max_calls=8):
+def agent(corpus, max_calls=8, instructions="full"):
     return Rollout(
         policy=HeuristicPolicy(), search=EmbeddedSearch(corpus), pages=EmbeddedPages(corpus), extractor=None,
         cache=None, prices=PriceList(date="2026-01-31", models={}), budget=Budget(max_calls=max_calls), web=Web(),
-        today="2024-07-01", results=3, max_urls=5, page_chars=1500, episode_timeout_s=60, concurrency=1,
-        question_usd=None, run_usd=None,
+        today="2024-07-01", instructions=instructions, results=3, max_urls=5, page_chars=1500, episode_timeout_s=60,
+        concurrency=1, question_usd=None, run_usd=None,
     )  # fmt: skip
 
 
@@ -48,9 +48,9 @@ def train(tmp_path_factory):
         yield factbook_set("train", per_type=3)
 
 
-def check_lessons(suite, chat, max_tokens):
+def check_lessons(suite, chat, max_tokens, instructions="full"):
     """Every trained token is part of an action, and the answer stands in no other place."""
-    made = make_lessons(suite, agent(factbook_web()), chat, max_tokens=max_tokens)
+    made = make_lessons(suite, agent(factbook_web(), instructions=instructions), chat, max_tokens=max_tokens)
     about = json.loads((suite.root / "suite.json").read_bytes())
     assert made.dropped == {}
     assert [lesson.question_id for lesson in made.lessons] == [one.id for one in suite.questions]
@@ -70,15 +70,17 @@ def check_lessons(suite, chat, max_tokens):
         assert lesson.shown == pytest.approx(1)
         assert lesson.entities == tuple(about[one.id]["entities"])
         # What comes before the first action is what a rollout begins with, made without any knowledge of the answer.
-        begins = opening(Task(one.id, 0, one.text, one.answer_type), today="2024-07-01", limit="8 tool calls")
+        task = Task(one.id, 0, one.text, one.answer_type)
+        begins = opening(task, today="2024-07-01", limit="8 tool calls", instructions=instructions)
         prompt = chat.tokenizer.decode(marked.tokens[: marked.trained.index(True)])
-        assert by_own_names(prompt, names) == chat.tokenizer.decode(chat.tokens_of(begins, specs()))
+        assert by_own_names(prompt, names) == chat.tokenizer.decode(chat.tokens_of(begins, specs(instructions)))
         rest = chat.tokenizer.decode(
             [token for token, trained in zip(marked.tokens, marked.trained, strict=True) if not trained]
         )
         assert marked.actions[-1] not in rest
         assert all("\t".join(row) not in rest for row in table(marked.actions[-1]) if len(row) > 1)
-        assert "```tsv" not in rest.replace("```tsv\nfirst column\tsecond column\nvalue\tvalue\n```", "")
+        form = "```tsv block" if instructions == "brief" else "```tsv\nfirst column\tsecond column\nvalue\tvalue\n```"
+        assert "```tsv" not in rest.replace(form, "")
         assert len(re.findall("<untrusted>\n", rest)) == len(marked.actions) - 1  # each call has its result
     return made
 
@@ -95,9 +97,10 @@ def table(answer):
     return [line.split("\t") for line in answer.partition("```tsv\n")[2].split("\n")[:-1]]
 
 
+@pytest.mark.parametrize("instructions", ["full", "brief"])
 @pytest.mark.parametrize("template", [PLAIN, WITH_TOOLS], ids=["plain", "with_tools"])
-def test_lessons_of_the_embedded_web_train_calls_and_answers_and_nothing_else(train, template):
-    made = check_lessons(train, ChatFormat(tokenizer(template)), max_tokens=20_000)
+def test_lessons_of_the_embedded_web_train_calls_and_answers_and_nothing_else(train, template, instructions):
+    made = check_lessons(train, ChatFormat(tokenizer(template)), 20_000, instructions)
     assert made.counts["episodes"] == 12
     assert made.counts["searches"] == made.counts["visits_results_page"] >= 12
     assert made.counts["orphans"] == 0
