@@ -58,6 +58,7 @@ class LocalPolicy:
         max_output_tokens: int = 8192,
         batch_size: int = 16,
         remembered_gb: float = 0.0,
+        lookup_tokens: int = 0,
         examples: Sequence[dict[str, Any]] = (),
         model: ChatModel | None = None,
     ) -> None:
@@ -75,12 +76,16 @@ class LocalPolicy:
             remembered_gb: Most memory for what the model has read, in GB (10^9 bytes) on its device, so that a turn
                 reads only what is new; 0 reads everything again. It lasts as long as the event loop: weights that go
                 on learning do so between two rollouts, each of which has a loop of its own.
+            lookup_tokens: Most tokens that are drafted from the conversation and read at a time, which makes a reply
+                faster and no other; see ``PromptLookup``. 0 is off.
             examples: Worked episodes that are shown before the question, where there are tools; see ``worked``.
             model: One that is there already and goes on learning, instead of the weights of that name.
 
         Raises:
-            InputError: no chat model could be loaded by that name, or the memory is less than 0.
+            InputError: no chat model could be loaded by that name, or the memory or the draft is less than 0.
         """
+        if lookup_tokens < 0:
+            raise InputError(f"agent.policy.lookup_tokens={lookup_tokens}: I need a number of at least 0; 0 is off.")
         if not remembered_gb >= 0:
             raise InputError(f"agent.policy.remembered_gb={remembered_gb}: I need a number of at least 0; 0 is off.")
         from src.model.chat import load_chat_model  # seconds of imports that --help must not wait for
@@ -94,6 +99,7 @@ class LocalPolicy:
         self._max_output_tokens = max_output_tokens
         self._batch_size = batch_size
         self._most_bytes = remembered_gb * 1e9
+        self._lookup_tokens = lookup_tokens
         self._memories: WeakKeyDictionary[asyncio.AbstractEventLoop, PrefixCache] = WeakKeyDictionary()
         self._examples = [message for number, example in enumerate(examples) for message in worked(example, number)]
         self._waiting: list[Request] = []
@@ -189,6 +195,7 @@ class LocalPolicy:
             max_tokens=self._max_output_tokens,
             temperature=self.temperature,
             memory=memory,
+            lookup_tokens=self._lookup_tokens,
         )
 
 

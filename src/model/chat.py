@@ -16,6 +16,8 @@ from src.model.attention import attend_leanly
 from src.model.chat_format import ChatFormat
 from src.model.prefix_cache import BLOCK, PrefixCache, block_names, growing_cache, keeps_all_keys
 
+_MATCHED = 3, 2  # last tokens that are looked up, in this order
+
 
 class Written(NamedTuple):
     """What a model wrote.
@@ -64,6 +66,7 @@ class ChatModel(ChatFormat):
         max_tokens: int,
         temperature: float,
         memory: PrefixCache | None = None,
+        lookup_tokens: int = 0,
     ) -> list[Written]:
         """Continue several conversations at once; one that has ended leaves the batch.
 
@@ -77,6 +80,9 @@ class ChatModel(ChatFormat):
             max_tokens: Most tokens of one reply.
             temperature: 0 takes the likeliest token.
             memory: What these weights have read before, which is not read again; the conversations are added to it.
+            lookup_tokens: Most tokens that are drafted at a time by ``PromptLookup`` and read together; those that the
+                model would not have chosen itself are dropped again, so that a reply stays what it is without them.
+                Models that forget keys get no draft.
         """
         device = self.network.device
         draws = [torch.Generator(device).manual_seed(seed) for seed in seeds]
@@ -87,19 +93,25 @@ class ChatModel(ChatFormat):
             shared = [one for one in _shared_beginnings(prompts) if BLOCK * len(at_hand.find(one)) < len(one)]
             if shared:
                 self._read(shared, at_hand, keep=True)
+        drafting = lookup_tokens > 0 and self._keeps_all_keys
+        lookups = [PromptLookup(prompt) for prompt in prompts if drafting]
+        drafts: list[list[int]] = [[] for _ in prompts]
         cache, mask, logits = self._read(prompts, at_hand)
-        position = mask.sum(1, keepdim=True)
-        for count in range(1, max_tokens + 1):
-            tokens = _chosen(logits, [draws[row] for row in going], temperature)
+        while True:
+            chosen = _chosen(logits, drafts, [draws[row] for row in going], temperature)
             kept = []
-            for place, (row, token) in enumerate(zip(going, tokens.tolist(), strict=True)):
-                if token in self.ends:
-                    ends[row] = token
-                else:
-                    written[row].append(token)
+            for place, (row, tokens) in enumerate(zip(going, chosen, strict=True)):
+                before, room = len(written[row]), max_tokens - len(written[row])
+                cut = next((at for at, token in enumerate(tokens) if token in self.ends), len(tokens))
+                written[row] += tokens[: min(cut, room)]
+                if cut < min(len(tokens), room):
+                    ends[row] = tokens[cut]
+                elif len(written[row]) < max_tokens:
                     kept.append(place)
-            if count == max_tokens:
-                kept = []
+                right = min(len(written[row]) - before, len(tokens) - 1)  # of the draft; what follows is not so written
+                mask[place, mask.shape[1] - logits.shape[1] + 1 + right :] = 0
+                if lookups:
+                    lookups[row].extend(written[row][before:])
             if memory is not None and self._keeps_all_keys:
                 for place in {*range(len(going))} - {*kept}:
                     _remember(memory, prompts[going[place]] + written[going[place]], cache, place, mask)
@@ -110,10 +122,17 @@ class ChatModel(ChatFormat):
                 going = [going[place] for place in kept]
                 places = torch.tensor(kept, device=device)
                 cache.batch_select_indices(places)
-                tokens, mask, position = tokens[places], mask[places], position[places]
-            mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
-            logits = self._forward(tokens[:, None], mask, position, cache)[0]
-            position = position + 1
+                mask = mask[places]
+            rooms = [min(lookup_tokens, max_tokens - len(written[row]) - 1) for row in going]
+            drafts = [lookups[row].draft(room) if lookups else [] for row, room in zip(going, rooms, strict=True)]
+            ids, new = _right_padded(
+                [[written[row][-1], *draft] for row, draft in zip(going, drafts, strict=True)], device
+            )
+            position = torch.tensor([[len(prompts[row]) + len(written[row]) - 1] for row in going], device=device)
+            mask = torch.cat([mask, new], dim=1)
+            logits = self._forward(
+                ids, mask, position + torch.arange(ids.shape[1], device=device), cache, ids.shape[1]
+            )[0]
         return [Written(tokens, ends.get(row)) for row, tokens in enumerate(written)]
 
     def _read(
@@ -123,7 +142,7 @@ class ChatModel(ChatFormat):
 
         Returns:
             The model's cache with a row a prompt; which of its columns are tokens, shape ``(B, T)``; and the logits of
-            the next token, ``(B, V)``.
+            the next token, ``(B, 1, V)``.
         """
         known = [memory.find(prompt[:-1]) for prompt in prompts]  # of each, a token is left to be read
         rest = [prompt[BLOCK * len(blocks) :] for prompt, blocks in zip(prompts, known, strict=True)]
@@ -133,23 +152,23 @@ class ChatModel(ChatFormat):
         position = (mask.cumsum(1) - 1).clamp(min=0)[:, past.shape[1] :]
         layers = self.network.config.get_text_config().num_hidden_layers
         begun = growing_cache(layers, known, ids.shape[1]) if self._keeps_all_keys else None
-        logits, cache = self._forward(ids, mask, position, begun)
+        logits, cache = self._forward(ids, mask, position, begun, 1)
         if keep:
             for row, prompt in enumerate(prompts):
                 _remember(memory, prompt, cache, row, mask)
         return cache, mask, logits
 
-    def _forward(self, ids: Tensor, mask: Tensor, position: Tensor, cache: Any) -> tuple[Tensor, Any]:
-        """Return float32 logits ``(B, V)`` behind tokens ``(B, T)``, and the model's cache with them."""
+    def _forward(self, ids: Tensor, mask: Tensor, position: Tensor, cache: Any, last: int) -> tuple[Tensor, Any]:
+        """Return float32 logits ``(B, last, V)`` behind the last of tokens ``(B, T)``, and the cache with all."""
         output = self.network(
             input_ids=ids,
             attention_mask=mask,
             position_ids=position,
             past_key_values=cache,
             use_cache=True,
-            logits_to_keep=1,
+            logits_to_keep=last,
         )
-        return output.logits[:, -1].float(), output.past_key_values
+        return output.logits[:, -last:].float(), output.past_key_values
 
 
 def load_chat_model(name: str, *, dtype: Literal["float32", "bfloat16"], device: str) -> ChatModel:
@@ -173,6 +192,36 @@ def load_chat_model(name: str, *, dtype: Literal["float32", "bfloat16"], device:
             "Type a hub name or a folder with config.json, weights and tokenizer:  agent.policy.name=path/to/folder"
         ) from error
     return ChatModel(network, tokenizer)
+
+
+class PromptLookup:
+    """Drafts what a conversation goes on with: what followed where its last tokens stood before.
+
+    Source: prompt lookup decoding, as transformers' ``prompt_lookup_num_tokens``, for many conversations at once.
+    """
+
+    def __init__(self, tokens: Sequence[int]) -> None:
+        """Take a conversation."""
+        self._tokens: list[int] = []
+        self._next: dict[tuple[int, ...], int] = {}  # some tokens to the place behind where they stood last
+        self.extend(tokens)
+
+    def extend(self, tokens: Sequence[int]) -> None:
+        """Take what it goes on with."""
+        for token in tokens:
+            place = len(self._tokens)
+            for size in _MATCHED:
+                if place >= size:
+                    self._next[(*self._tokens[place - size :],)] = place
+            self._tokens.append(token)
+
+    def draft(self, most: int) -> list[int]:
+        """Return at most so many tokens; none if the last ones have not been there before."""
+        for size in _MATCHED:
+            place = self._next.get((*self._tokens[-size:],))
+            if place is not None:
+                return self._tokens[place : place + most]
+        return []
 
 
 def _shared_beginnings(prompts: Sequence[list[int]]) -> list[list[int]]:
@@ -205,7 +254,38 @@ def _left_padded(prompts: Sequence[list[int]], device: torch.device) -> tuple[Te
     return torch.tensor(ids, dtype=torch.int64, device=device), torch.tensor(mask, dtype=torch.int64, device=device)
 
 
-def _chosen(logits: Tensor, draws: Sequence[torch.Generator], temperature: float) -> Tensor:
+def _right_padded(rows: Sequence[list[int]], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return ids and mask as ``_left_padded`` does, with the padding on the other side."""
+    longest = max(map(len, rows))
+    ids = [row + [0] * (longest - len(row)) for row in rows]
+    mask = [[1] * len(row) + [0] * (longest - len(row)) for row in rows]
+    return torch.tensor(ids, dtype=torch.int64, device=device), torch.tensor(mask, dtype=torch.int64, device=device)
+
+
+def _chosen(
+    logits: Tensor, drafts: Sequence[list[int]], draws: Sequence[torch.Generator], temperature: float
+) -> list[list[int]]:
+    """Choose the tokens of each row: as long as the draft has the same ones, and the first one that it has not.
+
+    Args:
+        logits: Shape ``(B, D, V)``: behind what is written, behind the first token of the draft, and so on.
+        drafts: Of each row, at most D - 1 tokens.
+        draws: Of each row.
+        temperature: 0 takes the likeliest token.
+    """
+    chosen: list[list[int]] = [[] for _ in drafts]
+    agreed = list(range(len(drafts)))
+    for at in range(logits.shape[1]):
+        tokens = _chosen_tokens(logits[agreed, at], [draws[row] for row in agreed], temperature).tolist()
+        for row, token in zip(agreed, tokens, strict=True):
+            chosen[row].append(token)
+        agreed = [row for row in agreed if drafts[row][at : at + 1] == chosen[row][at:]]
+        if not agreed:
+            break
+    return chosen
+
+
+def _chosen_tokens(logits: Tensor, draws: Sequence[torch.Generator], temperature: float) -> Tensor:
     """Choose a token a row: logits ``(B, V)`` to ids ``(B,)``."""
     if temperature == 0:
         return logits.argmax(1)

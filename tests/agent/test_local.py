@@ -44,7 +44,7 @@ class Script:
         self.batches = []
         self.model.reply = self.reply
 
-    def reply(self, prompts, *, seeds, max_tokens, temperature, memory):
+    def reply(self, prompts, *, seeds, max_tokens, temperature, memory, lookup_tokens):
         self.batches.append([self.model.tokenizer.decode(prompt) for prompt in prompts])
         said = [self.texts.pop(0) if len(self.texts) > 1 else self.texts[0] for _ in prompts]
         end = self.model.tokenizer.eos_token_id if self.ended else None

@@ -3,7 +3,8 @@ import torch
 from chat_models import PLAIN, WITH_TOOLS, network, tokenizer, write_folder
 
 from src.errors import InputError
-from src.model.chat import ChatModel, _chosen, load_chat_model
+from src.model.chat import ChatModel, PromptLookup, _chosen, _chosen_tokens, load_chat_model
+from src.model.prefix_cache import PrefixCache
 
 TOOL = {"type": "function", "function": {"name": "search"}}
 
@@ -63,7 +64,7 @@ def test_draws_follow_the_probabilities_of_the_tempered_logits():
     # Logits log(1), log(2), log(5) at temperature 1/2: 1, 4 and 25 of 30.
     logits = torch.tensor([1.0, 2.0, 5.0]).log().expand(3000, 3)
     draws = [torch.Generator().manual_seed(seed) for seed in range(3000)]
-    shares = torch.bincount(_chosen(logits, draws, 0.5), minlength=3) / 3000
+    shares = torch.bincount(_chosen_tokens(logits, draws, 0.5), minlength=3) / 3000
     # Three standard deviations of a share of 3,000 draws are at most 0.027.
     assert shares.tolist() == pytest.approx([1 / 30, 4 / 30, 25 / 30], abs=0.027)
 
@@ -71,7 +72,44 @@ def test_draws_follow_the_probabilities_of_the_tempered_logits():
 def test_a_temperature_near_zero_is_temperature_zero():
     logits = torch.randn(20, 50, generator=torch.Generator().manual_seed(1))
     draws = [torch.Generator().manual_seed(seed) for seed in range(20)]
-    assert _chosen(logits, draws, 1e-6).equal(_chosen(logits, draws, 0))
+    assert _chosen_tokens(logits, draws, 1e-6).equal(_chosen_tokens(logits, draws, 0))
+
+
+def test_a_row_chooses_as_long_as_its_draft_has_the_same_and_then_once_more():
+    logits = torch.nn.functional.one_hot(torch.tensor([[3, 1, 2], [3, 1, 2], [3, 1, 2], [3, 1, 2]]), 4).float()
+    draws = [torch.Generator().manual_seed(1)] * 4
+    assert _chosen(logits, [[3, 1], [3, 0], [0, 1], []], draws, 0) == [[3, 1, 2], [3, 1], [3], [3]]
+
+
+def test_a_draft_is_what_followed_the_last_three_tokens_or_else_the_last_two_when_they_came_last():
+    talk = PromptLookup([1, 2, 3, 4, 9, 2, 3, 5, 6])
+    assert talk.draft(4) == []
+    talk.extend([7, 2, 3])
+    assert talk.draft(4) == [5, 6, 7, 2]  # after 2, 3
+    assert talk.draft(1) == [5]
+    talk.extend([4])
+    talk.extend([9, 8, 1, 2, 3])
+    assert talk.draft(3) == [4, 9, 2]  # after 1, 2, 3
+    assert PromptLookup([5]).draft(3) == PromptLookup([]).draft(3) == []
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("max_tokens", [1, 7, 80])
+def test_drafts_change_no_reply_and_spare_steps(model, prompts, temperature, max_tokens, monkeypatch):
+    steps = []
+    forward = ChatModel._forward
+    monkeypatch.setattr(ChatModel, "_forward", lambda *given: steps.append(given[1].shape) or forward(*given))
+    settings = {"seeds": [1, 2, 3, 4, 5], "max_tokens": max_tokens, "temperature": temperature}
+    replies, taken = [], []
+    for tokens in (0, 1, 4):
+        memory = PrefixCache()
+        for _ in range(2):  # the second time what was read and written is known
+            replies.append(model.reply(prompts, **settings, memory=memory, lookup_tokens=tokens))
+        taken.append(len(steps))
+        steps.clear()
+    assert all(reply == replies[0] for reply in replies)
+    if max_tokens == 80 and temperature == 0:
+        assert taken[2] < taken[1] < taken[0]
 
 
 def test_a_template_that_knows_tools_is_given_them_and_another_is_not():
