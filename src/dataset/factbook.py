@@ -8,6 +8,7 @@ import hashlib
 import io
 import itertools
 import json
+import math
 import shutil
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache
@@ -36,8 +37,11 @@ _OLDER_YEAR = 2022
 _SEED = 1
 # Kind of practice to its lines for each question of a type, and to those in a block, which then has about as many
 # tokens as the lesson of a question.
-_LINES = {"comparisons": (9, 48), "names": (1, 48), "shared": (1, 10), "notes": (1, 10), "signs": (2, 48)}
-_LAYOUT = "32"  # to be raised with every change of pages, forms or draws: the cache then makes a new folder
+_LINES = {
+    **{"comparisons": (9, 48), "names": (1, 48), "shared": (1, 10), "notes": (1, 10), "signs": (2, 48)},
+    **{"plans": (0.5, 12), "tables": (1, 10)},
+}
+_LAYOUT = "33"  # to be raised with every change of pages, forms or draws: the cache then makes a new folder
 
 
 def factbook(snapshot: str | None = None) -> Gisa:
@@ -87,7 +91,7 @@ def _written(
 
 def _practice(per_type: int) -> list[Practice]:
     """Draw lines to practise, in blocks of a kind."""
-    counts = {kind: count * per_type for kind, (count, _) in _LINES.items()}
+    counts = {kind: math.ceil(count * per_type) for kind, (count, _) in _LINES.items()}
     kinds = make_practice(Records(_entities(FIRST)), **counts, seed=_SEED)
     sizes = [size for _, size in _LINES.values()]
     return [

@@ -5,7 +5,11 @@ from __future__ import annotations
 import hashlib
 import random
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any, TypeVar
+from urllib.parse import quote
+
+T = TypeVar("T")
 
 
 def is_for_training(name: str) -> bool:
@@ -25,3 +29,42 @@ def invented(names: Sequence[str], taken: Collection[str], rng: random.Random) -
         name = first[: rng.randint(2, len(first) - 2)] + second[-rng.randint(2, len(second) - 2) :]
         if name not in taken:
             return name
+
+
+def invented_for(
+    names: Iterable[str], parts: Sequence[str], taken: Iterable[str], rng: random.Random
+) -> dict[str, str]:
+    """Invent a name of one or two words for each, of which none is taken."""
+    known, made = {*taken}, {}
+    for name in names:
+        words = [invented(parts, known, rng) for _ in range(rng.choice((1, 1, 1, 2)))]
+        known.update(words)
+        made[name] = rng.choice("- ").join(words)
+    return made
+
+
+def renamed(texts: Sequence[T], names: Mapping[str, str]) -> list[T]:
+    """Write texts with other names, in addresses, too; parts of longer names stay as they are.
+
+    Args:
+        texts: Strings, or what has strings in it: the messages of a conversation, say.
+        names: Every name to the one that takes its place.
+    """
+    if not names:
+        return list(texts)
+    new = {spelling(old): spelling(name) for old, name in names.items() for spelling in (str, _in_address)}
+    spellings = "|".join(map(re.escape, sorted(new, key=len, reverse=True)))
+    pattern = re.compile(rf"(?<![\w%-])(?:{spellings})(?![\w%]|-\w)")
+
+    def rewritten(node: Any) -> Any:
+        if isinstance(node, str):
+            return pattern.sub(lambda found: new[found[0]], node)
+        if isinstance(node, Mapping):
+            return {key: rewritten(value) for key, value in node.items()}
+        return [rewritten(value) for value in node] if isinstance(node, list) else node
+
+    return [rewritten(text) for text in texts]
+
+
+def _in_address(name: str) -> str:
+    return quote(name.lower().replace(" ", "-"))

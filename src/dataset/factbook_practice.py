@@ -5,19 +5,32 @@ from __future__ import annotations
 import itertools
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from src.dataset.factbook_answers import LIMIT_WORDS, ORDER_WORDS, Listed, common, comparison, first_of, placed, signed
 from src.dataset.factbook_forms import FORMS, LIMITS, SIZES
-from src.dataset.factbook_names import invented, is_for_training, name_parts
-from src.dataset.factbook_questions import START, Draft, Records
+from src.dataset.factbook_more_forms import ALL_FORMS, WORDINGS
+from src.dataset.factbook_names import invented, invented_for, is_for_training, name_parts, renamed
+from src.dataset.factbook_questions import START, Answer, Draft, Records, draw
 from src.dataset.factbook_records import BY_KEY, Entity
+from src.metrics.answer_table import tsv_block
 
 Practice = list[tuple[str, str]]
 
+_PAGES = 4  # most that a plan has, as in the sets of questions
+
 
 def make_practice(
-    now: Records, *, comparisons: int, names: int, shared: int, notes: int, signs: int, seed: int
+    now: Records,
+    *,
+    comparisons: int,
+    names: int,
+    shared: int,
+    notes: int,
+    signs: int,
+    plans: int,
+    tables: int,
+    seed: int,
 ) -> list[Practice]:
     """Draw what answers take of skill, without their pages: of each line the beginning is given, the end to be told.
 
@@ -26,7 +39,9 @@ def make_practice(
     letter; see ``query_for``: half are words that begin with a capital letter, half invented, put together from two
     names. The third finds what two lists of names have in common, the fourth places a value among others as notes do,
     the fifth tells which sign a value that is wanted has: a form of question has but one of them, so that lessons alone
-    do not tell that it follows from the word. Values and names are of entities that models may learn from.
+    do not tell that it follows from the word. The sixth tells the notes before the first page of a question, and so
+    does the seventh, of questions whose answer is a table, with that table after all notes in every second line. Values
+    and names are of entities that models may learn from; the last two kinds are about invented ones by turns.
 
     Args:
         now: The facts.
@@ -35,6 +50,8 @@ def make_practice(
         shared: Lines of the third kind.
         notes: Lines of the fourth kind.
         signs: Lines of the fifth kind.
+        plans: Lines of the sixth kind.
+        tables: Lines of the seventh kind, an even number.
         seed: Of all choices.
 
     Returns:
@@ -71,6 +88,8 @@ def make_practice(
         [_with_shared(countries, rng) for _ in range(shared)],
         [_last_note(now, known, rng) for _ in range(notes)],
         [_sign(known, word, phrase, rng) for word, phrase in itertools.islice(itertools.cycle(phrases), signs)],
+        list(itertools.islice(_planned(now, parts, False, rng), plans)),
+        list(itertools.islice(_planned(now, parts, True, rng), tables)),
     ]
 
 
@@ -108,3 +127,30 @@ def _sign(known: Sequence[Entity], word: str, phrase: str, rng: random.Random) -
     wanted = f"{phrase} {LIMITS[key]}" if word in LIMIT_WORDS else phrase
     shown, _, sign = signed(wanted, word).rpartition(" ")
     return f"- {entity.name}: {entity.values(key)[0]}, {shown}", f"{sign}\n"
+
+
+def _planned(now: Records, parts: Sequence[str], is_table: bool, rng: random.Random) -> Iterator[tuple[str, str]]:
+    """Draw questions that name all that they are about, and tell their plan, of tables the notes and the answer, too.
+
+    The forms take turns; every second question is about invented names.
+    """
+    forms = [
+        form
+        for form in ALL_FORMS
+        if not form.held_out and "{all}" in form.wordings[0] and (form.answer_type == "table") == is_table
+    ]
+    for number, form in enumerate(itertools.cycle(forms)):
+        answer: Answer | None = None
+        while not answer or len(answer.pages) > _PAGES:
+            some = rng.randint(2, max(form.count, 2))
+            draft = draw(form, now, "train", rng, count=some, wordings=len(WORDINGS[form.name]))
+            answer = now.answer(draft)
+        plan, *notes = [answer.notes[page] for page in (START, *answer.pages)]
+        found = [line for lines in notes for line in lines[:-1]]  # without what is left
+        table = tsv_block([form.columns(draft.slots), *answer.rows])
+        named = [] if number // len(forms) % 2 else draft.slots["all"].split(", ")
+        texts = [draft.text, "\n".join(plan), "\n".join([*found, notes[-1][-1]]), table]
+        question, told, noted, table = renamed(texts, invented_for(named, parts, now.by_name, rng))
+        yield f"{question}\n", f"{told}\n"
+        if is_table:
+            yield f"{noted}\n", f"{table}\n"

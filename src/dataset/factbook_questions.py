@@ -15,7 +15,7 @@ from src.agent.corpus import Corpus
 from src.dataset.factbook_answers import NoAnswerError, Rows, Slots, word_in
 from src.dataset.factbook_forms import ELEMENT_FACTS, FORMS, LIMITS, Form
 from src.dataset.factbook_more_forms import ALL_FORMS, WORDINGS
-from src.dataset.factbook_names import invented, is_for_training, name_parts
+from src.dataset.factbook_names import invented_for, is_for_training, name_parts
 from src.dataset.factbook_pages import address_of, group_title, section_title
 from src.dataset.factbook_records import BY_KEY, FIELDS, ONE_NAME, Entity
 
@@ -170,7 +170,7 @@ def make_suite(now: Records, later: Records, seed: int) -> list[Question]:
         for side, wanted in _PER_FORM.items():
             found: dict[str, Question] = {}
             for _ in range(_TRIES):
-                draft = _draw(form, now, side, rng)
+                draft = draw(form, now, side, rng)
                 split: Split = "forms" if form.held_out else "train" if side == "train" else "entities"
                 if question := _answered(draft, split, now, later):
                     found.setdefault(repr(sorted(draft.slots.items())), question)
@@ -210,7 +210,7 @@ def make_set(split: Split, now: Records, later: Records, *, per_type: int, max_p
         while turns and len(found) < per_type:
             form, (count, *others) = turns.pop(0)
             for _ in range(_TRIES):
-                draft = _draw(form, now, side, rng, count=count, wordings=len(WORDINGS[form.name]))
+                draft = draw(form, now, side, rng, count=count, wordings=len(WORDINGS[form.name]))
                 key = f"{form.name} {sorted(draft.slots.items())}"
                 question = None if key in found else _answered(draft, split, now, later)
                 if question and len(question.pages) <= max_pages and (split == "forms" or _on_side(question, side)):
@@ -220,20 +220,16 @@ def make_set(split: Split, now: Records, later: Records, *, per_type: int, max_p
             if others:
                 turns.append((form, others))
         drawn += found.values()
-    return _renamed(drawn, now, rng) if split == "train" else drawn
+    return _with_invented_names(drawn, now, rng) if split == "train" else drawn
 
 
-def _renamed(questions: Sequence[Question], now: Records, rng: random.Random) -> list[Question]:
+def _with_invented_names(questions: Sequence[Question], now: Records, rng: random.Random) -> list[Question]:
     """Invent names for the entities of every second question, but for those that pages abbreviate."""
     parts, made = name_parts(now.by_name), list(questions)
     for place, question in enumerate(questions):
         if place % 2:
-            taken, names = {*now.by_name}, {}
-            for name in (name for name in question.entities if name not in ONE_NAME.values()):
-                words = [invented(parts, taken, rng) for _ in range(rng.choice((1, 1, 1, 2)))]
-                taken.update(words)
-                names[name] = rng.choice("- ").join(words)
-            made[place] = replace(question, renamed=names)
+            names = [name for name in question.entities if name not in ONE_NAME.values()]
+            made[place] = replace(question, renamed=invented_for(names, parts, now.by_name, rng))
     return made
 
 
@@ -249,7 +245,7 @@ def _on_side(question: Question, side: str) -> bool:
     return all(is_for_training(name) == (side == "train") for name in question.entities)
 
 
-def _draw(
+def draw(
     form: Form, records: Records, side: str, rng: random.Random, *, count: int | None = None, wordings: int = 4
 ) -> Draft:
     """Draw a question at random; whether it has an answer remains to be seen.

@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 import json
-import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
-from urllib.parse import quote
 
-from src.agent.policy import Message
 from src.agent.replay import Replayed, Script
 from src.agent.rollout import Rollout
 from src.agent.trajectory import Task
+from src.dataset.factbook_names import renamed
 from src.dataset.gisa import Gisa, Question
 from src.dataset.gisa_steps import Course, course_of
 from src.errors import InputError
-from src.metrics.answer_table import TableError, split_records
+from src.metrics.answer_table import TableError, split_records, tsv_block
 from src.metrics.answer_text import decode_gold
 from src.metrics.answers import official_score
 from src.metrics.process import step_values
@@ -148,33 +144,6 @@ def lessons_of(
     return [Lesson(question_id, entities, shown, one) for one in sequences]
 
 
-def renamed(messages: Sequence[Message], names: Mapping[str, str]) -> list[Message]:
-    """Write messages with other names, in addresses, too; parts of longer names stay as they are.
-
-    Args:
-        messages: A conversation.
-        names: Every name to the one that takes its place.
-    """
-    if not names:
-        return list(messages)
-    new = {spelling(old): spelling(name) for old, name in names.items() for spelling in (str, _in_address)}
-    spellings = "|".join(map(re.escape, sorted(new, key=len, reverse=True)))
-    pattern = re.compile(rf"(?<![\w%-])(?:{spellings})(?![\w%]|-\w)")
-
-    def rewritten(node: Any) -> Any:
-        if isinstance(node, str):
-            return pattern.sub(lambda found: new[found[0]], node)
-        if isinstance(node, Mapping):
-            return {key: rewritten(value) for key, value in node.items()}
-        return [rewritten(value) for value in node] if isinstance(node, list) else node
-
-    return [rewritten(message) for message in messages]
-
-
-def _in_address(name: str) -> str:
-    return quote(name.lower().replace(" ", "-"))
-
-
 def manifest_of(suite: Gisa, learnt: Mapping[str, Iterable[str]]) -> dict[str, Any]:
     """Name the questions and entities that a model has seen.
 
@@ -248,9 +217,7 @@ def _digest(question: Question) -> str:
 def answer_text(gold: bytes, answer_type: str) -> str:
     """Write an answer of the benchmark as the agent is to give it: tab-separated values in a code block.
 
-    Where the benchmark names no column, it is called Answer. Cells with quotation marks, tabs or line ends are quoted.
-    A space, which the scorer strips, comes before each: so names have the tokens that they have in sentences and lists,
-    while at the beginning of a line a model would have to spell them from memory (our choice).
+    Where the benchmark names no column, it is called Answer.
 
     Raises:
         TableError: the gold file is no text or no table.
@@ -261,9 +228,7 @@ def answer_text(gold: bytes, answer_type: str) -> str:
     if answer_type != "table":
         width = max(map(len, rows))
         rows.insert(0, ["Answer"] if width == 1 else [f"Answer {number}" for number in range(1, width + 1)])
-    text = io.StringIO()
-    csv.writer(text, delimiter="\t", lineterminator="\n").writerows([f" {cell}" for cell in row] for row in rows)
-    return f"```tsv\n{text.getvalue()}```"
+    return tsv_block(rows)
 
 
 def cells_of(answer: str) -> list[str]:

@@ -40,12 +40,12 @@ class Compared:
     gain: Interval | None
 
 
-def compare(suite: Gisa, before: Path, after: Path, *, seed: int, resamples: int) -> list[Compared]:
+def compare(suite: Gisa, before: Path | None, after: Path, *, seed: int, resamples: int) -> list[Compared]:
     """Compare two rollouts on a suite.
 
     Args:
         suite: The questions.
-        before: Run folder of ``task=gisa_rollout``; it may be of fewer questions.
+        before: Run folder of ``task=gisa_rollout``; it may be of fewer questions; None for none.
         after: The same of the other policy.
         seed: Of the bootstrap.
         resamples: Of the bootstrap.
@@ -54,7 +54,7 @@ def compare(suite: Gisa, before: Path, after: Path, *, seed: int, resamples: int
     def interval(values: list[float]) -> Interval:
         return bootstrap_interval(values, seed=seed, samples=resamples)
 
-    first, second = _scores(before), _scores(after)
+    first, second = _scores(before) if before else {}, _scores(after)
     found = []
     for part, ids in _parts(suite, second.keys()).items():
         both = [name for name in ids if name in first]

@@ -5,6 +5,8 @@ pandas' own readings of one text differ between its releases; here the behaviour
 
 from __future__ import annotations
 
+import csv
+import io
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -210,6 +212,18 @@ def split_records(text: str, delimiter: str) -> Iterator[list[str]]:
             record.append(plain if quoted is None else quoted.replace('""', '"') + plain)
             place = found.end()
         yield record
+
+
+def tsv_block(rows: Iterable[Sequence[str]]) -> str:
+    """Write a table, its column names first, as an agent is to give it: tab-separated values in a code block.
+
+    Cells with quotation marks, tabs or line ends are quoted. A space, which the scorer strips, comes before each: so
+    names have the tokens that they have in sentences and lists, while at the beginning of a line a model would have to
+    spell them from memory (our choice).
+    """
+    text = io.StringIO()
+    csv.writer(text, delimiter="\t", lineterminator="\n").writerows([f" {cell}" for cell in row] for row in rows)
+    return f"```tsv\n{text.getvalue()}```"
 
 
 def normalised(cell: str) -> str:

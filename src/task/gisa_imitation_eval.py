@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from src.build import build
+from src.errors import InputError
 from src.memory import free_memory
 from src.record import Record
 from src.schema import check, resolve
@@ -16,7 +17,7 @@ from src.storage import write_atomic
 
 
 class GisaImitationEval:
-    """Carry out a training run and, on each test, a rollout with another policy and with the trained one; compare them.
+    """Carry out a training run and, on tests, rollouts with another policy and with the trained one; compare them.
 
     Each is what ``python -m src.run`` does with its overrides, in a folder of the run's: ``train``,
     ``<test>_before``, ``<test>_after``. A resumed run goes on with the one that was cut short. The comparison is
@@ -29,9 +30,13 @@ class GisaImitationEval:
         before: Overrides of the rollouts with the policy to compare with.
         after: Overrides of the rollouts with the trained one; its checkpoint is filled in.
         tests: Overrides of the rollouts on each test, by its name.
+        before_tests: Those of the tests that the policy to compare with is asked.
         more_train: Further overrides of the training, to be typed.
         more_rollout: Further overrides of all rollouts, to be typed.
         resamples: Of the bootstrap.
+
+    Raises:
+        InputError: a test of ``before_tests`` is none of ``tests``.
     """
 
     needs: tuple[str, ...] = ()
@@ -47,6 +52,7 @@ class GisaImitationEval:
         before: list[str],
         after: list[str],
         tests: dict[str, Any],
+        before_tests: list[str],
         more_train: list[str],
         more_rollout: list[str],
         resamples: int,
@@ -54,7 +60,9 @@ class GisaImitationEval:
         self.training = [*train, *every, *more_train]
         self.policies = {"before": before, "after": after}
         self.rollout, self.tests, self.more_rollout = [*rollout, *every], tests, more_rollout
-        self.resamples = resamples
+        if unknown := [test for test in before_tests if test not in tests]:
+            raise InputError(f"task.before_tests: there is no test {unknown[0]}; there are: {', '.join(tests)}.")
+        self.before_tests, self.resamples = before_tests, resamples
 
     def run(self, config: dict[str, Any], folder: Path, record: Record, sweep: str | None) -> None:
         """Carry out what is not done yet, compare, record.
@@ -86,16 +94,13 @@ class GisaImitationEval:
         after = [*self.policies["after"], f"checkpoint={checkpoint}"]
         return {
             "train": self.training,
-            **self._tests("before", self.policies["before"]),
-            **self._tests("after", after),
+            **self._tests("before", self.policies["before"], self.before_tests),
+            **self._tests("after", after, self.tests),
         }
 
-    def _tests(self, name: str, policy: list[str]) -> dict[str, list[str]]:
-        """Return the overrides of a policy's rollouts on each test."""
-        return {
-            f"{test}_{name}": [*self.rollout, *policy, *overrides, *self.more_rollout]
-            for test, overrides in self.tests.items()
-        }
+    def _tests(self, name: str, policy: list[str], tests: Iterable[str]) -> dict[str, list[str]]:
+        """Return the overrides of a policy's rollouts on tests."""
+        return {f"{test}_{name}": [*self.rollout, *policy, *self.tests[test], *self.more_rollout] for test in tests}
 
     def _report(self, folder: Path, seed: int) -> tuple[dict[str, float], dict[str, Any]]:
         """Write the comparison; return its metrics, and how the episodes of each rollout ended."""
@@ -103,11 +108,12 @@ class GisaImitationEval:
 
         metrics: dict[str, float] = {}
         outcomes, content, text = {}, {}, []
+        carried_out = self._plan(folder)
         for test in self.tests:
-            suite = build(result_of(folder / f"{test}_{self.pairs[0][0]}")["config"]["dataset"])
+            suite = build(result_of(folder / f"{test}_{self.pairs[0][1]}")["config"]["dataset"])
             for before, after in self.pairs:
-                runs = folder / f"{test}_{before}", folder / f"{test}_{after}"
-                compared = compare(suite, *runs, seed=seed, resamples=self.resamples)
+                first = folder / f"{test}_{before}" if f"{test}_{before}" in carried_out else None
+                compared = compare(suite, first, folder / f"{test}_{after}", seed=seed, resamples=self.resamples)
                 heading = test if len(self.pairs) == 1 else f"{test}, {before} to {after}"
                 content[heading] = [asdict(one) for one in compared]
                 text += [f"## {heading}\n", markdown(compared), ""]
@@ -117,6 +123,8 @@ class GisaImitationEval:
                     metrics |= {f"{key}/{before}": one.before.mean} if one.before else {}
             for name in dict.fromkeys(name for pair in self.pairs for name in pair):
                 run = folder / f"{test}_{name}"
+                if run.name not in carried_out:
+                    continue
                 records = (json.loads(path.read_bytes()) for path in sorted((run / "episodes").glob("*.json")))
                 valid, calls = valid_calls(records)
                 outcomes[run.name] = result_of(run)["outcomes"]

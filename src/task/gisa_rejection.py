@@ -63,8 +63,8 @@ class GisaRejection(GisaImitationEval):
         if not temperature > 0:
             raise InputError(f"task.temperature={temperature}: I need a number above 0, or all episodes are the same.")
         super().__init__(
-            every=every, train=[], rollout=rollout, before=[], after=[], tests=tests, more_train=more_train,
-            more_rollout=more_rollout, resamples=resamples,
+            every=every, train=[], rollout=rollout, before=[], after=[], tests=tests, before_tests=[],
+            more_train=more_train, more_rollout=more_rollout, resamples=resamples,
         )  # fmt: skip
         self.checkpoint, self.rounds, self.keep, self.more_train = checkpoint, rounds, keep, more_train
         asked = [f"task.samples={samples}", f"task.max_questions={'null' if questions is None else questions}"]
@@ -98,7 +98,7 @@ class GisaRejection(GisaImitationEval):
     def _plan(self, folder: Path) -> dict[str, list[str]]:
         """Return the overrides of each run, in their order."""
         checkpoint, episodes = str(self.checkpoint), list(self.episodes_before)
-        plan = self._tests("round0", _policy(checkpoint))
+        plan = self._tests("round0", _policy(checkpoint), self.tests)
         for number in range(1, self.rounds + 1):
             sampled, trained = f"round{number}_sample", f"round{number}_train"
             plan[sampled] = [*self.rollout, *_policy(checkpoint), *self.sample]
@@ -106,7 +106,7 @@ class GisaRejection(GisaImitationEval):
             lessons = [f"task.episodes_from={json.dumps(episodes)}", f"task.keep={self.keep}", f"name=gisa_{trained}"]
             plan[trained] = [*self.training, *lessons]
             checkpoint = str(folder / trained / "checkpoints" / "best.ckpt")
-            plan |= self._tests(f"round{number}", _policy(checkpoint))
+            plan |= self._tests(f"round{number}", _policy(checkpoint), self.tests)
         return plan
 
 

@@ -117,8 +117,8 @@ def test_notes_lead_from_what_was_read_to_the_answer_and_are_left_out_where_noth
 
 
 def test_practice_is_about_nothing_that_is_tested_and_what_is_told_follows(days):
-    numbers = {"comparisons": 600, "names": 200, "shared": 100, "notes": 100, "signs": 114}
-    compared, listed, shared, notes, first_signs = made = make_practice(days[0], **numbers, seed=1)
+    numbers = {"comparisons": 600, "names": 200, "shared": 100, "notes": 100, "signs": 114, "plans": 90, "tables": 120}
+    compared, listed, shared, notes, first_signs, plans, tables = made = make_practice(days[0], **numbers, seed=1)
     assert [len(kind) for kind in made] == [*numbers.values()]
     assert made == make_practice(days[0], **numbers, seed=1)
     assert compared != make_practice(days[0], **numbers, seed=2)[0]
@@ -182,6 +182,36 @@ def test_practice_is_about_nothing_that_is_tested_and_what_is_told_follows(days)
         assert told == f"({words[answers.word_in(phrase)]})\n"
     assert {answers.word_in(shown) for shown, _ in first_signs} == set(words)
     assert min(kinds[kind] for kind in ("found", "first", "order", "<", ">")) > 15
+    asked = [understand(shown.removesuffix("\n")) for shown, _ in [*plans, *tables[::2]]]
+    assert len({draft.form.name for draft in asked}) == 15
+    assert not any(draft.form.held_out for draft in asked)
+    invented_ones = 0
+    for draft, (_, told) in zip(asked, [*plans, *tables[::2]], strict=True):
+        names = draft.slots["all"].split(", ")
+        assert all(map(is_for_training, set(names) & set(days[0].by_name)))
+        invented_ones += not set(names) & set(days[0].by_name)
+        *sections, left = told.removesuffix("\n").split("\n")
+        of_fields = [BY_KEY[draft.slots[slot]] for slot in ("field", "other", "third") if slot in draft.slots]
+        assert left == "left: " + ", ".join(
+            f"{section} of {name}" for name in names for section in dict.fromkeys(field.section for field in of_fields)
+        )
+        has_sections = draft.form.name.startswith("profile")
+        named = ", ".join(f"{field.phrase}: {field.section}" for field in of_fields)
+        assert sections == ([f"- {named}"] if has_sections else [])
+    assert invented_ones > 60
+    for draft, (shown, told) in zip(asked[len(plans) :], tables[1::2], strict=True):
+        header, *rows = [line.split("\t") for line in told.removeprefix("```tsv\n").removesuffix("```\n").splitlines()]
+        assert header == [f" {name}" for name in draft.form.columns(draft.slots)]
+        assert {row[0][1:] for row in rows} == set(draft.slots["all"].split(", "))
+        *noted, last = shown.removesuffix("\n").split("\n")
+        assert last == "left: none"
+        if draft.form.name == "ascending_table":
+            order = [f" {one}" for one in noted[-1].rpartition("order: ")[2].split(", ")]
+            assert ["".join(row) for row in rows] == order
+        else:
+            fields = [BY_KEY[draft.slots[slot]].phrase for slot in ("field", "other", "third") if slot in draft.slots]
+            cells = [(row[0], *cell) for row in rows for cell in zip(fields, row[1:], strict=True)]
+            assert sorted(noted) == sorted(f"-{name}, {phrase}:{cell}" for name, phrase, cell in cells)
 
 
 def test_the_word_that_says_what_is_wanted_is_the_first_of_its_kind_and_means_what_the_form_does():

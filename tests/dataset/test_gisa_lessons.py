@@ -21,8 +21,9 @@ from src.agent.tools import specs
 from src.agent.trajectory import Task
 from src.agent.web import Web
 from src.dataset.factbook import factbook, factbook_set, factbook_web
+from src.dataset.factbook_names import renamed
 from src.dataset.gisa import Gisa
-from src.dataset.gisa_lessons import answer_text, make_lessons, refuse_learnt, renamed
+from src.dataset.gisa_lessons import answer_text, make_lessons, refuse_learnt
 from src.errors import InputError
 from src.metrics.answer_table import TableError
 from src.metrics.answers import official_score

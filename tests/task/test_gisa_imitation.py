@@ -160,8 +160,9 @@ def test_one_command_trains_and_answers_before_and_after_and_goes_on_where_it_wa
     assert run(*chain(place, folder)) == 0
     assert "## entities" in capsys.readouterr().out
     parts = {name: read(folder / name / "result.json") for name in (
-        "train", "entities_before", "entities_after", "forms_before", "forms_after"
+        "train", "entities_before", "entities_after", "forms_after"
     )}  # fmt: skip
+    assert not (folder / "forms_before").exists()  # the one before is asked about entities only
     assert {part["status"] for part in parts.values()} == {"finished"}
     assert parts["forms_after"]["lineage"]["checkpoint_from"]["path"] == str(
         folder / "train" / "checkpoints" / "best.ckpt"
@@ -176,7 +177,11 @@ def test_one_command_trains_and_answers_before_and_after_and_goes_on_where_it_wa
     assert all((one["before"] is None) == (one["gain"] is None) == (not one["common"]) for one in compared.values())
     assert sum(one["questions"] for part, one in compared.items() if "page" in part) == 4
     assert sum(one["questions"] for part, one in compared.items() if part.startswith("form: ")) == 4
+    alone = [one for one in report["forms"] if one["part"] == "all"]
+    assert [(one["questions"], one["common"], one["before"], one["gain"]) for one in alone] == [(4, 0, None, None)]
     result = read(folder / "result.json")
+    assert "forms/valid_calls_after" in result["metrics"]
+    assert not any(key.startswith("forms/") and key.endswith("before") for key in result["metrics"])
     assert result["metrics"]["entities/global_em/all/after"] == 0  # an epoch of three lessons teaches nothing
     assert sum(result["rollouts"]["forms_after"].values()) == 4
 
@@ -200,3 +205,10 @@ def test_the_chain_names_a_fault_of_any_of_its_runs_before_the_first_begins(run,
     assert status == 2
     assert "agent.policy.tempature: src.agent.local.LocalPolicy has no such setting" in capsys.readouterr().out
     assert not (folder / "train").exists()
+
+
+def test_the_chain_refuses_a_test_that_is_not_there(run, tmp_path, capsys):
+    folder = tmp_path / "chain"
+    assert run("+experiment=gisa_imitation_eval", "task.before_tests=[countries]", f"hydra.run.dir={folder}") == 2
+    said = "task.before_tests: there is no test countries; there are: entities, forms."
+    assert said in capsys.readouterr().out
