@@ -39,9 +39,10 @@ def make_practice(
     letter; see ``query_for``: half are words that begin with a capital letter, half invented, put together from two
     names. The third finds what two lists of names have in common, the fourth places a value among others as notes do,
     the fifth tells which sign a value that is wanted has: a form of question has but one of them, so that lessons alone
-    do not tell that it follows from the word. The sixth tells the notes before the first page of a question, and so
-    does the seventh, of questions whose answer is a table, with that table after all notes in every second line. Values
-    and names are of entities that models may learn from; the last two kinds are about invented ones by turns.
+    do not tell that it follows from the word. The sixth tells the notes before the first page of a question, and
+    in every second line what its first value is compared with; so does the seventh, of questions whose answer is a
+    table, with that table after all notes. Values and names are of entities that models may learn from; the last two
+    kinds are about invented ones by turns.
 
     Args:
         now: The facts.
@@ -50,7 +51,7 @@ def make_practice(
         shared: Lines of the third kind.
         notes: Lines of the fourth kind.
         signs: Lines of the fifth kind.
-        plans: Lines of the sixth kind.
+        plans: Lines of the sixth kind, an even number.
         tables: Lines of the seventh kind, an even number.
         seed: Of all choices.
 
@@ -130,15 +131,12 @@ def _sign(known: Sequence[Entity], word: str, phrase: str, rng: random.Random) -
 
 
 def _planned(now: Records, parts: Sequence[str], is_table: bool, rng: random.Random) -> Iterator[tuple[str, str]]:
-    """Draw questions that name all that they are about, and tell their plan, of tables the notes and the answer, too.
+    """Draw questions and tell the plan, and then the first note that compares, or of tables the answer after all notes.
 
-    The forms take turns; every second question is about invented names.
+    The forms that name all that they are about take turns; every second question is about invented names.
     """
-    forms = [
-        form
-        for form in ALL_FORMS
-        if not form.held_out and "{all}" in form.wordings[0] and (form.answer_type == "table") == is_table
-    ]
+    forms = [form for form in ALL_FORMS if not form.held_out and "{all}" in form.wordings[0]]
+    forms = [form for form in forms if form.answer_type == "table" or not is_table]
     for number, form in enumerate(itertools.cycle(forms)):
         answer: Answer | None = None
         while not answer or len(answer.pages) > _PAGES:
@@ -146,11 +144,15 @@ def _planned(now: Records, parts: Sequence[str], is_table: bool, rng: random.Ran
             draft = draw(form, now, "train", rng, count=some, wordings=len(WORDINGS[form.name]))
             answer = now.answer(draft)
         plan, *notes = [answer.notes[page] for page in (START, *answer.pages)]
-        found = [line for lines in notes for line in lines[:-1]]  # without what is left
-        table = tsv_block([form.columns(draft.slots), *answer.rows])
-        named = [] if number // len(forms) % 2 else draft.slots["all"].split(", ")
-        texts = [draft.text, "\n".join(plan), "\n".join([*found, notes[-1][-1]]), table]
-        question, told, noted, table = renamed(texts, invented_for(named, parts, now.by_name, rng))
-        yield f"{question}\n", f"{told}\n"
         if is_table:
-            yield f"{noted}\n", f"{table}\n"
+            found = [line for lines in notes for line in lines[:-1]]  # without what is left
+            given, told = [*found, notes[-1][-1]], tsv_block([form.columns(draft.slots), *answer.rows])
+        elif wanted := re.fullmatch(r"(- .+: \S+,) (.+ \([<>]\).*)", notes[0][0]):
+            given, told = [wanted[1]], wanted[2]
+        else:
+            continue
+        named = [] if number // len(forms) % 2 else draft.slots["all"].split(", ")
+        texts = [draft.text, "\n".join(plan), "\n".join(given), told]
+        question, planned, given_text, told = renamed(texts, invented_for(named, parts, now.by_name, rng))
+        yield f"{question}\n", f"{planned}\n"
+        yield f"{given_text}\n" if is_table else given_text, f"{told}\n"
