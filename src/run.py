@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+if __name__ == "__main__":
+    from src.memory import use_tcmalloc
+
+    use_tcmalloc()
+
 import errno
 import logging
 import sys
