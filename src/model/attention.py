@@ -17,6 +17,7 @@ _NAME = "lean_sdpa"
 _FEW = 32  # queries a head; measured on a CPU with 1, 10 and 20, more were not
 _BLOCK = 128  # queries of a head whose scores are computed at a time; 64 and 192 are no faster
 _SCORES = 60_000  # computed at a time where a row has few; a quarter and four times as many are slower
+_SCORES_OF_FEW = 1_000_000  # likewise of a few queries, whose keys are not copied; a quarter as many are slower
 
 
 def attend(
@@ -77,11 +78,12 @@ def attend_to_what_is_seen(query: Tensor, key: Tensor, value: Tensor, mask: Tens
 
     One query, as in generation, takes 0.5 to 0.6 of the time of the fused kernel with its heads side by side, 10 and 20
     queries half, 100 and 300 four tenths (bfloat16, one thread of an AMD EPYC, 9 heads and 3 key heads of 64, 8 to 160
-    rows, 250 to 800 keys). Source: our choice.
+    rows, 250 to 800 keys). Where there is room for more keys behind them, products need a copy, unless they take the
+    room along: so do those of a few queries, which takes two thirds of the time. Source: our choice.
 
     Args:
         query: Shape ``(B, heads, Q, D)``.
-        key: Shape ``(B, key heads, T, D)``.
+        key: Shape ``(B, key heads, T, D)``; room behind it, as in ``GrowingLayer``, has to hold numbers.
         value: As ``key``.
         mask: What is seen, bool, or what is added to the scores, ``(B, 1, Q, T)``; None where all is seen.
         scale: What scores are multiplied by.
@@ -93,21 +95,33 @@ def attend_to_what_is_seen(query: Tensor, key: Tensor, value: Tensor, mask: Tens
     key_heads, tokens = key.shape[1:3]
     output = query.new_empty(batch, queries, heads, value.shape[3])
     scaled = (query * scale).reshape(batch * key_heads, -1, queries, width)
-    rows = max(1, _SCORES // (heads * min(queries, _BLOCK) * tokens))
+    few = queries <= _FEW
+    if few:
+        key, value = _with_room(key), _with_room(value)
+    rows = max(1, (_SCORES_OF_FEW if few else _SCORES) // (heads * min(queries, _BLOCK) * tokens))
     for first in range(0, batch, rows):
         last = min(batch, first + rows)
-        known = key[first:last].flatten(0, 1).contiguous().mT  # of keys with room behind them, products are slow
-        values = value[first:last].flatten(0, 1)
+        known = key[first:last].flatten(0, 1).contiguous().mT
+        values = value[first:last].flatten(0, 1).contiguous()
         for start, stop in _blocks(queries):
             block = scaled[first * key_heads : last * key_heads, :, start:stop].flatten(1, 2)
-            scores = torch.bmm(block, known).view(last - first, heads, stop - start, tokens)
+            scores = torch.bmm(block, known).view(last - first, heads, stop - start, -1)[..., :tokens]
             if mask is not None:
                 seen = mask[first:last, :, start:stop]
                 scores += additive_mask(seen[:, 0], query.dtype) if seen.dtype == torch.bool else seen
-            weights = scores.softmax(3).view(len(block), -1, tokens)
+            weights = F.pad(scores.softmax(3), (0, value.shape[2] - tokens)).view(len(block), -1, value.shape[2])
             attended = torch.bmm(weights, values).view(last - first, heads, stop - start, -1)
             output[first:last, start:stop] = attended.transpose(1, 2)
     return output
+
+
+def _with_room(one: Tensor) -> Tensor:
+    """Return the tensor that keys or values ``(B, heads, T, D)`` are the first columns of, or else they themselves."""
+    batch, heads, tokens, width = one.shape
+    columns = one.stride(1) // width
+    if one.stride() != (heads * columns * width, columns * width, width, 1) or one.storage_offset() % one.stride(1):
+        return one
+    return one.as_strided((batch, heads, max(columns, tokens), width), one.stride())
 
 
 def additive_mask(visible: Tensor, dtype: torch.dtype) -> Tensor:

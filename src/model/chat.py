@@ -14,7 +14,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from src.errors import InputError
 from src.model.attention import attend_leanly
 from src.model.chat_format import ChatFormat
-from src.model.prefix_cache import BLOCK, PrefixCache, block_names, growing_cache, keeps_all_keys
+from src.model.prefix_cache import BLOCK, PrefixCache, block_names, growing_cache, keeps_all_keys, rows_of
+
+_READ_AT_ONCE = 16  # conversations: enough for products of matrices to be fast, few enough to be about equally long
 
 
 class Written(NamedTuple):
@@ -81,13 +83,13 @@ class ChatModel(ChatFormat):
         device = self.network.device
         draws = [torch.Generator(device).manual_seed(seed) for seed in seeds]
         written: list[list[int]] = [[] for _ in prompts]
-        going, ends = list(range(len(prompts))), dict[int, int]()
+        ends = dict[int, int]()
         at_hand = PrefixCache() if memory is None else memory
         if self._keeps_all_keys:
             shared = [one for one in _shared_beginnings(prompts) if BLOCK * len(at_hand.find(one)) < len(one)]
             if shared:
                 self._read(shared, at_hand, keep=True)
-        cache, mask, logits = self._read(prompts, at_hand)
+        cache, mask, logits, going = self._read(prompts, at_hand)
         position = mask.sum(1, keepdim=True)
         for count in range(1, max_tokens + 1):
             tokens = _chosen(logits, [draws[row] for row in going], temperature)
@@ -118,26 +120,38 @@ class ChatModel(ChatFormat):
 
     def _read(
         self, prompts: Sequence[list[int]], memory: PrefixCache, *, keep: bool = False
-    ) -> tuple[Any, Tensor, Tensor]:
+    ) -> tuple[Any, Tensor, Tensor, list[int]]:
         """Read prompts without what is remembered of their beginnings, and remember them if they are to be kept.
 
         Returns:
-            The model's cache with a row a prompt; which of its columns are tokens, shape ``(B, T)``; and the logits of
-            the next token, ``(B, V)``.
+            The model's cache with a row a prompt; which of its columns are tokens, shape ``(B, T)``; the logits of the
+            next token, ``(B, V)``; and the prompt of each row, as those with the most to read come first.
         """
-        known = [memory.find(prompt[:-1]) for prompt in prompts]  # of each, a token is left to be read
-        rest = [prompt[BLOCK * len(blocks) :] for prompt, blocks in zip(prompts, known, strict=True)]
+        found = [memory.find(prompt[:-1]) for prompt in prompts]  # of each, a token is left to be read
+        new = [prompt[BLOCK * len(blocks) :] for prompt, blocks in zip(prompts, found, strict=True)]
+        order = sorted(range(len(prompts)), key=lambda row: -len(new[row]))
+        known, rest = [found[row] for row in order], [new[row] for row in order]
         ids, mask = _left_padded(rest, self.network.device)
         past = _left_padded([[0] * BLOCK * len(blocks) for blocks in known], self.network.device)[1]
         mask = torch.cat([past, mask], dim=1)
         position = (mask.cumsum(1) - 1).clamp(min=0)[:, past.shape[1] :]
         layers = self.network.config.get_text_config().num_hidden_layers
-        begun = growing_cache(layers, known, ids.shape[1]) if self._keeps_all_keys else None
-        logits, cache = self._forward(ids, mask, position, begun)
+        cache = growing_cache(layers, known, ids.shape[1]) if self._keeps_all_keys else None
+        if any(known) and cache is not None:
+            parts = []
+            for start in range(0, len(rest), _READ_AT_ONCE):
+                rows, unread = slice(start, start + _READ_AT_ONCE), len(rest[start])
+                part = rows_of(cache, rows, mask.shape[1] - unread)
+                parts.append(self._forward(ids[rows, -unread:], mask[rows], position[rows, -unread:], part)[0])
+            logits = torch.cat(parts)
+            for layer in cache.layers:
+                layer.length = mask.shape[1]
+        else:
+            logits, cache = self._forward(ids, mask, position, cache)
         if keep:
-            for row, prompt in enumerate(prompts):
-                _remember(memory, prompt, cache, row, mask)
-        return cache, mask, logits
+            for place, row in enumerate(order):
+                _remember(memory, prompts[row], cache, place, mask)
+        return cache, mask, logits, order
 
     def _forward(self, ids: Tensor, mask: Tensor, position: Tensor, cache: Any) -> tuple[Tensor, Any]:
         """Return float32 logits ``(B, V)`` behind tokens ``(B, T)``, and the model's cache with them."""

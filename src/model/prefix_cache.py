@@ -124,6 +124,14 @@ def keeps_all_keys(network: Any) -> bool:
     return {type(layer) for layer in DynamicCache(config=network.config.get_text_config()).layers} == {DynamicLayer}
 
 
+def rows_of(cache: Cache, rows: slice, length: int) -> Cache:
+    """Return a cache of some rows that writes into the same tensors, so many tokens of which are there."""
+    part = Cache(layers=[GrowingLayer() for _ in cache.layers])
+    for layer, whole in zip(part.layers, cache.layers, strict=True):
+        layer.begin(whole.keys[rows], whole.values[rows], length)
+    return part
+
+
 def growing_cache(layers: int, known: Sequence[Sequence[Tensor]], more: int) -> Cache:
     """Return a cache that begins with what is remembered.
 

@@ -132,12 +132,30 @@ def test_examples_of_a_row_are_attended_to_one_by_one_with_dropout_by_transforme
 @pytest.mark.parametrize(("heads", "key_heads"), [(6, 2), (3, 3)])
 def test_what_is_seen_is_attended_to_as_by_transformers(heads, key_heads, queries, scores, monkeypatch):
     monkeypatch.setattr(attention, "_SCORES", scores)
+    monkeypatch.setattr(attention, "_SCORES_OF_FEW", scores)
     layer, query, key, value, mask = inputs(heads, key_heads, queries, 310)
-    room = torch.cat([key, key], 2)[:, :, :310]  # as a cache holds them, with room behind
     query = query.transpose(1, 2).contiguous().transpose(1, 2)  # as layers give them
     expected, _ = sdpa_attention_forward(layer, query, key, value, mask, scaling=0.3)
-    torch.testing.assert_close(attend_to_what_is_seen(query, room, value, mask, 0.3), expected)
-    torch.testing.assert_close(attend_to_what_is_seen(query, room, value, mask == 0, 0.3), expected)
+    held = torch.cat([key, key], 2), torch.cat([value, value, value], 2)  # as a cache holds them, with room behind
+    front = torch.cat([key[:, :, :7], key], 2), torch.cat([value[:, :, :7], value], 2)  # or with other tokens before
+    for keys, values in (
+        (key, value),
+        [one[:, :, :310] for one in held],
+        (key, held[1][:, :, :310]),
+        [one[:, :, 7:] for one in front],
+    ):
+        torch.testing.assert_close(attend_to_what_is_seen(query, keys, values, mask, 0.3), expected)
+        torch.testing.assert_close(attend_to_what_is_seen(query, keys, values, mask == 0, 0.3), expected)
+
+
+def test_room_behind_keys_is_taken_along_and_nothing_else():
+    held = torch.zeros(4, 3, 20, 8)
+    rows = held[1:3, :, :12]
+    whole = attention._with_room(rows)
+    assert whole.shape == (2, 3, 20, 8)
+    assert whole.data_ptr() == rows.data_ptr()
+    for other in (held, held[:, :, 5:], held[:, 1:], held[..., 2:], torch.zeros(2, 20, 3, 8).transpose(1, 2)):
+        assert attention._with_room(other).shape == other.shape
 
 
 def test_bfloat16_is_attended_to_by_blocks_unless_gradients_or_dropout_are_wanted(monkeypatch):

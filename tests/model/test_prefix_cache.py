@@ -4,6 +4,7 @@ from chat_models import PLAIN, network, tokenizer
 from transformers import AutoModelForCausalLM, GPT2Config, MistralConfig, Qwen2Config
 from transformers.cache_utils import Cache
 
+from src.model import chat
 from src.model.chat import ChatModel
 from src.model.prefix_cache import BLOCK, GrowingLayer, PrefixCache
 
@@ -65,7 +66,9 @@ def spoken(model, turns, memory, temperature, lengths=(5, 60, 31, 5)):
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 @pytest.mark.parametrize("most_bytes", [float("inf"), 40_000, 10])
-def test_replies_are_the_same_with_and_without_memory(model, temperature, most_bytes):
+@pytest.mark.parametrize("at_once", [1, 3, 16])
+def test_replies_are_the_same_with_and_without_memory(model, temperature, most_bytes, at_once, monkeypatch):
+    monkeypatch.setattr(chat, "_READ_AT_ONCE", at_once)
     memory = PrefixCache(most_bytes)
     with_memory, without = (spoken(model, 4, one, temperature) for one in (memory, None))
     assert with_memory == without
