@@ -19,14 +19,15 @@ def use_tcmalloc() -> None:
     more of a long training on CPUs. Which one there is can be chosen only before a process begins, so this is for the
     first lines of a program; its children choose for themselves.
     """
-    if sys.platform != "linux" or os.environ.get("LD_PRELOAD") == "":
+    library = find_library("tcmalloc_minimal") if sys.platform == "linux" else None
+    if library is None:
         return
-    library = find_library("tcmalloc_minimal")
-    if library is not None and os.environ.get("LD_PRELOAD") == library:
-        del os.environ["LD_PRELOAD"]
-    elif library is not None and "LD_PRELOAD" not in os.environ:
+    chosen = os.environ.get("LD_PRELOAD")
+    if chosen is None:
         os.environ.update(_TCMALLOC | {"LD_PRELOAD": library})
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+    elif chosen == library:
+        del os.environ["LD_PRELOAD"]
 
 
 def keep_memory() -> None:
