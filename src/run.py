@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-if __name__ == "__main__":
-    from src.memory import use_tcmalloc
-
-    use_tcmalloc()
-
 import errno
 import logging
 import sys
@@ -17,12 +12,12 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from src.build import build
-from src.command_line import as_typed, help_text, prepare_arguments
-from src.errors import InputError
-from src.memory import free_memory, keep_memory
-from src.record import Record
-from src.schema import check, resolve
+from src.launch.build import build
+from src.launch.command_line import as_typed, help_text, prepare_arguments
+from src.launch.errors import InputError
+from src.launch.memory import free_memory, keep_memory
+from src.launch.record import Record
+from src.launch.schema import check, resolve
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 log = logging.getLogger("run")

@@ -52,7 +52,7 @@ def small_arguments(tmp_path_factory):
             "+experiment=ilrec_stage1", "logger=none", "trainer.enable_progress_bar=false", "trainer.accelerator=cpu",
             "dataset=recbole", f"dataset.source.folder={folder}", "dataset.source.name=small", "dataset.k_core=1",
             "tokenizer.codebook_size=4", "model.hidden_size=16", "model.intermediate_size=32", "model.num_layers=2",
-            "model.num_heads=2", "stage.layers=1", "prompt.max_history=4", "prompt.stride=5", "data.batch_size=8",
+            "model.num_heads=2", "stage.layers=1", "prompt.max_history=4", "prompt.stride=5", "batches.batch_size=8",
             "trainer.max_epochs=4", "trainer.log_every_n_steps=1",
         ]  # fmt: skip
 

@@ -5,8 +5,8 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 
-from src.dataset.interactions import Interactions
-from src.tokenizer.item_tokens import ItemTokens
+from src.ilrec.dataset.interactions import Interactions
+from src.ilrec.tokenizer.item_tokens import ItemTokens
 
 USERS, ITEMS, WIDTH = 24, 8, 4
 

@@ -166,7 +166,7 @@ def test_an_index_that_lacks_an_item_is_refused_with_the_other_way_to_ids(refuse
 @pytest.mark.parametrize(
     ("content", "fault"),
     [
-        ({"state_dict": {}, "stage": "Other", "model": {}}, "holds the stage 'Other', but this is 'FineTuning'."),
+        ({"state_dict": {}, "stage": "Other", "model": {}}, "holds the stage 'Other', but this is 'FineTuningStage'."),
         ({"weights": 1}, "is not a checkpoint of this project."),
         (b"PK torn", "is not a checkpoint that can be read: "),
     ],

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from src.dataset.interactions import prepare
-from src.dataset.sources import LcRecFiles, RecBoleFiles
+from src.ilrec.dataset.interactions import prepare
+from src.ilrec.dataset.sources import LcRecFiles, RecBoleFiles
 from tests.benchmarks.beside_recbole import NAME, RECBOLES_BEST, main, write_atomic_file
 
 STAND_IN = """

@@ -98,9 +98,9 @@ def test_stage_two_killed_from_outside_resumes_to_the_same_ranks_and_weights(run
     model = ("tokenizer.", "model.", "stage.", "prompt.")
     collaborative = [text for text in small_arguments[1:] if not text.startswith(model)]
     sizes = ["model.hidden_size=8", "model.inner_size=8", "prompt.max_history=4", "prompt.stride=3"]
-    judge = tmp_path / "sasrec"
-    assert run("+experiment=sasrec", *collaborative, *sizes, f"hydra.run.dir={judge}") == 0
-    upstream = {"ilrec_stage1": whole, "sasrec": judge}
+    reward_model = tmp_path / "sasrec"
+    assert run("+experiment=sasrec", *collaborative, *sizes, f"hydra.run.dir={reward_model}") == 0
+    upstream = {"ilrec_stage1": whole, "sasrec": reward_model}
     paths = {name: str(folder / "checkpoints" / "best.ckpt") for name, folder in upstream.items()}
     arguments = ["+experiment=ilrec_stage2", *small_arguments[1:], "checkpointing.every_steps=2"]
     arguments += [f"upstream.{name}={path}" for name, path in paths.items()]
@@ -154,7 +154,7 @@ def test_two_processes_evaluate_a_checkpoint_as_one_does(run, small_arguments, w
         *small_arguments,
         f"stage.init_from={whole / 'checkpoints' / 'best.ckpt'}",
         "trainer.max_epochs=0",
-        "data.evaluation_batch_size=5",
+        "batches.evaluation_batch_size=5",
     ]
     one, two = tmp_path / "one", tmp_path / "two"
     assert run(*only_evaluate, f"hydra.run.dir={one}") == 0

@@ -213,7 +213,7 @@ AttentionInterface.register(_NAME, attend)
 AttentionMaskInterface.register(_NAME, sdpa_mask)
 
 
-def attend_leanly(network: Any) -> bool:
+def use_packed_attention(network: Any) -> bool:
     """Let a transformers model attend by ``attend`` where it would by ``sdpa``; tell whether it does.
 
     It then takes ``example_lengths``.

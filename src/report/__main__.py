@@ -8,14 +8,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from src.errors import InputError
-from src.report.analysis import Analysis, analyse
+from src.gisa.report.analysis import Analysis, analyse
+from src.gisa.report.leaderboard import write_answers
+from src.gisa.report.page import write_pages
+from src.launch.errors import InputError
+from src.launch.storage import write_atomic
 from src.report.comparison import ANSWERS, Report, build_report
 from src.report.layout import as_csv
-from src.report.leaderboard import write_answers
-from src.report.page import write_pages
 from src.report.tables import cell_rows, markdown, run_row
-from src.storage import write_atomic
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

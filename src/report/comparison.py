@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from src.errors import InputError
+from src.gisa.report import questions
+from src.launch.errors import InputError
 from src.metrics.stats import Interval, PairedDifference, bootstrap_interval, paired_bootstrap, seed_interval
-from src.report import questions, ranks
+from src.report import ranks
 from src.report.runs import Cell, Collection, Run, by_protocol, collect, find_runs
 
 Scores = Callable[[str], NDArray[np.float64]]

@@ -7,7 +7,7 @@ from collections import defaultdict
 
 import numpy as np
 
-from src.errors import InputError
+from src.launch.errors import InputError
 from src.report.runs import Run
 
 Curve = dict[int, float]

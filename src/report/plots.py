@@ -13,11 +13,11 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from src.gisa.report.scaling import Point
+from src.launch.storage import write_atomic
 from src.metrics.stats import Interval
 from src.report.comparison import ANSWERS, Section, Summary
 from src.report.layout import Estimate
-from src.report.scaling import Point
-from src.storage import write_atomic
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart, without its yellow (too faint on white).
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#555555")

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from src.errors import InputError
+from src.launch.errors import InputError
 from src.metrics.ranking import per_user_metric
 from src.report.runs import Run
 

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
 
-from src.errors import InputError
+from src.launch.errors import InputError
 
 # Overrides that do not tell two cells apart: the seed is averaged over, the name already stands for the experiment, and
 # the others change no result.

@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
-from src.metrics.answers import official_score
+from src.gisa.metrics.answers import official_score
 from tests.benchmarks.comparison import Row, interleaved, show_seconds
-from tests.gisa_files import TYPES, answer_of, gold_of, made_up
-from tests.metrics.pandas_answers import reference_score
+from tests.gisa.gisa_files import TYPES, answer_of, gold_of, made_up
+from tests.gisa.metrics.pandas_answers import reference_score
 
 
 def rows(*, quick: bool) -> Iterator[Row]:
@@ -26,7 +26,7 @@ def rows(*, quick: bool) -> Iterator[Row]:
     equal = sum(a == b for a, b in zip(*found.values(), strict=True))
     yield Row(
         f"Official scores of {len(cases)} answers",
-        ("src.metrics.answers", "the rules with pandas"),
+        ("src.gisa.metrics.answers", "the rules with pandas"),
         pairs,
         show_seconds,
         ">= 1",

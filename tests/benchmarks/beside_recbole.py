@@ -21,9 +21,9 @@ import lightning
 import torch
 from hydra import compose, initialize_config_dir
 
-from src.build import build
-from src.dataset.interactions import Interactions
-from src.schema import resolve
+from src.ilrec.dataset.interactions import Interactions
+from src.launch.build import build
+from src.launch.schema import resolve
 from tests.benchmarks.comparison import HEADER, ROOT, Row, show_seconds, silence
 
 NAME = "sequences"
@@ -104,7 +104,7 @@ def train(config: dict[str, Any], interactions: Interactions, beside: Beside) ->
     items = build(config["tokenizer"]).fit(interactions)
     model = build(config["model"])(items.vocabulary)
     prompt = build(config["prompt"])(None, items)
-    data = build(config["data"])(interactions=interactions, prompt=prompt, seed=config["seed"])
+    data = build(config["batches"])(interactions=interactions, prompt=prompt, seed=config["seed"])
     stage = build(config["stage"])(model=model, evaluator=build(config["evaluator"])(items))
     trainer = build(config["trainer"])(logger=False, enable_checkpointing=False, callbacks=[beside])
     trainer.fit(stage, datamodule=data)

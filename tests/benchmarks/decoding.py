@@ -9,9 +9,9 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from src.ilrec.model.decoding import decode_items
+from src.ilrec.model.trie import TokenTrie
 from src.model.causal_lm import CausalLM, from_scratch
-from src.model.decoding import decode_items
-from src.tokenizer.trie import TokenTrie
 from tests.benchmarks.comparison import Row, config, interleaved, seconds
 from tests.benchmarks.models import LEVELS, SMOLLM2, TOY, random_llama, semantic_ids
 

@@ -12,14 +12,14 @@ from unittest import mock
 
 import torch
 
-from src.build import build
-from src.dataset.gisa_lessons import Lesson, make_lessons
-from src.model.chat import ChatModel, load_chat_model
-from src.model.prefix_cache import PrefixCache
+from src.gisa.batches.demonstrations import Demonstration, make_demonstrations
+from src.gisa.chat.generation import ChatModel, load_chat_model
+from src.gisa.chat.prefix_cache import PrefixCache
+from src.launch.build import build
 from src.model.smollm2 import local_folder
 from tests.benchmarks.comparison import Row, show_seconds
 from tests.benchmarks.imitation import composed
-from tests.chat_models import write_folder
+from tests.gisa.chat_models import write_folder
 
 Episode = list[tuple[list[int], list[int]]]
 """Of each turn, the tokens to read and those to write, its end included."""
@@ -34,9 +34,9 @@ def _rows(name: str, quick: bool) -> Iterator[Row]:
     count = 3 if quick else 16
     model = load_chat_model(name, dtype="float32" if quick else "bfloat16", device="cpu")
     config = composed("+experiment=gisa_imitation", "name=bench", f"dataset.per_type={2 if quick else 8}")
-    agent = build(config["agent"] | {"policy": {"_target_": "src.agent.heuristic.HeuristicPolicy"}})
-    lessons = make_lessons(build(config["dataset"]), agent, model, max_tokens=4096).lessons
-    episodes = [_episode(lesson) for lesson in lessons[:: len(lessons) // count][:count]]
+    agent = build(config["agent"] | {"policy": {"_target_": "src.gisa.agent.heuristic.HeuristicPolicy"}})
+    demonstrations = make_demonstrations(build(config["dataset"]), agent, model, max_tokens=4096).demonstrations
+    episodes = [_episode(demonstration) for demonstration in demonstrations[:: len(demonstrations) // count][:count]]
     written = sum(len(turn[1]) for episode in episodes for turn in episode)
     model.reply([[0]], seeds=[0], max_tokens=1, temperature=0)  # the first call prepares
     together, of_groups = _seconds(model, [episodes], PrefixCache(2e9))
@@ -52,13 +52,13 @@ def _rows(name: str, quick: bool) -> Iterator[Row]:
         )
 
 
-def _episode(lesson: Lesson) -> Episode:
-    """Take a lesson apart: its trained tokens are what the assistant wrote."""
+def _episode(demonstration: Demonstration) -> Episode:
+    """Take a demonstration apart: its trained tokens are what the assistant wrote."""
     episode, before = [], 0
-    for trained, run in itertools.groupby(lesson.marked.trained):
+    for trained, run in itertools.groupby(demonstration.marked.trained):
         after = before + len(list(run))
         if trained:
-            episode.append((lesson.marked.tokens[:before], lesson.marked.tokens[before:after]))
+            episode.append((demonstration.marked.tokens[:before], demonstration.marked.tokens[before:after]))
         before = after
     return episode
 
@@ -74,7 +74,7 @@ def _seconds(model: ChatModel, groups: Sequence[list[Episode]], memory: PrefixCa
             def known(logits: torch.Tensor, draws: Sequence[torch.Generator], _: float, left: Any = left) -> Any:
                 return torch.tensor([next(left[draw.initial_seed()]) for draw in draws])
 
-            with mock.patch("src.model.chat._chosen", known):
+            with mock.patch("src.gisa.chat.generation._chosen", known):
                 replies = model.reply(
                     [read for read, _ in turns], seeds=range(len(turns)), max_tokens=4096, temperature=0, memory=memory
                 )

@@ -1,4 +1,4 @@
-"""Imitation by its stage against a plain transformers Trainer: same model, lessons, batch size, precision, threads."""
+"""Imitation by its stage against a plain transformers Trainer: same model, data, batch size, precision, threads."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ import lightning
 import torch
 from transformers import Trainer, TrainingArguments
 
-from src.build import build
-from src.dataset.gisa_lessons import Lesson, make_lessons
-from src.dataset.lesson_datamodule import LessonData
+from src.gisa.batches.demonstrations import Demonstration, make_demonstrations
+from src.gisa.batches.imitation import DemonstrationData
+from src.gisa.chat.format import ChatFormat
+from src.gisa.stage.imitation import ImitationStage
+from src.launch.build import build
+from src.launch.schema import resolve
 from src.model.causal_lm import CausalLM, from_pretrained
-from src.model.chat_format import ChatFormat
 from src.model.smollm2 import local_folder
-from src.schema import resolve
-from src.stage.gisa_imitation import GisaImitation
 from tests.benchmarks.comparison import Row, show_seconds
-from tests.chat_models import write_folder
+from tests.gisa.chat_models import write_folder
 
-# Four lessons a step, so that there is something to pack and to sort by length; the recipe takes one.
+# Four demonstrations a step, so that there is something to pack and to sort by length; the recipe takes one.
 _OVERRIDES = (
-    *("+experiment=gisa_imitation", "name=bench", "data.batch_size=4"),
-    *("trainer.accelerator=cpu", "data.validation_questions=1"),
+    *("+experiment=gisa_imitation", "name=bench", "batches.batch_size=4"),
+    *("trainer.accelerator=cpu", "batches.validation_questions=1"),
 )
 
 
@@ -40,22 +40,22 @@ def _row(folder: Path, quick: bool) -> Row:
     pairs, count = (1, 4) if quick else (2, 8)
     config = composed(*_OVERRIDES, f"dataset.per_type={2 if quick else 8}")
     name = str(write_folder(folder / "toy")) if quick else local_folder()
-    model, lessons = lessons_of(name, config)
-    settings = {key: value for key, value in config["data"].items() if not key.startswith("_")}
-    data = LessonData(
-        lessons=lessons, pad_token_id=model.tokenizer.pad_token_id, seed=1,
+    model, demonstrations = demonstrations_of(name, config)
+    settings = {key: value for key, value in config["batches"].items() if not key.startswith("_")}
+    data = DemonstrationData(
+        demonstrations=demonstrations, pad_token_id=model.tokenizer.pad_token_id, seed=1,
         **{**settings, "training_questions": count, "practice": 0},
     )  # fmt: skip
-    trained = sum(sum(lesson.marked.trained) for lesson in data.training)
+    trained = sum(sum(demonstration.marked.trained) for demonstration in data.training)
     took, losses = [], []
     for _ in range(pairs):
         ours = stage_seconds(fresh(name, config), data, config)
         theirs = trainer_seconds(fresh(name, config), data.training, data, config, folder)
         took.append((ours[0], theirs[0]))
         losses.append((ours[1], theirs[1]))
-    read = sum(len(lesson.marked.tokens) for lesson in data.training)
+    read = sum(len(demonstration.marked.tokens) for demonstration in data.training)
     return Row(
-        f"CPU time to learn {trained:,} of {read:,} tokens of {count} lessons, {settings['batch_size']} a step",
+        f"CPU time to learn {trained:,} of {read:,} tokens of {count} demonstrations, {settings['batch_size']} a step",
         ("stage=gisa_imitation", "transformers Trainer"),
         took,
         lambda value: f"{show_seconds(value)}, {trained / value:,.0f} tokens a second",
@@ -78,18 +78,18 @@ def fresh(name: str, config: dict[str, Any]) -> CausalLM:
     return from_pretrained((), **{**settings, "name": name, "seed": 1})
 
 
-def lessons_of(name: str, config: dict[str, Any]) -> tuple[CausalLM, Any]:
+def demonstrations_of(name: str, config: dict[str, Any]) -> tuple[CausalLM, Any]:
     model = fresh(name, config)
-    led = build(config["agent"] | {"policy": {"_target_": "src.agent.heuristic.HeuristicPolicy"}})
-    return model, make_lessons(build(config["dataset"]), led, ChatFormat(model.tokenizer), max_tokens=4096)
+    led = build(config["agent"] | {"policy": {"_target_": "src.gisa.agent.heuristic.HeuristicPolicy"}})
+    return model, make_demonstrations(build(config["dataset"]), led, ChatFormat(model.tokenizer), max_tokens=4096)
 
 
-def stage_seconds(model: CausalLM, data: LessonData, config: dict[str, Any]) -> tuple[float, float]:
-    """Train an epoch with the stage; return CPU seconds without the start, and the loss of all lessons before it."""
+def stage_seconds(model: CausalLM, data: DemonstrationData, config: dict[str, Any]) -> tuple[float, float]:
+    """Train an epoch with the stage; return CPU seconds without the start, and the loss of all data before it."""
     settings = {key: value for key, value in config["stage"].items() if not key.startswith("_")}
     options = {key: value for key, value in config["trainer"].items() if not key.startswith("_")}
     quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "limit_val_batches": 0}
-    stage = GisaImitation(model=model, **settings)
+    stage = ImitationStage(model=model, **settings)
     loss = mean_loss(lambda batch: stage.model.head(stage._states(batch)), data)
     clock = _Clock()
     trainer = lightning.Trainer(**{**options, **quiet, "max_epochs": 1}, callbacks=[clock])
@@ -98,7 +98,7 @@ def stage_seconds(model: CausalLM, data: LessonData, config: dict[str, Any]) -> 
 
 
 def trainer_seconds(
-    model: CausalLM, lessons: list[Lesson], data: LessonData, config: dict[str, Any], folder: Path
+    model: CausalLM, demonstrations: list[Demonstration], data: DemonstrationData, config: dict[str, Any], folder: Path
 ) -> tuple[float, float]:
     """The same with transformers' own loop: padded rows in random order, logits and labels at every position."""
     logging.getLogger("transformers").setLevel(logging.ERROR)
@@ -114,13 +114,13 @@ def trainer_seconds(
     )  # fmt: skip
     examples = [
         {
-            "input_ids": lesson.marked.tokens,
+            "input_ids": demonstration.marked.tokens,
             "labels": [
                 token if known else -100
-                for token, known in zip(lesson.marked.tokens, lesson.marked.trained, strict=True)
+                for token, known in zip(demonstration.marked.tokens, demonstration.marked.trained, strict=True)
             ],
         }
-        for lesson in lessons
+        for demonstration in demonstrations
     ]
 
     def collate(batch: list[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
@@ -149,10 +149,10 @@ def trainer_seconds(
 
 
 @torch.no_grad()
-def mean_loss(logits: Any, data: LessonData) -> float:
+def mean_loss(logits: Any, data: DemonstrationData) -> float:
     total, count = 0.0, 0
-    for lesson in data.training:
-        batch = data.batch([lesson])
+    for demonstration in data.training:
+        batch = data.batch([demonstration])
         with torch.autocast("cpu", torch.bfloat16):
             loss = torch.nn.functional.cross_entropy(logits(batch), batch["target"], reduction="sum")
         total, count = total + loss.item(), count + len(batch["target"])

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 import transformers
 
+from src.ilrec.tokenizer.item_tokens import ItemTokens
 from src.model.causal_lm import CausalLM, _add_item_tokens, _byte_tokenizer, _with_lora
-from src.tokenizer.item_tokens import ItemTokens
 
 LEVELS = 3
 SMOLLM2 = {

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from src.dataset.interactions import Interactions
-from src.model.reward_model import RewardModel
-from src.model.sasrec import SASRec
-from src.tokenizer.trie import TokenTrie
+from src.ilrec.dataset.interactions import Interactions
+from src.ilrec.model.reward_model import RewardModel
+from src.ilrec.model.sasrec import SASRec
+from src.ilrec.model.trie import TokenTrie
 from tests.benchmarks.comparison import Row, config, interleaved, show_seconds
 from tests.benchmarks.models import LEVELS, semantic_ids
 from tests.benchmarks.training import in_fresh_process, resident, resident_from_here

@@ -15,17 +15,17 @@ from pathlib import Path
 
 from aiohttp import web as server
 
-from src.agent.corpus import Corpus, Document
-from src.agent.cost import PriceList
-from src.agent.pages import EmbeddedPages
-from src.agent.policy import ChatEndpoint
-from src.agent.react import Budget, ReActAgent
-from src.agent.rollout import roll_out
-from src.agent.search import EmbeddedSearch
-from src.agent.store import RunStore
-from src.agent.tools import Toolbox
-from src.agent.trajectory import Task
-from src.agent.web import Web
+from src.gisa.agent.cost import PriceList
+from src.gisa.agent.pages import EmbeddedPages
+from src.gisa.agent.policy import ChatEndpoint
+from src.gisa.agent.react import Budget, ReActAgent
+from src.gisa.agent.rollout import roll_out
+from src.gisa.agent.search import EmbeddedSearch
+from src.gisa.agent.store import RunStore
+from src.gisa.agent.tools import Toolbox
+from src.gisa.agent.trajectory import Attempt
+from src.gisa.agent.web import Web
+from src.gisa.dataset.factbook.corpus import Corpus, Document
 from tests.benchmarks.comparison import Row, interleaved, show_seconds
 
 REPLIES, CONCURRENCY = 6, 64
@@ -114,7 +114,7 @@ async def _roll_out(url: str, numbers: range, folder: Path, concurrency: int) ->
     endpoint = ChatEndpoint(base_url=url, model="m", prices=PriceList(date="2026-01-31"), key_env=None)
     toolbox = Toolbox(search=EmbeddedSearch(_corpus()), pages=EmbeddedPages(_corpus()))
     agent = ReActAgent(policy=endpoint, toolbox=toolbox, budget=Budget(), today="2026-01-31")
-    tasks = (Task(str(number), 0, f"What is the capital of place {number}?", "item") for number in numbers)
+    tasks = (Attempt(str(number), 0, f"What is the capital of place {number}?", "item") for number in numbers)
     async with Web(concurrency_per_host=concurrency) as web:
         outcomes = await roll_out(agent, tasks, RunStore(folder, {}), web, concurrency=concurrency)
     return outcomes["answered"]

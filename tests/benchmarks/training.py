@@ -23,13 +23,13 @@ import lightning
 import numpy as np
 import torch
 
-from src.dataset.interactions import Interactions
-from src.dataset.recommendation_datamodule import RecommendationData
-from src.evaluator.ranking import RankingEvaluator
+from src.ilrec.batches.next_item import RecommendationData
+from src.ilrec.dataset.interactions import Interactions
+from src.ilrec.evaluator.ranking import RankingEvaluator
+from src.ilrec.model.sasrec import SASRec
+from src.ilrec.prompt.instruction import InstructionPrompt
+from src.ilrec.stage.fine_tuning import FineTuningStage
 from src.model.causal_lm import CausalLM
-from src.model.sasrec import SASRec
-from src.prompt.instruction import InstructionPrompt
-from src.stage.fine_tuning import FineTuning
 from tests.benchmarks.comparison import Row, config, show_seconds, silence
 from tests.benchmarks.models import SMOLLM2, TOY, random_llama, semantic_ids
 
@@ -90,20 +90,20 @@ def fit(parts: Parts, recipe: str, steps: int, *callbacks: lightning.Callback, *
     """Train with the recipe's settings; every call begins with the same batches."""
     quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "limit_val_batches": 0}
     with tempfile.TemporaryDirectory() as folder:
-        judge = Path(folder) / "sasrec.ckpt"
-        save_judge(judge, parts.data.interactions)
+        reward_model = Path(folder) / "sasrec.ckpt"
+        save_reward_model(reward_model, parts.data.interactions)
         settings = config(
             f"stage={recipe}", "model=smollm2", "trainer.accelerator=cpu", f"trainer.max_steps={steps}",
-            f"upstream.sasrec={judge}",
+            f"upstream.sasrec={reward_model}",
         )  # fmt: skip
-        stage = FineTuning(model=parts.model, evaluator=parts.evaluator, **settings["stage"])
+        stage = FineTuningStage(model=parts.model, evaluator=parts.evaluator, **settings["stage"])
         options = {**settings["trainer"], **quiet, **changes, "default_root_dir": folder}
         trainer = lightning.Trainer(**options, callbacks=list(callbacks))
         trainer.fit(stage, datamodule=parts.data)
     return trainer
 
 
-def save_judge(path: Path, interactions: Interactions) -> None:
+def save_reward_model(path: Path, interactions: Interactions) -> None:
     """Save a SASRec of the usual size with random weights as its stage saves a trained one."""
     network = SASRec([""] * interactions.num_items, **config("model=sasrec", "prompt=items")["model"])
     weights = {f"model.{name}": weight for name, weight in network.state_dict().items()}

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F  # noqa: N812
 
+from src.ilrec.model.trie import TokenTrie
 from src.losses.collaborative import interval_rewards, marked_entries, reward_loss, token_rewards
-from src.tokenizer.trie import TokenTrie
 
 # Three items of two tokens: (0, 2), (0, 3), (1, 2).
 TOKENS = torch.tensor([[0, 2], [0, 3], [1, 2]])

@@ -17,11 +17,11 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
-from src.errors import InputError
+from src.ilrec.model.decoding import decode_items
+from src.ilrec.model.trie import TokenTrie
+from src.launch.errors import InputError
 from src.model import causal_lm
 from src.model.causal_lm import Head, _byte_tokenizer, from_pretrained, from_scratch
-from src.model.decoding import decode_items
-from src.tokenizer.trie import TokenTrie
 
 VOCABULARY = [f"<{letter}_{code}>" for letter in "ab" for code in range(4)]
 LORA = {"rank": 2, "alpha": 4.0, "dropout": 0.0}

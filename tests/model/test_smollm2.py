@@ -9,10 +9,10 @@ import pandas as pd
 import pytest
 import torch
 
-from src.errors import InputError
+from src.launch.errors import InputError
+from src.launch.storage import cache_folder
 from src.model.causal_lm import from_pretrained
 from src.model.smollm2 import _convert, local_folder
-from src.storage import cache_folder
 
 
 def test_without_gguf_it_says_how_to_install_it(tmp_path, monkeypatch):
@@ -55,7 +55,7 @@ def test_a_full_disk_is_told_and_leaves_nothing_half_converted(tmp_path, monkeyp
 @pytest.mark.filterwarnings("ignore")
 def test_the_main_job_trains_its_adapters_and_item_tokens_and_ranks_users(run, tmp_path):
     folder = tmp_path / "run"
-    changes = ["model=smollm2", "trainer.max_steps=2", "data.max_users=4", "data.batch_size=2", "logger=none"]
+    changes = ["model=smollm2", "trainer.max_steps=2", "batches.max_users=4", "batches.batch_size=2", "logger=none"]
     assert run("+experiment=ilrec_stage1", *changes, f"hydra.run.dir={folder}") == 0
     content = json.loads((folder / "result.json").read_text())
     assert (content["status"], content["evaluated_users"]) == ("finished", 4)

@@ -2,7 +2,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from src.errors import InputError
+from src.launch.errors import InputError
 from src.report.comparison import build_report
 from src.report.interval_plots import metric_intervals
 from src.report.tables import markdown

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from src.errors import InputError
+from src.launch.errors import InputError
 from src.report.__main__ import main, write_report
 from src.report.comparison import build_report
 from src.report.curve_plots import MOST_POINTS, curves

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from src.errors import InputError
+from src.launch.errors import InputError
 from src.report.runs import collect, find_runs
 from src.report.tables import _counts
 
@@ -59,8 +59,8 @@ def test_where_other_runs_are_told_only_by_those_that_build_on_them(tmp_path, wr
     path = "outputs/3/best.ckpt"
     settings = {"overrides": [f"++upstream.sasrec={path}"], "config": {"upstream": {"sasrec": path}}}
     write_run(tmp_path / "sft", **settings)
-    judge = {"path": path, "sha256": "0" * 64, "name": "sasrec"}
-    write_run(tmp_path / "ilrec", **settings, name="ilrec", lineage={"reward_from": judge})
+    reward_model = {"path": path, "sha256": "0" * 64, "name": "sasrec"}
+    write_run(tmp_path / "ilrec", **settings, name="ilrec", lineage={"reward_from": reward_model})
     collection = collect(find_runs([tmp_path]))
     assert sorted(cell.label for cell in collection.cells) == ["ilrec", "sft"]
     assert collection.shared == {"ilrec": ["upstream.sasrec=sasrec"]}

@@ -1,0 +1,209 @@
+"""Who decides the next step: a chat model behind an OpenAI-compatible endpoint, or a script."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from src.gisa.agent.cost import Charge, Part, PriceList, Step
+from src.gisa.agent.failures import RequestError
+from src.gisa.agent.web import Key, Web
+from src.launch.errors import InputError
+
+Message = dict[str, Any]  # in the form of the chat completions API
+
+# Kept when a server sends them, as it may want them back with the next request; never required.
+_KEPT_FIELDS = ("content", "tool_calls", "refusal", "reasoning", "reasoning_content", "reasoning_details")
+_OVERFLOW_SIGNS = (
+    "context_length_exceeded",
+    "context length",
+    "context window",
+    "too many tokens",
+    "prompt is too long",
+)
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What a policy says next.
+
+    Attributes:
+        message: The assistant's message, to be sent back as it is.
+        finish_reason: Why it ended: ``stop``, ``tool_calls``, ``length``, ``content_filter`` or whatever a server says.
+    """
+
+    message: Message
+    finish_reason: str
+
+
+class Policy(Protocol):
+    """Continues a conversation; anything that can is a policy, a local model with batched generation included."""
+
+    async def reply(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[Mapping[str, Any]],
+        step: Step,
+        web: Web,
+        *,
+        may_call: bool = True,
+        part: Part = "chain",
+    ) -> Reply:
+        """Return the next message.
+
+        Args:
+            messages: The conversation so far.
+            tools: Tools in the form of the chat completions API; empty for none.
+            step: Where charges and failed attempts are noted.
+            web: The connections.
+            may_call: False where an answer is wanted and no call.
+            part: Whom to charge.
+
+        Raises:
+            RequestError: there is no reply; that is a failure of the infrastructure.
+            ContextOverflowError: the conversation is longer than the model can read.
+        """
+
+
+class ContextOverflowError(Exception):
+    """The conversation is longer than the model can read."""
+
+
+class ChatEndpoint:
+    """A chat model behind an OpenAI-compatible endpoint: OpenAI, OpenRouter, vLLM and others."""
+
+    def __init__(
+        self,
+        *,
+        base_url: str,
+        model: str,
+        prices: PriceList,
+        key_env: str | None = "OPENAI_API_KEY",
+        temperature: float | None = None,
+        max_output_tokens: int = 8192,
+        max_tokens_field: str = "max_tokens",
+        parallel_calls: bool | None = None,
+        extra_body: Mapping[str, Any] | None = None,
+        timeout_s: float = 600.0,
+    ) -> None:
+        """Set the endpoint up. What is None is left out of the requests, as some servers reject fields they don't know.
+
+        Args:
+            base_url: Address up to, and without, ``/chat/completions``.
+            model: Name of the model there, and in the price list.
+            prices: What tokens cost.
+            key_env: Environment variable with the key; None for a server that needs none.
+            temperature: Of sampling.
+            max_output_tokens: Most tokens of one reply.
+            max_tokens_field: Field for it; newer models of OpenAI want ``max_completion_tokens``.
+            parallel_calls: Value of ``parallel_tool_calls``.
+            extra_body: Further fields, for instance for a thinking mode.
+            timeout_s: Seconds for one attempt.
+
+        Raises:
+            InputError: the key is missing.
+        """
+        self._url = base_url.rstrip("/") + "/chat/completions"
+        self._model = model
+        self._prices = prices
+        self._key = Key(key_env)
+        self._max_output_tokens = max_output_tokens
+        self._parallel_calls = parallel_calls
+        self._timeout_s = timeout_s
+        self._fields = {"model": model, max_tokens_field: max_output_tokens, **(extra_body or {})}
+        if temperature is not None:
+            self._fields["temperature"] = temperature
+
+    async def reply(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[Mapping[str, Any]],
+        step: Step,
+        web: Web,
+        *,
+        may_call: bool = True,
+        part: Part = "chain",
+    ) -> Reply:
+        """See ``Policy``."""
+        body: dict[str, Any] = {**self._fields, "messages": list(messages)}
+        if tools:
+            body["tools"] = list(tools)
+            if not may_call:
+                body["tool_choice"] = "none"  # the tools stay: some servers want them beside messages that called them
+            elif self._parallel_calls is not None:
+                body["parallel_tool_calls"] = self._parallel_calls
+        with step.account.reserve(self._most_usd(body, step)):
+            try:
+                reply, usage = await web.call(
+                    self._url, _first_choice, step, body=body, key=self._key, timeout_s=self._timeout_s
+                )
+            except RequestError as error:
+                if error.status in (400, 413, 422) and any(sign in str(error).lower() for sign in _OVERFLOW_SIGNS):
+                    raise ContextOverflowError(str(error)) from error
+                raise
+            step.charge(Charge(part, *usage, usd=self._prices.usd(self._model, *usage)))
+        return reply
+
+    def _most_usd(self, body: Mapping[str, Any], step: Step) -> float:
+        """Bound the price of a request: no token is shorter than a byte, and no reply longer than allowed."""
+        if not step.account.is_limited:
+            return 0.0
+        most = self._prices.usd(self._model, len(json.dumps(body)), self._max_output_tokens)
+        if most is None:
+            raise InputError(
+                f"The price list of {self._prices.date} does not know {self._model!r}, so no ceiling holds.\n"
+                f"Add it:  agent.prices.models:  {self._model}: {{prompt: <USD per million tokens>, completion: ...}}\n"
+                "or run without ceilings:  agent.question_usd=null agent.run_usd=null"
+            )
+        return most
+
+
+class ScriptedPolicy:
+    """Says what a function of the conversation so far says; for tests and for rules in place of a model."""
+
+    def __init__(self, say: Callable[[Sequence[Message]], Message]) -> None:
+        """Take the function; it returns an assistant's message."""
+        self._say = say
+
+    async def reply(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[Mapping[str, Any]],
+        step: Step,
+        web: Web,
+        *,
+        may_call: bool = True,
+        part: Part = "chain",
+    ) -> Reply:
+        """See ``Policy``."""
+        step.charge(Charge(part))
+        message = {"role": "assistant", **self._say(messages)}
+        return Reply(message, "tool_calls" if message.get("tool_calls") else "stop")
+
+
+def _first_choice(body: Any) -> tuple[Reply, tuple[int, int]]:
+    """Read a chat completion: its first choice, and the tokens read and written."""
+    if isinstance(body, dict) and isinstance(body.get("error"), dict):  # with status 200: a router's way to fail
+        code = body["error"].get("code")
+        status = code if isinstance(code, int) else 500
+        raise RequestError("status", f"HTTP {status}: {body['error'].get('message')}", status=status)
+    try:
+        choice = body["choices"][0]
+        said = choice["message"]
+        message = {"role": "assistant", **{field: said[field] for field in _KEPT_FIELDS if said.get(field) is not None}}
+        message.setdefault("content", "")
+        usage = body.get("usage") or {}
+        tokens = int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 0)
+        return Reply(message, str(choice.get("finish_reason") or "stop")), tokens
+    except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
+        raise RequestError("unreadable", "a reply without a message", retryable=True) from error
+
+
+def text_of(message: Message) -> str:
+    """Return what a message says; some servers send it in parts."""
+    content = message.get("content") or ""
+    if isinstance(content, list):
+        return "".join(str(part.get("text") or "") for part in content if isinstance(part, dict))
+    return str(content)

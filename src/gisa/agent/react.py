@@ -1,0 +1,297 @@
+"""The ReAct loop: the policy reasons and calls tools until it answers or its budget ends."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import itertools
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from src.gisa.agent.cost import Account, CeilingReachedError, Step
+from src.gisa.agent.failures import RequestError
+from src.gisa.agent.policy import ContextOverflowError, Message, Policy, Reply, text_of
+from src.gisa.agent.prompts import OUT_OF_BUDGET, Instructions, opening
+from src.gisa.agent.tools import CallError, Search, Toolbox, Visit, specs
+from src.gisa.agent.trajectory import Attempt, Journal, Verdict
+from src.gisa.agent.web import Web
+from src.launch.errors import InputError
+
+_CODE_BLOCK = re.compile(r"```(.*?)```", re.DOTALL)
+_TAG_LINE = re.compile(r"\A[\w-]*\s*\n")
+
+
+@dataclass(frozen=True)
+class Budget:
+    """When the model is told to answer.
+
+    Attributes:
+        semantics: ``strict_calls`` ends after ``max_calls`` carried out calls, as the paper says; ``official_turns``
+            after ``max_turns`` replies with calls, as the official code does, however many calls each makes.
+        max_calls: For ``strict_calls``.
+        max_turns: For ``official_turns``.
+        max_invalid_calls: Malformed calls after which the model is told to answer under ``strict_calls``; they are not
+            carried out and so do not count as calls, but must not go on for ever.
+        parallel_calls: Whether all calls of a reply are carried out; otherwise the first valid one.
+    """
+
+    semantics: Literal["strict_calls", "official_turns"] = "strict_calls"
+    max_calls: int = 30
+    max_turns: int = 28
+    max_invalid_calls: int = 10
+    parallel_calls: bool = False
+
+    def is_used_up(self, counts: Mapping[str, int]) -> bool:
+        """Tell whether no further call may be made."""
+        if self.semantics == "official_turns":
+            return counts["turns"] >= self.max_turns
+        return counts["calls"] >= self.max_calls or counts["invalid_calls"] >= self.max_invalid_calls
+
+    def calls_left(self, counts: Mapping[str, int], asked: int) -> int:
+        """Return how many calls of one reply may be carried out."""
+        if not self.parallel_calls:
+            asked = min(asked, 1)
+        return min(asked, self.max_calls - counts["calls"]) if self.semantics == "strict_calls" else asked
+
+    def in_words(self) -> str:
+        """Say it to the model."""
+        if self.semantics == "official_turns":
+            return f"{self.max_turns} turns with tool calls"
+        return f"{self.max_calls} tool calls"
+
+
+@dataclass
+class Episode:
+    """One question being answered.
+
+    Attributes:
+        task: The question.
+        journal: Where its steps are kept.
+        account: Where its charges are booked.
+        web: The connections.
+        messages: The conversation so far.
+        counts: Turns (replies with calls), calls carried out, searches, visits, urls (visited), failed_urls,
+            invalid_calls (malformed), skipped_calls (well-formed, but beyond what a turn or the budget allows), cached.
+    """
+
+    task: Attempt
+    journal: Journal
+    account: Account
+    web: Web
+    messages: list[Message] = field(default_factory=list)
+    counts: dict[str, int] = field(
+        default_factory=lambda: dict.fromkeys(
+            ("turns", "calls", "searches", "visits", "urls", "failed_urls", "invalid_calls", "skipped_calls", "cached"),
+            0,
+        )
+    )
+
+
+class ReActAgent:
+    """A policy with tools and a budget; without tools, it answers at once (the single-shot mode).
+
+    Attributes:
+        specs: The tools as the policy is told of them.
+    """
+
+    def __init__(
+        self,
+        *,
+        policy: Policy,
+        toolbox: Toolbox | None,
+        budget: Budget,
+        today: str,
+        instructions: Instructions = "full",
+        episode_timeout_s: float = 3600.0,
+    ) -> None:
+        """Put the agent together.
+
+        Args:
+            policy: Decides.
+            toolbox: Carries out calls; None for the single-shot mode.
+            budget: When to answer.
+            today: The day the run stands for, ``YYYY-MM-DD``; part of the prompt.
+            instructions: How much else the prompt says; see ``opening`` and ``specs``.
+            episode_timeout_s: Seconds for one question, in one go.
+        """
+        self._policy = policy
+        self._toolbox = toolbox
+        self._budget = budget
+        self._today = today
+        self._instructions = instructions
+        self._timeout_s = episode_timeout_s
+        self.specs = specs(instructions) if toolbox else ()
+
+    def led_by(self, policy: Policy) -> ReActAgent:
+        """Return the same agent with another policy."""
+        other = copy.copy(self)
+        other._policy = policy
+        return other
+
+    async def answer(self, episode: Episode) -> Verdict:
+        """Answer a question, or say why there is no answer; an episode taken up again goes on where it was.
+
+        Raises:
+            InputError: something the user gave is wrong, which no other question will change.
+            CeilingReachedError: the run's money is spent.
+        """
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                return await self._converse(episode)
+        except CeilingReachedError as error:
+            if error.account == "run":
+                raise
+            return Verdict("budget", str(error))
+        except ContextOverflowError as error:
+            return Verdict("truncated", f"the conversation no longer fits into the model: {error}")
+        except RequestError as error:
+            return Verdict("infra_error", str(error))
+        except TimeoutError:
+            return Verdict("infra_error", f"no end within {self._timeout_s:g} s")
+        except (InputError, MemoryError):
+            raise
+        except Exception as error:  # a defect; it must not take the other questions with it, nor count as an answer
+            return Verdict("infra_error", f"defect: {type(error).__name__}: {error}")
+
+    async def _converse(self, episode: Episode) -> Verdict:
+        limit = self._budget.in_words() if self._toolbox else None
+        episode.messages[:] = opening(episode.task, today=self._today, limit=limit, instructions=self._instructions)
+        used_ids: set[str] = set()
+        turns = itertools.count()
+        while True:
+            turn = next(turns)
+            may_call = self._toolbox is not None and not self._budget.is_used_up(episode.counts)
+            if self._toolbox and not may_call:
+                episode.messages.append({"role": "user", "content": OUT_OF_BUDGET})
+            reply = await self._next_reply(episode, turn, may_call)
+            calls = with_unique_ids(reply.message.get("tool_calls"), turn, used_ids)
+            if not calls:
+                return verdict_on(reply)
+            episode.messages.append({**reply.message, "tool_calls": [sendable(call) for call in calls]})
+            episode.messages += await self._results(episode, turn, calls, may_call)
+            if not may_call:
+                return Verdict("budget", "tool calls instead of the answer that was asked for", text_of(reply.message))
+
+    async def _next_reply(self, episode: Episode, turn: int, may_call: bool) -> Reply:
+        async def ask(step: Step) -> dict[str, Any]:
+            reply = await self._policy.reply(episode.messages, self.specs, step, episode.web, may_call=may_call)
+            return dict(vars(reply))
+
+        return Reply(**await episode.journal.step(f"reply/{turn}", episode.account, ask))
+
+    async def _results(self, episode: Episode, turn: int, calls: Sequence[Message], may_call: bool) -> list[Message]:
+        """Carry out what is valid and within the budget, all at once, and give every call its one result."""
+        counts = episode.counts
+        counts["turns"] += may_call
+        parsed = [self._parsed(call) for call in calls]
+        valid = [index for index, call in enumerate(parsed) if not isinstance(call, str)]
+        carried_out = valid[: self._budget.calls_left(counts, len(valid))] if may_call else []
+        why_not = (
+            "Not carried out: your tool calls are used up."
+            if not may_call or self._budget.parallel_calls
+            else "Not carried out: make one call at a time."
+        )
+
+        async def result(index: int) -> dict[str, Any]:
+            async def make(step: Step) -> dict[str, Any]:
+                call = parsed[index]
+                if isinstance(call, str):
+                    return {"error": "invalid", "content": call}
+                if index not in carried_out:
+                    return {"error": "skipped", "content": why_not}
+                assert self._toolbox is not None
+                result = await self._toolbox.run(call, step, episode.web)
+                return {"tool": type(call).__name__.lower(), **vars(call), **vars(result)}
+
+            found = await episode.journal.step(f"call/{turn}/{index}", episode.account, make)
+            return dict(found)
+
+        # All are awaited before one's failure is raised, so that those that succeeded are in the journal.
+        results = await asyncio.gather(*map(result, range(len(calls))), return_exceptions=True)
+        for index, one in enumerate(results):
+            if isinstance(one, BaseException):
+                raise one
+            _count(counts, parsed[index], one)
+        return [
+            {"role": "tool", "tool_call_id": call["id"], "content": one["content"]}
+            for call, one in zip(calls, results, strict=True)
+            if isinstance(one, dict)
+        ]
+
+    def _parsed(self, call: Message) -> Search | Visit | str:
+        """Read a call, or say what is wrong with it."""
+        try:
+            return self._toolbox.parse(call) if self._toolbox else "There are no tools."
+        except CallError as error:
+            return str(error)
+
+
+def _count(counts: dict[str, int], call: Search | Visit | str, result: Mapping[str, Any]) -> None:
+    """Count a call and what came of it."""
+    if "error" in result:
+        counts[f"{result['error']}_calls"] += 1
+        return
+    counts["calls"] += 1
+    counts["cached"] += result["cached"]
+    if isinstance(call, Visit):
+        counts["visits"] += 1
+        counts["urls"] += len(result["urls"])
+        counts["failed_urls"] += result["failed"]
+    else:
+        counts["searches"] += 1
+
+
+def with_unique_ids(calls: Any, turn: int, used: set[str]) -> list[Message]:
+    """Return a reply's tool calls with ids that occur once in the conversation; missing and repeated ones are replaced.
+
+    Args:
+        calls: ``tool_calls`` of a message, in whatever state.
+        turn: Number of the reply.
+        used: Ids so far; the new ones are added.
+    """
+    if not isinstance(calls, list):
+        return []
+    named = []
+    for index, call in enumerate(calls):
+        call = call if isinstance(call, dict) else {}
+        name = call.get("id")
+        if not isinstance(name, str) or not name or name in used:
+            name = f"call_{turn}_{index}"
+            while name in used:
+                name += "_"
+        used.add(name)
+        named.append({**call, "id": name})
+    return named
+
+
+def sendable(call: Message) -> Message:
+    """Return a tool call in a form that every server takes back: some parse the arguments and fail where it failed."""
+    function = call.get("function")
+    function = function if isinstance(function, dict) else {}
+    name, arguments = function.get("name"), function.get("arguments")
+    if not isinstance(arguments, str):
+        arguments = json.dumps(arguments if isinstance(arguments, dict) else {})
+    try:
+        json.loads(arguments)
+    except (ValueError, RecursionError):
+        arguments = json.dumps({"unreadable": arguments})
+    function = {**function, "name": name if isinstance(name, str) and name else "unknown", "arguments": arguments}
+    return {**call, "type": "function", "function": function}
+
+
+def verdict_on(reply: Reply) -> Verdict:
+    """Judge a reply that calls no tool."""
+    text = text_of(reply.message)
+    refusal = reply.message.get("refusal")
+    if refusal or reply.finish_reason == "content_filter":
+        return Verdict("refused", str(refusal or "stopped by a content filter")[:300], text)
+    if reply.finish_reason == "length":
+        return Verdict("truncated", "the reply reached its limit of tokens", text)
+    if not text.strip():
+        return Verdict("format_error", "an empty reply")
+    if not any(_TAG_LINE.sub("", block).strip() for block in _CODE_BLOCK.findall(text)):
+        return Verdict("format_error", "a reply without a code block", text)
+    return Verdict("answered", prediction=text)

@@ -1,0 +1,192 @@
+"""How a conversation is written for a chat model, and which of its tokens the assistant wrote."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from src.gisa.chat.tool_calls import in_plain_text, with_parsed_arguments
+from src.launch.errors import InputError
+
+_PROBE = [{"role": "user", "content": "?"}]
+_PROBE_TOOL = {"type": "function", "function": {"name": "probe", "description": "", "parameters": {"type": "object"}}}
+
+
+@dataclass(frozen=True)
+class Marked:
+    """A conversation in tokens.
+
+    Attributes:
+        text: What the tokens say, control tokens included.
+        tokens: The ids.
+        trained: Whether each token is the assistant's own: what it writes in its turns, up to and with the control
+            token that ends a turn.
+        actions: The text of each such turn, without that control token.
+    """
+
+    text: str
+    tokens: list[int]
+    trained: list[bool]
+    actions: list[str]
+
+
+class ChatFormat:
+    """A tokenizer's chat template.
+
+    A template with a place for tools is given them; for any other they are described in the system message, and calls
+    and results are written as plain text.
+
+    Attributes:
+        tokenizer: The model's.
+        knows_tools: Whether its template has a place for tools.
+        ends: Ids of the tokens that end a reply.
+    """
+
+    def __init__(self, tokenizer: Any, ends: Collection[int] = ()) -> None:
+        """Take a tokenizer.
+
+        Args:
+            tokenizer: As transformers loads it.
+            ends: Ids of tokens that end a reply, beside the tokenizer's own.
+
+        Raises:
+            InputError: it has no chat template, or there is no token that ends a reply.
+        """
+        self.tokenizer = tokenizer
+        if not tokenizer.chat_template:
+            raise InputError(
+                "The model's tokenizer has no chat template, so I cannot write a conversation for it.\n"
+                "Use a model made for chats; their names mostly end in -Instruct, -Chat or -it."
+            )
+        self.ends = {*ends, *([] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id])}
+        if not self.ends:
+            raise InputError("The model has no token that ends a reply (eos_token); its replies would never end.")
+        self.knows_tools = self._rendered(_PROBE, [_PROBE_TOOL], True) != self._rendered(_PROBE, [], True)
+        special = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
+        self._special = re.compile("|".join(map(re.escape, sorted(special, key=len, reverse=True))) or r"(?!)")
+
+    def text(
+        self, messages: Sequence[dict[str, Any]], tools: Sequence[Mapping[str, Any]], *, reply_follows: bool = True
+    ) -> str:
+        """Write a conversation.
+
+        Control tokens within the messages are broken by a space: pages must not be able to forge a speaker.
+
+        Args:
+            messages: In the form of the chat completions API.
+            tools: In the same form; empty for none.
+            reply_follows: Whether it ends where the assistant's next reply begins.
+        """
+        shown = with_parsed_arguments(messages) if self.knows_tools else in_plain_text(messages, tools)
+        written = json.dumps(shown, ensure_ascii=False).encode("utf-8", "replace").decode()
+        safe = json.loads(self._special.sub(lambda found: f"{found[0][0]} {found[0][1:]}", written))
+        return self._rendered(safe, tools if self.knows_tools else (), reply_follows)
+
+    def tokens_of(self, messages: Sequence[dict[str, Any]], tools: Sequence[Mapping[str, Any]]) -> list[int]:
+        """Return the tokens of ``text``, up to where the next reply begins."""
+        return list(self.tokenizer(self.text(messages, tools), add_special_tokens=False).input_ids)
+
+    def text_of(self, tokens: Sequence[int]) -> str:
+        """Return what tokens say, without control tokens."""
+        return str(self.tokenizer.decode(tokens, skip_special_tokens=True))
+
+    def marked(self, messages: Sequence[dict[str, Any]], tools: Sequence[Mapping[str, Any]]) -> list[Marked]:
+        """Return a finished conversation with the assistant's own tokens marked.
+
+        Every turn of the assistant begins after exactly the tokens that it is given in a rollout. One sequence holds
+        all turns, unless the template writes earlier turns in another way once they are past: then a new sequence
+        begins, and none is marked twice.
+
+        Raises:
+            InputError: the template does not show a turn as the continuation of what comes before it, or does not end
+                it; or the tokenizer joins the beginning of a turn with what comes before it.
+        """
+        texts: list[tuple[str, list[int]]] = []
+        for at, message in enumerate(messages):
+            if message["role"] != "assistant":
+                continue
+            before = self.text(messages[:at], tools)
+            after = self.text(messages[: at + 1], tools, reply_follows=False)
+            if not after.startswith(before):
+                raise InputError(
+                    "The model's chat template writes a turn of the assistant in another place than where its reply "
+                    "begins, so what it would learn is not what it is asked for. Use a model with another template."
+                )
+            if texts and before.startswith(texts[-1][0]):
+                texts[-1] = after, [*texts[-1][1], len(before), len(after)]
+            else:
+                texts.append((after, [len(before), len(after)]))
+        return [self._marked(text, list(zip(bounds[::2], bounds[1::2], strict=True))) for text, bounds in texts]
+
+    def endings(self, lines: Sequence[tuple[str, str]]) -> Marked:
+        """Return plain lines, each of two parts, the second marked as what the first tells.
+
+        The end of a line is marked with a second part that holds it. A space joins the two, unless a line ends there.
+        """
+        text, marks = "", ""
+        for shown, told in lines:
+            start = shown if shown.endswith("\n") else f"{shown} "
+            text += f"{start}{told}".rstrip("\n") + "\n"
+            marks += "." * len(start) + "x" * len(told)
+            marks = marks.ljust(len(text), ".")
+        encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        trained = ["x" in marks[first:last] for first, last in encoded.offset_mapping]
+        return Marked(text, list(encoded.input_ids), trained, [told for _, told in lines])
+
+    def _marked(self, text: str, turns: Sequence[tuple[int, int]]) -> Marked:
+        encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        tokens, offsets = list(encoded.input_ids), encoded.offset_mapping
+        trained = [False] * len(tokens)
+        actions = []
+        for begin, end in turns:
+            inside = [at for at, (first, last) in enumerate(offsets) if begin <= first and last <= end]
+            last = max((at for at in inside if tokens[at] in self.ends), default=None)
+            if last is None:
+                raise InputError(
+                    "The model's chat template ends a turn of the assistant with none of the tokens that end a reply "
+                    f"({self.tokenizer.convert_ids_to_tokens(sorted(self.ends))}), so the model would never learn to "
+                    "stop. Use a model with another template, or set its eos_token."
+                )
+            own = inside[: inside.index(last) + 1]
+            action = text[begin : offsets[last][0]]
+            if self.tokenizer.decode([tokens[at] for at in own[:-1]]) != action:
+                raise InputError(
+                    f"The model's tokenizer joins a turn of the assistant, {action[:40]!r}, with what comes before it, "
+                    "so that no tokens are just the turn. Use a model with another tokenizer or template."
+                )
+            actions.append(action)
+            for at in own:
+                trained[at] = True
+        return Marked(text, tokens, trained, actions)
+
+    def _rendered(
+        self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]], reply_follows: bool
+    ) -> str:
+        written = self.tokenizer.apply_chat_template(
+            list(messages), tools=list(tools) or None, add_generation_prompt=reply_follows, tokenize=False
+        )
+        return str(written)
+
+
+def load_chat_format(name: str) -> ChatFormat:
+    """Load a model's tokenizer, without the model.
+
+    Args:
+        name: Hub name, or a folder written by ``save_pretrained``.
+
+    Raises:
+        InputError: there is no tokenizer by that name; or see ``ChatFormat``.
+    """
+    from transformers import AutoTokenizer  # seconds of imports that --help must not wait for
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name)
+    except Exception as error:  # unknown names and torn files end in errors of a dozen types
+        raise InputError(
+            f"agent.policy.name={name!r}: no tokenizer could be loaded by that name:\n{error}\n"
+            "Type a hub name or a folder written by save_pretrained:  agent.policy.name=path/to/folder"
+        ) from error
+    return ChatFormat(tokenizer)

@@ -1,0 +1,245 @@
+"""The GISA benchmark on disk, as published: encrypted questions, gold answers, human traces; dated answers beside."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import itertools
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from src.gisa.metrics.answer_table import TableError
+from src.gisa.metrics.answer_text import decode_gold
+from src.launch.errors import InputError
+from src.launch.lines import existing_file, fault, read_json_lines, read_json_object
+
+AnswerType = Literal["item", "set", "list", "table"]
+QuestionType = Literal["stable", "live"]
+_NAME = re.compile(r"[\w-]+")  # of a file, without its ending: an id must not lead out of the folder
+_DAY = re.compile(r"\d{4}-\d{2}-\d{2}")
+
+
+@dataclass(frozen=True)
+class Question:
+    """One question. Its text stays out of ``repr``, and so of logs and messages: published, it would spoil the test.
+
+    Attributes:
+        id: Always as text.
+        text: Decrypted.
+        answer_type: Form of the answer.
+        question_type: Whether the answer changes with time.
+        topic: One of ten.
+    """
+
+    id: str
+    text: str = field(repr=False)
+    answer_type: AnswerType
+    question_type: QuestionType
+    topic: str
+
+
+class SearchResult(BaseModel):
+    """One hit of a search."""
+
+    url: str
+    title: str = ""
+    snippet: str = ""
+
+
+class ResultPage(BaseModel):
+    """One page of hits."""
+
+    page: int | str
+    results: list[SearchResult]
+
+
+class Click(BaseModel):
+    """A step from one page to another, by their addresses."""
+
+    model_config = ConfigDict(populate_by_name=True)
+
+    source: str = Field(alias="from")
+    target: str = Field(alias="to")
+
+
+class Trace(BaseModel):
+    """What a human did to answer a question.
+
+    Attributes:
+        searches: Queries in their order.
+        results: Pages of hits by query.
+        clicks: In their order.
+    """
+
+    model_config = ConfigDict(populate_by_name=True)
+
+    searches: list[str] = Field(alias="search")
+    results: dict[str, list[ResultPage]] = Field(alias="result")
+    clicks: list[Click] = Field(alias="click")
+
+
+class Gisa:
+    """Questions, gold answers and human traces of one folder.
+
+    ``encrypted_question.jsonl`` (or ``question.jsonl`` with plain text), ``answer/<id>.csv``, ``trace/<id>.json``, as
+    published on the HuggingFace hub. Our addition: ``snapshot/<YYYY-MM-DD>/<id>.csv`` holds the answer of a live
+    question from that day on, so that an old run can be scored by answers of another day.
+
+    Attributes:
+        root: The folder.
+        questions: In the order of the file.
+        snapshot: Day whose answers count; None for the published ones.
+        show_questions: Whether a report may hold the text of the questions.
+    """
+
+    def __init__(self, root: str, snapshot: str | None = None, *, show_questions: bool = False) -> None:
+        """Read the questions; answers and traces are read when asked for.
+
+        Args:
+            root: The folder.
+            snapshot: A day that has a folder of its own in ``snapshot/``; answers come from the latest one up to it.
+            show_questions: Whether a report may hold the text of the questions; published, it would spoil the test.
+
+        Raises:
+            InputError: the folder has no questions, a line of them is faulty, two share an id, or there is no such
+                snapshot.
+        """
+        self.root, self.snapshot, self.show_questions = Path(root), snapshot, show_questions
+        encrypted, plain = self.root / "encrypted_question.jsonl", self.root / "question.jsonl"
+        path = plain if plain.is_file() and not encrypted.is_file() else encrypted
+        existing_file(path, "the questions of GISA, encrypted_question.jsonl or question.jsonl, below dataset.root")
+        self.questions = [_question(record, path, number) for number, record in read_json_lines(path)]
+        met = Counter(question.id for question in self.questions)
+        if repeated := [name for name, times in met.items() if times > 1]:
+            raise InputError(f"{path} has several questions with the id {', '.join(repeated)}; I need each id once.")
+        if snapshot is not None and snapshot not in self.snapshots:
+            raise InputError(
+                f"dataset.snapshot={snapshot}: {self.root / 'snapshot'} holds {', '.join(self.snapshots) or 'nothing'}."
+                "\nGive one of these, or dataset.snapshot=null for the published answers."
+            )
+
+    @cached_property
+    def snapshots(self) -> list[str]:
+        """The days that have answers of their own, the earliest first."""
+        days = (path.name for path in (self.root / "snapshot").glob("*") if path.is_dir())
+        return sorted(day for day in days if _DAY.fullmatch(day))
+
+    def gold_path(self, question: Question) -> Path:
+        """Return where the answer of a question lies: in the latest snapshot that has it, or in ``answer/``."""
+        if self.snapshot is not None and question.question_type == "live":
+            for day in reversed([day for day in self.snapshots if day <= self.snapshot]):
+                if (path := self.root / "snapshot" / day / f"{question.id}.csv").is_file():
+                    return path
+        return self.root / "answer" / f"{question.id}.csv"
+
+    def gold(self, question: Question) -> bytes:
+        """Return the content of the gold file; nothing where it is missing, which ``remarks`` tells."""
+        path = self.gold_path(question)
+        return path.read_bytes() if path.is_file() else b""
+
+    def trace(self, question: Question) -> Trace:
+        """Return the human trace of a question.
+
+        Raises:
+            InputError: there is no such file, or it is no trace.
+        """
+        path = existing_file(
+            self.root / "trace" / f"{question.id}.json", f"the human trace of question {question.id} below dataset.root"
+        )
+        try:
+            return Trace.model_validate(read_json_object(path))
+        except ValidationError as error:
+            first = error.errors(include_input=False)[0]
+            place = ".".join(map(str, first["loc"]))
+            raise InputError(
+                f"{path}: {place}: {first['msg']} ({error.error_count()} fault(s)).\nI need search [query], result "
+                "{query: [{page, results: [{url, title, snippet}]}]}, click [{from, to}]."
+            ) from error
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """See ``fingerprint_of``, of all its questions; two runs with the same one are comparable."""
+        return self.fingerprint_of(self.questions)
+
+    def fingerprint_of(self, questions: Iterable[Question]) -> str:
+        """Return the SHA-256 of the ids, types and gold answers that count of some of its questions."""
+        digest = hashlib.sha256()
+        for question in sorted(questions, key=lambda one: one.id):
+            gold = hashlib.sha256(self.gold(question)).hexdigest()
+            digest.update(f"{question.id} {question.answer_type} {question.question_type} {gold}\n".encode())
+        return digest.hexdigest()
+
+    def remarks(self) -> list[str]:
+        """Return what is odd about the files: missing and extra ones, answers in no or in another encoding.
+
+        A missing ``trace`` folder is one remark; nothing is wrong with a copy that is only scored.
+        """
+        ids = [question.id for question in self.questions]
+        live = [question.id for question in self.questions if question.question_type == "live"]
+        remarks = [
+            *_compared(self.root / "answer", ".csv", ids, ids),
+            *_compared(self.root / "trace", ".json", ids, ids),
+        ]
+        for day in self.snapshots:
+            remarks += _compared(self.root / "snapshot" / day, ".csv", [], live)
+        for question in self.questions:
+            path = self.gold_path(question)
+            try:
+                encoding = decode_gold(self.gold(question))[1]
+            except TableError as error:
+                remarks.append(f"{path.relative_to(self.root)}: {error}")
+            else:
+                if encoding != "utf-8-sig":
+                    remarks.append(f"{path.relative_to(self.root)}: read as {encoding}, as it is not UTF-8")
+        return remarks
+
+
+def decrypt(text: str, password: str) -> str:
+    """Decrypt a question.
+
+    Source: the scheme of BrowseComp: base64 of the bytes XOR the SHA-256 of the password, repeated.
+
+    Raises:
+        ValueError: the text is not base64, or the password is not its own.
+    """
+    encrypted = base64.b64decode(text, validate=True)
+    key = itertools.cycle(hashlib.sha256(password.encode()).digest())
+    return bytes(byte ^ mask for byte, mask in zip(encrypted, key, strict=False)).decode()
+
+
+def _question(record: dict[str, Any], path: Path, line: int) -> Question:
+    """Check one line; messages show neither question nor password."""
+    name = record.get("id")
+    if isinstance(name, bool) or not isinstance(name, int | str) or not _NAME.fullmatch(str(name)):
+        raise fault(path, line, f"id={name!r} must be a whole number, or text of letters, digits, - and _")
+    for key, allowed in (("answer_type", get_args(AnswerType)), ("question_type", get_args(QuestionType))):
+        if record.get(key) not in allowed:
+            raise fault(path, line, f"{key}={record.get(key)!r} must be one of {', '.join(allowed)}")
+    keys = ["question", "topic", *(["canary"] if path.name.startswith("encrypted") else [])]
+    for key in keys:
+        if not isinstance(record.get(key), str):
+            raise fault(path, line, f"{key} must be text, and is {type(record.get(key)).__name__}")
+    text = record["question"]
+    if "canary" in keys:
+        try:
+            text = decrypt(text, record["canary"])
+        except ValueError:
+            raise fault(path, line, f"question {name} cannot be decrypted with the canary of its line") from None
+    return Question(str(name), text, record["answer_type"], record["question_type"], record["topic"])
+
+
+def _compared(folder: Path, ending: str, needed: Iterable[str], known: Iterable[str]) -> Iterator[str]:
+    """Name the files that a folder lacks, and those that belong to no question."""
+    if not folder.is_dir():
+        yield f"{folder.name}/ is missing"
+        return
+    found = {path.name for path in folder.iterdir() if not path.name.startswith(".")}
+    yield from (f"{folder.name}/{name}{ending} is missing" for name in needed if f"{name}{ending}" not in found)
+    yield from (f"{folder.name}/{name} is extra" for name in sorted(found - {f"{name}{ending}" for name in known}))

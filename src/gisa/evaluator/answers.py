@@ -1,0 +1,161 @@
+"""Scores of a whole run on GISA: every question both ways, means with intervals for every part of the suite."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, get_args
+
+from src.gisa.dataset.gisa import AnswerType, Gisa, Question, QuestionType
+from src.gisa.dataset.predictions import Predictions
+from src.gisa.metrics.answers import METRICS, Fault, Score, official_summary, score_answer
+from src.metrics.stats import bootstrap_interval
+
+Scorer = Literal["official", "robust"]
+
+
+@dataclass(frozen=True)
+class ScoredQuestion:
+    """One question of a run.
+
+    Attributes:
+        id: Of the question, as text.
+        answer_type: ``item``, ``set``, ``list`` or ``table``.
+        question_type: ``stable`` or ``live``.
+        topic: As the suite gives it.
+        gold: The gold file, relative to the suite's folder.
+        answered: Whether there is a prediction; a missing one scores 0.
+        outcome: How the episode ended, where the run says so.
+        contaminated: Whether the benchmark's own pages turned up on the way.
+        fault: Why the official script could not have scored it, if so; it scores 0.
+        parity_flags: Why the two scores differ.
+        official: Official metrics.
+        robust: Robust metrics.
+    """
+
+    id: str
+    answer_type: str
+    question_type: str
+    topic: str
+    gold: str
+    answered: bool
+    outcome: str | None
+    contaminated: bool
+    fault: Fault | None
+    parity_flags: list[str]
+    official: Score
+    robust: Score
+
+
+@dataclass(frozen=True)
+class Mean:
+    """The mean of a metric over a part of the suite.
+
+    Attributes:
+        part: ``all``, an answer type, ``stable``, ``live``, ``topic: <name>``, or, where questions are contaminated,
+            ``uncontaminated``: all the others.
+        questions: How many it is a mean of.
+        errors: How many of these have no prediction, or a fault; each is a 0 in the mean.
+        scorer: ``official`` or ``robust``.
+        metric: ``global_em``, or one of the answer type's own.
+        mean: In [0, 1].
+        low: Lower end of its 95% interval, by bootstrap over questions.
+        high: Upper end.
+    """
+
+    part: str
+    questions: int
+    errors: int
+    scorer: Scorer
+    metric: str
+    mean: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class AnswerScores:
+    """All scores of a run."""
+
+    questions: list[ScoredQuestion]
+    means: list[Mean]
+
+    def summary(self, scorer: Scorer) -> dict[str, Any]:
+        """Return the means as the official script writes them."""
+        return official_summary(getattr(question, scorer) for question in self.questions)
+
+    def errors(self) -> dict[str, int]:
+        """Count the questions that score 0 for another reason than a wrong answer."""
+        return dict(Counter(reason for question in self.questions if (reason := error_of(question))))
+
+    def parity_flags(self) -> dict[str, int]:
+        """Count the reasons for a difference of the two scores, the most frequent first."""
+        return dict(Counter(flag for question in self.questions for flag in question.parity_flags).most_common())
+
+
+class AnswerEvaluator:
+    """Scores the answers to a suite.
+
+    Args:
+        resamples: Of the bootstrap.
+        seed: Of the bootstrap.
+    """
+
+    def __init__(self, *, resamples: int, seed: int) -> None:
+        self.resamples, self.seed = resamples, seed
+
+    def score(self, suite: Gisa, predictions: Predictions) -> AnswerScores:
+        """Score every question of the suite, those without a prediction too, and average over its parts."""
+        questions = [self._question(suite, predictions, question) for question in suite.questions]
+        means = [
+            self._mean(part, chosen, scorer, metric)
+            for part, chosen in _parts(questions)
+            for metric in ("global_em", *METRICS.get(part, ()))
+            for scorer in get_args(Scorer)
+        ]
+        return AnswerScores(questions, means)
+
+    def _question(self, suite: Gisa, predictions: Predictions, question: Question) -> ScoredQuestion:
+        # The official script takes a missing prediction for an empty one.
+        score = score_answer(predictions.values.get(question.id, ""), suite.gold(question), question.answer_type)
+        return ScoredQuestion(
+            id=question.id,
+            answer_type=question.answer_type,
+            question_type=question.question_type,
+            topic=question.topic,
+            gold=suite.gold_path(question).relative_to(suite.root).as_posix(),
+            answered=question.id in predictions.values,
+            outcome=predictions.outcomes.get(question.id),
+            contaminated=question.id in predictions.contaminated,
+            **score._asdict(),
+        )
+
+    def _mean(self, part: str, questions: Sequence[ScoredQuestion], scorer: Scorer, metric: str) -> Mean:
+        values = [getattr(question, scorer)[metric] for question in questions]
+        interval = bootstrap_interval(values, seed=self.seed, samples=self.resamples)
+        errors = sum(error_of(question) is not None for question in questions)
+        return Mean(part, len(questions), errors, scorer, metric, **asdict(interval))
+
+
+def error_of(question: ScoredQuestion) -> str | None:
+    """Return why a question scores 0 without a wrong answer, None where it does not."""
+    if not question.answered:
+        return "missing"
+    return question.fault or ("infra_error" if question.outcome == "infra_error" else None)
+
+
+def _parts(questions: Sequence[ScoredQuestion]) -> list[tuple[str, list[ScoredQuestion]]]:
+    """Return the parts of a suite that have questions: the whole, by form, by change over time, by topic.
+
+    Where the benchmark's own pages turned up, the questions without them are a part too.
+    """
+    parts: dict[str, list[ScoredQuestion]] = {}
+    for question in questions:
+        for part in ("all", question.answer_type, question.question_type, f"topic: {question.topic}"):
+            parts.setdefault(part, []).append(question)
+    clean = [question for question in questions if not question.contaminated]
+    if 0 < len(clean) < len(questions):
+        parts["uncontaminated"] = clean
+    order = ("all", "uncontaminated", *get_args(AnswerType), *get_args(QuestionType))
+    return sorted(parts.items(), key=lambda one: (order.index(one[0]) if one[0] in order else len(order), one[0]))

@@ -1,0 +1,244 @@
+"""GRPO for the agent: its own episodes about a question are compared with each other."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from src.gisa.agent.local import LocalPolicy
+from src.gisa.agent.rollout import Rollout
+from src.gisa.agent.trajectory import Attempt, tool_calls_of
+from src.gisa.batches.demonstrations import joined
+from src.gisa.batches.questions import GradedQuestion, QuestionData
+from src.gisa.metrics.answers import official_score
+from src.gisa.metrics.process import Weights, rewards, step_values
+from src.launch.errors import InputError
+from src.losses.preference import group_advantages, group_relative_loss, token_log_probabilities
+from src.model.causal_lm import CausalLM
+from src.model.packing import lay_out
+from src.training.stage import TrainingStage
+
+Turn = tuple[list[int], list[int]]
+"""Tokens that were read and tokens that were written."""
+
+
+class GrpoStage(TrainingStage):
+    """Group relative policy optimisation over real rollouts: every step answers its questions with the weights of now.
+
+    The reward of an episode is its official exact match, plus ``process_weight`` times what its steps brought (see
+    ``src.gisa.metrics.process``). Potential-based shaping would add 0 to it whatever the episode, and so change nothing
+    here: it moves reward between the steps of an episode, and episodes are compared as wholes.
+
+    Only tokens that the model has written are learnt, those of malformed calls included; all others are read. The
+    reference of the divergence is the model with its adapters switched off, which is what the run began with.
+
+    Source: GRPO (arXiv 2402.03300) with one step per group.
+
+    Args:
+        model: The language model; with adapters if there is a divergence to weigh, and without dropout.
+        rollout: The agent, led by ``policy``.
+        policy: Generates with ``model``.
+        seed: Seed of the stage.
+        learning_rate: Peak learning rate of AdamW, dimensionless.
+        weight_decay: Of weight matrices.
+        warmup_ratio: Share of the steps in which the learning rate rises, 0 to 1; then it falls along a cosine.
+        group_size: Episodes of each question, >= 2.
+        process_weight: Weight of the process reward beside an exact match; dimensionless, >= 0.
+        kl_weight: Weight of the divergence from the starting weights; dimensionless, >= 0.
+
+    Raises:
+        InputError: a setting is out of range, or there are no adapters to switch off.
+    """
+
+    model: CausalLM
+
+    def __init__(
+        self,
+        *,
+        model: CausalLM,
+        rollout: Rollout,
+        policy: LocalPolicy,
+        seed: int,
+        learning_rate: float,
+        weight_decay: float,
+        warmup_ratio: float,
+        group_size: int,
+        process_weight: float,
+        kl_weight: float,
+    ) -> None:
+        super().__init__(model)
+        self.save_hyperparameters(ignore=["model", "rollout", "policy"])
+        if group_size < 2:
+            raise InputError(f"stage.group_size={group_size}: I need at least 2 episodes to compare.")
+        for name, weight in {"process_weight": process_weight, "kl_weight": kl_weight}.items():
+            if not weight >= 0:
+                raise InputError(f"stage.{name}={weight}: I need a number of at least 0.")
+        if kl_weight > 0 and not hasattr(model.network, "disable_adapter"):
+            raise InputError(
+                f"stage.kl_weight={kl_weight} needs adapters: the model without them is what is diverged from.\n"
+                "Type:  stage.kl_weight=0, or model.lora.rank=16"
+            )
+        if not policy.temperature > 0:
+            raise InputError("agent.policy.temperature=0: all episodes of a group would be the same.\nType 1.0 there.")
+        self.rollout = rollout
+        self._manifest_before = policy.manifest
+        self._temperature = policy.temperature
+        self._turns: dict[str, list[Turn]] = {}
+        policy.listener = self._listen
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        """Return the manifest of all that is behind the weights; within training only."""
+        manifest = self._data.manifest
+        return manifest if self._manifest_before is None else joined(self._manifest_before, manifest)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Say what the weights have learnt from, too."""
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["manifest"] = self.manifest
+
+    def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
+        """Roll out a group a question, and return the loss of all episodes."""
+        asked = [self._data.questions[place] for place in batch.tolist()]
+        first = self.global_step * self.hparams["group_size"]
+        records, turns = self._episodes(asked, first + self.hparams["group_size"])
+        outcome, process = self._judge(asked, records)
+        reward = outcome + self.hparams["process_weight"] * process
+        loss, gap = self._loss(turns, group_advantages(reward.view(len(asked), -1).to(self.device)))
+        parts = _course(records) | {"loss": loss, "reward": reward.mean(), "em": outcome.mean()}
+        parts |= {"process": process.mean(), "mixed_groups": (reward.view(len(asked), -1).std(1) > 0).float().mean()}
+        self._log_training(parts if gap is None else {**parts, "log_ratio": gap})
+        return loss * self._share_of_positions(len(batch))
+
+    def validation_step(self, batch: Tensor, batch_idx: int) -> None:
+        """Log what a group of episodes of each question comes to, sampled as in training."""
+        asked = [self._data.questions[place] for place in batch.tolist()]
+        records, _ = self._episodes(asked, 0)
+        outcome, process = self._judge(asked, records)
+        reward = outcome + self.hparams["process_weight"] * process
+        found = _course(records) | {"em": outcome.mean(), "reward": reward.mean()}
+        shown = {f"val/{name}": value for name, value in found.items()}
+        self.log_dict(shown, batch_size=len(asked), on_epoch=True, sync_dist=True)
+
+    @property
+    def _data(self) -> QuestionData:
+        data: QuestionData = self.trainer.datamodule  # type: ignore[attr-defined]
+        return data
+
+    def _listen(self, place: str, read: list[int], written: list[int]) -> None:
+        self._turns.setdefault(place.partition("/")[0], []).append((read, written))
+
+    def _episodes(self, asked: Sequence[GradedQuestion], first: int) -> tuple[list[dict[str, Any]], list[list[Turn]]]:
+        """Answer each question ``group_size`` times.
+
+        Args:
+            asked: The questions.
+            first: Number of the first sample, which with seed and question makes every number that is drawn.
+
+        Returns:
+            Records and turns, those of a question next to each other.
+
+        Raises:
+            InputError: an episode failed for reasons of infrastructure; such an episode is no wrong answer.
+        """
+        numbers = range(first, first + self.hparams["group_size"])
+        tasks = [
+            Attempt(one.question.id, number, one.question.text, one.question.answer_type)
+            for one in asked
+            for number in numbers
+        ]
+        self._turns = {}
+        training = self.model.training
+        self.model.eval()
+        records = self.rollout.attempt(tasks)
+        self.model.train(training)
+        if failed := [record for record in records if record["outcome"] == "infra_error"]:
+            raise InputError(
+                f"{len(failed)} of {len(records)} episodes failed for reasons of infrastructure, the first on question "
+                f"{failed[0]['question_id']}: {failed[0]['reason']}\n"
+                "Mend that, and go on:  python -m src.run resume=<folder of this run>"
+            )
+        return records, [self._turns.get(f"{task.question_id}.{task.sample}", []) for task in tasks]
+
+    def _judge(self, asked: Sequence[GradedQuestion], records: Sequence[Mapping[str, Any]]) -> tuple[Tensor, Tensor]:
+        """Return exact match and process reward of each episode, shape ``(E,)``."""
+        outcome, process = [], []
+        for at, record in enumerate(records):
+            one = asked[at // self.hparams["group_size"]]
+            exact = official_score(record["prediction"], one.gold, one.question.answer_type)["global_em"]
+            outcome.append(float(exact) if record["outcome"] == "answered" else 0.0)
+            values = step_values(tool_calls_of(record["steps"]), one.cells, one.human_urls)
+            process.append(sum(rewards(values, Weights())))
+        return torch.tensor(outcome), torch.tensor(process, dtype=torch.float32)  # 0 where nobody called a tool
+
+    def _loss(self, turns: Sequence[Sequence[Turn]], advantages: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return the loss of episodes with advantages ``(Q, G)``, and by how much their log-probability has grown."""
+        batch = {name: one.to(self.device) for name, one in as_batch(turns, self.model.tokenizer.pad_token_id).items()}
+        reference = None
+        if self.hparams["kl_weight"] > 0:
+            with torch.no_grad(), self._without_adapters():
+                reference = self._log_p(batch, advantages)[0]
+        policy, present = self._log_p(batch, advantages)
+        loss = group_relative_loss(policy, reference, advantages, present, kl_weight=self.hparams["kl_weight"])
+        gap = None if reference is None else (policy.detach() - reference).sum(2).mean()
+        return loss, gap
+
+    def _without_adapters(self) -> AbstractContextManager[None]:
+        adapters: AbstractContextManager[None] = self.model.network.disable_adapter()
+        return adapters
+
+    def _log_p(self, batch: Mapping[str, Tensor], advantages: Tensor) -> tuple[Tensor, Tensor]:
+        """Return log-probabilities of the tokens of each episode, shape ``(Q, G, M)``, and where there are some.
+
+        An episode without tokens, as the question alone was too long to be read, has one of probability 1.
+        """
+        states = self.model.row_states(batch["input_ids"], batch["attention_mask"], batch["rows"], [])
+        counts = batch["owner"].bincount(minlength=advantages.numel())
+        present = torch.arange(int(counts.max()), device=counts.device) < counts[:, None]
+        rows = torch.zeros_like(present, dtype=torch.int64).masked_scatter(present, batch["owner"].argsort(stable=True))
+        tokens = batch["target"][rows].masked_fill(~present, -1)
+        log_p = token_log_probabilities(self.model.head(states.final) / self._temperature, rows, tokens)
+        present[:, 0] = True
+        return log_p.view(*advantages.shape, -1), present.view(*advantages.shape, -1)
+
+
+def as_batch(episodes: Sequence[Sequence[Turn]], pad_token_id: int) -> dict[str, Tensor]:
+    """Lay the turns of episodes out in rows; labels are the tokens that were written, ``owner`` is the episode.
+
+    A turn that was read as the continuation of the one before it, word for word, is in the same sequence. Where that
+    is not so, as of a call only the part that was understood is read again, a new sequence begins. Each token is a
+    label once, behind exactly those tokens behind which it was written.
+    """
+    examples = []
+    for owner, turns in enumerate(episodes):
+        tokens: list[int] = []
+        labels: list[int] = []
+        for read, written in turns:
+            if tokens and read[: len(tokens)] != tokens:
+                examples.append((np.array(tokens), np.array(labels)))
+                labels = []
+            labels += [-1] * (len(read) - len(labels)) + [owner] * len(written)
+            tokens = [*read, *written]
+        if tokens:
+            examples.append((np.array(tokens), np.array(labels)))
+    return lay_out(examples, pad_token_id=pad_token_id, packed=True)
+
+
+def _course(records: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
+    """Return the share of calls that are valid, of episodes that ended with an answer, and calls and tokens of one."""
+    counts = [record["counts"] for record in records]
+    valid = sum(one["calls"] + one["skipped_calls"] for one in counts)
+    every = valid + sum(one["invalid_calls"] for one in counts)
+    written = sum(record["spent"].get("chain", {}).get("completion_tokens", 0) for record in records)
+    answered = sum(record["outcome"] == "answered" for record in records)
+    return {
+        "valid_calls": torch.tensor(valid / every if every else 1.0),
+        "answered": torch.tensor(answered / len(records)),
+        "calls": torch.tensor(valid / len(records)),
+        "tokens": torch.tensor(written / len(records)),
+    }

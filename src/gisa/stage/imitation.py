@@ -1,0 +1,114 @@
+"""Imitation: the agent's model learns the actions of human traces."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812 - the field's usual name
+from torch.utils.checkpoint import checkpoint
+
+from src.gisa.batches.demonstrations import joined
+from src.launch.errors import InputError
+from src.model.causal_lm import CausalLM
+from src.training.stage import TrainingStage
+
+_LOGITS = 2**22  # most at once, as blocks of 32 MB and more go back to the system each time; see ``keep_memory``
+
+
+class ImitationStage(TrainingStage):
+    """Next-token cross-entropy on the assistant's own tokens, tool calls and answers; all others are only read.
+
+    The head is applied to the states before these tokens and nowhere else, to few at a time: their logits are computed
+    again in the backward pass, as keeping them takes longer (our choice). Token embeddings, and a head that shares
+    them, stay as they are: a chat model knows all tokens, and they are a fifth of a small one's weights (our choice).
+
+    Args:
+        model: The language model.
+        seed: Seed of dropout; with the step number it fixes every random number of a step.
+        learning_rate: Peak learning rate of AdamW, dimensionless.
+        weight_decay: Of weight matrices.
+        warmup_ratio: Share of the steps in which the learning rate rises, 0 to 1; then it falls along a cosine.
+        frozen_blocks: Lowest transformer blocks that stay as they are, too, and take no backward pass.
+        init_from: Checkpoint of this stage to take the weights from.
+
+    Attributes:
+        manifest: Manifest of all demonstrations behind the weights, those of ``init_from`` included; see
+            ``Demonstrations.manifest``. Every checkpoint holds it as ``demonstrations``.
+
+    Raises:
+        InputError: no block would learn, or ``init_from`` holds another model.
+    """
+
+    model: CausalLM
+
+    def __init__(
+        self,
+        *,
+        model: CausalLM,
+        seed: int,
+        learning_rate: float,
+        weight_decay: float,
+        warmup_ratio: float,
+        frozen_blocks: int,
+        init_from: str | None,
+    ) -> None:
+        super().__init__(model)
+        if not 0 <= frozen_blocks < model.num_blocks:
+            raise InputError(
+                f"stage.frozen_blocks={frozen_blocks}: the model has {model.num_blocks} blocks; I need a number from 0 "
+                f"to {model.num_blocks - 1}."
+            )
+        for part in (model.causal_network.get_input_embeddings(), *model.blocks[:frozen_blocks]):
+            part.requires_grad_(False)
+        self.save_hyperparameters(ignore=["model"])
+        self._manifest_before = None if init_from is None else self._initialise(Path(init_from))["manifest"]
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        """Return the manifest; within training only."""
+        manifest: dict[str, Any] = self.trainer.datamodule.manifest  # type: ignore[attr-defined]
+        return manifest if self._manifest_before is None else joined(self._manifest_before, manifest)
+
+    def training_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> Tensor:
+        """Return the mean loss over the trained tokens of one batch."""
+        states, target = self._states(batch), batch["target"]
+        rows = max(1, _LOGITS // self.model.causal_network.config.vocab_size)
+        parts = [
+            checkpoint(self._loss_and_hits, *part, use_reentrant=False, preserve_rng_state=False)
+            for part in zip(torch.split(states, rows), torch.split(target, rows), strict=True)
+        ]
+        loss, hits = (torch.stack(sums).sum() / len(target) for sums in zip(*parts, strict=True))
+        self._log_training({"loss": loss, "token_accuracy": hits})
+        return loss * self._share_of_positions(len(target))
+
+    def _loss_and_hits(self, states: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the sum of the loss over some tokens, and how many of them are the likeliest."""
+        logits = self.model.head(states)
+        return F.cross_entropy(logits, target, reduction="sum"), (logits.detach().argmax(1) == target).float().sum()
+
+    def validation_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> None:
+        """Log loss and accuracy over trained tokens, and the share of demonstrations without a wrong one.
+
+        All of it with what should come before given, so that one wrong token leads to no other.
+        """
+        logits, target, owner = self.model.head(self._states(batch)), batch["target"], batch["owner"]
+        right = logits.argmax(1) == target
+        demonstrations = int(owner.max()) + 1
+        wrong = torch.zeros(demonstrations, device=right.device).index_add_(0, owner, (~right).float())
+        by_token = {"val/loss": F.cross_entropy(logits, target), "val/token_accuracy": right.float().mean()}
+        settings: dict[str, Any] = {"on_epoch": True, "sync_dist": True, "prog_bar": True}
+        self.log_dict(by_token, batch_size=len(target), **settings)
+        self.log("val/demonstration_accuracy", (wrong == 0).float().mean(), batch_size=demonstrations, **settings)
+
+    def _states(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """Return the states before the trained tokens, shape ``(N, D)``."""
+        return self.model.row_states(batch["input_ids"], batch["attention_mask"], batch["rows"], []).final
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Say what the weights have learnt from, too."""
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["manifest"] = self.manifest

@@ -1,0 +1,116 @@
+"""Let the agent's model learn from human traces, and keep it where any agent can load it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from src.gisa.dataset.gisa import Gisa
+from src.launch.build import build
+from src.launch.errors import InputError
+from src.launch.record import Record
+from src.training.fit import fitted, prepare_training
+
+
+class ImitationTask:
+    """Train, then write the selected weights into ``model/``: adapters merged, with tokenizer and ``manifest.json``.
+
+    ``manifest.json`` is the manifest of all that the weights have learnt from, and so are the checkpoints'
+    ``demonstrations``.
+
+    Args:
+        max_tokens: Most tokens of a demonstration; longer ones are dropped, never cut.
+        allow_train_on_benchmark: Whether questions that are there to test with may be learnt from.
+        episodes_from: Run folders of ``task=gisa_rollout`` on the same suite: their exact episodes are learnt from,
+            beside the traces.
+        keep: Most such episodes of a question.
+    """
+
+    needs = ("dataset", "agent", "batches", "model", "stage", "trainer", "checkpointing")
+
+    def __init__(
+        self, *, max_tokens: int, allow_train_on_benchmark: bool, episodes_from: Sequence[str] = (), keep: int = 2
+    ) -> None:
+        self.max_tokens = max_tokens
+        self.allow_train_on_benchmark = allow_train_on_benchmark
+        self.episodes_from = episodes_from
+        self.keep = keep
+
+    def run(self, config: dict[str, Any], folder: Path, record: Record, sweep: str | None) -> None:
+        """Make the demonstrations, train, validate the selected weights, save the model.
+
+        Raises:
+            InputError: the data set is no suite of questions, or one not to be learnt from, or there is too little.
+        """
+        from src.gisa.batches.demonstrations import make_demonstrations
+        from src.gisa.batches.own_episodes import add_episodes
+        from src.gisa.chat.format import ChatFormat
+
+        prepare_training(config)
+        record.trace_origins(config["stage"])
+        suite = suite_of(config)
+        model = build(config["model"])(())
+        # The traces lead, so any policy does, and the one without weights is there at once.
+        led = build(config["agent"] | {"policy": {"_target_": "src.gisa.agent.heuristic.HeuristicPolicy"}})
+        chat, allowed = ChatFormat(model.tokenizer), self.allow_train_on_benchmark
+        demonstrations = make_demonstrations(
+            suite, led, chat, max_tokens=self.max_tokens, allow_train_on_benchmark=allowed
+        )
+        if self.episodes_from:
+            folders = [Path(one) for one in self.episodes_from]
+            add_episodes(demonstrations, folders, led, chat, most=self.keep, max_tokens=self.max_tokens)
+        data = build(config["batches"])(
+            demonstrations=demonstrations, pad_token_id=model.tokenizer.pad_token_id, seed=config["seed"]
+        )
+        stage = build(config["stage"])(model=model)
+        with fitted(stage, data, config, folder, record, sweep) as (trainer, checkpoints):
+            trainer.validate(stage, datamodule=data, ckpt_path=checkpoints.selected, verbose=False)
+            record.lap("test")
+            if trainer.is_global_zero:
+                keep_model(model, stage.manifest, folder)
+        record.finish(
+            metrics={name: value.item() for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
+            | {f"demonstrations/{name}": count for name, count in demonstrations.counts.items()},
+            dropped={reason: len(ids) for reason, ids in demonstrations.dropped.items()},
+            protocol={"dataset": f"gisa ({suite.fingerprint[:12]})", "snapshot": suite.snapshot},
+        )
+
+    def show(self, record: Record) -> None:
+        """Say how it went and how to go on."""
+        for name, value in record.content["metrics"].items():
+            print(f"{name} {value:.4f}" if name.startswith("val/") else f"{name} {value:,}")
+        print(
+            "\nLet it answer:  python -m src.run +experiment=gisa_rollout agent/policy=imitation "
+            "dataset=factbook_set dataset.split=entities \\\n"
+            f"  checkpoint={record.path.parent / 'checkpoints' / 'best.ckpt'}"
+        )
+
+
+def suite_of(config: dict[str, Any]) -> Gisa:
+    """Build the questions to learn from.
+
+    Raises:
+        InputError: the data set is no suite of questions.
+    """
+    suite = build(config["dataset"])
+    if not isinstance(suite, Gisa):
+        raise InputError(
+            f"dataset is {config['dataset']['_target_']}, and I need a suite of questions with traces:\n"
+            "  dataset=factbook_set, or dataset=gisa dataset.root=<folder>"
+        )
+    return suite
+
+
+def keep_model(model: Any, manifest: dict[str, Any], folder: Path) -> None:
+    """Write ``model/`` into a run folder, whole or not at all: adapters merged, tokenizer, and ``manifest.json``."""
+    from src.model.causal_lm import save_model
+
+    unfinished = folder / "model.unfinished"
+    shutil.rmtree(unfinished, ignore_errors=True)
+    save_model(model, unfinished)
+    (unfinished / "manifest.json").write_text(json.dumps(manifest, indent=1))
+    shutil.rmtree(folder / "model", ignore_errors=True)
+    unfinished.rename(folder / "model")

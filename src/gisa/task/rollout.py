@@ -1,0 +1,147 @@
+"""Let an agent answer the questions of a suite, and score the answers."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from src.gisa.dataset.gisa import Gisa
+from src.gisa.dataset.predictions import read_predictions
+from src.gisa.report.page import write_page
+from src.gisa.task.score import ScoreTask, name_of, write_scores
+from src.launch.build import build
+from src.launch.errors import InputError
+from src.launch.record import Record
+from src.training.fit import use_processor
+
+# What makes a run quicker, safer or cheaper, and changes no answer; it may differ between resumes.
+_NO_MATTER = ("web", "cache", "concurrency", "question_usd", "run_usd", "prices")
+
+
+class RolloutTask(ScoreTask):
+    """Write one record an episode into ``episodes/``, then what ``ScoreTask`` writes, ``page.html`` with trajectories.
+
+    Args:
+        samples: How many independent attempts at each question; the first is scored.
+        max_questions: Ask only so many questions, spread evenly over the suite, for trials; None for all.
+        allow_contaminated: Whether the policy may have learnt from these questions. Its score on them says nothing
+            then; its exact episodes may be learnt from.
+        max_infra_errors: How many episodes without an answer for reasons of infrastructure may be scored, as wrong;
+            with more, the run ends unscored, and its resume tries them again.
+    """
+
+    needs: tuple[str, ...] = ("dataset", "agent", "stage", "trainer", "evaluator")
+
+    def __init__(
+        self, *, samples: int, max_questions: int | None, max_infra_errors: int, allow_contaminated: bool = False
+    ) -> None:
+        super().__init__(sample=0)
+        if samples < 1:
+            raise InputError(f"task.samples={samples}: I need a whole number of at least 1.")
+        self.samples = samples
+        self.max_questions = max_questions
+        self.allow_contaminated = allow_contaminated
+        self.max_infra_errors = max_infra_errors
+
+    def run(self, config: dict[str, Any], folder: Path, record: Record, sweep: str | None) -> None:
+        """Roll out, score, record.
+
+        Raises:
+            InputError: the data set is no suite of questions, the model has learnt from one of them, a ceiling is
+                reached, or too many episodes failed.
+        """
+        import lightning  # seconds of imports that --help must not wait for
+        from torch.utils.data import DataLoader
+
+        from src.gisa.agent.store import RunStore
+        from src.gisa.agent.trajectory import Attempt
+        from src.gisa.batches.demonstrations import refuse_contaminated
+        from src.training.tracking import open_logs
+
+        logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+        lightning.seed_everything(config["seed"], verbose=False)
+        use_processor(config)
+        suite = build(config["dataset"])
+        if not isinstance(suite, Gisa):
+            raise InputError(
+                f"dataset is {config['dataset']['_target_']}, and the agent needs a suite of questions:\n"
+                "  dataset=factbook, or dataset=gisa dataset.root=<folder>"
+            )
+        remarks = suite.remarks()
+        if self.max_questions is not None and self.max_questions < len(suite.questions):
+            count = len(suite.questions)
+            suite.questions = [suite.questions[at * count // self.max_questions] for at in range(self.max_questions)]
+        tasks = [
+            Attempt(question.id, sample, question.text, question.answer_type)
+            for sample in range(self.samples)
+            for question in suite.questions
+        ]
+        agent = {key: value for key, value in config["agent"].items() if key not in _NO_MATTER}
+        settings = {"questions": suite.fingerprint, "agent": agent, "seed": config["seed"]}
+        rollout = build(config["agent"])
+        if rollout.manifest is not None and not self.allow_contaminated:
+            refuse_contaminated(suite, rollout.manifest)
+        if config.get("checkpoint"):
+            record.trace_origins({"checkpoint_from": config["checkpoint"]})
+        stage = build(config["stage"])(rollout=rollout, tasks=tasks, folder=folder, settings=settings)
+        group = f"{config['name']}/{sweep}" if sweep else config["name"]
+        with open_logs(folder, build(config["logger"]), done_steps=0, config=config, group=group) as logs:
+            trainer = build(config["trainer"])(default_root_dir=folder, logger=logs)
+            record.lap("prepare")
+            indices = DataLoader(range(len(tasks)), batch_size=len(tasks))  # type: ignore[arg-type, var-annotated]
+            trainer.predict(stage, dataloaders=indices, return_predictions=False)
+            record.lap("rollout")
+            if not trainer.is_global_zero:
+                return
+            outcomes, counts = _tally(RunStore(folder, settings))
+            if outcomes["infra_error"] > self.max_infra_errors:
+                raise InputError(_failures(folder, outcomes, RunStore(folder, settings)))
+            predictions = read_predictions(folder, self.sample)
+            scores = build(config["evaluator"]).score(suite, predictions)
+            write_scores(scores, suite, predictions, [*remarks, *predictions.remarks], folder)
+            write_page(folder, record.content, suite)
+            metrics = {
+                f"test/{name_of(mean)}": mean.mean for mean in scores.means if not mean.part.startswith("topic")
+            } | {f"test/{name}_per_question": count / len(tasks) for name, count in counts.items()}
+            for log in logs:
+                log.log_metrics(metrics)
+            record.lap("score")
+        record.finish(
+            metrics=metrics,
+            outcomes=dict(outcomes),
+            evaluated_questions=len(scores.questions),
+            errors=scores.errors(),
+            protocol={
+                "dataset": f"gisa ({suite.fingerprint[:12]})",
+                "snapshot": suite.snapshot,
+                "sample": self.sample,
+                "budget": config["agent"]["budget"]["semantics"],
+                **({"questions": "learnt from, perhaps"} if self.allow_contaminated else {}),
+            },
+        )
+
+
+def _tally(store: Any) -> tuple[Counter[str], Counter[str]]:
+    """Count outcomes, and sum calls, tokens and costs over all episodes."""
+    outcomes: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
+    for record in store.records():
+        outcomes[record["outcome"]] += 1
+        counts.update(record["counts"])
+        for part, spent in record["spent"].items():
+            counts.update({f"{part}_{key}": value for key, value in spent.items() if value is not None})
+    return outcomes, counts
+
+
+def _failures(folder: Path, outcomes: Counter[str], store: Any) -> str:
+    reasons = Counter(record["reason"] for record in store.records() if record["outcome"] == "infra_error")
+    return "\n".join(
+        [
+            f"{outcomes['infra_error']} of {outcomes.total()} episodes have no answer for reasons of infrastructure:",
+            *(f"- {count} times: {reason}" for reason, count in reasons.most_common(5)),
+            f"Try them again, and only them:  python -m src.run resume={folder}",
+            "or score them as wrong:  task.max_infra_errors=<number>",
+        ]
+    )

@@ -1,0 +1,133 @@
+"""Score the answers of a run on GISA, from this project or any other harness; nothing is rolled out again."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from src.gisa.dataset.gisa import Gisa
+from src.gisa.dataset.predictions import Predictions, read_predictions
+from src.gisa.evaluator.answers import AnswerScores, Mean
+from src.gisa.report.page import write_page
+from src.launch.build import build
+from src.launch.errors import InputError
+from src.launch.record import Record
+from src.launch.storage import write_atomic
+
+
+class ScoreTask:
+    """Write the scores of all answers into the run folder.
+
+    ``questions.jsonl`` has a line a question, ``summary.json`` all means with intervals, ``summary.md`` the same to be
+    read, ``page.html`` to be browsed (see ``write_page``); ``_all_evaluation_results.json`` and ``_final_scores.json``
+    are what the official script writes, without the text of the questions.
+
+    Args:
+        sample: Which attempt at each question to score, where a run has several.
+    """
+
+    needs: tuple[str, ...] = ("dataset", "evaluator", "predictions")
+
+    def __init__(self, *, sample: int) -> None:
+        self.sample = sample
+
+    def run(self, config: dict[str, Any], folder: Path, record: Record, sweep: str | None) -> None:
+        """Read suite and answers, score, write.
+
+        Raises:
+            InputError: the data set is not GISA's, there are no answers, or none belongs to a question of the suite.
+        """
+        suite = build(config["dataset"])
+        if not isinstance(suite, Gisa):
+            raise InputError(
+                f"dataset is {config['dataset']['_target_']}, and I can only score answers to a suite of questions:\n"
+                "  python -m src.run +experiment=gisa_score dataset.root=<folder> predictions=<folder or .jsonl>"
+            )
+        predictions = read_predictions(Path(config["predictions"]), self.sample)
+        ids = {question.id for question in suite.questions}
+        if not ids & predictions.values.keys():
+            raise InputError(
+                f"predictions={config['predictions']}: none of its {len(predictions.values)} answers has the id of one "
+                f"of the {len(ids)} questions below {suite.root}. Ids there are such as {', '.join(sorted(ids)[:3])}."
+            )
+        extra = [f"answer to question {name}, which there is not" for name in predictions.values if name not in ids]
+        remarks = [*suite.remarks(), *predictions.remarks, *extra]
+        record.lap("prepare")
+        scores = build(config["evaluator"]).score(suite, predictions)
+        record.lap("score")
+        write_scores(scores, suite, predictions, remarks, folder)
+        write_page(folder, record.content, suite)
+        record.finish(
+            metrics={f"test/{name_of(mean)}": mean.mean for mean in scores.means if not mean.part.startswith("topic")},
+            evaluated_questions=len(scores.questions),
+            errors=scores.errors(),
+            protocol={"dataset": f"gisa ({suite.fingerprint[:12]})", "snapshot": suite.snapshot, "sample": self.sample},
+        )
+
+    def show(self, record: Record) -> None:
+        """Print the means."""
+        print(f"\n{(record.path.parent / 'summary.md').read_text()}\n{record.path.parent}")
+
+
+def write_scores(scores: AnswerScores, suite: Gisa, predictions: Predictions, remarks: list[str], folder: Path) -> None:
+    """Write all files of a scored run; see ``ScoreTask``."""
+    official = {
+        question.id: {
+            "q_item": {key: getattr(question, key) for key in ("id", "answer_type", "question_type", "topic")},
+            **({"pred_item": {"prediction": predictions.values[question.id]}} if question.answered else {}),
+            "metrics": question.official,
+        }
+        for question in scores.questions
+    }
+    summary = {
+        "official": scores.summary("official"),
+        "robust": scores.summary("robust"),
+        "means": [asdict(mean) for mean in scores.means],
+        "errors": scores.errors(),
+        "contaminated": sorted(predictions.contaminated),
+        "parity_flags": scores.parity_flags(),
+        "remarks": remarks,
+    }
+    # ASCII in JSON: an answer may hold half a surrogate pair, which no encoding of files takes.
+    write_atomic(folder / "questions.jsonl", "".join(json.dumps(asdict(one)) + "\n" for one in scores.questions))
+    write_atomic(folder / "_all_evaluation_results.json", json.dumps(official, indent=1))
+    write_atomic(folder / "_final_scores.json", json.dumps(summary["official"], indent=4))
+    write_atomic(folder / "summary.json", json.dumps(summary, indent=1))
+    write_atomic(folder / "summary.md", markdown(scores, suite, remarks))
+
+
+def name_of(mean: Mean) -> str:
+    """Return the name under which a mean stands in ``result.json``, such as ``robust_global_em/live``."""
+    name = mean.metric if mean.scorer == "official" else f"robust_{mean.metric}"
+    return f"{name}/{mean.part}" if mean.metric == "global_em" and mean.part != "all" else name
+
+
+def markdown(scores: AnswerScores, suite: Gisa, remarks: list[str]) -> str:
+    """Write all means as one table, official and robust side by side, and what was odd."""
+    pairs = zip(scores.means[::2], scores.means[1::2], strict=True)  # each metric by both scorers in turn
+    rows = [
+        f"| {left.part} | {left.questions} | {left.errors} | {left.metric} | {_percent(left)} | {_percent(right)} |"
+        for left, right in pairs
+    ]
+    lines = [
+        f"{len(scores.questions)} questions, answers {suite.snapshot or 'as published'}; percent, with 95% intervals "
+        "by bootstrap over questions. Errors (no prediction, or none that can be scored) count as 0.",
+        "",
+        "| part | questions | errors | metric | official | robust |",
+        "|---|---|---|---|---|---|",
+        *rows,
+        "",
+        f"Errors: {_counts(scores.errors())}. Why official and robust differ: {_counts(scores.parity_flags())}.",
+        *(f"- {remark}" for remark in remarks),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _percent(mean: Mean) -> str:
+    return f"{100 * mean.mean:.2f} [{100 * mean.low:.2f}, {100 * mean.high:.2f}]"
+
+
+def _counts(counts: dict[str, int]) -> str:
+    return ", ".join(f"{name} {count}" for name, count in counts.items()) or "none"

@@ -1,0 +1,207 @@
+"""Constrained beam search: only real items, the prompt read once, its cache shared by all beams."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from src.ilrec.model.responses import PromptPlaces
+from src.ilrec.model.trie import TokenTrie
+from src.model.attention import additive_mask
+from src.model.causal_lm import CausalLM
+
+
+@dataclass(frozen=True)
+class DecodedItems:
+    """Each prompt's best token sequences, best first.
+
+    Attributes:
+        leaf: Trie node of each decoded sequence, shape ``(B, K)``, int64.
+        score: Its log-probability in nats, shape ``(B, K)``, float32; -inf where fewer than K sequences are allowed.
+    """
+
+    leaf: Tensor
+    score: Tensor
+
+
+@torch.no_grad()
+def decode_items(
+    model: CausalLM,
+    trie: TokenTrie,
+    input_ids: Tensor,
+    attention_mask: Tensor,
+    *,
+    num_beams: int,
+    excluded: Tensor | None = None,
+) -> DecodedItems:
+    """Find each prompt's most probable items by beam search over the trie.
+
+    All beams of a prompt stand side by side in one sequence: every step feeds K tokens, and an attention mask lets each
+    see the prompt and its own ancestors. So the prompt's keys and values exist once, and nothing is copied or reordered
+    when beams change places. Source: our choice (tree attention).
+
+    A score is the sum of log-probabilities over the whole vocabulary, as ``transformers.generate`` with a prefix
+    constraint gives it. Equal scores are ordered by item index.
+
+    Args:
+        model: The language model, in eval mode.
+        trie: Legal continuations, over positions in the model's ``item_token_ids``.
+        input_ids: Prompts padded on the LEFT, shape ``(B, P)``, int64.
+        attention_mask: 1 for tokens, 0 for padding, shape ``(B, P)``.
+        num_beams: Number K of sequences kept at every step and returned.
+        excluded: Item indices that must not be decoded, shape ``(B, H)``, int64, -1 pads; ``None`` excludes nothing.
+
+    Returns:
+        The K best sequences of each prompt.
+    """
+    batch, device = len(input_ids), input_ids.device
+    position = (attention_mask.cumsum(1) - 1).clamp_(min=0)
+    cache = DynamicCache(config=model.causal_network.config)
+    output = model.decoder(
+        input_ids=input_ids, attention_mask=attention_mask, position_ids=position, past_key_values=cache, use_cache=True
+    )
+    states = output.last_hidden_state[:, -1:].contiguous()  # or the head would be copied for each prompt
+    length = attention_mask.sum(1, keepdim=True)
+    blocked = _blocked_positions(trie, excluded)
+
+    node = torch.zeros(batch, 1, dtype=torch.int64, device=device)
+    score = torch.zeros(batch, 1, device=device)
+    visible = attention_mask.bool()[:, None, :]
+    for step in range(trie.depth):
+        log_p = partial(_log_probabilities, model.head(states), model.item_token_ids)
+        node, score, parent = _advance(trie, node, score, log_p, num_beams, blocked)
+        token = trie.token[node]
+        if step + 1 == trie.depth or bool((trie.first_child[node] == trie.first_child[node + 1]).all()):
+            break
+        beams = node.shape[1]
+        inherited = visible.gather(1, parent[..., None].expand(-1, -1, visible.shape[2]))
+        visible = torch.cat([inherited, torch.eye(beams, dtype=torch.bool, device=device).expand(batch, -1, -1)], dim=2)
+        states = model.decoder(
+            input_ids=model.item_token_ids[token.clamp(min=0)],
+            attention_mask=additive_mask(visible, states.dtype),
+            position_ids=(length + step).expand(-1, beams),
+            past_key_values=cache,
+            use_cache=True,
+        ).last_hidden_state
+    return _in_order(trie, node, score)
+
+
+@torch.no_grad()
+def greedy_leaves(
+    model: CausalLM,
+    trie: TokenTrie,
+    input_ids: Tensor,
+    attention_mask: Tensor,
+    anchor: Tensor,
+    *,
+    excluded_leaf: Tensor | None = None,
+) -> Tensor:
+    """Follow the most probable legal token from each of many prompts, which may be beginnings of one sequence.
+
+    A sequence is read once; then every step feeds one token for each of its prompts, side by side as beams are above.
+
+    Args:
+        model: The language model, in eval mode.
+        trie: Legal continuations, over positions in the model's ``item_token_ids``.
+        input_ids: Sequences, shape ``(B, S)``, int64.
+        attention_mask: 1 for tokens, 0 for padding, shape ``(B, S)``.
+        anchor: Where each of P prompts ends, as ``sequence * S + index of its last token``, shape ``(P,)``, int64,
+            ascending.
+        excluded_leaf: Trie node that a prompt's answer must not end in, shape ``(P,)``, int64; ``None`` allows all.
+
+    Returns:
+        Trie node of each answer, shape ``(P,)``, int64.
+    """
+    batch, places = len(input_ids), PromptPlaces.find(anchor, attention_mask)
+    cache = DynamicCache(config=model.causal_network.config)
+    position = (attention_mask.cumsum(1) - 1).clamp_(min=0)
+    states = model.decoder(
+        input_ids=input_ids, attention_mask=attention_mask, position_ids=position, past_key_values=cache, use_cache=True
+    ).last_hidden_state[places.sequence, places.last]
+    blocked = None if excluded_leaf is None else _leaf_positions(trie, excluded_leaf)
+    node, score = torch.zeros_like(anchor)[:, None], torch.zeros(len(anchor), 1, device=anchor.device)
+    visible = places.scatter(places.visible, batch)
+    itself = torch.eye(places.slots, dtype=torch.bool, device=anchor.device).expand(batch, -1, -1)
+    for step in range(trie.depth):
+        logits = model.head(states)[:, model.item_token_ids]
+        node, score, _ = _advance(trie, node, score, partial(logits[:, None].gather, 2), 1, blocked)
+        if step + 1 == trie.depth or bool((trie.first_child[node] == trie.first_child[node + 1]).all()):
+            break
+        visible = torch.cat([visible, itself], dim=2)
+        token = model.item_token_ids[trie.token[node[:, 0]].clamp(min=0)]
+        states = model.decoder(
+            input_ids=places.scatter(token, batch),
+            attention_mask=additive_mask(visible, states.dtype),
+            position_ids=places.scatter(places.position + 1 + step, batch),
+            past_key_values=cache,
+            use_cache=True,
+        ).last_hidden_state[places.sequence, places.slot]
+    return node[:, 0]
+
+
+def _log_probabilities(logits: Tensor, item_token_ids: Tensor, token: Tensor) -> Tensor:
+    """Look up tokens ``(B, K, C)``, counted as the trie does, in logits ``(B, K, V)``; no others are normalised."""
+    return logits.gather(2, item_token_ids[token]) - logits.logsumexp(-1, keepdim=True)
+
+
+def _advance(
+    trie: TokenTrie,
+    node: Tensor,
+    score: Tensor,
+    log_p: Callable[[Tensor], Tensor],
+    num_beams: int,
+    blocked: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Extend every beam by every legal token and keep the best; a finished beam competes with the score it has."""
+    child, legal = trie.children(node)
+    finished = trie.first_child[node] == trie.first_child[node + 1]
+    extended = score[..., None] + log_p(trie.token[child].clamp(min=0))
+    candidate = torch.cat([child, node[..., None]], dim=2)
+    allowed = torch.cat([legal, finished[..., None]], dim=2)
+    if blocked is not None:
+        allowed &= _items_left(trie, candidate, blocked) > 0
+    total = torch.cat([extended, score[..., None]], dim=2).masked_fill(~allowed, -torch.inf)
+    width = total.shape[2]
+    best, index = total.flatten(1).topk(min(num_beams, total[0].numel()), dim=1)
+    return candidate.flatten(1).gather(1, index), best, index // width
+
+
+def _blocked_positions(trie: TokenTrie, excluded: Tensor | None) -> Tensor | None:
+    """Turn excluded items into ascending positions of the trie's item order; padding and repeats move past the end."""
+    if excluded is None:
+        return None
+    end = len(trie.items)
+    place = torch.empty_like(trie.items)
+    place[trie.items] = torch.arange(end, device=trie.items.device)
+    positions = torch.where(excluded >= 0, place[excluded.clamp(min=0)], end).sort(dim=1).values
+    repeated = torch.zeros_like(positions, dtype=torch.bool)
+    repeated[:, 1:] = positions[:, 1:] == positions[:, :-1]
+    return positions.masked_fill(repeated, end).sort(dim=1).values
+
+
+def _leaf_positions(trie: TokenTrie, leaf: Tensor) -> Tensor:
+    """List the positions of each leaf's items ``(P, largest group)``; padding lies past the end."""
+    first, last = trie.first_item[leaf], trie.last_item[leaf]
+    positions = first[:, None] + torch.arange(int((last - first).max()), device=leaf.device)
+    return positions.where(positions < last[:, None], len(trie.items))
+
+
+def _items_left(trie: TokenTrie, node: Tensor, blocked: Tensor) -> Tensor:
+    """Count the items below each node ``(B, ...)`` that are not blocked; a node is an interval of the item order."""
+    first, last = trie.first_item[node], trie.last_item[node]
+    before_first = torch.searchsorted(blocked, first.flatten(1)).view_as(first)
+    before_last = torch.searchsorted(blocked, last.flatten(1)).view_as(last)
+    return last - first - (before_last - before_first)
+
+
+def _in_order(trie: TokenTrie, node: Tensor, score: Tensor) -> DecodedItems:
+    """Sort by score, then by item index: two stable sorts, the less significant key first."""
+    by_item = trie.items[trie.first_item[node]].argsort(dim=1, stable=True)
+    node, score = node.gather(1, by_item), score.gather(1, by_item)
+    by_score = score.argsort(dim=1, descending=True, stable=True)
+    return DecodedItems(node.gather(1, by_score), score.gather(1, by_score))

@@ -1,0 +1,192 @@
+"""A trained collaborative model as the reward model of tokens: what it thinks of each continuation of each history."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from src.ilrec.dataset.interactions import Interactions
+from src.ilrec.model.caser import Caser
+from src.ilrec.model.gru4rec import GRU4Rec
+from src.ilrec.model.sasrec import SASRec
+from src.ilrec.model.sequence_model import SequenceModel
+from src.ilrec.model.trie import TokenTrie
+from src.ilrec.prompt.examples import Windows
+from src.launch.errors import InputError
+from src.losses.collaborative import interval_rewards
+
+KINDS: dict[str, type[SequenceModel]] = {kind.__name__: kind for kind in (SASRec, GRU4Rec, Caser)}
+_LARGEST_CHUNK = 1 << 22  # probabilities at once: about 100 MiB with their cumulative sums
+
+
+def load_sequence_model(path: Path, interactions: Interactions) -> SequenceModel:
+    """Load a collaborative model, frozen and in eval mode.
+
+    Args:
+        path: Checkpoint of ``stage=collaborative_filtering``.
+        interactions: The data set it must have been trained on.
+
+    Returns:
+        The model.
+
+    Raises:
+        InputError: the file cannot be read, holds something else, or was trained on other data.
+    """
+    advice = "Train one:  python -m src.run +experiment=sasrec dataset=..."
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        spec, trained_on, weights = dict(checkpoint["model"]), checkpoint["dataset"], checkpoint["state_dict"]
+    except Exception as error:  # torch.load answers damage with errors of a dozen types
+        raise InputError(f"{path} is not a checkpoint of this project that can be read: {error}\n{advice}") from error
+    if spec.get("kind") not in KINDS:
+        raise InputError(f"{path} holds {spec.get('kind')!r}; I need one of {', '.join(KINDS)}.\n{advice}")
+    if trained_on != interactions.fingerprint:
+        raise InputError(
+            f"{path} was trained on the data set {trained_on[:12]}, but this one is {interactions.name} "
+            f"({interactions.fingerprint[:12]}).\n{advice}"
+        )
+    kind, items = KINDS[spec.pop("kind")], spec.pop("items")
+    network = kind([""] * items, **spec, seed=0)
+    try:
+        network.load_state_dict({name.removeprefix("model."): weight for name, weight in weights.items()})
+    except RuntimeError as error:
+        raise InputError(f"{path} was written by a version with other weights: {error}\n{advice}") from error
+    return network.eval().requires_grad_(False)
+
+
+@torch.no_grad()
+def history_states(network: SequenceModel, interactions: Interactions, *, stride: int, batch_size: int = 64) -> Tensor:
+    """Return the model's state just before every interaction.
+
+    Args:
+        network: The model, in eval mode.
+        interactions: The data set.
+        stride: Interactions asked of each window of ``network.max_history`` items: each sees at least
+            ``max_history + 1 - stride`` items of its history, or all there are. 1 is exact and slow.
+        batch_size: Windows in one pass.
+
+    Returns:
+        States of shape ``(interactions, D)``, float32, in the order of ``Interactions.items``; NaN for each user's
+        first item, before which there is no history.
+    """
+    windows = Windows(max_history=network.max_history, stride=stride, unlabelled=1)
+    chosen = windows.examples(np.diff(interactions.offsets), np.random.default_rng(0))
+    begin = interactions.offsets[chosen.user]
+    # The state that sees the items up to `last` is the one before the interaction `last + 1`.
+    start, last, asked = begin + chosen.start, begin + chosen.stop - 2, begin + chosen.first_label - 1
+    length = last - start + 1
+    states = torch.full((len(interactions.items), network.item_embedding.embedding_dim), torch.nan)
+    for rows in np.array_split(np.argsort(length, kind="stable"), -(-len(length) // batch_size)):
+        place = np.minimum(start[rows, None] + np.arange(length[rows].max()), last[rows, None])
+        output = network(torch.from_numpy(interactions.items[place]))
+        for row, seen in zip(rows, output, strict=True):
+            states[asked[row] + 1 : last[row] + 2] = seen[asked[row] - start[row] : length[row]]
+    return states
+
+
+class RewardModel(nn.Module):
+    """Rewards of tokens after the prefix they follow and the history before it, streamed.
+
+    The histories' states are computed once, at the start: the model is frozen. For each batch all items are scored
+    once a history, whose label positions share that pass; nothing larger than a few histories x items is ever held.
+
+    Source: ILRec (arXiv 2602.17410), CRR; how it is computed, and ``exclude_history``, are our choice.
+
+    Symbols: N label positions, E entries asked for, H histories, I items.
+
+    Args:
+        network: The collaborative model, frozen and in eval mode.
+        interactions: The data set.
+        trie: The items' tokens.
+        stride: See :func:`history_states`.
+        exclude_history: Give no probability to items the user has had before, except to one that comes again;
+            ``None``: if no item comes again in anybody's training sequence. A collaborative model spends much of its
+            probability on them (its own ranking of Instruments has NDCG@10 .061 with and .082 without them), although
+            what is not chosen twice is no false negative.
+    """
+
+    def __init__(
+        self,
+        network: SequenceModel,
+        interactions: Interactions,
+        trie: TokenTrie,
+        *,
+        stride: int,
+        exclude_history: bool | None = None,
+    ) -> None:
+        super().__init__()
+        if exclude_history is None:
+            exclude_history = bool(interactions.training_matrix().max() <= 1)
+        self.exclude_history = exclude_history
+        place = torch.empty_like(trie.items)
+        place[trie.items] = torch.arange(len(trie.items))
+        self.trie = trie
+        self.states: Tensor
+        self.embeddings: Tensor
+        self.bounds: Tensor
+        self.places: Tensor
+        self.begin: Tensor
+        for name, value in (
+            ("states", history_states(network, interactions, stride=stride)),
+            ("embeddings", network.item_embedding.weight.detach()[trie.items]),
+            ("bounds", torch.stack([trie.first_item, trie.last_item], dim=1)),
+            ("places", place[torch.from_numpy(interactions.items)]),
+            ("begin", torch.from_numpy(np.repeat(interactions.offsets[:-1], np.diff(interactions.offsets)))),
+        ):
+            self.register_buffer(name, value, persistent=False)
+
+    def probabilities(self, interaction: Tensor) -> Tensor:
+        """Return P(i | history before each interaction), shape ``(H, I)``, float32, in the order of the trie."""
+        scores = self.states[interaction] @ self.embeddings.T
+        if self.exclude_history:
+            seen = interaction - self.begin[interaction]
+            row = torch.repeat_interleave(seen)
+            nth = torch.arange(len(row), device=row.device) - (seen.cumsum(0) - seen)[row]
+            had, next_one = self.places[self.begin[interaction][row] + nth], self.places[interaction]
+            again = had == next_one[row]
+            scores[row[~again], had[~again]] = -torch.inf
+        return scores.softmax(1)
+
+    @torch.no_grad()
+    def forward(self, interaction: Tensor, target: Tensor, row: Tensor, token: Tensor) -> Tensor:
+        """Return the rewards of chosen tokens.
+
+        Args:
+            interaction: Index into ``Interactions.items`` of the item each label position belongs to, shape ``(N,)``,
+                int64; the positions of one item stand side by side.
+            target: True tokens as the trie counts them, shape ``(N,)``, int64; -1 for one that is in no item, such as
+                the end of the response.
+            row: Label position of each entry, ascending, shape ``(E,)``, int64.
+            token: Token of each entry, shape ``(E,)``, int64, -1 as above.
+
+        Returns:
+            Rewards of shape ``(E,)``, float64. They are 0 where there is no history to judge by, where no item goes on
+            with the token, and after an item's last token.
+        """
+        if self.trie.items.device != interaction.device:
+            self.trie = self.trie.to(interaction.device)
+        node = self._prefixes(interaction, target)
+        child = self.trie.child(node[row], token.clamp(min=0)).masked_fill(token < 0, -1)
+        prefix, extended = self.bounds[node[row]], self.bounds[child] * (child >= 0)[:, None]
+        histories, owner = torch.unique_consecutive(interaction, return_inverse=True)
+        rewards = torch.zeros(len(row), dtype=torch.float64, device=row.device)
+        size = max(_LARGEST_CHUNK // len(self.embeddings), 1)
+        edges = torch.arange(0, len(histories) + size, size, device=row.device)
+        cuts = torch.searchsorted(owner[row], edges).tolist()
+        for number, (start, stop) in enumerate(zip(cuts[:-1], cuts[1:], strict=True)):
+            probabilities = self.probabilities(histories[number * size : (number + 1) * size]).nan_to_num_(0.0)
+            own = owner[row[start:stop]] - number * size
+            rewards[start:stop] = interval_rewards(probabilities, own, prefix[start:stop], extended[start:stop])
+        return rewards
+
+    def _prefixes(self, interaction: Tensor, target: Tensor) -> Tensor:
+        """Return the trie node that each position's earlier tokens of the same item lead to, shape ``(N,)``."""
+        node = torch.zeros_like(interaction)
+        same = interaction[1:] == interaction[:-1]
+        for _ in range(self.trie.depth):  # each round settles one more token
+            followed = self.trie.child(node[:-1], target[:-1].clamp(min=0))
+            node[1:] = torch.where(same, followed, 0)
+        return node

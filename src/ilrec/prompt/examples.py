@@ -1,0 +1,80 @@
+"""What one epoch trains on, before any token is written."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from src.launch.errors import InputError
+
+
+@dataclass(frozen=True)
+class Examples:
+    """One row per example: items ``start .. stop - 1`` of a user's training items; responses from ``first_label`` on.
+
+    Attributes:
+        user: User index, shape ``(E,)``, int64.
+        start: First item shown, shape ``(E,)``, int64.
+        stop: One past the last item, shape ``(E,)``, int64.
+        first_label: First item that is a response, shape ``(E,)``, int64; ``start <= first_label < stop``.
+    """
+
+    user: NDArray[np.int64]
+    start: NDArray[np.int64]
+    stop: NDArray[np.int64]
+    first_label: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        """Return the number of examples."""
+        return len(self.user)
+
+
+class Windows:
+    """Training windows of which one causal pass trains many items.
+
+    Source: our choice; shifting the borders every epoch shows each label with histories of different length.
+
+    Args:
+        max_history: Most recent items shown to the model.
+        stride: Items labelled in each training window; a window shows up to ``max_history`` items before each label
+            and at least ``max_history + 1 - stride`` wherever the user has so many. Smaller strides cost more passes.
+        unlabelled: Items at the start of a sequence that are never a response.
+
+    Raises:
+        InputError: the stride does not fit the window.
+    """
+
+    def __init__(self, *, max_history: int, stride: int, unlabelled: int = 0) -> None:
+        most = max_history + 1 - unlabelled
+        if not 1 <= stride <= most:
+            raise InputError(f"prompt.stride={stride} must lie between 1 and {most} (prompt.max_history={max_history})")
+        self.max_history = max_history
+        self.stride = stride
+        self.unlabelled = unlabelled
+
+    def most_examples(self, lengths: NDArray[np.int64]) -> int:
+        """Return an upper bound of the number of examples of one epoch."""
+        labels = (lengths - self.unlabelled).clip(min=0)
+        return int(((-(-labels // self.stride) + 1) * (labels > 0)).sum())
+
+    def examples(self, lengths: NDArray[np.int64], rng: np.random.Generator) -> Examples:
+        """Cut every user's training items into windows whose borders are drawn anew each epoch.
+
+        Args:
+            lengths: Number of training items of each user, shape ``(users,)``.
+            rng: Source of the borders.
+
+        Returns:
+            Windows that label every item of every user exactly once, the unlabelled ones left out.
+        """
+        labels = (lengths - self.unlabelled).clip(min=0)
+        shift = rng.integers(0, self.stride, len(lengths))
+        windows = -(-(labels + shift) // self.stride) * (labels > 0)
+        user = np.repeat(np.arange(len(lengths)), windows)
+        number = np.arange(len(user)) - np.repeat(np.cumsum(windows) - windows, windows)
+        label = number * self.stride - shift[user]
+        stop = np.minimum(label + self.stride, labels[user]) + self.unlabelled
+        start = np.maximum(stop - self.max_history - 1, 0)
+        return Examples(user, start, stop, np.maximum(np.maximum(label, 0) + self.unlabelled, start))

@@ -1,0 +1,62 @@
+"""Training a collaborative model of the next item: SASRec, GRU4Rec or Caser."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812 - the field's usual name
+
+from src.ilrec.evaluator.full_ranking import FullRankingEvaluator
+from src.ilrec.model.sequence_model import SequenceModel
+from src.ilrec.stage.next_item import NextItemStage
+
+
+class CollaborativeFilteringStage(NextItemStage):
+    """Next-item prediction with full softmax cross-entropy at every labelled position.
+
+    Args:
+        model: The collaborative model.
+        evaluator: Ranks the target of every validation and test user.
+        seed: Seed of dropout; with the step number it fixes every random number of a step.
+        learning_rate: Peak learning rate of AdamW, dimensionless.
+        weight_decay: Of matrices.
+        warmup_ratio: Share of the steps in which the learning rate rises, 0 to 1; then it falls along a cosine.
+        init_from: Checkpoint of this module to take the weights from.
+    """
+
+    model: SequenceModel
+
+    def __init__(
+        self,
+        *,
+        model: SequenceModel,
+        evaluator: FullRankingEvaluator,
+        seed: int,
+        learning_rate: float,
+        weight_decay: float,
+        warmup_ratio: float,
+        init_from: str | None,
+    ) -> None:
+        super().__init__(model, evaluator)
+        self.save_hyperparameters(ignore=["model", "evaluator"])
+        if init_from is not None:
+            self._initialise(Path(init_from))
+
+    def training_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> Tensor:
+        """Return the loss of one batch."""
+        states, targets = zip(*self._passes(batch), strict=True)
+        loss = F.cross_entropy(self.model.scores(torch.cat(states)), torch.cat(targets))
+        self._log_training({"loss": loss})
+        return loss * self._share_of_positions(len(batch["target"]))
+
+    def _passes(self, batch: Mapping[str, Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+        """Give states and the items that follow them; rows of similar length are passed together: less padding."""
+        lengths = batch["attention_mask"].sum(1)
+        for rows in lengths.argsort(stable=True).chunk(4):
+            longest = int(lengths[rows[-1]])
+            items, labelled = batch["input_ids"][rows, :longest], batch["rows"][rows, : longest - 1]
+            # Nothing is predicted from the last column: it would only make the pass longer than any history.
+            yield self.model(items[:, :-1])[labelled], items[:, 1:][labelled]

@@ -1,0 +1,227 @@
+"""Fine-tuning a language model as a recommender: supervised (SFT) and ILRec (CPO, CPD, CRR)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812 - the field's usual name
+
+from src.ilrec.evaluator.grounding import GroundedEvaluator
+from src.ilrec.evaluator.ranking import RankingEvaluator
+from src.ilrec.model.reward_model import RewardModel, load_sequence_model
+from src.ilrec.stage.next_item import NextItemStage
+from src.launch.errors import InputError
+from src.losses.collaborative import marked_entries, reward_loss
+from src.losses.cross_layer import (
+    Form,
+    Space,
+    distillation_loss,
+    negative_weights,
+    preference_loss,
+    self_hard_negatives,
+)
+from src.model.causal_lm import CausalLM, Head, intermediate_blocks
+from src.training.sharding import gather, release, split
+
+
+class FineTuningStage(NextItemStage):
+    """Next-item prediction with a language model, with or without self-hard negatives.
+
+    With ``strength``, ``distillation`` and ``reward`` 0 it is supervised fine-tuning: intermediate layers are then not
+    even read.
+
+    Args:
+        model: The language model.
+        evaluator: Ranks the target of every validation and test user.
+        seed: Seed of dropout; with the step number it fixes every random number of a step.
+        learning_rate: Peak learning rate of AdamW, dimensionless.
+        weight_decay: Of weight matrices; vectors and embeddings of one row are not decayed.
+        warmup_ratio: Share of the steps in which the learning rate rises, 0 to 1; then it falls along a cosine.
+        strength: Size of the penalty on negatives, see ``preference_loss``.
+        form: How the penalty enters, see ``preference_loss``.
+        ratio: Threshold of the negatives, see ``self_hard_negatives``.
+        space: Where the threshold is compared, see ``self_hard_negatives``.
+        max_negatives: Most negatives of a position, see ``self_hard_negatives``.
+        layers: How many blocks before the final one vote, or which, counted from 1.
+        distillation: Weight of the distillation of the final layer into those that vote, see ``distillation_loss``.
+        reward: Weight of the collaborative rewards, see ``reward_loss``.
+        reward_from: Checkpoint of ``stage=collaborative_filtering`` that gives the rewards; needed if they weigh.
+        reward_temperature: See ``reward_loss``.
+        reward_excludes_history: See ``RewardModel``.
+        ensemble: ``logits`` averages the layers' logits, ``probabilities`` their probabilities; ``final`` takes the
+            final layer instead, for comparison.
+        observe_layers: Log what the layers find also where no term reads them, at the log steps; nothing else changes.
+        init_from: Checkpoint of this module to take the weights from.
+    """
+
+    model: CausalLM
+
+    def __init__(
+        self,
+        *,
+        model: CausalLM,
+        evaluator: RankingEvaluator | GroundedEvaluator,
+        seed: int,
+        learning_rate: float,
+        weight_decay: float,
+        warmup_ratio: float,
+        strength: float,
+        form: Form,
+        ratio: float,
+        space: Space,
+        max_negatives: int | None,
+        layers: int | list[int],
+        ensemble: str,
+        distillation: float,
+        reward: float,
+        reward_from: str | None,
+        reward_temperature: float | None,
+        reward_excludes_history: bool | None,
+        observe_layers: bool,
+        init_from: str | None,
+    ) -> None:
+        super().__init__(model, evaluator)
+        self.save_hyperparameters(ignore=["model", "evaluator"])
+        if ensemble not in ("logits", "probabilities", "final"):
+            raise InputError(
+                f"stage.ensemble={ensemble!r}: type stage.ensemble=logits, stage.ensemble=probabilities "
+                "or stage.ensemble=final"
+            )
+        if reward > 0 and reward_from is None:
+            raise InputError(
+                f"stage.reward={reward} needs a collaborative model trained on the same data set.\n"
+                "Train one:     python -m src.run +experiment=sasrec\n"
+                "and name it:   stage.reward_from=outputs/sasrec/<run>/checkpoints/best.ckpt"
+            )
+        self.learns_from_layers = strength > 0 or distillation > 0 or reward > 0
+        read = self.learns_from_layers or observe_layers
+        self.blocks = intermediate_blocks(model, layers) if read else []
+        self.rewards: RewardModel | None = None
+        if init_from is not None:
+            self._initialise(Path(init_from))
+
+    def configure_model(self) -> None:
+        """Split the weights over the processes where the trainer asks for it."""
+        if self.device_mesh is not None:
+            steps = ("training_step", "validation_step", "test_step")
+            split(self, self.model.blocks, self.device_mesh["data_parallel"], steps)
+
+    def on_validation_epoch_start(self) -> None:
+        """Begin an evaluation, with whole weights: every process makes passes of its own number."""
+        super().on_validation_epoch_start()
+        gather(self)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the metrics, and split the weights again."""
+        super().on_validation_epoch_end()
+        release(self)
+
+    def on_fit_start(self) -> None:
+        """Load the collaborative model and let it read all histories.
+
+        Raises:
+            InputError: it is none, or was trained on other data.
+        """
+        if self.hparams["reward"] > 0:
+            interactions = self.trainer.datamodule.interactions  # type: ignore[attr-defined]
+            network = load_sequence_model(Path(self.hparams["reward_from"]), interactions)
+            self.rewards = RewardModel(
+                network,
+                interactions,
+                self.evaluator.trie,
+                stride=network.max_history // 2,
+                exclude_history=self.hparams["reward_excludes_history"],
+            )
+            self.rewards.to(self.device)
+
+    def training_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> Tensor:
+        """Return the loss of one batch; see ``losses/cross_layer.py``."""
+        blocks = self.blocks if self.learns_from_layers or self._is_log_step() else []
+        states = self.model.row_states(batch["input_ids"], batch["attention_mask"], batch["rows"], blocks)
+        head, target = self.model.read_head(), batch["target"]
+        logits = head(states.final)
+        if blocks:
+            loss, parts = self._ilrec_loss(states.intermediate, head, logits, batch)
+        else:
+            loss, parts = F.cross_entropy(logits, target), {}
+        self._log_training({"loss": loss, **parts})
+        return loss * self._share_of_positions(len(target))
+
+    def _ilrec_loss(
+        self, states: Tensor, head: Head, logits: Tensor, batch: Mapping[str, Tensor]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return CPO + distillation * CPD + reward * CRR, and its parts."""
+        settings, target, places = self.hparams, batch["target"], self.model.item_token_places
+        ensemble = logits.detach() if settings["ensemble"] == "final" else self._ensemble_logits(states, head)
+        negatives = self_hard_negatives(
+            ensemble,
+            logits,
+            target,
+            ratio=settings["ratio"],
+            space=settings["space"],
+            max_negatives=settings["max_negatives"],
+        )
+        weights = negative_weights(ensemble, negatives)
+        loss = preference_loss(logits, target, negatives, weights, strength=settings["strength"], form=settings["form"])
+        item_tokens, keep = self.model.item_token_ids, target != self.model.tokenizer.eos_token_id
+        parts = {}
+        if self._is_log_step():
+            parts = _negatives_report(ensemble, logits, target, negatives)
+            layers = zip(self.blocks, states, strict=True)
+            parts |= _layers_report(layers, head.of(item_tokens), logits[:, item_tokens], keep)
+        if settings["distillation"] > 0:
+            parts["loss_distillation"] = distillation_loss(
+                head.of(item_tokens)(states), logits[:, item_tokens], keep=keep
+            )
+            loss = loss + settings["distillation"] * parts["loss_distillation"]
+        if self.rewards is not None:
+            row, token = marked_entries(target, negatives)
+            rewards = self.rewards(batch["interaction"], places[target], row, places[token])
+            parts["loss_reward"] = reward_loss(
+                logits, target, negatives, rewards, temperature=settings["reward_temperature"]
+            )
+            loss = loss + settings["reward"] * parts["loss_reward"]
+        return loss, parts
+
+    @torch.no_grad()
+    def _ensemble_logits(self, states: Tensor, head: Head) -> Tensor:
+        if self.hparams["ensemble"] == "probabilities":
+            return head(states).softmax(-1).mean(0).log()
+        # The head is linear: one product with the mean state equals the mean of the layers' logits.
+        return head(states.mean(0))
+
+
+@torch.no_grad()
+def _negatives_report(ensemble: Tensor, logits: Tensor, target: Tensor, negatives: Tensor) -> dict[str, Tensor]:
+    """Return what is logged of the negatives that the layers found: their number, and means over positions."""
+    count = negatives.sum(1).float()
+    hardest = logits.masked_fill(~negatives, -torch.inf).max(1).values
+    margin = (logits.gather(1, target[:, None])[:, 0] - hardest)[count > 0]
+    return {
+        "loss_cross_entropy": F.cross_entropy(logits, target),
+        "negatives": count.sum(),
+        "negatives_per_position": count.mean(),
+        "positions_without_negatives": (count == 0).float().mean(),
+        "negative_mass": (logits.softmax(1) * negatives).sum(1).mean(),
+        "negative_mass_intermediate": (ensemble.softmax(1) * negatives).sum(1).mean(),
+        "negative_margin": margin.mean() if len(margin) else margin.new_zeros(()),
+    }
+
+
+@torch.no_grad()
+def _layers_report(layers: Iterable[tuple[int, Tensor]], head: Head, logits: Tensor, keep: Tensor) -> dict[str, Tensor]:
+    """Return how far the layers are from the final one at the kept positions, among item tokens.
+
+    ``layer_agreement_<block>`` is the share of positions with the same first choice, ``layer_divergence`` the mean
+    distance in nats, ``distillation_loss``. One layer at a time, so that the peak of memory stays where it is.
+    """
+    report, divergence = {}, []
+    choice = logits.argmax(1)
+    for block, states in layers:
+        layer = head(states)
+        report[f"layer_agreement_{block}"] = (layer.argmax(1) == choice)[keep].float().mean()
+        divergence.append(distillation_loss(layer[None], logits, keep=keep))
+    return report | {"layer_divergence": torch.stack(divergence).mean()}

@@ -1,0 +1,91 @@
+"""GRPO for recommendation: the model's own best answers to a prompt are compared with each other."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from src.ilrec.evaluator.ranking import RankingEvaluator
+from src.ilrec.model.decoding import decode_items
+from src.ilrec.stage.post_training import Batch, PostTrainingStage, other_weights
+from src.launch.errors import InputError
+from src.losses.preference import group_advantages, group_relative_loss, group_rewards
+from src.model.causal_lm import CausalLM
+
+
+class GroupRelativeStage(PostTrainingStage):
+    """Group relative policy optimisation on answers found by constrained beam search.
+
+    The answers are new in every step, so the reference's log-probabilities cannot be known before. The trained weights
+    as they were at the start are therefore kept (with LoRA the adapters and the item rows only) and take the model's
+    place for a forward pass; with ``kl_weight=0`` there is no reference at all.
+
+    Source: GRPO (arXiv 2402.03300) as MiniOneRec and ReRe use it: beams instead of samples, so that all answers differ.
+
+    Args:
+        model: The language model.
+        evaluator: Ranks the target of every validation and test user.
+        seed: Seed of the stage.
+        learning_rate: Peak learning rate of AdamW, dimensionless.
+        weight_decay: Of weight matrices; vectors and embeddings of one row are not decayed.
+        warmup_ratio: Share of the steps in which the learning rate rises, 0 to 1; then it falls along a cosine.
+        group_size: Answers to each prompt, >= 2.
+        kl_weight: Weight of the divergence from the starting weights; dimensionless, >= 0.
+        init_from: Checkpoint of a ``FineTuningStage`` stage.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: CausalLM,
+        evaluator: RankingEvaluator,
+        seed: int,
+        learning_rate: float,
+        weight_decay: float,
+        warmup_ratio: float,
+        group_size: int,
+        kl_weight: float,
+        init_from: str | None,
+    ) -> None:
+        super().__init__(model, evaluator, init_from)
+        self.save_hyperparameters(ignore=["model", "evaluator"])
+        answers = len(set(evaluator.trie.leaf.tolist()))
+        if not 2 <= group_size <= answers:
+            raise InputError(
+                f"stage.group_size={group_size}: I need 2 to {answers}; there are so many different answers."
+            )
+        if not kl_weight >= 0:
+            raise InputError(f"stage.kl_weight={kl_weight}: I need a number of at least 0.")
+        self._reference: dict[str, Tensor] | None = None
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Return the loss of one batch; see ``losses/preference.py``."""
+        kl_weight = self.hparams["kl_weight"]
+        prompts = batch["input_ids"], batch["attention_mask"]
+        leaf = decode_items(self.model, self.trie, *prompts, num_beams=self.hparams["group_size"]).leaf
+        response = self.data.respond(self.trie.items[self.trie.first_item[leaf]])
+        hit = leaf == self.trie.leaf[batch["item"][:, :1]]
+        rewards = group_rewards(hit)
+        reference = None
+        if self._reference is not None:
+            with torch.no_grad(), other_weights(self, self._reference):
+                reference = self._log_p(batch, response)
+        policy = self._log_p(batch, response)
+        present = response >= 0
+        loss = group_relative_loss(policy, reference, group_advantages(rewards), present, kl_weight=kl_weight)
+        parts = {"loss": loss, "reward": rewards.mean(), "hit_rate": hit.any(1).float().mean()}
+        parts["negatives"] = (~hit).float().sum()
+        if reference is not None:
+            parts["log_ratio"] = (policy.detach() - reference).sum(2).mean()
+        self._log_training(parts)
+        return loss * self._share_of_positions(len(hit))
+
+    def _prepare(self, epoch: int) -> None:
+        data = self.data
+        if data.negatives != "own" or data.prompts_per_epoch is None:
+            raise InputError(
+                "GroupRelativeStage answers prompts one by one and rejects its own answers.\n"
+                "Type:  batches.negatives=own batches.prompts_per_epoch=2048"
+            )
+        if self.hparams["kl_weight"] > 0 and self._reference is None:
+            self._reference = {name: weight.to(self.device) for name, weight in self.starting_weights().items()}

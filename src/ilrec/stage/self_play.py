@@ -1,0 +1,97 @@
+"""SPRec: a recommender plays against itself, rejecting its own answers of the round before."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from src.ilrec.evaluator.ranking import RankingEvaluator
+from src.ilrec.stage.post_training import Batch, PostTrainingStage
+from src.launch.errors import InputError
+from src.losses.preference import dpo_loss, reward_margins
+from src.model.causal_lm import CausalLM
+
+
+class SelfPlayStage(PostTrainingStage):
+    """Rounds of two epochs over prompts drawn for the round: supervised, then DPO against what that led to.
+
+    At the start of a round the model answers the prompts, greedily and with real items only. The first epoch trains on
+    the chosen items; the model after it is the reference of the second, which prefers the chosen item to the answer.
+    Pairs whose answer was right are left out of it.
+
+    Source: SPRec (arXiv 2412.09243). One optimiser and one schedule over all rounds are our choice.
+
+    Args:
+        model: The language model.
+        evaluator: Ranks the target of every validation and test user.
+        seed: Seed of dropout in the supervised epochs.
+        learning_rate: Peak learning rate of AdamW, dimensionless.
+        weight_decay: Of weight matrices; vectors and embeddings of one row are not decayed.
+        warmup_ratio: Share of the steps in which the learning rate rises, 0 to 1; then it falls along a cosine.
+        beta: How strongly the reference holds the model back; dimensionless, > 0.
+        init_from: Checkpoint of a ``FineTuningStage`` stage.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: CausalLM,
+        evaluator: RankingEvaluator,
+        seed: int,
+        learning_rate: float,
+        weight_decay: float,
+        warmup_ratio: float,
+        beta: float,
+        init_from: str | None,
+    ) -> None:
+        super().__init__(model, evaluator, init_from)
+        self.save_hyperparameters(ignore=["model", "evaluator"])
+        if not beta > 0:
+            raise InputError(f"stage.beta={beta}: I need a number above 0.")
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Fix the random numbers of the step; dropout is on in supervised epochs only."""
+        super().on_train_batch_start(batch, batch_idx)
+        if batch["item"].shape[1] == 1:
+            self.model.train()
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Return the loss of one batch: cross-entropy where it holds no answers, DPO where it does."""
+        response, log_p = batch["response"], self._log_p(batch)
+        if response.shape[1] == 1:
+            tokens = response >= 0
+            loss = -log_p.sum() / tokens.sum()
+            self._log_training({"loss": loss, "negatives": loss.new_zeros(())})
+            return loss * self._share_of_positions(int(tokens.sum()))
+        wrong = (response[:, 0] != response[:, 1]).any(1)
+        count = int(wrong.sum())
+        if count == 0:
+            return log_p.sum() * 0.0 * self._share_of_positions(1)
+        policy, reference = log_p.sum(2)[wrong], self.draw["reference"][batch["pair"]][wrong]
+        loss = dpo_loss(policy, reference, beta=self.hparams["beta"])
+        margins = reward_margins(policy.detach(), reference)
+        self._log_training(
+            {
+                "loss": loss,
+                "margin": margins.mean(),
+                "accuracy": (margins > 0).float().mean(),
+                "wrong_answers": wrong.float().mean(),
+                "negatives": wrong.float().sum(),
+            }
+        )
+        return loss * self._share_of_positions(count)
+
+    def _prepare(self, epoch: int) -> None:
+        data = self.data
+        if data.negatives != "own" or data.epochs_per_draw != 2 or data.prompts_per_epoch is None:
+            raise InputError(
+                "SelfPlayStage draws prompts for rounds of two epochs and rejects the model's own answers.\n"
+                "Type:  batches.negatives=own batches.epochs_per_draw=2 batches.prompts_per_epoch=2048"
+            )
+        key = f"{epoch} {data.pairs(epoch).fingerprint()}"
+        if self.draw.get("key") != key:
+            if epoch % 2 == 0:
+                self.draw = {"key": key, "answers": self._answers(epoch, wrong=False)}
+            else:
+                data.answers = self.draw["answers"].cpu().numpy()
+                self.draw = {**self.draw, "key": key, "reference": self._scores(epoch)}
+        data.answers = None if epoch % 2 == 0 else self.draw["answers"].cpu().numpy()

@@ -1,0 +1,102 @@
+"""Train a recommender, test the selected weights by full ranking, record the results."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from src.launch.build import build
+from src.launch.record import Record, first_process
+from src.launch.storage import write_atomic
+from src.training.fit import fitted, prepare_training
+
+
+class RecommendationTask:
+    """A run on interactions: any model, stage and evaluator of the recommendation suite."""
+
+    needs = ("dataset", "tokenizer", "prompt", "batches", "model", "stage", "evaluator", "trainer", "checkpointing")
+
+    def run(self, config: dict[str, Any], folder: Path, record: Record, sweep: str | None) -> None:
+        """Build everything, train, test the selected weights and record the results.
+
+        Args:
+            config: The checked config.
+            folder: The run folder; where it holds ``checkpoints/last.ckpt``, training goes on from there.
+            record: The run's record.
+            sweep: Name of the sweep it is a job of, if any.
+        """
+        prepare_training(config)
+        record.trace_origins(config["stage"])
+
+        interactions = build(config["dataset"])
+        items = build(config["tokenizer"]).fit(interactions)
+        model = build(config["model"])(items.vocabulary)
+        items = items.written_for(model)
+        prompt = build(config["prompt"])(model.tokenizer, items)
+        data = build(config["batches"])(interactions=interactions, prompt=prompt, seed=config["seed"])
+        evaluator = build(config["evaluator"])(items)
+        stage = build(config["stage"])(model=model, evaluator=evaluator)
+        show_inputs(interactions, items)
+        if first_process():
+            items.save_index(folder / "items.index.json", interactions.item_ids)
+
+        with fitted(stage, data, config, folder, record, sweep) as (trainer, checkpoints):
+            selected = {} if checkpoints.best_score is None else {checkpoints.monitor: checkpoints.best_score}
+            trainer.test(stage, datamodule=data, ckpt_path=checkpoints.selected, verbose=False)
+            record.lap("test")
+        if trainer.is_global_zero:
+            save_ranks(stage.test_ranks, folder / "ranks.parquet")
+        rewards = getattr(stage, "rewards", None)  # fine-tuning with collaborative rewards
+        record.finish(
+            # The number of users is no measure of quality; it has a key of its own.
+            metrics={
+                name: value.item()
+                for name, value in trainer.callback_metrics.items()
+                if name.startswith("test") and name != "test/users"
+            }
+            | selected,
+            evaluated_users=len(stage.test_ranks["user"]),
+            **({"reward_excludes_history": rewards.exclude_history} if rewards else {}),  # null in the config: decided
+            protocol=protocol(config, interactions),
+        )
+
+    def show(self, record: Record) -> None:
+        """Print the test metrics."""
+        from rich.console import Console
+        from rich.table import Table
+
+        if not first_process():
+            return
+        metrics = {name.removeprefix("test/"): value for name, value in record.content["metrics"].items()}
+        table = Table()
+        table.add_column("metric")
+        table.add_column("value", justify="right")
+        for name, value in metrics.items():
+            table.add_row(name, f"{value:.4f}")
+        settings = ", ".join(f"{key}={value}" for key, value in record.content["protocol"].items())
+        print(f"\n{record.content['name']}, seed {record.content['seed']}: test metrics")
+        Console().print(table)
+        print(f"{record.content['evaluated_users']:,} users; {settings}\n{record.path.parent}")
+
+
+def protocol(config: dict[str, Any], interactions: Any) -> dict[str, Any]:
+    """Return the settings that two runs must share for their metrics to be comparable, however they rank."""
+    evaluator = {key: config["evaluator"][key] for key in ("exclude_history", "cutoffs") if key in config["evaluator"]}
+    if evaluator.get("exclude_history") == "both":
+        evaluator["exclude_history"] = False  # the metrics of the other setting have a name of their own
+    dataset = f"{interactions.name} ({interactions.fingerprint[:12]})"
+    return {**evaluator, "dataset": dataset, "max_users": config["batches"]["max_users"]}
+
+
+def save_ranks(ranks: dict[str, Any], path: Path) -> None:
+    """Write the rank of every user's target, so that runs can be compared user by user."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    write_atomic(path, lambda stream: pq.write_table(pa.table(ranks), stream))
+
+
+def show_inputs(interactions: Any, items: Any) -> None:
+    """Print what is learned from."""
+    if first_process():
+        print(f"\n{interactions.statistics_table()}\n\n{items.report_table()}\n", flush=True)

@@ -1,0 +1,77 @@
+"""Ready-made semantic IDs from an LC-Rec index."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from src.ilrec.tokenizer.item_tokens import ItemTokens, ReportValue
+from src.launch.errors import InputError
+
+if TYPE_CHECKING:
+    from src.ilrec.dataset.interactions import Interactions
+
+_TOKEN = re.compile(r"<([a-z])_(0|[1-9][0-9]*)>")
+
+
+class IndexFile:
+    """Ready-made semantic IDs in LC-Rec's format: ``{"item id": ["<a_128>", "<b_241>", "<c_146>"], ...}``."""
+
+    def __init__(self, *, path: str) -> None:
+        """Keep the path of the ``.index.json``."""
+        self.path = Path(path)
+
+    def fit(self, interactions: Interactions) -> ItemTokens:
+        """Read the IDs of the data set's items.
+
+        Returns:
+            The IDs; the vocabulary holds the tokens that these items use. The report also has ``items_ignored``:
+            items of the file that the data set does not have.
+
+        Raises:
+            InputError: the file is absent or broken, misses an item, or its IDs are not one token per level.
+        """
+        index = self._read()
+        missing = [item for item in interactions.item_ids if item not in index]
+        if missing:
+            raise InputError(
+                f"{self.path} misses {len(missing)} of the {interactions.num_items} items of '{interactions.name}' "
+                f"(first: {', '.join(missing[:3])}). It must hold every item that is left after the k-core filter.\n"
+                "Point to the data set's own file:  tokenizer.path=<X.index.json>\n"
+                "or make IDs from the data:         tokenizer=residual_kmeans"
+            )
+        first = index[interactions.item_ids[0]]
+        levels = len(first) if isinstance(first, list) else 0
+        numbers = np.array([self._numbers(item, index[item], levels=levels) for item in interactions.item_ids])
+        codebooks, codes = zip(*(np.unique(column, return_inverse=True) for column in numbers.T), strict=True)
+        extra: dict[str, ReportValue] = {"items_ignored": len(index) - interactions.num_items}
+        return ItemTokens.from_codes(np.column_stack(codes), [book.tolist() for book in codebooks], extra)
+
+    def _read(self) -> dict[str, object]:
+        try:
+            index = json.loads(self.path.read_text(encoding="utf-8"))
+        except OSError as fault:
+            raise InputError(
+                f"{self.path} cannot be read: {fault.strerror}. Point to an index:  tokenizer.path=<X.index.json>"
+            ) from None
+        except ValueError as fault:
+            raise InputError(f"{self.path} is not valid JSON: {fault}. Fetch or write the file again.") from None
+        if not isinstance(index, dict):
+            raise InputError(f'{self.path} holds no object; it must read {{"item id": ["<a_1>", "<b_2>"], ...}}.')
+        return index
+
+    def _numbers(self, item: str, tokens: object, *, levels: int) -> list[int]:
+        """Return the code numbers of one item's ID, which must read ``<a_N>``, ``<b_N>``, ... level by level."""
+        matches = [_TOKEN.fullmatch(str(token)) for token in tokens] if isinstance(tokens, list) else []
+        numbers = [int(match[2]) for level, match in enumerate(matches) if match and match[1] == chr(ord("a") + level)]
+        if not levels or not len(numbers) == len(matches) == levels:
+            raise InputError(
+                f"{self.path}: item {item} has the ID {json.dumps(tokens)}, but an ID must read <a_N>, <b_N>, <c_N>, "
+                f"..., one letter per level, with as many levels as the first item's ({levels}).\n"
+                "Mend that entry, or make IDs from the data:  tokenizer=residual_kmeans"
+            )
+        return numbers

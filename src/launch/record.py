@@ -1,0 +1,190 @@
+"""``result.json`` and ``config.yaml``: what a run was told, what it did and how it ended."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from src.launch.errors import InputError
+from src.launch.storage import sha256_of, write_atomic
+
+PACKAGES = ("torch", "transformers", "lightning", "hydra-core", "numpy", "ilrec-gisa")
+
+
+class Record:
+    """The ``result.json`` of one run, on disk from the first moment and rewritten whole at every change.
+
+    Attributes:
+        content: What the file holds; the keys are those that ``src.report`` reads.
+    """
+
+    def __init__(self, folder: Path, content: dict[str, Any]) -> None:
+        """Take the content as it is; see ``start`` and ``resume``."""
+        self.path = folder / "result.json"
+        self.content = content
+        self._lap_began = time.monotonic()
+
+    @classmethod
+    def start(cls, folder: Path, config: dict[str, Any], overrides: list[str]) -> Record:
+        """Write ``config.yaml`` and a ``result.json`` with the status ``running``.
+
+        Raises:
+            InputError: the folder already holds a run.
+        """
+        if first_process() and (folder / "result.json").exists():  # the others may come after it has begun
+            raise InputError(
+                f"{folder} already holds a run. I need a folder of its own for every run.\n"
+                f"Go on with that one:  python -m src.run resume={folder}\n"
+                "or leave out hydra.run.dir, and a new folder is made below outputs/."
+            )
+        _reset_peak_memory()
+        write_atomic(folder / "config.yaml", yaml.safe_dump(config, sort_keys=False))
+        record = cls(
+            folder,
+            {
+                "status": "running",
+                "name": str(config.get("name")),
+                # A seed that is no number is a fault of the config, which has yet to be checked.
+                "seed": config["seed"] if isinstance(config.get("seed"), int) else -1,
+                "metrics": {},
+                "error": None,
+                "config": config,
+                "overrides": overrides,
+                "versions": _versions(),
+                **_commit(),
+                "started_at": _now(),
+                "finished_at": None,
+                "timings_s": {"prepare": 0.0, "fit": 0.0, "test": 0.0, "total": 0.0},
+                "steps": None,
+                "peak_memory_mib": None,
+                "evaluated_users": None,
+                "protocol": {},
+                "lineage": None,
+                "resumed": 0,
+            },
+        )
+        record.update()
+        return record
+
+    @classmethod
+    def began(cls, folder: Path, config: dict[str, Any]) -> bool:
+        """Tell whether a folder holds a run of this config, as those of a sweep do that is typed once more."""
+        path = folder / "result.json"
+        return path.is_file() and json.loads(path.read_bytes())["config"] == json.loads(json.dumps(config))
+
+    @classmethod
+    def resume(cls, folder: Path) -> Record:
+        """Read the record and the config of a run to go on with; a finished one is left as it is."""
+        record = cls(folder, json.loads((folder / "result.json").read_bytes()))
+        if record.content["status"] != "finished":
+            _reset_peak_memory()
+            if first_process():
+                for unfinished in folder.rglob(".*.tmp"):  # left by a kill in the middle of a write
+                    unfinished.unlink()
+            config = yaml.safe_load((folder / "config.yaml").read_text())
+            record.update(status="running", error=None, config=config, resumed=record.content["resumed"] + 1)
+        return record
+
+    def update(self, **changes: Any) -> None:
+        """Change keys, and write the file; of several processes only the first does."""
+        self.content |= changes
+        if first_process():
+            write_atomic(self.path, json.dumps(self.content, indent=1))
+
+    def lap(self, part: str, total: float | None = None) -> None:
+        """Add the seconds since the last lap to a part of the run; a resumed run goes on counting.
+
+        Args:
+            part: Such as ``prepare``, ``fit`` or ``test``.
+            total: The part's seconds over all resumes, where they are known from elsewhere.
+        """
+        now, timings = time.monotonic(), self.content["timings_s"]
+        timings[part] = round(timings.get(part, 0.0) + now - self._lap_began if total is None else total, 3)
+        timings["total"] = round(sum(seconds for name, seconds in timings.items() if name != "total"), 3)
+        self._lap_began = now
+        self.update()
+
+    def trace_origins(self, stage: Mapping[str, Any]) -> None:
+        """Note the checkpoints a stage starts or learns from, its ``*_from`` settings, by path, content and recipe."""
+        paths = {key: path for key, path in stage.items() if key.endswith("_from") and path is not None}
+        if paths:
+            self.update(lineage={key: _origin(Path(path)) for key, path in paths.items()})
+
+    def finish(self, **results: Any) -> None:
+        """Close the record of a run that went well."""
+        self.update(status="finished", finished_at=_now(), peak_memory_mib=peak_memory_mib(), **results)
+
+    def fail(self, error: BaseException) -> None:
+        """Close the record of a run that did not."""
+        description = {"type": type(error).__name__, "message": str(error)}
+        with suppress(OSError):  # a full disk, of all times; the error itself is reported anyway
+            self.update(status="failed", finished_at=_now(), peak_memory_mib=peak_memory_mib(), error=description)
+
+
+def _origin(checkpoint: Path) -> dict[str, str | None]:
+    """Return a checkpoint's path, its content's hash and the name of the run that wrote it, if that can be known."""
+    run = checkpoint.parent.parent / "result.json"
+    name = json.loads(run.read_bytes()).get("name") if run.is_file() else None
+    return {"path": str(checkpoint), "sha256": sha256_of(checkpoint), "name": name}
+
+
+def first_process() -> bool:
+    """Whether this is the process of a distributed run that writes and prints; true in an ordinary run."""
+    return int(os.environ.get("RANK") or os.environ.get("SLURM_PROCID") or 0) == 0
+
+
+def peak_memory_mib() -> float:
+    """Return the most memory held so far: of the GPU if one was used, or else of this process."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available() and torch.cuda.max_memory_allocated():
+        return round(float(torch.cuda.max_memory_allocated()) / 2**20, 1)
+    unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss: bytes there, KiB elsewhere
+    peak = int(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+    return round(peak * unit / 2**20, 1)
+
+
+def _reset_peak_memory() -> None:
+    """Forget the peak of an earlier job of this process, where the system can."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat()
+
+
+def _versions() -> dict[str, str]:
+    versions = {"python": platform.python_version()}
+    for package in PACKAGES:
+        with suppress(PackageNotFoundError):
+            versions[package] = version(package)
+    return versions
+
+
+def _commit() -> Mapping[str, str | bool | None]:
+    """Return the commit of the code, and whether it was changed since; None outside a git checkout."""
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(Path(__file__).parent), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "-uno"))}
+    except (OSError, subprocess.CalledProcessError):
+        return {"commit": None, "dirty": None}

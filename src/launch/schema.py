@@ -1,0 +1,246 @@
+"""What a config may hold, and the check that lists all of its faults before anything is built."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import netrc
+import os
+import types
+import typing
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Literal, cast
+from urllib.parse import urlsplit
+
+from src.launch.errors import InputError
+
+Node = dict[str, Any]
+_INSTRUCTIONS = ("_target_", "_partial_", "_args_", "_recursive_", "_convert_")
+_MISSING = "???"
+
+
+@dataclass(frozen=True)
+class Config:
+    """The closed set of top-level keys of a run."""
+
+    name: str  # of the recipe: folder below outputs/, row of the report
+    seed: int  # of everything random
+    threads: int  # of PyTorch on the CPU; a busy neighbour makes two slower than one
+    matmul_precision: Literal["highest", "high", "medium"]  # of float32 products: whole, or by TF32 or bfloat16
+    resume: str | None  # folder of the run to go on with; it brings its whole config
+    checkpoint: str | None  # trained weights that a task uses: to recommend, to export
+    predictions: str | None  # answers that a task scores: a folder, a file or a run folder
+    task: Node  # what is done with all that follows; it says which groups it needs
+    upstream: Node  # checkpoints of other runs that recipes build on
+    pretrained: Node  # what recipes of pre-trained models may spend
+    dataset: Node  # interactions
+    tokenizer: Node  # items to tokens
+    prompt: Node  # history to model input
+    batches: Node  # what a step learns from
+    model: Node  # language model
+    agent: Node  # what answers questions, with its tools and limits
+    stage: Node  # what is trained, and how
+    evaluator: Node  # how it is measured
+    trainer: Node  # arguments of lightning.Trainer
+    checkpointing: Node  # what is kept, and when to stop
+    logger: Node  # dashboard beside metrics.csv; empty for none
+
+
+def resolve(cfg: Any) -> dict[str, Any]:
+    """Turn a composed config into plain containers, with its interpolations filled in.
+
+    Raises:
+        InputError: an interpolation points nowhere.
+    """
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        return cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True))
+    except OmegaConfBaseException as error:
+        raise InputError(f"The config refers to something that is not there: {error}") from error
+
+
+def check(config: Mapping[str, Any], *, multirun: bool = False) -> None:
+    """Look for everything that can be known to be wrong before anything is built.
+
+    Args:
+        config: The config as plain containers, interpolations resolved.
+        multirun: Whether it is one of several jobs.
+
+    Raises:
+        InputError: it lists all faults.
+    """
+    faults = [*_top_level(config)]
+    for key, value in config.items():
+        faults += _nodes(value, key)
+    faults += [*_absent_groups(config), *_refused(config, multirun)]
+    if faults:
+        raise InputError("\n".join([f"The config has {len(faults)} fault(s):", *(f"- {fault}" for fault in faults)]))
+
+
+def _top_level(config: Mapping[str, Any]) -> Iterator[str]:
+    """Compare the keys and their types with ``Config``."""
+    hints = typing.get_type_hints(Config)
+    for key in sorted(config.keys() - hints.keys()):
+        yield f"{key}: no such key{_did_you_mean(key, hints)}"
+    for field in fields(Config):
+        if hints[field.name] == Node and config.get(field.name) is None:
+            continue  # an empty group
+        if field.name not in config:
+            yield f"{field.name}: missing"
+        elif config[field.name] == _MISSING:
+            yield f"{field.name}: needs a value; type {field.name}=..."
+        else:
+            yield from _mistyped(field.name, config[field.name], hints[field.name])
+
+
+def _absent_groups(config: Mapping[str, Any]) -> Iterator[str]:
+    """Name the groups and values that the task needs and does not have."""
+    from hydra.utils import get_object
+
+    try:
+        needs = get_object(config["task"]["_target_"]).needs
+    except Exception:  # told as a fault of `task` itself, with all others
+        return
+    hints = typing.get_type_hints(Config)
+    for key in needs:
+        if not config.get(key):
+            is_group = hints[key] == Node
+            yield f"{key}: " + (
+                f"missing; type {key}=<a file of conf/{key}>" if is_group else f"needs a value; type {key}=..."
+            )
+
+
+def _nodes(value: Any, path: str) -> Iterator[str]:
+    """Check every node with a ``_target_`` and every key of a service, at any depth."""
+    if isinstance(value, dict):
+        if "_target_" in value:
+            yield from _call(value, path)
+        variable = value.get("key_env")
+        if isinstance(variable, str) and variable != _MISSING and not os.environ.get(variable, "").strip():
+            yield (
+                f"{path}.key_env: the environment variable {variable} holds no API key; type  export {variable}=<key>, "
+                f"name another one with {path}.key_env=..., or give null for a server that needs none"
+            )
+        for key, inner in value.items():
+            yield from _nodes(inner, f"{path}.{key}")
+    elif isinstance(value, list):
+        for index, inner in enumerate(value):
+            yield from _nodes(inner, f"{path}[{index}]")
+
+
+def _call(node: Node, path: str) -> Iterator[str]:
+    """Bind a node to the signature of its target."""
+    from hydra.utils import get_object
+
+    arguments = {key: value for key, value in node.items() if key not in _INSTRUCTIONS}
+    yield from (f"{path}.{key}: needs a value; type {path}.{key}=..." for key in _missing(arguments))
+    try:
+        target = get_object(node["_target_"])
+    except Exception as error:  # importing runs code of any kind
+        yield f"{path}._target_: cannot import {node['_target_']}: {error}"
+        return
+    signature = inspect.signature(target).parameters
+    accepted = {
+        name: one for name, one in signature.items() if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)
+    }
+    if not any(one.kind is one.VAR_KEYWORD for one in signature.values()):
+        for key in sorted(arguments.keys() - accepted.keys()):
+            yield f"{path}.{key}: {node['_target_']} has no such setting{_did_you_mean(key, accepted)}"
+    if not node.get("_partial_"):
+        for name, one in accepted.items():
+            if one.default is one.empty and name not in arguments:
+                yield f"{path}.{name}: missing; type +{path}.{name}=..."
+    hints = _hints(target)
+    for key in sorted(arguments.keys() & hints.keys()):
+        if arguments[key] != _MISSING:
+            yield from _mistyped(f"{path}.{key}", arguments[key], hints[key])
+
+
+def _missing(arguments: Node) -> list[str]:
+    return [key for key, value in arguments.items() if value == _MISSING]
+
+
+def _hints(target: Callable[..., Any]) -> dict[str, Any]:
+    """Return the type hints of a callable's arguments; none where they cannot be resolved."""
+    try:
+        return typing.get_type_hints(target.__init__ if inspect.isclass(target) else target)
+    except (NameError, TypeError):
+        return {}
+
+
+def _mistyped(path: str, value: Any, hint: Any) -> Iterator[str]:
+    """Validate a value against a hint made of plain types; other hints are let pass."""
+    from pydantic import TypeAdapter, ValidationError
+
+    if not _is_plain(hint) or (isinstance(value, dict) and "_target_" in value):
+        return  # what a nested target returns is known only once it is built
+    try:
+        TypeAdapter(hint).validate_python(value, strict=True)
+    except ValidationError:
+        yield f"{path}={value!r}: needed: {_in_words(hint)}"
+
+
+def _is_plain(hint: Any) -> bool:
+    if hint in (int, float, bool, str, types.NoneType, Node):
+        return True
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Literal:
+        return True
+    return origin in (typing.Union, types.UnionType, list, Sequence) and all(map(_is_plain, inner))
+
+
+def _in_words(hint: Any) -> str:
+    if hint is types.NoneType:
+        return "null"
+    if hint == Node:
+        return "a group of settings"
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Literal:
+        return " | ".join(map(str, inner))
+    if origin in (typing.Union, types.UnionType):
+        return " | ".join(map(_in_words, inner))
+    if origin in (list, Sequence):
+        return f"[{_in_words(inner[0])}, ...]"
+    return {int: "whole number", float: "number", bool: "true | false", str: "text"}[hint]
+
+
+def _refused(config: Mapping[str, Any], multirun: bool) -> Iterator[str]:
+    """Name combinations that are known to break, and paths and devices that are absent."""
+    trainer, logger, stage = (config.get(key) or {} for key in ("trainer", "logger", "stage"))
+    if multirun and (trainer.get("devices") not in (1, "1", None) or "ddp" in str(trainer.get("strategy"))):
+        yield (
+            f"trainer: several devices (devices={trainer.get('devices')}, strategy={trainer.get('strategy')}) in a "
+            "multirun would start its jobs over in every process. Give each job one device (trainer.devices=1 "
+            "trainer.strategy=auto), start one `torchrun --nproc-per-node=N -m src.run ...` a job, or use one of "
+            "Hydra's launcher plugins"
+        )
+    if trainer.get("accelerator") in ("cuda", "gpu"):
+        import torch
+
+        if not torch.cuda.is_available():
+            yield f"trainer.accelerator={trainer['accelerator']}: there is no CUDA here; type trainer.accelerator=cpu"
+    if logger.get("mode") == "online" and not _has_wandb_key():
+        yield "logger.mode=online: no key of Weights & Biases; run `wandb login` once, or type logger.mode=offline"
+    for key in ("init_from", "reward_from"):
+        start = stage.get(key)
+        if start not in (None, _MISSING) and not Path(start).is_file():
+            yield f"stage.{key}={start}: no such file; needed: checkpoints/best.ckpt of a run"
+
+
+def _did_you_mean(key: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(key, list(known), n=1)
+    return f"; did you mean {close[0]}?" if close else f"; there are: {', '.join(sorted(known))}"
+
+
+def _has_wandb_key() -> bool:
+    """Whether Weights & Biases will find a key: in ``WANDB_API_KEY``, or where ``wandb login`` puts it."""
+    host = urlsplit(os.environ.get("WANDB_BASE_URL") or "https://api.wandb.ai").netloc
+    try:
+        stored = netrc.netrc(Path(os.environ.get("NETRC") or "~/.netrc").expanduser()).authenticators(host)
+    except (OSError, netrc.NetrcParseError):
+        stored = None
+    return bool(os.environ.get("WANDB_API_KEY") or stored)

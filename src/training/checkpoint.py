@@ -1,0 +1,264 @@
+"""Checkpoints that are whole or absent, and a run that stops and resumes by them."""
+
+from __future__ import annotations
+
+import math
+import shutil
+import time
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from lightning.fabric.plugins import TorchCheckpointIO
+from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.strategies import ModelParallelStrategy
+from lightning.pytorch.trainer.states import TrainerFn
+from torch.distributed.checkpoint import state_dict as distributed_state
+from torch.distributed.checkpoint.api import CheckpointException
+
+from src.launch.errors import InputError
+from src.launch.storage import write_atomic
+from src.training.shards import fill_from_shards, write_shards
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Checkpoint files that a kill at any moment leaves whole, and that hold nothing but tensors and plain values."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        """Write a checkpoint.
+
+        Raises:
+            InputError: the folder is full or cannot be written.
+        """
+        path = Path(path)
+        try:
+            write_atomic(path, lambda stream: torch.save(checkpoint, stream))
+        except (OSError, RuntimeError) as error:
+            # torch.save ends in an error of its own when a write fails.
+            reason = error if isinstance(error, OSError) else error.__context__
+            if not isinstance(reason, OSError):
+                raise
+            raise _cannot_write(path, reason) from error
+
+    def load_checkpoint(
+        self, path: str | Path, map_location: Any = "cpu", weights_only: bool | None = True
+    ) -> dict[str, Any]:
+        """Read a checkpoint; always with ``weights_only``.
+
+        Raises:
+            InputError: it is missing or damaged.
+        """
+        try:
+            return dict(torch.load(path, map_location=map_location, weights_only=True))
+        except FileNotFoundError as error:
+            raise InputError(f"{path}: no such checkpoint.") from error
+        except Exception as error:  # torch.load answers damage with errors of a dozen types
+            raise InputError(
+                f"{path} is damaged or not a checkpoint: {type(error).__name__}: {str(error).partition(chr(10))[0]}\n"
+                "Delete it; a run resumed without last.ckpt starts over."
+            ) from error
+
+
+def _cannot_write(path: Path, reason: OSError) -> InputError:
+    return InputError(
+        f"Cannot write {path.name} into {path.parent}: {reason.strerror or reason}.\n"
+        f"Free some room there, then go on:  python -m src.run resume={path.parent.parent}"
+    )
+
+
+class Sharded(ModelParallelStrategy):
+    """Weights, gradients and optimiser state split over all processes (FSDP2), and so are the checkpoints.
+
+    A checkpoint is a file like any other, whose tensors lie in a folder beside it; see ``src.training.shards``. Frozen
+    weights are in none. The stage's ``configure_model`` says what is split.
+    """
+
+    model: lightning.LightningModule
+    lightning_module: lightning.LightningModule
+
+    def setup_environment(self) -> None:
+        """Split the data, not the layers, over all processes."""
+        self._data_parallel_size, self._tensor_parallel_size = self.num_nodes * self.num_processes, 1
+        super().setup_environment()
+
+    @property
+    def lightning_restore_optimizer(self) -> bool:
+        """Whether the optimiser's state is taken from what ``load_checkpoint`` returns."""
+        return True
+
+    def lightning_module_state_dict(self) -> dict[str, Any]:
+        """Return this process's part of the trained weights, each under one name."""
+        options = distributed_state.StateDictOptions(ignore_frozen_params=True, cpu_offload=True)
+        weights = distributed_state.get_model_state_dict(self.model, options=options)
+        return {name: weights[name] for name, weight in self.model.named_parameters() if weight.requires_grad}
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], filepath: str | Path, storage_options: Any = None) -> None:
+        """Write a checkpoint; all processes must call this.
+
+        Raises:
+            InputError: the folder is full or cannot be written.
+        """
+        path: Path = self.broadcast(Path(filepath))
+        folder: Path = self.broadcast(path.with_name(f"{path.stem}-{uuid.uuid4().hex[:12]}.shards"))
+        tensors = {"state_dict": checkpoint.pop("state_dict")}
+        for number, state in enumerate(checkpoint["optimizer_states"]):
+            tensors[f"optimizer_{number}"] = state.pop("state")
+        try:
+            write_shards(tensors, folder)
+        except CheckpointException as error:
+            for reason, _ in error.failures.values():
+                if isinstance(reason, OSError):
+                    raise _cannot_write(path, reason) from error
+            raise
+        super(ModelParallelStrategy, self).save_checkpoint({**checkpoint, "shards": folder.name}, path)
+        if self.is_global_zero:
+            for older in set(path.parent.glob(f"{path.stem}-*.shards")) - {folder}:
+                shutil.rmtree(older)
+
+    def load_checkpoint(self, checkpoint_path: str | Path, weights_only: bool | None = None) -> dict[str, Any]:
+        """Read a checkpoint, and of its tensors this process's part; all processes must call this.
+
+        Raises:
+            InputError: it is missing, damaged, or not in shards.
+        """
+        path: Path = self.broadcast(Path(checkpoint_path))
+        checkpoint = self.checkpoint_io.load_checkpoint(path)
+        if "shards" not in checkpoint:
+            raise InputError(f"{path} is not in shards: go on with the trainer.strategy that wrote it.")
+        checkpoint["state_dict"] = self.lightning_module_state_dict()
+        tensors = {"state_dict": checkpoint["state_dict"]}
+        if self.lightning_module.trainer.state.fn == TrainerFn.FITTING:
+            for number, optimizer in enumerate(self.optimizers):
+                state = tensors[f"optimizer_{number}"] = self.optimizer_state(optimizer)["state"]
+                checkpoint["optimizer_states"][number]["state"] = state
+        try:
+            fill_from_shards(tensors, path.with_name(checkpoint["shards"]))
+        except CheckpointException as error:
+            reason = next(iter(error.failures.values()))[0]
+            raise InputError(
+                f"{path} has shards that are missing, damaged or of another model: {type(reason).__name__}: {reason}\n"
+                "Delete it; a run resumed without last.ckpt starts over."
+            ) from error
+        return checkpoint
+
+    def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
+        """Take up the trained weights."""
+        options = distributed_state.StateDictOptions(strict=False)
+        distributed_state.set_model_state_dict(self.model, checkpoint["state_dict"], options=options)
+
+    def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
+        """Take up the optimiser's state."""
+        for optimizer, state in zip(self.optimizers, checkpoint["optimizer_states"], strict=True):
+            distributed_state.set_optimizer_state_dict(self.model, optimizer, state)
+
+
+class Checkpoints(Checkpoint):
+    """Keep the best weights and the last state, and stop when the best is long past.
+
+    One callback does all three so that ``last.ckpt``, written last, always knows the best score and the patience left
+    as of its own validation: a run killed at any moment goes on exactly as it would have. It also keeps the place in
+    the training data, which Lightning restores within an epoch only; the training batches must have ``state_dict`` and
+    ``load_state_dict`` for that.
+
+    Source: our choice.
+    """
+
+    def __init__(
+        self, folder: Path, *, monitor: str, patience: int | None = None, every_steps: int | None = None
+    ) -> None:
+        """Store the settings.
+
+        Args:
+            folder: Where ``best.ckpt`` and ``last.ckpt`` are written.
+            monitor: Logged metric; the higher the better.
+            patience: Validations without a new best before training stops; None never stops.
+            every_steps: Optimiser steps between writes of ``last.ckpt`` within an epoch; None only at its end.
+        """
+        self.folder = folder
+        self.monitor = monitor
+        self.patience = math.inf if patience is None else patience
+        self.every_steps = every_steps
+        self.best_score: float | None = None
+        self.waited = 0
+        self.fit_seconds = 0.0
+        self._resumed_at = 0.0
+        self._batches: Any = None
+        self._position: dict[str, Any] | None = None
+
+    @property
+    def last(self) -> Path:
+        """The state to go on from."""
+        return self.folder / "last.ckpt"
+
+    @property
+    def selected(self) -> Path | None:
+        """The weights to test: the best, the last where nothing was validated, or None where nothing was trained."""
+        if self.best_score is not None:
+            return self.folder / "best.ckpt"
+        return self.last if self.last.is_file() else None
+
+    def setup(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
+        """Agree on the folder of the first process."""
+        self.folder = trainer.strategy.broadcast(self.folder)
+
+    def on_fit_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Stay stopped when the state just loaded had run out of patience."""
+        self._resumed_at = time.monotonic()
+        trainer.should_stop = self.waited >= self.patience
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Find the place in the training data."""
+        self._batches = trainer.train_dataloader
+        if self._position is not None:
+            self._batches.load_state_dict(self._position)
+
+    def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Keep the weights if they are the best so far."""
+        if trainer.sanity_checking or trainer.state.fn != TrainerFn.FITTING:
+            return
+        score = float(trainer.strategy.broadcast(trainer.callback_metrics[self.monitor].item()))
+        if self.best_score is None or score > self.best_score:
+            self.best_score, self.waited = score, 0
+            trainer.save_checkpoint(self.folder / "best.ckpt")
+        else:
+            self.waited += 1
+            trainer.should_stop = trainer.should_stop or self.waited >= self.patience
+
+    def on_train_batch_end(
+        self,
+        trainer: lightning.Trainer,
+        pl_module: lightning.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Write the state between two optimiser steps of a long epoch."""
+        whole_step = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
+        if self.every_steps and whole_step and trainer.global_step % self.every_steps == 0:
+            trainer.save_checkpoint(self.last)
+
+    def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Write the state after the epoch's validation."""
+        trainer.save_checkpoint(self.last)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what ``last.ckpt`` knows of the run, and the seconds of training behind it."""
+        seconds = self.fit_seconds + time.monotonic() - self._resumed_at
+        return {
+            "best_score": self.best_score,
+            "waited": self.waited,
+            "fit_seconds": seconds,
+            "position": self._batches.state_dict(),
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take up the state."""
+        self.best_score, self.waited = state_dict["best_score"], state_dict["waited"]
+        self.fit_seconds, self._position = state_dict["fit_seconds"], state_dict["position"]
+
+    def on_fit_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Stop the clock."""
+        self.fit_seconds += time.monotonic() - self._resumed_at

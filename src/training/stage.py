@@ -1,0 +1,151 @@
+"""What every stage that trains shares: random numbers, logging, optimiser and checkpoints of the trained weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from torch import Tensor
+from transformers import get_cosine_schedule_with_warmup
+
+from src.launch.errors import InputError
+from src.training.shards import load_weights
+
+_WHAT_TO_TYPE = "Type:  stage.init_from=outputs/<recipe>/<run>/checkpoints/best.ckpt"
+
+
+class TrainingStage(lightning.LightningModule):
+    """A stage whose subclass brings ``training_step`` and the hyperparameters.
+
+    These must hold ``seed``, ``learning_rate``, ``weight_decay`` and ``warmup_ratio``.
+
+    Args:
+        model: The network; its ``spec`` says in plain values what it is.
+    """
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+        self.kind = type(self).__name__  # splitting it over processes makes a subclass of another name
+        self.strict_loading = False  # frozen weights are not in the checkpoint; `on_load_checkpoint` checks the rest
+
+    def configure_model(self) -> None:
+        """Refuse to be split over processes.
+
+        Raises:
+            InputError: the trainer asks for it.
+        """
+        if self.device_mesh is not None:
+            raise InputError(
+                f"trainer.strategy=sharded: {self.kind} cannot be split over processes.\nType:  trainer.strategy=ddp"
+            )
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Fix dropout by (seed, step), so that a resumed run draws what the uninterrupted one draws."""
+        torch.manual_seed(self.hparams["seed"] * 1_000_003 + self.global_step * 1_009 + self.global_rank)
+
+    def _share_of_positions(self, count: int) -> Tensor | float:
+        """Weigh a process by its label positions, so that the averaged gradient is that of the whole batch."""
+        if self.trainer.world_size == 1:
+            return 1.0
+        mine = torch.tensor(float(count), device=self.device)
+        everyones: Tensor = self.all_gather(mine)  # type: ignore[assignment]
+        return mine / everyones.mean()
+
+    def _is_log_step(self) -> bool:
+        every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
+        return (self.global_step + 1) % every == 0
+
+    def _log_training(self, values: Mapping[str, Tensor]) -> None:
+        if self._is_log_step():
+            shown = {f"train/{name}": value.detach() for name, value in values.items()}
+            self.log_dict(shown, prog_bar=True, batch_size=1)
+
+    def configure_optimizers(self) -> Any:
+        """AdamW with warm-up and cosine decay over all steps of the run."""
+        settings = self.hparams
+        trainable = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        groups = [
+            {"params": [p for p in trainable if p.ndim > 1], "weight_decay": settings["weight_decay"]},
+            {"params": [p for p in trainable if p.ndim <= 1], "weight_decay": 0.0},
+        ]
+        fused = self.trainer.precision != "16-mixed"  # there Lightning clips no gradients that a fused one unscales
+        optimizer = torch.optim.AdamW([g for g in groups if g["params"]], lr=settings["learning_rate"], fused=fused)
+        steps = int(self.trainer.estimated_stepping_batches)
+        schedule = get_cosine_schedule_with_warmup(optimizer, int(settings["warmup_ratio"] * steps), steps)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
+        """Let go of the gradients after the step, and not, as Lightning does, after the next forward pass.
+
+        So nothing of a step is left in memory when the next one begins, whose tensors have other sizes: what they leave
+        between them is what an allocator has to search for each new one.
+        """
+        super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+        optimizer.zero_grad()
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Any,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip as Lightning does, but in mixed bfloat16 with a fused optimiser, too: there is nothing to unscale."""
+        if gradient_clip_val and self.trainer.precision == "bf16-mixed":
+            by_value = gradient_clip_algorithm == "value"
+            clip = torch.nn.utils.clip_grad_value_ if by_value else torch.nn.utils.clip_grad_norm_
+            clip(self.parameters(), gradient_clip_val)
+        else:
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+
+    def _trained_names(self) -> Iterator[str]:
+        return (name for name, parameter in self.named_parameters() if parameter.requires_grad)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the trained weights only, and say what they belong to."""
+        trained = set(self._trained_names())
+        checkpoint["state_dict"] = {n: w for n, w in checkpoint["state_dict"].items() if n in trained}
+        checkpoint["stage"] = self.kind
+        checkpoint["model"] = self.model.spec
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse the weights of another stage or model.
+
+        Raises:
+            InputError: the checkpoint belongs to another stage or model, or misses weights that are trained here.
+        """
+        self._check(checkpoint, "the checkpoint")
+
+    def _check(self, checkpoint: Mapping[str, Any], source: str, needed: str | None = None) -> None:
+        stage, model = checkpoint.get("stage"), checkpoint.get("model")
+        if stage != (needed or self.kind):
+            wanted = f"I need {needed!r}" if needed else f"this is {self.kind!r}"
+            raise InputError(f"{source} holds the stage {stage!r}, but {wanted}.\n{_WHAT_TO_TYPE}")
+        if model != self.model.spec:
+            raise InputError(
+                f"{source} holds another model:\n  there {model}\n  here  {self.model.spec}\n"
+                "Compose the same model and tokenizer as that run's config.yaml, or train anew."
+            )
+        missing = [name for name in self._trained_names() if name not in checkpoint["state_dict"]]
+        if missing:
+            raise InputError(
+                f"{source} misses {len(missing)} trained weights, the first is {missing[0]}.\n{_WHAT_TO_TYPE}"
+            )
+
+    def _initialise(self, path: Path, needed: str | None = None) -> dict[str, Any]:
+        """Take the weights of a checkpoint of this stage, or of the one that is needed instead; return all of it."""
+        try:
+            checkpoint = load_weights(path)
+        except Exception as error:
+            reason = str(error).partition("\n")[0]  # torch goes on with advice to trust the file
+            raise InputError(
+                f"stage.init_from={str(path)!r} is not a checkpoint that can be read: {reason}\n{_WHAT_TO_TYPE}"
+            ) from error
+        if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
+            raise InputError(f"stage.init_from={str(path)!r} is not a checkpoint of this project.\n{_WHAT_TO_TYPE}")
+        self._check(checkpoint, f"stage.init_from={str(path)!r}", needed)
+        self.load_state_dict(checkpoint["state_dict"], strict=False)
+        return checkpoint

@@ -1,0 +1,159 @@
+import asyncio
+import json
+
+import pytest
+
+from src.gisa.agent.cost import Account, CeilingReachedError, Charge, PriceList, Step
+from src.gisa.agent.failures import RequestError
+from src.gisa.agent.policy import ChatEndpoint, ContextOverflowError, ScriptedPolicy, text_of
+from src.gisa.agent.web import Web
+from src.launch.errors import InputError
+from tests.gisa.agent.servers import completion, reply, serve
+
+PRICES = PriceList(date="2026-01-31", models={"m": {"prompt": 1, "completion": 2}})
+ASKED = [{"role": "user", "content": "Zoë?"}]
+TOOLS = [{"type": "function", "function": {"name": "search"}}]
+
+
+def ask(replies, *, tools=(), account=None, **settings):
+    """Ask an endpoint once; return its reply, the body of the first request and the step's books."""
+    seen = []
+    step = Step(account or Account("question", None))
+    call = {name: settings.pop(name) for name in ("may_call", "part") if name in settings}
+
+    async def respond(request, writer):
+        seen.append(request)
+        return replies[min(len(seen), len(replies)) - 1]
+
+    async def main():
+        async with serve(respond) as port, Web(base_delay_s=0.001) as web:
+            settings.setdefault("key_env", None)
+            endpoint = ChatEndpoint(base_url=f"http://127.0.0.1:{port}/v1/", model="m", prices=PRICES, **settings)
+            return await endpoint.reply(ASKED, tools, step, web, **call)
+
+    answer = asyncio.run(main())
+    assert all(request.path == "/v1/chat/completions" for request in seen)
+    return answer, json.loads(seen[0].body), step
+
+
+def test_a_plain_request_holds_only_what_every_server_knows():
+    answer, body, step = ask([completion("Lima")])
+    assert body == {"model": "m", "max_tokens": 8192, "messages": ASKED}
+    assert (answer.message, answer.finish_reason) == ({"role": "assistant", "content": "Lima"}, "stop")
+    # 10 tokens read at 1 USD and 5 written at 2 USD per million: 2e-5
+    assert step.charges == [Charge("chain", 10, 5, pytest.approx(2e-5))]
+
+
+def test_settings_reach_the_request():
+    _, body, step = ask(
+        [completion("x")],
+        tools=TOOLS,
+        temperature=0.0,
+        max_output_tokens=100,
+        max_tokens_field="max_completion_tokens",
+        parallel_calls=False,
+        extra_body={"thinking": {"type": "enabled"}},
+        part="extractor",
+    )
+    assert body == {
+        "model": "m",
+        "max_completion_tokens": 100,
+        "messages": ASKED,
+        "temperature": 0.0,
+        "tools": TOOLS,
+        "parallel_tool_calls": False,
+        "thinking": {"type": "enabled"},
+    }
+    assert step.charges[0].part == "extractor"
+
+
+def test_where_no_call_is_wanted_the_tools_stay_and_the_choice_is_none():
+    _, body, _ = ask([completion("x")], tools=TOOLS, may_call=False, parallel_calls=False)
+    assert (body["tools"], body["tool_choice"]) == (TOOLS, "none")
+    assert "parallel_tool_calls" not in body
+
+
+def test_calls_and_reasoning_are_kept_for_the_next_request_and_other_fields_are_not():
+    calls = [{"id": "1", "type": "function", "function": {"name": "search", "arguments": "{}"}}]
+    data = completion(
+        None, tool_calls=calls, reasoning_content="hm", reasoning_details=[{"text": "hm"}], annotations=[1]
+    )
+    answer, _, _ = ask([data])
+    assert answer.message == {
+        "role": "assistant",
+        "content": "",
+        "tool_calls": calls,
+        "reasoning_content": "hm",
+        "reasoning_details": [{"text": "hm"}],
+    }
+
+
+@pytest.mark.parametrize(
+    "body", ["{}", "[]", '{"choices": []}', '{"choices": [{"message": null}]}', '{"choices": [{}]}', "7"]
+)
+def test_a_reply_without_a_message_is_tried_again(body):
+    answer, _, step = ask([reply(body), completion("Lima")])
+    assert answer.message["content"] == "Lima"
+    assert step.failures == ["127.0.0.1: a reply without a message"]
+
+
+def test_an_error_with_status_200_counts_as_the_error_it_is():
+    answer, _, step = ask([reply('{"error": {"code": 429, "message": "busy"}}'), completion("Lima")])
+    assert answer.message["content"] == "Lima"
+    assert step.failures == ["127.0.0.1: HTTP 429: busy"]
+    with pytest.raises(RequestError, match="HTTP 401: who are you"):
+        ask([reply('{"error": {"code": 401, "message": "who are you"}}')])
+
+
+@pytest.mark.parametrize(
+    "message",
+    ["This model's maximum context length is 8192 tokens", "context_length_exceeded", "prompt is too long: 9 > 8"],
+)
+def test_a_conversation_that_is_too_long_is_told_apart_from_other_bad_requests(message):
+    with pytest.raises(ContextOverflowError):
+        ask([reply(json.dumps({"error": {"message": message}}), status="400 Bad Request")])
+    with pytest.raises(RequestError, match="HTTP 400"):
+        ask([reply('{"error": {"message": "no such field"}}', status="400 Bad Request")])
+
+
+def test_missing_usage_counts_as_no_tokens():
+    _, _, step = ask([reply(json.dumps({"choices": [{"message": {"content": "x"}}]}))])
+    assert (step.charges[0].prompt_tokens, step.charges[0].completion_tokens) == (0, 0)
+
+
+def test_no_request_is_sent_that_could_break_the_ceiling():
+    # The request is some 70 bytes and so at most as many tokens; with 8192 tokens of reply at 2 USD per million its
+    # price is at most 0.0165 USD.
+    assert ask([completion("x")], account=Account("question", 0.02))
+    with pytest.raises(CeilingReachedError):
+        ask([completion("x")], account=Account("question", 0.0163))
+
+
+def test_a_ceiling_needs_a_price():
+    async def main():
+        async with Web() as web:
+            endpoint = ChatEndpoint(base_url="http://127.0.0.1:1", model="new", prices=PRICES, key_env=None)
+            await endpoint.reply(ASKED, (), Step(Account("question", 1.0)), web)
+
+    with pytest.raises(InputError, match=r"2026-01-31 does not know 'new'.*\nAdd it:  agent\.prices\.models:  new:"):
+        asyncio.run(main())
+
+
+def test_a_missing_key_is_noticed_before_anything_is_sent(monkeypatch):
+    monkeypatch.delenv("NO_SUCH_KEY", raising=False)
+    with pytest.raises(InputError, match="export NO_SUCH_KEY="):
+        ChatEndpoint(base_url="http://127.0.0.1:1", model="m", prices=PRICES, key_env="NO_SUCH_KEY")
+
+
+def test_a_script_sees_the_conversation():
+    policy = ScriptedPolicy(lambda messages: {"content": messages[-1]["content"].upper()})
+    answer = asyncio.run(policy.reply(ASKED, (), Step(Account("question", None)), Web()))
+    assert (answer.message["content"], answer.finish_reason) == ("ZOË?", "stop")
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [("a", "a"), (None, ""), ([{"type": "text", "text": "a"}, {"type": "text", "text": "b"}, "c", {}], "ab")],
+)
+def test_the_text_of_a_message_is_found_in_all_of_its_forms(content, text):
+    assert text_of({"content": content}) == text

@@ -1,0 +1,316 @@
+import asyncio
+import gc
+import gzip
+import itertools
+import json
+import logging
+import multiprocessing
+import os
+import random
+import signal
+from collections import Counter
+
+import pytest
+
+from src.gisa.agent.cost import Charge, PriceList
+from src.gisa.agent.fetch import FetchLimits
+from src.gisa.agent.pages import DirectPages, EmbeddedPages
+from src.gisa.agent.policy import ChatEndpoint, ScriptedPolicy
+from src.gisa.agent.react import Budget, ReActAgent
+from src.gisa.agent.rollout import roll_out
+from src.gisa.agent.search import EmbeddedSearch, SerperSearch
+from src.gisa.agent.store import RunStore
+from src.gisa.agent.tools import Toolbox
+from src.gisa.agent.trajectory import Attempt
+from src.gisa.agent.web import Web
+from src.gisa.dataset.factbook.corpus import Corpus, Document
+from src.launch.errors import InputError
+from tests.gisa.agent.servers import completion, reply, serve
+
+CORPUS = Corpus([Document("https://atlas.example/peru", "<title>Peru</title><p>Capital: Lima")])
+PRICES = PriceList(date="2026-01-31", models={"m": {"prompt": 10, "completion": 10}}, search=0.001)
+OUTCOMES = {"answered", "format_error", "budget", "truncated", "refused", "infra_error"}
+
+
+def tasks(count):
+    return (Attempt(str(number), 0, f"Question {number}?", "item") for number in range(count))
+
+
+def call(name, **arguments):
+    return {"id": f"{name}", "type": "function", "function": {"name": name, "arguments": json.dumps(arguments)}}
+
+
+def say(messages, page="https://atlas.example/peru"):
+    """Search, visit, answer with the number of the question."""
+    turn = sum(message["role"] == "assistant" for message in messages)
+    number = messages[1]["content"].split()[1].rstrip("?")
+    if turn == 0:
+        return {"content": "", "tool_calls": [call("search", query="peru")]}
+    if turn == 1:
+        return {"content": "", "tool_calls": [call("visit", url=[page], goal="capital")]}
+    return {"content": f"```tsv\nNumber\n{number}\n```"}
+
+
+def agent_of(policy, **parts):
+    parts = {"search": EmbeddedSearch(CORPUS), "pages": EmbeddedPages(CORPUS), **parts}
+    return ReActAgent(policy=policy, toolbox=Toolbox(**parts), budget=Budget(max_calls=6), today="2026-01-31")
+
+
+def work(folder, count, policy=None, concurrency=8, **ceilings):
+    """Roll a scripted policy out over a folder and return the outcomes."""
+
+    async def main():
+        store = RunStore(folder, {"policy": "scripted"})
+        async with Web() as web:
+            return await roll_out(
+                agent_of(policy or ScriptedPolicy(say)), tasks(count), store, web, concurrency=concurrency, **ceilings
+            )
+
+    return asyncio.run(main())
+
+
+def predictions(folder):
+    records = RunStore(folder, {"policy": "scripted"}).records()
+    return {record["question_id"]: (record["outcome"], record["prediction"]) for record in records}
+
+
+EXPECTED = {str(n): ("answered", f"```tsv\nNumber\n{n}\n```") for n in range(100)}
+
+
+def test_every_question_is_answered_once_and_a_second_run_has_nothing_to_do(tmp_path):
+    assert work(tmp_path, 20) == {"answered": 20}
+    assert work(tmp_path, 20) == {"passed_over": 20}
+    assert predictions(tmp_path) == {name: EXPECTED[name] for name in map(str, range(20))}
+
+
+def test_no_more_episodes_are_under_way_than_allowed_and_tasks_are_read_as_needed(tmp_path):
+    under_way, most, read = set(), [], []
+
+    class Slow:
+        async def reply(self, messages, tools, step, web, **how):
+            under_way.add(messages[1]["content"])
+            most.append(len(under_way))
+            assert len(read) <= 20
+            await asyncio.sleep(0.001)
+            said = await ScriptedPolicy(say).reply(messages, tools, step, web)
+            if not said.message.get("tool_calls"):
+                under_way.remove(messages[1]["content"])
+            return said
+
+    def reading():
+        for task in tasks(12):
+            read.append(task)
+            assert len(read) - len(list((tmp_path / "episodes").glob("*.json"))) <= 3 + 1
+            yield task
+
+    async def main():
+        async with Web() as web:
+            store = RunStore(tmp_path, {})
+            return await roll_out(agent_of(Slow()), reading(), store, web, concurrency=3)
+
+    assert asyncio.run(main()) == {"answered": 12}
+    assert max(most) == 3
+
+
+def test_the_run_stops_at_its_ceiling_and_goes_on_with_a_higher_one(tmp_path):
+    class Costly(ScriptedPolicy):
+        async def reply(self, messages, tools, step, web, **how):
+            with step.account.reserve(1.0):
+                step.charge(Charge("chain", usd=1.0))
+                return await super().reply(messages, tools, step, web)
+
+    # Three calls of 1 USD a question: 7 USD last for two questions and a third of the next.
+    with pytest.raises(InputError, match=r"ceiling: 7\.0 USD, of which 7\.0000 are spent\.\n2 episodes are done"):
+        work(tmp_path, 4, Costly(say), concurrency=1, run_usd=7.0)
+    with pytest.raises(InputError, match=r"7\.0000 are spent"):
+        work(tmp_path, 4, Costly(say), concurrency=1, run_usd=7.0)
+    assert work(tmp_path, 4, Costly(say), concurrency=1, run_usd=12.0) == {"passed_over": 2, "answered": 2}
+    assert RunStore(tmp_path, {"policy": "scripted"}).spent_usd() == 12
+
+
+def test_a_questions_ceiling_ends_that_question_only(tmp_path):
+    class Costly(ScriptedPolicy):
+        async def reply(self, messages, tools, step, web, **how):
+            with step.account.reserve(3.0 if "Question 1?" in messages[1]["content"] else 1.0):
+                return await super().reply(messages, tools, step, web)
+
+    assert work(tmp_path, 4, Costly(say), question_usd=2.0) == {"answered": 3, "budget": 1}
+
+
+def test_a_defect_met_by_one_question_leaves_the_others_alone(tmp_path):
+    def defective(messages):
+        if "Question 2?" in messages[1]["content"]:
+            raise ZeroDivisionError("x")
+        return say(messages)
+
+    assert work(tmp_path, 5, ScriptedPolicy(defective)) == {"answered": 4, "infra_error": 1}
+    assert work(tmp_path, 5) == {"answered": 1, "passed_over": 4}
+
+
+def _work_slowly(folder, count, pause_s):
+    class Paced(ScriptedPolicy):
+        async def reply(self, *arguments, **settings):
+            await asyncio.sleep(pause_s)
+            return await super().reply(*arguments, **settings)
+
+    work(folder, count, Paced(say), concurrency=4)
+
+
+def test_a_run_killed_at_random_moments_ends_as_an_undisturbed_one(tmp_path):
+    """Twenty kills; every reply of the 100 questions is in the records once, and paid once."""
+    context = multiprocessing.get_context("fork")
+    randomness = random.Random(1)
+    for _ in range(20):
+        process = context.Process(target=_work_slowly, args=(tmp_path, 100, 0.002))
+        process.start()
+        process.join(randomness.uniform(0.05, 0.4))
+        if process.is_alive():
+            os.kill(process.pid, signal.SIGKILL)
+        process.join()
+    work(tmp_path, 100)
+    assert predictions(tmp_path) == EXPECTED
+    for record in RunStore(tmp_path, {"policy": "scripted"}).records():
+        keys = [step["key"] for step in record["steps"]]
+        assert keys == ["reply/0", "call/0/0", "reply/1", "call/1/0", "reply/2"]
+        assert record["spent"]["chain"]["calls"] == 3
+    assert {path.suffix for path in (tmp_path / "episodes").iterdir() if not path.name.startswith(".")} == {".json"}
+
+
+STORM = Counter()
+
+
+def _faulty(rng, good, kind):
+    """Return a good reply, or in three of ten cases one of the faults of a bad day."""
+    if rng.random() > 0.3:
+        return good
+    faults = {
+        "429": reply("slow", status="429 Slow", Retry_After="0.01"),
+        "500": reply("oops", status="500 Oops"),
+        "reset": b"",
+        "stall": None,
+        "truncated": reply(b'{"choices": [{"mess', content_type="application/json"),
+        "cut": reply(b"<p>half", Content_Length=1000),
+        "non-utf8": reply(b"\xff\xfe\xfd<p>\x80\x81"),
+    }
+    if kind == "llm":
+        faults["empty"] = completion("")
+        faults["wrong ids"] = completion(
+            "", tool_calls=[{"id": None, "function": {"name": "search", "arguments": '{"query": "peru"}'}}] * 2
+        )
+        faults["broken call"] = completion("", tool_calls=[call("search") | {"id": 7}])
+    if kind == "page":
+        faults["huge"] = reply(b"<p>x</p>" * 100_000)
+        faults["bomb"] = reply(gzip.compress(bytes(3_000_000)), Content_Encoding="gzip")
+        faults["loop"] = reply(status="302 Found", Location="/again")
+        faults["inward"] = reply(status="302 Found", Location="http://169.254.169.254/")
+    name = rng.choice(sorted(faults))
+    STORM[f"{kind} {name}"] += 1
+    return faults[name]
+
+
+def test_in_a_storm_of_faults_every_episode_ends_in_a_typed_outcome_and_none_is_lost(tmp_path, monkeypatch, caplog):
+    """LLM, search and pages fail three times in ten; what fails for good is tried again on resume, and is no answer."""
+    monkeypatch.setenv("PLANTED_KEY", "sk-planted-0123456789")
+    caplog.set_level(logging.DEBUG)
+    STORM.clear()
+    rng = random.Random(2)
+
+    async def stalling(data):
+        if data is None:
+            await asyncio.sleep(30)
+        return data
+
+    async def llm(request, writer):
+        messages = json.loads(request.body)["messages"]
+        said = say(messages, page=page_url)
+        good = completion(said["content"], **{key: value for key, value in said.items() if key != "content"})
+        if rng.random() < 0.02:
+            return reply(f"wrong key {request.headers['authorization']}", status="401 Who")
+        return await stalling(_faulty(rng, good, "llm"))
+
+    async def searching(request, writer):
+        hit = {"title": "Peru", "link": page_url, "snippet": request.headers["x-api-key"]}
+        return await stalling(_faulty(rng, reply(json.dumps({"organic": [hit]})), "search"))
+
+    async def page(request, writer):
+        return await stalling(_faulty(rng, reply("<p>Capital: Lima"), "page"))
+
+    async def main():
+        nonlocal page_url
+        async with serve(llm) as llm_port, serve(searching) as search_port, serve(page) as page_port:
+            page_url = f"http://127.0.0.1:{page_port}/"
+            limits = FetchLimits(wire_bytes=500_000, decoded_bytes=1_000_000, total_s=0.5)
+            settings = {"base_delay_s": 0.001, "max_delay_s": 1.0, "attempts": 3, "limits": limits}
+            endpoint = ChatEndpoint(
+                base_url=f"http://127.0.0.1:{llm_port}", model="m", prices=PRICES, key_env="PLANTED_KEY", timeout_s=0.5
+            )
+            search = SerperSearch(
+                prices=PRICES, key_env="PLANTED_KEY", url=f"http://127.0.0.1:{search_port}/", timeout_s=0.5
+            )
+            agent = agent_of(endpoint, search=search, pages=DirectPages())
+            store = RunStore(tmp_path, {"policy": "scripted"})
+            totals = []
+            async with Web(**settings, test_only_loopback_ports=[page_port]) as web:
+                for _ in range(6):
+                    totals.append(
+                        await roll_out(agent, tasks(60), store, web, concurrency=16, question_usd=5.0, run_usd=100.0)
+                    )
+            return store, totals
+
+    page_url = ""
+    store, totals = asyncio.run(main())
+    records = list(store.records())
+    assert len(records) == 60
+    assert all(total.keys() <= OUTCOMES | {"passed_over"} and total.total() == 60 for total in totals)
+    assert totals[0]["infra_error"] > 0
+    outcomes = Counter(record["outcome"] for record in records)
+    assert outcomes["infra_error"] < totals[0]["infra_error"]
+    for record in records:
+        if record["outcome"] == "answered":
+            assert record["prediction"] == EXPECTED[record["question_id"]][1]
+        if record["outcome"] == "infra_error":
+            assert record["prediction"] == ""
+            assert record["reason"]
+    assert outcomes.keys() <= {"answered", "format_error", "infra_error"}
+    assert store.spent_usd() < 100
+    assert len(STORM) >= 20
+    written = caplog.text.encode() + b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
+    assert b"[key]" in written
+    assert b"planted" not in written
+
+
+def test_more_questions_take_no_more_memory(tmp_path):
+    """What is left after garbage collection; a record is 2 kB. A leak grows in every stretch, a cache in one."""
+    import tracemalloc
+
+    held = []
+
+    def measured():
+        for task in tasks(310):
+            if int(task.question_id) % 100 == 9:
+                gc.collect()
+                held.append(tracemalloc.get_traced_memory()[0])
+            yield task
+
+    async def main():
+        async with Web() as web:
+            store = RunStore(tmp_path, {})
+            return await roll_out(agent_of(ScriptedPolicy(say)), measured(), store, web, concurrency=4)
+
+    tracemalloc.start()
+    assert asyncio.run(main()) == {"answered": 310}
+    tracemalloc.stop()
+    assert len(held) == 4
+    assert min(after - before for before, after in itertools.pairwise(held)) < 30_000
+
+
+def test_two_processes_share_a_run(tmp_path):
+    context = multiprocessing.get_context("fork")
+    processes = [context.Process(target=_work_slowly, args=(tmp_path, 40, 0.001)) for _ in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert predictions(tmp_path) == {name: EXPECTED[name] for name in map(str, range(40))}
+    opened = [record["opened"] for record in RunStore(tmp_path, {"policy": "scripted"}).records()]
+    assert all(len(times) == 1 for times in opened)

@@ -1,0 +1,256 @@
+import asyncio
+import gzip
+import json
+import time
+from base64 import b64encode, urlsafe_b64encode
+from urllib.parse import quote, quote_plus
+
+import pytest
+
+from src.gisa.agent.cost import Account, Step
+from src.gisa.agent.failures import RequestError
+from src.gisa.agent.web import Gate, Key, Web
+from src.launch.errors import InputError
+from tests.gisa.agent.servers import reply, serve
+
+NO_KEY = Key(None)
+OK = reply(json.dumps({"value": 7}), content_type="application/json")
+
+
+def new_step():
+    return Step(Account("question", None))
+
+
+def call_service(replies, *, key=NO_KEY, parse=lambda found: found["value"], timeout_s=20.0, step=None, **settings):
+    """Call a service that gives one reply after the other; return the result and the requests it saw."""
+    seen = []
+
+    async def respond(request, writer):
+        seen.append(request)
+        data = replies[min(len(seen), len(replies)) - 1]
+        if data is None:
+            await asyncio.Event().wait()
+        return data
+
+    async def main():
+        settings.setdefault("base_delay_s", 0.001)
+        async with serve(respond) as port, Web(**settings) as web:
+            return await web.call(
+                f"http://127.0.0.1:{port}/v1",
+                parse,
+                step or new_step(),
+                body={"q": "Zoë"},
+                key=key,
+                timeout_s=timeout_s,
+            )
+
+    return asyncio.run(main()), seen
+
+
+def failure(replies, **settings):
+    with pytest.raises(RequestError) as caught:
+        call_service(replies, **settings)
+    return caught.value
+
+
+def test_a_request_is_posted_as_json_and_its_reply_parsed():
+    result, (request,) = call_service([OK])
+    assert result == 7
+    assert (request.method, request.path, json.loads(request.body)) == ("POST", "/v1", {"q": "Zoë"})
+
+
+def test_a_compressed_reply_is_read():
+    packed = reply(gzip.compress(b'{"value": 8}'), content_type="application/json", Content_Encoding="gzip")
+    assert call_service([packed])[0] == 8
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        reply(status="408 Timeout"),
+        reply(status="409 Conflict"),
+        reply(status="429 Slow"),
+        reply(status="500 Oops"),
+        reply(status="503 Busy"),
+        b"",
+        b"nonsense\r\n\r\n",
+        reply(b'{"val', Content_Length=100),
+        reply('{"value": '),
+        reply("[]"),
+        reply('{"other": 1}'),
+        reply("[" * 100_000),
+        reply(b"\x1f\x8bx", Content_Encoding="gzip"),
+    ],
+)
+def test_what_may_pass_is_tried_again(first):
+    def parse(found):
+        if not isinstance(found, dict) or "value" not in found:
+            raise RequestError("unreadable", "no value", retryable=True)
+        return found["value"]
+
+    step = new_step()
+    result, seen = call_service([first, OK], parse=parse, step=step)
+    assert (result, len(seen), len(step.failures)) == (7, 2, 1)
+    assert step.failures[0].startswith("127.0.0.1: ")
+
+
+@pytest.mark.parametrize("status", ["400 Bad", "401 Who", "403 No", "404 Where", "413 Long", "422 What"])
+def test_what_will_not_pass_is_tried_once(status):
+    step = new_step()
+    error = failure([reply("the   reason", status=status), OK], step=step)
+    assert str(error) == f"HTTP {status[:3]}: the reason"
+    assert len(step.failures) == 1
+
+
+def test_a_stalled_request_is_given_up_and_tried_again():
+    assert call_service([None, OK], timeout_s=0.3)[0] == 7
+
+
+def test_after_the_last_attempt_the_failure_is_raised_with_its_history():
+    step = new_step()
+    error = failure([b"", reply(status="503 Busy"), reply(status="500 Oops")], attempts=3, step=step)
+    assert error.status == 500
+    assert [text.partition(": ")[2][:8] for text in step.failures] == ["no conne", "HTTP 503", "HTTP 500"]
+
+
+def test_a_wait_that_the_server_asks_for_is_kept():
+    began = time.monotonic()
+    call_service([reply(status="429 Slow", Retry_After="0.2"), OK])
+    assert time.monotonic() - began >= 0.2
+
+
+def test_a_longer_wait_than_allowed_ends_the_request():
+    error = failure([reply(status="429 Slow", Retry_After="3600"), OK], max_delay_s=1.0)
+    assert (error.status, error.retry_after_s) == (429, 3600)
+
+
+def test_a_redirect_of_a_service_is_not_followed_as_the_key_is_for_one_host():
+    assert failure([reply(status="302 Found", Location="http://127.0.0.1:1/")]).status == 302
+
+
+def test_a_key_is_sent_in_its_header_and_taken_out_of_everything_that_comes_back(monkeypatch):
+    monkeypatch.setenv("PLANTED_KEY", "sk-planted-123\n")
+    key = Key("PLANTED_KEY", header="X-API-KEY", prefix="")
+    echo = reply('{"value": "you sent sk-planted-123"}')
+    result, (request,) = call_service([echo], key=key)
+    assert request.headers["x-api-key"] == "sk-planted-123"
+    assert result == "you sent [key]"
+    step = new_step()
+    error = failure([reply("wrong key sk-planted-123", status="401 Who")], key=key, step=step)
+    assert str(error) == "HTTP 401: wrong key [key]"
+    assert "sk-planted" not in repr(vars(key)) + repr(step)
+
+
+SLY_KEY = "sk-a/b+C d%0123"
+
+
+@pytest.mark.parametrize(
+    "echo",
+    [
+        SLY_KEY.upper(),
+        quote(SLY_KEY, safe=""),
+        quote_plus(SLY_KEY),
+        "".join(f"\\u{ord(letter):04x}" for letter in SLY_KEY),
+        SLY_KEY.replace("/", "\\/"),
+        *(
+            b64encode(f"{before}{SLY_KEY}{after}".encode()).decode()
+            for before in ("", "x", "xy")
+            for after in ("", ":")
+        ),
+        urlsafe_b64encode(f"Authorization: Bearer {SLY_KEY}".encode()).decode(),
+    ],
+)
+def test_a_key_is_taken_out_in_every_encoding_in_which_it_comes_back(monkeypatch, echo):
+    monkeypatch.setenv("PLANTED_KEY", SLY_KEY)
+    key = Key("PLANTED_KEY")
+    result, _ = call_service([reply(f'{{"value": "you sent {echo}."}}')], key=key)
+    error = failure([reply(f"wrong key {echo}.", status="401 Who")], key=key)
+    for text in (result, str(error).removeprefix("HTTP 401: ")):
+        assert "[key]" in text
+        assert len(text) < 50  # "Authorization: Bearer " in base64 is 28 characters
+
+
+@pytest.mark.parametrize("value", ["", "  ", "a\nb", "schlüssel"])
+def test_a_key_that_is_missing_or_unusable_is_named_without_its_value(monkeypatch, value):
+    monkeypatch.setenv("SOME_KEY", value)
+    with pytest.raises(InputError, match=r"SOME_KEY holds no API key\.\nSet it:  export SOME_KEY=<your key>") as caught:
+        Key("SOME_KEY")
+    assert "schl" not in str(caught.value)
+
+
+def test_pages_are_fetched_safely_and_tried_again():
+    answers = iter([reply(status="503 Busy"), reply("<p>page</p>")])
+
+    async def respond(request, writer):
+        return next(answers)
+
+    async def main():
+        async with serve(respond) as port, Web(base_delay_s=0.001, test_only_loopback_ports=[port]) as web:
+            step = new_step()
+            page = await web.page(f"http://127.0.0.1:{port}/", step)
+            with pytest.raises(RequestError, match="only 80 and 443"):
+                await web.page(f"http://127.0.0.1:{port + 1 if port < 65535 else 1}/", step)
+            return page.text, step.failures, web._gates
+
+    assert asyncio.run(main()) == ("<p>page</p>", ["127.0.0.1: HTTP 503"], {})
+
+
+def test_no_more_requests_are_under_way_to_a_host_than_allowed():
+    under_way, most = 0, 0
+
+    async def respond(request, writer):
+        nonlocal under_way, most
+        under_way += 1
+        most = max(most, under_way)
+        await asyncio.sleep(0.01)
+        under_way -= 1
+        return OK
+
+    async def main():
+        async with serve(respond) as port, Web(concurrency_per_host=3) as web:
+            url = f"http://127.0.0.1:{port}/"
+            one = lambda: web.call(url, lambda found: found, new_step(), body={}, key=NO_KEY, timeout_s=20)  # noqa: E731
+            await asyncio.gather(*(one() for _ in range(12)))
+
+    asyncio.run(main())
+    assert most == 3
+
+
+def test_a_refusal_halves_the_limit_once_for_all_requests_under_way_and_successes_restore_it():
+    async def main():
+        gate = Gate(8)
+        began = time.monotonic()
+        gate.slow_down(began, 0.0)
+        assert gate.limit == 4
+        gate.slow_down(began, 0.0)  # was under way together with the first
+        assert gate.limit == 4
+        gate.slow_down(time.monotonic(), 0.0)
+        assert gate.limit == 2
+        # 2 -> 2.5 -> 2.9 -> 3.245: two to three successes add one.
+        for _ in range(3):
+            gate.succeeded()
+        assert gate.limit == pytest.approx(2 + 1 / 2 + 1 / 2.5 + 1 / 2.9)
+        for _ in range(100):
+            gate.succeeded()
+        assert gate.limit == 8
+        assert gate.is_idle
+
+    asyncio.run(main())
+
+
+def test_a_gate_lets_none_through_before_the_wait_is_over_and_then_all():
+    async def main():
+        gate, passed = Gate(2), []
+
+        async def enter(number):
+            async with gate:
+                passed.append(time.monotonic())
+
+        began = time.monotonic()
+        gate.slow_down(began, 0.1)
+        await asyncio.gather(*(enter(number) for number in range(5)))
+        return passed, began
+
+    passed, began = asyncio.run(main())
+    assert len(passed) == 5
+    assert min(passed) - began >= 0.1

@@ -1,0 +1,260 @@
+"""GRPO for the agent on a small real model: tokens, loss and gradients by hand, rewards, what is refused."""
+
+import copy
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from src.gisa.batches.questions import GradedQuestion
+from src.gisa.dataset.gisa import Question
+from src.gisa.metrics.process import StepValue, Weights, potentials, rewards, shaping
+from src.gisa.stage.grpo import GrpoStage, as_batch
+from src.launch.errors import InputError
+from src.losses.preference import group_advantages
+from src.model.causal_lm import from_pretrained
+from tests.gisa.chat_models import PLAIN, write_folder
+
+# Two questions with two episodes each. The second turn of the first episode reads on behind the first turn; that of the
+# second has only understood a part of it (7 is missing), so a new sequence begins there. The last one has no turn.
+EPISODES = [
+    [([1, 2, 3], [4, 5]), ([1, 2, 3, 4, 5, 6], [7])],
+    [([1, 2, 3], [6, 7]), ([1, 2, 3, 6, 8, 9], [5, 4])],
+    [([9, 8], [7, 6, 5])],
+    [],
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return str(write_folder(tmp_path_factory.mktemp("model"), PLAIN))
+
+
+def stage(folder, rank=2, temperature=1.0, **changes):
+    lora = None if rank is None else {"rank": rank, "alpha": 4, "dropout": 0.0}
+    model = from_pretrained((), name=folder, dtype="float32", gradient_checkpointing=False, lora=lora, seed=1)
+    settings = {
+        "seed": 1, "learning_rate": 1e-2, "weight_decay": 0.0, "warmup_ratio": 0.0, "group_size": 2,
+        "process_weight": 0.2, "kl_weight": 0.0, **changes,
+    }  # fmt: skip
+    policy = SimpleNamespace(temperature=temperature, learnt=None, listener=None)
+    return GrpoStage(model=model, rollout=None, policy=policy, **settings)
+
+
+def moved(module):
+    """Adapters begin as 0, where policy and reference are one; move them away."""
+    with torch.no_grad():
+        for name, weight in module.named_parameters():
+            if "lora_B" in name:
+                weight.copy_(0.3 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(1)))
+    return module
+
+
+def log_p(module, read, written, temperature=1.0):
+    """Log-probability of each written token, by itself."""
+    logits = module.model.network(torch.tensor([[*read, *written]])).logits[0] / temperature
+    return [logits[len(read) - 1 + at].log_softmax(-1)[token] for at, token in enumerate(written)]
+
+
+def loss_by_hand(module, advantages, kl_weight, temperature=1.0):
+    """The formula, one token at a time; an episode without tokens adds its advantage, which no weight moves."""
+    total = 0.0
+    for turns, advantage in zip(EPISODES, advantages.flatten(), strict=True):
+        tokens = []
+        for read, written in turns:
+            with torch.no_grad(), module.model.network.disable_adapter():
+                reference = log_p(module, read, written, temperature)
+            for lp, lr in zip(log_p(module, read, written, temperature), reference, strict=True):
+                gap = lr - lp
+                tokens.append(-torch.exp(lp - lp.detach()) * advantage + kl_weight * (torch.exp(gap) - gap - 1))
+        total = total + (sum(tokens) / len(tokens) if tokens else -advantage) / len(EPISODES)
+    return total
+
+
+@pytest.mark.parametrize(("kl_weight", "temperature"), [(0.0, 1.0), (0.5, 1.0), (0.5, 0.7)])
+def test_loss_and_gradients_are_those_of_the_formula(folder, kl_weight, temperature):
+    module = moved(stage(folder, kl_weight=kl_weight, temperature=temperature))
+    advantages = torch.tensor([[1.0, -0.5], [0.25, 2.0]])
+    loss, gap = module._loss(EPISODES, advantages)
+    loss.backward()
+    found = {name: one.grad.clone() for name, one in module.named_parameters() if one.grad is not None}
+    module.zero_grad()
+    expected = loss_by_hand(module, advantages, kl_weight, temperature)
+    expected.backward()
+    torch.testing.assert_close(loss.detach(), expected.detach())
+    assert found
+    for name, one in module.named_parameters():
+        if one.requires_grad:
+            torch.testing.assert_close(found[name], one.grad, rtol=1e-4, atol=1e-6)
+    assert (gap is None) == (kl_weight == 0)
+
+
+def test_every_written_token_is_a_label_once_behind_what_it_was_written_behind():
+    """The sequences are 1 2 3 4 5 6 7, then 1 2 3 6 7 and 1 2 3 6 8 9 5 4, then 9 8 7 6 5."""
+    batch = as_batch(EPISODES, pad_token_id=0)
+    labels = sorted(zip(batch["owner"].tolist(), batch["target"].tolist(), strict=True))
+    assert labels == [(0, 4), (0, 5), (0, 7), (1, 4), (1, 5), (1, 6), (1, 7), (2, 5), (2, 6), (2, 7)]
+    assert int((batch["attention_mask"] > 0).sum()) == 7 + 5 + 8 + 5
+
+
+def test_states_that_predict_what_was_only_read_get_no_gradient(folder):
+    module = moved(stage(folder))
+    states = []
+
+    def keep(_, __, output):
+        output.last_hidden_state.retain_grad()
+        states.append(output.last_hidden_state)
+
+    handle = module.model.decoder.register_forward_hook(keep)
+    module._loss(EPISODES, torch.tensor([[1.0, -0.5], [0.25, 2.0]]))[0].backward()
+    handle.remove()
+    rows = as_batch(EPISODES, pad_token_id=0)["rows"]
+    assert torch.equal(states[0].grad.abs().sum(2) > 0, rows)
+    assert int(rows.sum()) == 3 + 4 + 3
+
+
+def test_equal_rewards_in_every_group_give_no_gradient(folder):
+    module = moved(stage(folder))
+    loss, _ = module._loss(EPISODES, group_advantages(torch.tensor([[1.0, 1.0], [0.2, 0.2]])))
+    loss.backward()
+    assert loss == 0
+    assert all(one.grad is None or not one.grad.any() for one in module.parameters())
+
+
+@torch.no_grad()
+def written_log_p(module):
+    return [sum(map(float, log_p(module, *EPISODES[at][0]))) for at in (0, 1)]
+
+
+def test_a_step_makes_what_was_rewarded_likelier_and_the_other_less_likely(folder):
+    module = stage(folder)
+    before = written_log_p(module)
+    optimiser = torch.optim.SGD([one for one in module.parameters() if one.requires_grad], lr=0.05)
+    one_turn = [[turns[0]] for turns in EPISODES[:2]]
+    module._loss(one_turn, group_advantages(torch.tensor([[1.0, 0.0]])))[0].backward()
+    optimiser.step()
+    after = written_log_p(module)
+    assert after[0] > before[0]
+    assert after[1] < before[1]
+
+
+ASKED = GradedQuestion(
+    Question("1", "Where?", "item", "stable", "x"), b"Lima\n", ("Lima",), ("https://a.example/peru",)
+)
+
+
+def record(answer, *calls, outcome="answered", **counts):
+    steps = [{"key": f"call/{at}/0", "value": one} for at, one in enumerate(calls)]
+    return {
+        "question_id": "1", "outcome": outcome, "prediction": f"```tsv\nCity\n{answer}\n```", "steps": steps,
+        "counts": {"calls": len(calls), "skipped_calls": 0, "invalid_calls": 0, **counts}, "spent": {},
+    }  # fmt: skip
+
+
+SEARCH = {"content": "Peru", "query": "peru capital"}
+VISIT = {"content": "Capital: Lima", "urls": ["https://a.example/peru"]}
+
+
+def test_the_reward_is_exact_match_and_what_the_steps_brought(folder):
+    """A new query 0.02, a human's page 0.2, all cells 0.5, two steps at 0.02: 0.68."""
+    module = stage(folder)
+    records = [record("Lima", SEARCH, VISIT), record("Cuzco", SEARCH, VISIT)]
+    outcome, process = module._judge([ASKED], records)
+    assert outcome.tolist() == [1, 0]
+    assert process.tolist() == pytest.approx([0.68, 0.68])
+    outcome, process = module._judge([ASKED], [record("Lima"), record("Lima", SEARCH, outcome="budget")])
+    assert outcome.tolist() == [1, 0]  # told to answer and called a tool instead
+    assert process.tolist() == pytest.approx([0, 0])
+    assert module._judge([ASKED], [record("Lima"), record("Cuzco")])[1].dtype == torch.float32  # no step at all
+
+
+class Rollouts:
+    """Stands in for the agent: gives records, and tells the stage of the turns behind them."""
+
+    def __init__(self, records):
+        self.records = records
+        self.asked = []
+
+    def attempt(self, tasks):
+        self.asked += [(task.question_id, task.sample) for task in tasks]
+        for task, turns in zip(tasks, EPISODES, strict=False):
+            for number, (read, written) in enumerate(turns):
+                self.listener(f"{task.question_id}.{task.sample}/reply/{number}", read, written)
+        return self.records
+
+
+def step(module, records):
+    """A training step; return its loss and what was logged."""
+    logged = {}
+    module.rollout = Rollouts(records)
+    module.rollout.listener = module._listen
+    module._log_training = logged.update
+    module._share_of_positions = lambda count: 1.0
+    module._trainer = SimpleNamespace(datamodule=SimpleNamespace(questions=[ASKED]), global_step=3)
+    module._fabric = None
+    return module.training_step(torch.tensor([0]), 0), logged
+
+
+@pytest.fixture
+def trained(folder, monkeypatch):
+    monkeypatch.setattr(GrpoStage, "trainer", property(lambda self: self._trainer))
+    monkeypatch.setattr(GrpoStage, "global_step", property(lambda self: 3))
+    return moved(stage(folder, process_weight=0.0))
+
+
+def test_without_process_weight_a_step_is_that_of_the_outcome_alone(trained):
+    records = [record("Lima", SEARCH), record("Cuzco", SEARCH, VISIT, invalid_calls=2)]
+    loss, logged = step(trained, records)
+    expected, _ = trained._loss(EPISODES[:2], group_advantages(torch.tensor([[1.0, 0.0]])))
+    torch.testing.assert_close(loss, expected)
+    assert trained.rollout.asked == [("1", 8), ("1", 9)]  # step 3 after that of samples 6 and 7; 0 and 1 validate
+    # Three of five calls are well-formed, an episode makes 1.5 of these; both ended with an answer.
+    values = {name: float(one.detach()) for name, one in logged.items()}
+    assert values["reward"] == values["em"] == 0.5
+    assert values["valid_calls"] == pytest.approx(3 / 5)
+    assert (values["calls"], values["answered"], values["mixed_groups"]) == (1.5, 1, 1)
+
+
+def test_with_it_wrong_answers_are_compared_by_their_steps(folder, trained):
+    records = [record("Cuzco", SEARCH), record("Cuzco", SEARCH, VISIT)]
+    alone, _ = step(trained, records)
+    assert alone == 0
+    trained.hparams["process_weight"] = 0.5
+    loss, _ = step(trained, records)
+    expected, _ = trained._loss(EPISODES[:2], group_advantages(torch.tensor([[0.0, 0.5 * 0.68]])))
+    torch.testing.assert_close(loss, expected)
+
+
+def test_shaping_by_a_potential_adds_nothing_to_what_an_episode_is_worth():
+    """Which is why it is not part of the reward: over all actions, the answer's included, it sums to 0."""
+    values = [StepValue(0.5, 0.0, 1.0), StepValue(0.25, 1.0, 0.0)]
+    weights = Weights()
+    plain = sum(rewards(values, weights))
+    assert plain + sum(shaping(potentials(values, weights))) == pytest.approx(plain)
+
+
+def test_an_episode_that_failed_is_no_wrong_answer(trained):
+    failed = record("", outcome="infra_error") | {"reason": "no end within 5 s"}
+    with pytest.raises(InputError, match="1 of 2 episodes failed for reasons of infrastructure.*\n.*resume="):
+        step(trained, [record("Lima", SEARCH), failed])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"group_size": 1}, "stage.group_size=1: I need at least 2 episodes to compare"),
+        ({"process_weight": -1.0}, "stage.process_weight=-1.0: I need a number of at least 0"),
+        ({"kl_weight": -0.1}, "stage.kl_weight=-0.1: I need"),
+        ({"kl_weight": 0.1, "rank": None}, "stage.kl_weight=0.1 needs adapters"),
+        ({"temperature": 0.0}, "agent.policy.temperature=0: all episodes of a group would be the same"),
+    ],
+)  # fmt: skip
+def test_settings_that_teach_nothing_are_refused(folder, changes, message):
+    with pytest.raises(InputError, match=message):
+        stage(folder, **changes)
+
+
+def test_without_adapters_every_weight_learns(folder):
+    module = stage(folder, rank=None)
+    module._loss(copy.deepcopy(EPISODES), torch.tensor([[1.0, -0.5], [0.25, 2.0]]))[0].backward()
+    assert all(one.grad is not None for name, one in module.named_parameters() if "layers" in name)

@@ -1,0 +1,61 @@
+"""Ranks from the scores of all items, worked by hand."""
+
+import numpy as np
+import pytest
+import torch
+
+from src.ilrec.evaluator.full_ranking import FullRankingEvaluator
+from src.ilrec.model.sequence_model import SequenceModel
+from src.ilrec.tokenizer.item_tokens import ItemTokens
+from src.launch.errors import InputError
+
+ITEMS = ItemTokens.from_codes(np.arange(4)[:, None], [range(4)], {})
+
+
+class LastItem(SequenceModel):
+    """The state is the last item's embedding: a table of similarities, worked by hand."""
+
+    def __init__(self):
+        super().__init__(ITEMS.vocabulary, hidden_size=2, max_history=9)
+        self.item_embedding.weight.data = torch.tensor([[1.0, 0.0], [2.0, 1.0], [3.0, 0.0], [2.0, 0.0]])
+
+    def forward(self, items):
+        return self.item_embedding(items)
+
+
+def ranks(history, target, exclude_history=False):
+    evaluator = FullRankingEvaluator(ITEMS, exclude_history="both", cutoffs=[1])
+    batch = {
+        "input_ids": torch.tensor([[0, *history]]),
+        "attention_mask": torch.tensor([[0] + [1] * len(history)]),
+        "history": torch.tensor([[*history, -1, -1]]),
+        "target": torch.tensor([target]),
+    }
+    return evaluator.rank(LastItem(), batch, exclude_history=exclude_history).tolist()
+
+
+def test_higher_scores_come_first_and_equal_ones_by_item():
+    # After item 0 (1, 0) the items score 1, 2, 3, 2: order 2, 1, 3, 0.
+    assert [ranks([0], target) for target in range(4)] == [[4], [2], [1], [3]]
+
+
+def test_items_of_the_history_step_aside_if_wanted():
+    # The same scores after the history 2, 1, 0 leave only item 3, and it comes first; without exclusion it is third.
+    assert ranks([2, 1, 0], 3, exclude_history=True) == [1]
+    assert ranks([2, 1, 0], 3) == [3]
+
+
+def test_a_target_that_the_history_excludes_is_not_found():
+    assert np.isnan(ranks([1, 0], 1, exclude_history=True)).all()
+    assert ranks([1, 0], 1) == [2]
+
+
+def test_padding_excludes_nobody():
+    # History 2 alone, padded: item 0 must stay. After item 2 (3, 0): 3, 6, 9, 6; without item 2 the order is 1, 3, 0.
+    assert ranks([2], 0, exclude_history=True) == [3]
+
+
+def test_semantic_ids_are_refused():
+    items = ItemTokens.from_codes(np.array([[0, 0], [1, 0]]), [range(2), range(1)], {})
+    with pytest.raises(InputError, match=r"each has 2 tokens.\nType:  tokenizer=item_ids"):
+        FullRankingEvaluator(items, exclude_history=False, cutoffs=[10])

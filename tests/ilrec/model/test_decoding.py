@@ -1,0 +1,204 @@
+"""Constrained beam search against scoring every item one by one, and against transformers' own generate."""
+
+import numpy as np
+import pytest
+import torch
+
+from src.ilrec.model.decoding import decode_items, greedy_leaves
+from src.ilrec.model.trie import TokenTrie
+from src.ilrec.tokenizer.title import UnwrittenTitles
+from src.model.causal_lm import from_scratch
+
+VOCABULARY = [f"<{letter}_{code}>" for letter in "abc" for code in range(4)]
+
+
+def sharp_model(vocabulary):
+    built = from_scratch(
+        vocabulary,
+        hidden_size=16,
+        intermediate_size=32,
+        num_layers=2,
+        num_heads=2,
+        dropout=0.0,
+        max_length=64,
+        seed=3,
+    )
+    with torch.no_grad():  # sharpen the random model, so that items differ clearly
+        for parameter in built.parameters():
+            parameter.mul_(3)
+    return built.eval()
+
+
+@pytest.fixture(scope="module")
+def model():
+    return sharp_model(VOCABULARY)
+
+
+def catalogue(count, seed=0):
+    rng = np.random.default_rng(seed)
+    codes = np.stack(np.unravel_index(rng.permutation(64)[:count], (4, 4, 4)), axis=1)
+    return torch.from_numpy(codes + np.array([0, 4, 8]))
+
+
+def prompts(model, lengths, seed=0):
+    """Prompts of different lengths, padded on the left."""
+    generator = torch.Generator().manual_seed(seed)
+    width = max(lengths)
+    ids = torch.full((len(lengths), width), model.tokenizer.pad_token_id)
+    mask = torch.zeros_like(ids)
+    for row, length in enumerate(lengths):
+        ids[row, width - length :] = torch.randint(0, 250, (length,), generator=generator)
+        mask[row, width - length :] = 1
+    return ids, mask
+
+
+@torch.no_grad()
+def score_of(model, prompt, tokens):
+    """Log-probability of an item's tokens after an unpadded prompt: one plain forward pass, no cache."""
+    ids = torch.cat([prompt, model.item_token_ids[tokens]])[None]
+    log_p = model.causal_network(ids).logits[0].float().log_softmax(-1)
+    return sum(float(log_p[len(prompt) - 1 + i, ids[0, len(prompt) + i]]) for i in range(len(tokens)))
+
+
+def exhaustive(model, prompt, sequences, excluded=()):
+    scores = {item: score_of(model, prompt, row) for item, row in enumerate(sequences) if item not in excluded}
+    return sorted(scores.items(), key=lambda pair: (-pair[1], pair[0]))
+
+
+@pytest.mark.parametrize("excluded", [False, True])
+def test_with_as_many_beams_as_items_the_order_is_that_of_scoring_every_item(model, excluded):
+    sequences = catalogue(30)
+    trie = TokenTrie.build(sequences, vocabulary_size=12)
+    ids, mask = prompts(model, [7, 3, 5])
+    history = torch.tensor([[0, 5, 5, 9], [1, -1, -1, -1], [-1, -1, -1, -1]]) if excluded else None
+    found = decode_items(model, trie, ids, mask, num_beams=30, excluded=history)
+    for row in range(3):
+        gone = set(history[row].tolist()) - {-1} if excluded else set()
+        expected = exhaustive(model, ids[row][mask[row] == 1], sequences, gone)
+        finite = found.score[row].isfinite()
+        assert trie.items[trie.first_item[found.leaf[row][finite]]].tolist() == [item for item, _ in expected]
+        np.testing.assert_allclose(found.score[row][finite], [score for _, score in expected], rtol=1e-4, atol=1e-4)
+
+
+def test_every_decoded_item_is_real_and_none_appears_twice(model):
+    sequences = catalogue(40, seed=1)
+    trie = TokenTrie.build(sequences, vocabulary_size=12)
+    ids, mask = prompts(model, [4, 9, 2, 6])
+    found = decode_items(model, trie, ids, mask, num_beams=10)
+    for row in found.leaf.tolist():
+        assert len(set(row)) == 10
+        assert set(row) <= set(trie.leaf.tolist())
+
+
+def test_sequences_of_different_length_are_ranked_together(model):
+    # Token 11 ends every sequence, so that none is the beginning of another, as titles do with the end-of-text token.
+    sequences = torch.tensor([[0, 11, -1, -1], [0, 1, 11, -1], [2, 1, 3, 11], [3, 11, -1, -1]])
+    trie = TokenTrie.build(sequences, vocabulary_size=12)
+    ids, mask = prompts(model, [5, 2])
+    found = decode_items(model, trie, ids, mask, num_beams=4)
+    for row in range(2):
+        expected = exhaustive(model, ids[row][mask[row] == 1], [s[s >= 0] for s in sequences])
+        assert trie.items[trie.first_item[found.leaf[row]]].tolist() == [item for item, _ in expected]
+        np.testing.assert_allclose(found.score[row], [score for _, score in expected], rtol=1e-4, atol=1e-4)
+
+
+def titles():
+    """Long common beginnings, one title within another, different lengths, and one title twice."""
+    numbers = ["", " 2", " 3", " II", " III"]
+    series = [f"{name}{number}" for name in ("The Godfather", "The Godson", "Alien", "Aliens") for number in numbers]
+    return [*series, "A", "Alien"]
+
+
+@pytest.mark.parametrize("excluded", [(), (0, 10, 20)])
+def test_titles_are_ranked_as_scoring_every_title_ranks_them(excluded):
+    model = sharp_model([])
+    rows = torch.from_numpy(UnwrittenTitles(titles(), max_tokens=30).written_for(model).tokens)
+    trie = TokenTrie.build(rows, vocabulary_size=len(model.item_token_ids))
+    ids, mask = prompts(model, [6, 3])
+    history = torch.tensor([excluded, excluded]) if excluded else None
+    found = decode_items(model, trie, ids, mask, num_beams=30, excluded=history)
+    for row in range(2):
+        scores = exhaustive(model, ids[row][mask[row] == 1], [tokens[tokens >= 0] for tokens in rows], excluded)
+        # Item 21 is item 10's twin: one leaf, whose lowest item is listed, and which stays when that is excluded.
+        expected = [(10 if item == 21 else item, score) for item, score in scores if item != 21 or 10 in excluded]
+        kept = found.score[row].isfinite()
+        assert trie.items[trie.first_item[found.leaf[row][kept]]].tolist() == [item for item, _ in expected]
+        np.testing.assert_allclose(found.score[row][kept], [score for _, score in expected], rtol=1e-4, atol=1e-4)
+
+
+def test_greedy_answers_are_titles_that_follow_the_likeliest_legal_token():
+    model = sharp_model([])
+    rows = torch.from_numpy(UnwrittenTitles(titles(), max_tokens=30).written_for(model).tokens)
+    trie = TokenTrie.build(rows, vocabulary_size=len(model.item_token_ids))
+    ids, mask = prompts(model, [6, 6])
+    leaves = greedy_leaves(model, trie, ids, mask, torch.tensor([5, 11]))
+    for row in range(2):
+        node, written = 0, ids[row]
+        while trie.first_child[node] < trie.first_child[node + 1]:
+            children = torch.arange(int(trie.first_child[node]), int(trie.first_child[node + 1]))
+            with torch.no_grad():
+                logits = model.causal_network(written[None]).logits[0, -1]
+            node = int(children[logits[model.item_token_ids[trie.token[children]]].argmax()])
+            written = torch.cat([written, model.item_token_ids[trie.token[node]][None]])
+        assert leaves[row] == node
+
+
+def test_a_prompts_result_does_not_depend_on_its_neighbours(model):
+    trie = TokenTrie.build(catalogue(30), vocabulary_size=12)
+    ids, mask = prompts(model, [8, 3])
+    together = decode_items(model, trie, ids, mask, num_beams=5)
+    alone = decode_items(model, trie, ids[1:, 5:], mask[1:, 5:], num_beams=5)
+    assert together.leaf[1].tolist() == alone.leaf[0].tolist()
+    torch.testing.assert_close(together.score[1], alone.score[0], rtol=1e-4, atol=1e-4)
+
+
+def test_beams_equal_those_of_transformers_generate_with_a_prefix_constraint(model):
+    sequences = catalogue(50, seed=2)
+    trie = TokenTrie.build(sequences, vocabulary_size=12)
+    ids, mask = prompts(model, [6, 6])
+    found = decode_items(model, trie, ids, mask, num_beams=8)
+    local_of = {int(token): local for local, token in enumerate(model.item_token_ids)}
+
+    def allowed(_, tokens):
+        node = torch.zeros(1, dtype=torch.int64)
+        for token in tokens[ids.shape[1] :].tolist():
+            node = trie.child(node, torch.tensor([local_of[token]]))
+        child, legal = trie.children(node)
+        return model.item_token_ids[trie.token[child[legal]]].tolist()
+
+    generated = model.causal_network.generate(
+        input_ids=ids,
+        attention_mask=mask,
+        num_beams=8,
+        num_return_sequences=8,
+        max_new_tokens=3,
+        do_sample=False,
+        length_penalty=0.0,
+        prefix_allowed_tokens_fn=allowed,
+        pad_token_id=model.tokenizer.pad_token_id,
+        eos_token_id=None,
+    )[:, ids.shape[1] :].view(2, 8, 3)
+    tokens = torch.tensor([[[local_of[int(t)] for t in beam] for beam in row] for row in generated])
+    assert trie.find(tokens.flatten(0, 1)).view(2, 8).tolist() == found.leaf.tolist()
+
+
+def test_equal_scores_are_ordered_by_item_index(model):
+    # A model without preferences: all weights 0, so that every token has the same probability.
+    flat = from_scratch(
+        VOCABULARY, hidden_size=8, intermediate_size=8, num_layers=2, num_heads=1, dropout=0.0, max_length=32, seed=0
+    ).eval()
+    with torch.no_grad():
+        for parameter in flat.parameters():
+            parameter.zero_()
+    sequences = catalogue(16, seed=4)
+    trie = TokenTrie.build(sequences, vocabulary_size=12)
+    ids, mask = prompts(flat, [3])
+    found = decode_items(flat, trie, ids, mask, num_beams=16)
+    assert trie.items[trie.first_item[found.leaf[0]]].tolist() == list(range(16))
+
+
+def test_fewer_items_than_beams_are_all_found_and_nothing_else(model):
+    trie = TokenTrie.build(catalogue(3), vocabulary_size=12)
+    ids, mask = prompts(model, [3])
+    found = decode_items(model, trie, ids, mask, num_beams=20, excluded=torch.tensor([[1, -1]]))
+    assert sorted(trie.items[trie.first_item[found.leaf[0][found.score[0].isfinite()]]].tolist()) == [0, 2]

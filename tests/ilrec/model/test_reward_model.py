@@ -1,0 +1,200 @@
+"""The reward model on a small real data set: against the dense definition, and its refusals."""
+
+import numpy as np
+import pytest
+import torch
+
+from src.ilrec.dataset.interactions import Interactions
+from src.ilrec.model import reward_model
+from src.ilrec.model.reward_model import RewardModel, history_states, load_sequence_model
+from src.ilrec.model.sasrec import SASRec
+from src.ilrec.model.trie import TokenTrie
+from src.launch.errors import InputError
+from src.losses.collaborative import token_rewards
+
+# 12 items of two tokens: first 0 .. 2, second 3 .. 6.
+TOKENS = torch.tensor([[a, 3 + b] for a in range(3) for b in range(4)])
+TRIE = TokenTrie.build(TOKENS, vocabulary_size=7)
+
+
+def interactions(items=None):
+    lengths = [9, 3, 5]
+    return Interactions(
+        name="three users",
+        offsets=np.cumsum([0, *lengths]),
+        items=np.random.default_rng(0).integers(0, 12, sum(lengths)) if items is None else np.array(items),
+        user_ids=["u", "v", "w"],
+        item_ids=[str(n) for n in range(12)],
+        titles=[""] * 12,
+        texts=[""] * 12,
+        fingerprint="f" * 64,
+        statistics={},
+    )
+
+
+def network(max_history=4):
+    sizes = {"hidden_size": 8, "inner_size": 16, "num_layers": 1, "num_heads": 2}
+    model = SASRec([""] * 12, **sizes, dropout=0.5, max_history=max_history, seed=0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(2)  # fresh weights tell the items little apart
+    return model.eval().requires_grad_(False)
+
+
+def make_model(stride=1):
+    return RewardModel(network(), interactions(), TRIE, stride=stride)
+
+
+def positions(*numbers):
+    """Label positions of whole items, each followed by the end of the response."""
+    interaction = torch.tensor([number for number in numbers for _ in range(3)])
+    target = torch.cat([torch.cat([TOKENS[interactions().items[number]], torch.tensor([-1])]) for number in numbers])
+    return interaction, target
+
+
+def test_states_are_those_of_each_history_alone():
+    data, model = interactions(), network()
+    states = history_states(model, data, stride=1)
+    for user in range(3):
+        sequence, begin = torch.from_numpy(data.sequence(user)), int(data.offsets[user])
+        assert states[begin].isnan().all()
+        for place in range(1, len(sequence)):
+            alone = model(sequence[None, max(place - 4, 0) : place])[0, -1]
+            torch.testing.assert_close(states[begin + place], alone)
+
+
+def test_a_larger_stride_shows_less_history_but_never_none():
+    exact, fast = (history_states(network(), interactions(), stride=stride) for stride in (1, 4))
+    assert torch.equal(exact.isnan(), fast.isnan())
+    torch.testing.assert_close(exact[[1, 10, 13]], fast[[1, 10, 13]])  # after one item there is nothing to leave out
+    assert not torch.isclose(exact, fast, equal_nan=True).all()
+
+
+@pytest.mark.parametrize("chunk", [1, 30, 1 << 22])
+def test_rewards_equal_the_dense_definition_whatever_the_chunk(monkeypatch, chunk):
+    monkeypatch.setattr(reward_model, "_LARGEST_CHUNK", chunk)
+    model = make_model()
+    interaction, target = positions(2, 8, 10, 13)
+    prefixes = torch.full((12, 2), -1)
+    prefixes[1::3, 0] = target[0::3]
+    prefixes[2::3] = torch.stack([target[0::3], target[1::3]], dim=1)
+    probabilities = torch.empty(12, 12)
+    probabilities[:, TRIE.items] = model.probabilities(interaction)
+    dense = token_rewards(probabilities, TOKENS, prefixes, vocabulary_size=7)
+    row, token = torch.ones(12, 7).nonzero(as_tuple=True)
+    # The probabilities are float32, and matrix products of other shapes may round them differently.
+    torch.testing.assert_close(model(interaction, target, row, token).view(12, 7), dense, rtol=1e-5, atol=1e-9)
+    torch.testing.assert_close(dense.sum(1), torch.tensor([1, 1, 0] * 4, dtype=torch.float64))
+
+
+def test_rewards_of_few_entries_are_those_among_all():
+    model = make_model()
+    interaction, target = positions(2, 8, 10)
+    row, token = torch.ones(9, 7).nonzero(as_tuple=True)
+    every = model(interaction, target, row, token)
+    some = torch.tensor([0, 3, 4, 13, 50, 51])
+    assert torch.equal(model(interaction, target, row[some], token[some]), every[some])
+    assert len(model(interaction, target, row[:0], token[:0])) == 0
+
+
+def test_without_a_history_and_after_an_items_last_token_and_outside_the_items_there_is_no_reward():
+    model = make_model()
+    interaction, target = positions(0, 9, 2)  # the first items of two users, then one with a history
+    row, token = torch.ones(9, 7).nonzero(as_tuple=True)
+    rewards = model(interaction, target, row, token).view(9, 7)
+    assert not rewards[:6].any()
+    assert rewards[6:8].any(1).all()
+    assert not rewards[8].any()
+    assert model(interaction, target, torch.tensor([6]), torch.tensor([-1])).tolist() == [0]
+
+
+def test_probabilities_are_the_softmax_of_the_scores_in_the_tries_order():
+    model, data = make_model(), interactions()
+    state = network()(torch.from_numpy(data.sequence(0)[None, :2]))[0, -1]
+    expected = network().scores(state).softmax(0)[TRIE.items]
+    torch.testing.assert_close(model.probabilities(torch.tensor([2]))[0], expected)
+
+
+def test_items_of_the_history_have_no_probability_but_one_that_comes_again_has():
+    data = interactions([5, 2, 7, 2, 0, 1, 3, 4, 6, *[8, 9, 10], *[5, 2, 7, 11, 0]])
+    model = RewardModel(network(), data, TRIE, stride=1, exclude_history=True)
+    state = network()(torch.from_numpy(data.sequence(0)[None, :3]))[0, -1]
+    scores = network().scores(state)
+    scores[[5, 7]] = -torch.inf  # and not 2, which is what the user takes next
+    asked = model.probabilities(torch.tensor([3, 13]))
+    torch.testing.assert_close(asked[0], scores.softmax(0)[TRIE.items])
+    assert asked[1][(TRIE.items == 5)].item() == 0  # another user, with one item before
+    assert (asked[1] > 0).sum() == 11
+
+
+def test_the_history_is_excluded_by_default_only_where_nobody_takes_an_item_twice_in_training():
+    distinct = [*range(9), *[0, 1, 2], *range(5)]
+    held_out = distinct[:-1] + [0]  # the last user's test item is the first one again
+    repeated = [1, 1, *distinct[2:]]
+    for items, expected in ((distinct, True), (held_out, True), (repeated, False)):
+        assert RewardModel(network(), interactions(items), TRIE, stride=1).exclude_history == expected
+    kept = RewardModel(network(), interactions(distinct), TRIE, stride=1, exclude_history=False)
+    assert (kept.probabilities(torch.tensor([8])) > 0).all()
+
+
+def test_rewards_of_titles_are_the_mass_of_the_titles_that_go_on_so():
+    # Letters 0 to 2, the end 3. Items 1 and 5 agree, 0 is the beginning of 2, and 3 differs from 2 in the last letter.
+    words = ["0", "1", "012", "011", "20", "1", "22", "212", "02", "10", "100", "21"]
+    rows = [torch.tensor([*map(int, word), 3]) for word in words]
+    tokens = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=-1)
+    trie = TokenTrie.build(tokens, vocabulary_size=4)
+    model = RewardModel(network(), interactions(), trie, stride=1)
+    places = [2, 8, 13]
+    written = [rows[interactions().items[place]] for place in places]
+    interaction = torch.cat([torch.full((len(word),), place) for place, word in zip(places, written, strict=True)])
+    target = torch.cat(written)
+    row, token = torch.ones(len(target), 4).nonzero(as_tuple=True)
+    rewards = model(interaction, target, row, token).view(-1, 4)
+    probabilities = torch.empty(len(places), 12)
+    probabilities[:, trie.items] = model.probabilities(torch.tensor(places))
+    expected = []
+    for history, word in zip(probabilities.tolist(), written, strict=True):
+        spelled = "".join(map(str, word.tolist()))
+        for length in range(len(spelled)):
+            masses = [
+                sum(p for p, one in zip(history, words, strict=True) if f"{one}3".startswith(spelled[:length] + letter))
+                for letter in "0123"
+            ]
+            expected.append([mass / sum(masses) for mass in masses])
+    torch.testing.assert_close(rewards, torch.tensor(expected, dtype=torch.float64), rtol=1e-5, atol=1e-7)
+
+
+def saved(path, **changes):
+    content = {
+        "model": network().spec,
+        "dataset": "f" * 64,
+        "state_dict": {f"model.{name}": weight for name, weight in network().state_dict().items()},
+    }
+    torch.save({**content, **changes}, path)
+    return path
+
+
+def test_a_checkpoint_comes_back_frozen_and_gives_the_same_states(tmp_path):
+    loaded = load_sequence_model(saved(tmp_path / "a.ckpt"), interactions())
+    assert not loaded.training
+    assert not any(parameter.requires_grad for parameter in loaded.parameters())
+    items = torch.tensor([[1, 2, 3]])
+    assert torch.equal(loaded(items), network()(items))
+
+
+def test_checkpoints_that_do_not_fit_are_refused(tmp_path):
+    torn = tmp_path / "torn.ckpt"
+    torn.write_bytes(b"PK\x03\x04 torn")
+    with pytest.raises(InputError, match=r"torn.ckpt is not a checkpoint of this project.*\nTrain one: "):
+        load_sequence_model(torn, interactions())
+    with pytest.raises(InputError, match=r"none.ckpt is not a checkpoint"):
+        load_sequence_model(tmp_path / "none.ckpt", interactions())
+    llama = saved(tmp_path / "llama.ckpt", model={"kind": "from_scratch"})
+    with pytest.raises(InputError, match=r"holds 'from_scratch'; I need one of SASRec, GRU4Rec, Caser"):
+        load_sequence_model(llama, interactions())
+    older = saved(tmp_path / "older.ckpt", state_dict={"model.embedding": torch.zeros(12, 8)})
+    with pytest.raises(InputError, match=r"older.ckpt was written by a version with other weights: .*\n.*Missing key"):
+        load_sequence_model(older, interactions())
+    other = saved(tmp_path / "other.ckpt", dataset="0123456789abcdef")
+    with pytest.raises(InputError, match=r"trained on the data set 0123456789ab, but this one is three users \(fffff"):
+        load_sequence_model(other, interactions())

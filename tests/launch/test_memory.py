@@ -1,0 +1,42 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from src.launch.memory import free_memory
+
+
+def resident_mb():
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * 4096 / 1e6
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_what_is_let_go_of_goes_back_to_the_system_even_from_below_what_is_kept():
+    many = [bytearray(100_000) for _ in range(3000)]
+    kept = many[::100]  # at the end, too: the heap cannot shrink from there
+    before = resident_mb()
+    del many
+    free_memory()
+    assert resident_mb() < before - 200
+    assert len(kept) == 30
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("keep", [True, False])
+def test_freed_blocks_of_less_than_32_mb_are_there_for_the_next_ones(keep):
+    """Ten times twelve blocks of 20 MB: the pages are touched once where they are kept, each time where not."""
+    script = """
+import resource, sys
+from src.launch.memory import keep_memory
+if sys.argv[1] == "True":
+    keep_memory()
+for _ in range(10):
+    blocks = [b"x" * 20_000_000 for _ in range(12)]
+    del blocks
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt * 4096 / 1e6)
+"""
+    ran = subprocess.run([sys.executable, "-c", script, str(keep)], capture_output=True, text=True, check=True)
+    faults_mb = float(ran.stdout)
+    assert 240 < faults_mb < 500 if keep else 1000 < faults_mb < 3000

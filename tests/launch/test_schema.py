@@ -1,0 +1,143 @@
+import types
+from typing import Literal, get_type_hints
+
+import pytest
+from omegaconf import OmegaConf
+
+from src.launch import schema
+from src.launch.errors import InputError
+from src.launch.schema import Config, Node, check, resolve
+
+
+def target(alpha: float, beta: int = 1, *, kind: Literal["a", "b"] = "a", names: list[str] | None = None):
+    return None
+
+
+def takes_anything(**settings):
+    return None
+
+
+def plain_config(**changes):
+    groups = {key: {} for key, kind in get_type_hints(Config).items() if kind == Node}
+    values = {
+        "name": "x",
+        "seed": 1,
+        "threads": 1,
+        "matmul_precision": "highest",
+        **dict.fromkeys(("resume", "checkpoint", "predictions")),
+    }
+    return {**values, **groups, **changes}
+
+
+def node(**arguments):
+    return {"_target_": f"{__name__}.target", **arguments}
+
+
+def faults(multirun=False, **changes):
+    with pytest.raises(InputError) as caught:
+        check(plain_config(**changes), multirun=multirun)
+    return str(caught.value)
+
+
+def test_a_sound_config_passes():
+    check(plain_config(model=node(alpha=1, beta=2, kind="b", names=["x"])))
+
+
+def test_all_faults_are_listed_at_once():
+    text = faults(modle={}, seed="one", stage=node(alfa=0.1), model=node(alpha=1, beta=1.5))
+    assert text.splitlines() == [
+        "The config has 5 fault(s):",
+        "- modle: no such key; did you mean model?",
+        "- seed='one': needed: whole number",
+        "- model.beta=1.5: needed: whole number",
+        f"- stage.alfa: {__name__}.target has no such setting; did you mean alpha?",
+        "- stage.alpha: missing; type +stage.alpha=...",
+    ]
+
+
+def test_the_groups_that_the_task_needs_must_be_there():
+    task = {"_target_": "src.ilrec.task.recommendation.RecommendationTask"}
+    text = faults(task=task, model=node(alpha=1.0))
+    assert "- tokenizer: missing; type tokenizer=<a file of conf/tokenizer>" in text
+    assert "- model: " not in text
+    assert "- logger: " not in text  # an empty logger means none
+
+
+def test_a_value_that_the_task_needs_is_asked_for():
+    text = faults(task={"_target_": "src.gisa.task.score.ScoreTask", "sample": 0}, evaluator=None)
+    assert "- predictions: needs a value; type predictions=..." in text
+    assert "- evaluator: missing; type evaluator=<a file of conf/evaluator>" in text
+
+
+def test_a_missing_key_and_an_open_value_are_named():
+    config = plain_config(name="???", model=node(alpha="???"))
+    del config["seed"]
+    with pytest.raises(InputError) as caught:
+        check(config)
+    for text in ("- seed: missing", "- name: needs a value; type name=...", "- model.alpha: needs a value"):
+        assert text in str(caught.value)
+
+
+def test_a_partial_node_may_lack_arguments():
+    check(plain_config(model=node(_partial_=True)))
+
+
+def test_nodes_are_checked_at_any_depth():
+    assert "model.names[0].gamma: " in faults(model=node(alpha=1, names=[node(alpha=1, gamma=1)]))
+
+
+def test_a_target_that_takes_anything_is_given_anything():
+    check(plain_config(model={"_target_": f"{__name__}.takes_anything", "whatever": 1}))
+
+
+def test_a_target_that_cannot_be_imported_is_named():
+    assert "model._target_: cannot import src.nowhere.Thing" in faults(model={"_target_": "src.nowhere.Thing"})
+
+
+@pytest.mark.parametrize(
+    ("setting", "needed"),
+    [({"kind": "c"}, "a | b"), ({"names": "x"}, "[text, ...] | null"), ({"alpha": True}, "number"),
+     ({"alpha": "1e-3"}, "number"), ({"beta": None}, "whole number")],
+)  # fmt: skip
+def test_a_value_of_the_wrong_type_is_named_with_what_is_needed(setting, needed):
+    name, value = next(iter(setting.items()))
+    assert f"- model.{name}={value!r}: needed: {needed}" in faults(model=node(**{"alpha": 1.0, **setting}))
+
+
+@pytest.mark.parametrize("devices", [{"devices": 2}, {"devices": 1, "strategy": "ddp"}])
+def test_several_devices_in_a_multirun_are_refused_with_three_ways_out(devices):
+    text = faults(multirun=True, trainer=devices)
+    for way in ("trainer.devices=1 trainer.strategy=auto", "torchrun", "launcher plugins"):
+        assert way in text
+    check(plain_config(trainer=devices))
+
+
+def test_cuda_asked_for_and_absent_is_refused(monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert "there is no CUDA here; type trainer.accelerator=cpu" in faults(trainer={"accelerator": "cuda"})
+
+
+def test_a_start_from_a_missing_checkpoint_is_refused(tmp_path):
+    assert "no such file; needed: checkpoints/best.ckpt of a run" in faults(stage={"init_from": str(tmp_path / "x")})
+
+
+def test_the_dashboard_online_needs_a_key(monkeypatch, tmp_path):
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.delenv("WANDB_BASE_URL", raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    assert "run `wandb login` once, or type logger.mode=offline" in faults(logger={"mode": "online"})
+    (tmp_path / "netrc").write_text("machine api.wandb.ai login user password secret\n")
+    check(plain_config(logger={"mode": "online"}))
+    (tmp_path / "netrc").unlink()
+    monkeypatch.setenv("WANDB_API_KEY", "secret")
+    check(plain_config(logger={"mode": "online"}))
+
+
+def test_an_interpolation_that_points_nowhere_is_an_input_error():
+    with pytest.raises(InputError, match="refers to something that is not there"):
+        resolve(OmegaConf.create({"a": "${b}"}))
+
+
+def test_hints_made_of_other_types_are_let_pass():
+    assert not schema._is_plain(types.ModuleType)
+    assert not schema._is_plain(int | types.ModuleType)
