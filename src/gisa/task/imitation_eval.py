@@ -10,7 +10,7 @@ from typing import Any
 
 from src.launch.build import build
 from src.launch.errors import InputError
-from src.launch.memory import free_memory
+from src.launch.job import run_job
 from src.launch.record import Record
 from src.launch.schema import check, resolve
 from src.launch.storage import write_atomic
@@ -78,7 +78,8 @@ class ImitationEvalTask:
             check(one)  # all of them before the first one begins, which may take an hour
         for name, overrides in plan.items():
             print(f"\n{name}: {' '.join(overrides)}", flush=True)
-            carry_out(configs[name], overrides, folder / name, sweep)
+            there = (folder / name / "result.json").is_file()
+            run_job(configs[name], folder / name, overrides, resume=there, sweep=sweep)
             record.lap(name)
         metrics, outcomes = self._report(folder, config["seed"])
         record.lap("report")
@@ -134,32 +135,6 @@ class ImitationEvalTask:
         write_atomic(folder / "report.md", "\n".join([f"# {self.title}\n", f"{note}\n", *text]))
         write_atomic(folder / "report.json", json.dumps(content, indent=1))
         return metrics, outcomes
-
-
-def carry_out(config: dict[str, Any], overrides: list[str], folder: Path, sweep: str | None) -> None:
-    """Do what ``python -m src.run`` does with these overrides and this folder, or go on with what is there.
-
-    Args:
-        config: What the overrides make.
-        overrides: As they would be typed.
-        folder: Of the run; where there is one, its own config counts.
-        sweep: Name of the sweep that the run is a job of, if any.
-
-    Raises:
-        InputError: what the run raises.
-    """
-    there = (folder / "result.json").is_file()
-    record = Record.resume(folder) if there else Record.start(folder, config, overrides)
-    config = record.content["config"]
-    if record.content["status"] == "finished":
-        return
-    try:
-        build(config["task"]).run(config, folder, record, sweep)
-    except BaseException as error:
-        record.fail(error)
-        raise
-    finally:
-        free_memory()  # the next one needs it
 
 
 def result_of(folder: Path) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from src.launch.memory import free_memory
+from src.launch.job import free_memory
 
 
 def resident_mb():
@@ -29,7 +29,7 @@ def test_freed_blocks_of_less_than_32_mb_are_there_for_the_next_ones(keep):
     """Ten times twelve blocks of 20 MB: the pages are touched once where they are kept, each time where not."""
     script = """
 import resource, sys
-from src.launch.memory import keep_memory
+from src.launch.job import keep_memory
 if sys.argv[1] == "True":
     keep_memory()
 for _ in range(10):

@@ -1,0 +1,96 @@
+"""One run: check its config, carry out its task in a folder, record how it ended."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import gc
+import sys
+from pathlib import Path
+from typing import Any
+
+from src.launch.build import build
+from src.launch.errors import InputError
+from src.launch.record import Record
+from src.launch.schema import check
+
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of malloc.h
+
+
+def run_job(
+    config: dict[str, Any],
+    folder: Path,
+    overrides: list[str],
+    *,
+    resume: bool,
+    sweep: str | None = None,
+    multirun: bool = False,
+) -> Record:
+    """Carry out the task of a config, or go on with the run that is in the folder; ``src.run`` and chains of runs do.
+
+    Args:
+        config: The composed config, plain and resolved; where a run is resumed, its own counts.
+        folder: Of the run.
+        overrides: What was typed, for the record.
+        resume: Go on with the run in the folder; a finished one is left as it is.
+        sweep: Name of the sweep that the run is a job of, if any.
+        multirun: Whether several jobs share this process.
+
+    Returns:
+        The record of the finished run.
+
+    Raises:
+        InputError: the folder holds a run and is not resumed, the config has faults, the disk is full, or what the task
+            raises; the record says so, too.
+    """
+    record = None
+    try:
+        record = Record.resume(folder) if resume else Record.start(folder, config, overrides)
+        config = record.content["config"]
+        if record.content["status"] == "finished":
+            print(f"{folder} is finished; there is nothing to resume.")
+        else:
+            check(config, multirun=multirun)
+            build(config["task"]).run(config, folder, record, sweep)
+        return record
+    except BaseException as error:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            go_on = f"go on:  python -m src.run resume={folder}" if record else "type the same command again."
+            full = InputError(f"Cannot write into {folder}: {error.strerror}.\nFree some room there, then {go_on}")
+            if record:
+                record.fail(full)
+            raise full from error
+        if record:
+            record.fail(error)
+        raise
+    finally:
+        free_memory()  # the next run of this process needs it
+
+
+def keep_memory() -> None:
+    """Keep what is freed for what is needed next, but for blocks of 32 MB and more, the most that glibc allows.
+
+    Otherwise it goes back to the system and comes back page by page, a fault for 4 kB, in every step of a training.
+    """
+    if sys.platform == "linux":
+        option = getattr(ctypes.CDLL(None), "mallopt", None)  # other C libraries have none
+        if option is not None:
+            option(_MMAP_THRESHOLD, 2**25)
+            option(_TRIM_THRESHOLD, 2**31 - 1)
+
+
+def free_memory() -> None:
+    """Let go of what nothing refers to, and hand it back to the system.
+
+    glibc and tcmalloc keep what tensors of many sizes leave behind, many gigabytes after a training, and the next run
+    of the process would come on top.
+    """
+    gc.collect()
+    if sys.platform == "linux":
+        here = ctypes.CDLL(None)
+        trim = getattr(here, "malloc_trim", None)  # other C libraries have none, nor need it
+        if trim is not None:
+            trim(0)
+        release = getattr(here, "MallocExtension_ReleaseFreeMemory", None)  # of tcmalloc, where it is the allocator
+        if release is not None:
+            release()
