@@ -29,7 +29,7 @@ def toy_arguments(tmp_path, monkeypatch):
     overrides = "".join(f"  - override /{group}: toy\n" for group in CHOICES)
     (conf / "experiment" / "toy.yaml").write_text(
         f"# @package _global_\ndefaults:\n{overrides}  - override /logger: none\nname: toy\n"
-        "data: {_target_: stand_in_parts.Data, batch_size: 4}\n"
+        "batches: {_target_: stand_in_parts.Data, batch_size: 4}\n"
         "trainer: {max_epochs: 6, enable_progress_bar: false, log_every_n_steps: 3}\n"
     )
     return ["--config-dir", str(conf), "+experiment=toy"]

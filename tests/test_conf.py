@@ -52,7 +52,7 @@ def open_values(value, path=""):
 def check_with_open_values_given(*overrides):
     """Pass the check; where values are open, it first lists each of them with what to type, and nothing else."""
     upstream = composed()[0]["upstream"]
-    overrides = (*overrides, *(f"upstream.{name}={ROOT / 'README.md'}" for name in upstream))  # files that exist
+    overrides = (*overrides, *(f"++upstream.{name}={ROOT / 'README.md'}" for name in upstream))  # files that exist
     overrides = (*overrides, "checkpoint=given", "predictions=given")
     config, _ = composed(*overrides)
     if paths := list(open_values(config)):
@@ -67,7 +67,7 @@ def check_with_open_values_given(*overrides):
 @pytest.mark.parametrize("choice", CHOICES)
 def test_every_choice_composes_with_the_rest_and_passes_the_check(choice, monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
-    agent_only = choice.startswith(("agent/", "task=gisa_rollout", "task=gisa_traces"))  # of no use without an agent
+    agent_only = choice.startswith(("agent", "task=gisa_rollout", "task=gisa_traces", "wing=gisa"))  # need an agent
     recipe = ["+experiment=gisa_rollout"] if agent_only else []
     if choice in ("task=gisa_imitation", "task=gisa_grpo"):
         recipe = [f"+experiment={choice.removeprefix('task=')}"]

@@ -49,6 +49,11 @@ def embedded_search(day: str) -> EmbeddedSearch:
     return EmbeddedSearch(factbook_web(day))
 
 
+def own_corpus(path: str) -> Corpus:
+    """Read pages of the user's own; see ``Corpus.from_jsonl``."""
+    return Corpus.from_jsonl(path)
+
+
 class RecordedSearch:
     """Gives what a search gave somebody before, and nothing for any other query."""
 
