@@ -174,6 +174,7 @@ def test_the_papers_scale_goes_with_every_recipe_of_ours(recipe, monkeypatch):
     assert config["prompt"]["_target_"] == "src.ilrec.prompt.instruction.InstructionPrompt"
     assert config["prompt"]["max_length"] == 1024
     assert config["model"]["lora"] == {"rank": 64, "alpha": 32, "dropout": 0.05}
+    assert config["checkpointing"]["every_steps"] == 200
 
 
 def test_one_override_sends_the_papers_sweep_to_a_cluster():
