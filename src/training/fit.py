@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from src.launch.build import build
+from src.launch.config import build
 from src.launch.record import Record
 
 if TYPE_CHECKING:
