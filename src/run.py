@@ -11,12 +11,10 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from src.launch.build import build
-from src.launch.command_line import as_typed, help_text, prepare_arguments
+from src.launch.config import as_typed, build, help_text, prepare_arguments, resolve
 from src.launch.errors import InputError
 from src.launch.job import keep_memory, run_job
 from src.launch.record import Record
-from src.launch.schema import resolve
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 log = logging.getLogger("run")

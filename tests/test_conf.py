@@ -8,8 +8,8 @@ from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import open_dict
 
+from src.launch.config import Config, check, fields, resolve
 from src.launch.errors import InputError
-from src.launch.schema import Config, check, fields, resolve
 from src.run import CONF
 
 ROOT = CONF.parent

@@ -90,7 +90,7 @@ def test_the_agent_imports_torch_only_where_it_is_used():
 
 
 def test_instantiate_is_called_in_one_place():
-    assert [path.name for path in FILES if "instantiate(" in path.read_text()] == ["build.py"]
+    assert [path.name for path in FILES if "instantiate(" in path.read_text()] == ["config.py"]
 
 
 @pytest.mark.parametrize("path", FILES, ids=NAMES)

@@ -9,10 +9,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from src.launch.build import build
+from src.launch.config import build, check
 from src.launch.errors import InputError
 from src.launch.record import Record
-from src.launch.schema import check
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of malloc.h
 

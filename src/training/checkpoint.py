@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import math
-import shutil
 import time
-import uuid
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +11,10 @@ import lightning
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import Checkpoint
-from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.trainer.states import TrainerFn
-from torch.distributed.checkpoint import state_dict as distributed_state
-from torch.distributed.checkpoint.api import CheckpointException
 
 from src.launch.errors import InputError
 from src.launch.storage import write_atomic
-from src.training.shards import fill_from_shards, write_shards
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -41,7 +34,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             reason = error if isinstance(error, OSError) else error.__context__
             if not isinstance(reason, OSError):
                 raise
-            raise _cannot_write(path, reason) from error
+            raise cannot_write(path, reason) from error
 
     def load_checkpoint(
         self, path: str | Path, map_location: Any = "cpu", weights_only: bool | None = True
@@ -62,97 +55,12 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             ) from error
 
 
-def _cannot_write(path: Path, reason: OSError) -> InputError:
+def cannot_write(path: Path, reason: OSError) -> InputError:
+    """Return the error for a checkpoint that finds no room."""
     return InputError(
         f"Cannot write {path.name} into {path.parent}: {reason.strerror or reason}.\n"
         f"Free some room there, then go on:  python -m src.run resume={path.parent.parent}"
     )
-
-
-class Sharded(ModelParallelStrategy):
-    """Weights, gradients and optimiser state split over all processes (FSDP2), and so are the checkpoints.
-
-    A checkpoint is a file like any other, whose tensors lie in a folder beside it; see ``src.training.shards``. Frozen
-    weights are in none. The stage's ``configure_model`` says what is split.
-    """
-
-    model: lightning.LightningModule
-    lightning_module: lightning.LightningModule
-
-    def setup_environment(self) -> None:
-        """Split the data, not the layers, over all processes."""
-        self._data_parallel_size, self._tensor_parallel_size = self.num_nodes * self.num_processes, 1
-        super().setup_environment()
-
-    @property
-    def lightning_restore_optimizer(self) -> bool:
-        """Whether the optimiser's state is taken from what ``load_checkpoint`` returns."""
-        return True
-
-    def lightning_module_state_dict(self) -> dict[str, Any]:
-        """Return this process's part of the trained weights, each under one name."""
-        options = distributed_state.StateDictOptions(ignore_frozen_params=True, cpu_offload=True)
-        weights = distributed_state.get_model_state_dict(self.model, options=options)
-        return {name: weights[name] for name, weight in self.model.named_parameters() if weight.requires_grad}
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], filepath: str | Path, storage_options: Any = None) -> None:
-        """Write a checkpoint; all processes must call this.
-
-        Raises:
-            InputError: the folder is full or cannot be written.
-        """
-        path: Path = self.broadcast(Path(filepath))
-        folder: Path = self.broadcast(path.with_name(f"{path.stem}-{uuid.uuid4().hex[:12]}.shards"))
-        tensors = {"state_dict": checkpoint.pop("state_dict")}
-        for number, state in enumerate(checkpoint["optimizer_states"]):
-            tensors[f"optimizer_{number}"] = state.pop("state")
-        try:
-            write_shards(tensors, folder)
-        except CheckpointException as error:
-            for reason, _ in error.failures.values():
-                if isinstance(reason, OSError):
-                    raise _cannot_write(path, reason) from error
-            raise
-        super(ModelParallelStrategy, self).save_checkpoint({**checkpoint, "shards": folder.name}, path)
-        if self.is_global_zero:
-            for older in set(path.parent.glob(f"{path.stem}-*.shards")) - {folder}:
-                shutil.rmtree(older)
-
-    def load_checkpoint(self, checkpoint_path: str | Path, weights_only: bool | None = None) -> dict[str, Any]:
-        """Read a checkpoint, and of its tensors this process's part; all processes must call this.
-
-        Raises:
-            InputError: it is missing, damaged, or not in shards.
-        """
-        path: Path = self.broadcast(Path(checkpoint_path))
-        checkpoint = self.checkpoint_io.load_checkpoint(path)
-        if "shards" not in checkpoint:
-            raise InputError(f"{path} is not in shards: go on with the trainer.strategy that wrote it.")
-        checkpoint["state_dict"] = self.lightning_module_state_dict()
-        tensors = {"state_dict": checkpoint["state_dict"]}
-        if self.lightning_module.trainer.state.fn == TrainerFn.FITTING:
-            for number, optimizer in enumerate(self.optimizers):
-                state = tensors[f"optimizer_{number}"] = self.optimizer_state(optimizer)["state"]
-                checkpoint["optimizer_states"][number]["state"] = state
-        try:
-            fill_from_shards(tensors, path.with_name(checkpoint["shards"]))
-        except CheckpointException as error:
-            reason = next(iter(error.failures.values()))[0]
-            raise InputError(
-                f"{path} has shards that are missing, damaged or of another model: {type(reason).__name__}: {reason}\n"
-                "Delete it; a run resumed without last.ckpt starts over."
-            ) from error
-        return checkpoint
-
-    def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
-        """Take up the trained weights."""
-        options = distributed_state.StateDictOptions(strict=False)
-        distributed_state.set_model_state_dict(self.model, checkpoint["state_dict"], options=options)
-
-    def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
-        """Take up the optimiser's state."""
-        for optimizer, state in zip(self.optimizers, checkpoint["optimizer_states"], strict=True):
-            distributed_state.set_optimizer_state_dict(self.model, optimizer, state)
 
 
 class Checkpoints(Checkpoint):
@@ -162,8 +70,6 @@ class Checkpoints(Checkpoint):
     as of its own validation: a run killed at any moment goes on exactly as it would have. It also keeps the place in
     the training data, which Lightning restores within an epoch only; the training batches must have ``state_dict`` and
     ``load_state_dict`` for that.
-
-    Source: our choice.
     """
 
     def __init__(

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from src.launch.build import build
+from src.launch.config import build
 from src.launch.record import Record
 
 if TYPE_CHECKING:
@@ -59,7 +59,8 @@ def fitted(
     Yields:
         Trainer and checkpoints behind the training; the logs stay open within the block.
     """
-    from src.training.checkpoint import AtomicCheckpointIO, Sharded
+    from src.training.checkpoint import AtomicCheckpointIO
+    from src.training.sharded import Sharded
     from src.training.tracking import ProgressBar, open_logs
 
     checkpoints = build(config["checkpointing"])(folder / "checkpoints")

@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import get_cosine_schedule_with_warmup
 
 from src.launch.errors import InputError
-from src.training.shards import load_weights
+from src.training.sharded import load_weights
 
 _WHAT_TO_TYPE = "Type:  stage.init_from=outputs/<recipe>/<run>/checkpoints/best.ckpt"
 

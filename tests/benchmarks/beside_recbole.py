@@ -22,8 +22,7 @@ import torch
 from hydra import compose, initialize_config_dir
 
 from src.ilrec.dataset.interactions import Interactions
-from src.launch.build import build
-from src.launch.schema import resolve
+from src.launch.config import build, resolve
 from tests.benchmarks.comparison import HEADER, ROOT, Row, show_seconds, silence
 
 NAME = "sequences"

@@ -14,7 +14,7 @@ from typing import Any
 import transformers
 from hydra import compose, initialize_config_dir
 
-from src.launch.schema import resolve
+from src.launch.config import resolve
 
 ROOT = Path(__file__).parents[2]
 HEADER = "| what | A | B | B / A: median (range) | pairs | goal | check |\n|---|---|---|---|---|---|---|"

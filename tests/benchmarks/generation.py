@@ -15,7 +15,7 @@ import torch
 from src.gisa.batches.demonstrations import Demonstration, make_demonstrations
 from src.gisa.chat.generation import ChatModel, load_chat_model
 from src.gisa.chat.prefix_cache import PrefixCache
-from src.launch.build import build
+from src.launch.config import build
 from src.model.smollm2 import local_folder
 from tests.benchmarks.comparison import Row, show_seconds
 from tests.benchmarks.imitation import composed

@@ -17,8 +17,7 @@ from src.gisa.batches.demonstrations import Demonstration, make_demonstrations
 from src.gisa.batches.imitation import DemonstrationData
 from src.gisa.chat.format import ChatFormat
 from src.gisa.stage.imitation import ImitationStage
-from src.launch.build import build
-from src.launch.schema import resolve
+from src.launch.config import build, resolve
 from src.model.causal_lm import CausalLM, from_pretrained
 from src.model.smollm2 import local_folder
 from tests.benchmarks.comparison import Row, show_seconds

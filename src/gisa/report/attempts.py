@@ -14,7 +14,7 @@ from src.gisa.batches.demonstrations import suite_notes
 from src.gisa.dataset.gisa import Gisa, Trace
 from src.gisa.evaluator.answers import ScoredQuestion
 from src.gisa.report.questions import read_questions
-from src.launch.build import build
+from src.launch.config import build
 from src.launch.errors import InputError
 from src.report.runs import Cell, Run
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from src.gisa.dataset.gisa import Gisa
 from src.gisa.report.page_data import MOST_CHARS, limit_for, page_data, shortened
-from src.launch.build import build
+from src.launch.config import build
 from src.launch.errors import InputError
 from src.launch.storage import write_atomic
 from src.report.runs import Run

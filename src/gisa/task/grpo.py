@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from src.gisa.task.imitation import keep_model, suite_of
-from src.launch.build import build
+from src.launch.config import build
 from src.launch.record import Record
 from src.training.fit import fitted, prepare_training
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from src.gisa.dataset.gisa import Gisa
-from src.launch.build import build
+from src.launch.config import build
 from src.launch.errors import InputError
 from src.launch.record import Record
 from src.training.fit import fitted, prepare_training

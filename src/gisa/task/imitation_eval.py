@@ -8,11 +8,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from src.launch.build import build
+from src.launch.config import build, check, resolve
 from src.launch.errors import InputError
 from src.launch.job import run_job
 from src.launch.record import Record
-from src.launch.schema import check, resolve
 from src.launch.storage import write_atomic
 
 

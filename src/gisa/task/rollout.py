@@ -11,7 +11,7 @@ from src.gisa.dataset.gisa import Gisa
 from src.gisa.dataset.predictions import read_predictions
 from src.gisa.report.page import write_page
 from src.gisa.task.score import ScoreTask, name_of, write_scores
-from src.launch.build import build
+from src.launch.config import build
 from src.launch.errors import InputError
 from src.launch.record import Record
 from src.training.fit import use_processor

@@ -11,7 +11,7 @@ from src.gisa.dataset.gisa import Gisa
 from src.gisa.dataset.predictions import Predictions, read_predictions
 from src.gisa.evaluator.answers import AnswerScores, Mean
 from src.gisa.report.page import write_page
-from src.launch.build import build
+from src.launch.config import build
 from src.launch.errors import InputError
 from src.launch.record import Record
 from src.launch.storage import write_atomic

@@ -24,7 +24,7 @@ from src.losses.cross_layer import (
     self_hard_negatives,
 )
 from src.model.causal_lm import CausalLM, Head, intermediate_blocks
-from src.training.sharding import gather, release, split
+from src.training.sharded import gather, release, split
 
 
 class FineTuningStage(NextItemStage):

@@ -20,7 +20,7 @@ from src.ilrec.stage.next_item import NextItemStage
 from src.launch.errors import InputError
 from src.launch.storage import sha256_of
 from src.model.causal_lm import CausalLM
-from src.training.shards import load_weights
+from src.training.sharded import load_weights
 
 Batch = Mapping[str, Tensor]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from src.launch.build import build
+from src.launch.config import build
 from src.launch.record import Record, first_process
 from src.launch.storage import write_atomic
 from src.training.fit import fitted, prepare_training

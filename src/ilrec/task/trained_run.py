@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from src.launch.build import build
+from src.launch.config import build
 from src.launch.errors import InputError
 
 

@@ -11,7 +11,7 @@ import transformers
 from safetensors.torch import load_file
 
 from src.model.causal_lm import _byte_tokenizer
-from src.training.shards import load_weights
+from src.training.sharded import load_weights
 from tests.test_small_job import ranks, result, start_two
 
 pytestmark = pytest.mark.filterwarnings("ignore")

@@ -1,13 +1,15 @@
-"""Checkpoints in shards, in one process; tests/test_paper_scale.py has two."""
+"""Checkpoints in shards, in one process; tests/ilrec/task/test_paper_scale.py has two."""
 
 import os
 import pickle
 
 import pytest
 import torch
+from torch.distributed.checkpoint.filesystem import FileSystemWriter
+from torch.distributed.checkpoint.state_dict_saver import save
 
 from src.training.checkpoint import AtomicCheckpointIO
-from src.training.shards import load_weights, write_shards
+from src.training.sharded import load_weights
 
 pytestmark = pytest.mark.filterwarnings("ignore:torch.distributed is")
 
@@ -16,7 +18,7 @@ def in_shards(folder):
     """Write a checkpoint in shards and return its path."""
     path = folder / "last.ckpt"
     tensors = {"state_dict": {"a.b": torch.arange(6.0).view(2, 3)}, "optimizer_0": {"a.b": {"step": torch.tensor(7.0)}}}
-    write_shards(tensors, folder / "last-1.shards")
+    save(tensors, storage_writer=FileSystemWriter(folder / "last-1.shards"))
     AtomicCheckpointIO().save_checkpoint({"global_step": 7, "shards": "last-1.shards"}, path)
     return path
 
