@@ -27,6 +27,7 @@ _INSTRUCTIONS = ("_target_", "_partial_", "_args_", "_recursive_", "_convert_")
 _MISSING = "???"
 _SHOWS_ONLY = ("--hydra-help", "--cfg", "-c", "--info", "-i", "--version", "--shell-completion", "-sc")
 _MULTIRUN = ("-m", "--multirun")
+_ADDED_BY_HAND = ("experiment", "sweep", "ablation")  # groups that are not in the defaults list
 _PLAIN = re.compile(r"[A-Za-z_][\w.\-]*=")
 
 
@@ -302,21 +303,24 @@ def prepare_arguments(arguments: list[str], conf: Path) -> list[str]:
 
 
 def help_text(conf: Path) -> str:
-    """Return the usage with every group and its choices; Hydra takes three times as long to find them."""
-    folders = sorted(path for path in conf.iterdir() if path.is_dir())
-    groups = {folder.name: sorted(path.stem for path in folder.glob("*.yaml")) for folder in folders}
-    added = {group: groups.pop(group) for group in ("experiment", "sweep") if group in groups}
+    """Return the usage with every group at any depth, and what each choice is: the first comment line of its file."""
+    lines = ["python -m src.run [+experiment=NAME] [GROUP=CHOICE]... [KEY=VALUE]..."]
+    for folder in sorted({path.parent for path in conf.glob("*/**/*.yaml")}):
+        group = folder.relative_to(conf).as_posix()
+        lines.append("")
+        for path in sorted(folder.glob("*.yaml")):
+            comments = (line.removeprefix("# ") for line in path.read_text(encoding="utf-8").splitlines())
+            choice = f"{'+' * (group in _ADDED_BY_HAND)}{group}={path.stem}"
+            lines.append(f"  {choice:<36}  {next(line for line in comments if not line.startswith('@package'))}")
     return "\n".join(
         [
-            "python -m src.run [+experiment=NAME] [GROUP=CHOICE]... [KEY=VALUE]...",
-            "",
-            *(f"  +{group}={'|'.join(choices)}" for group, choices in added.items()),
-            *(f"  {group}={'|'.join(choices)}" for group, choices in groups.items()),
+            *lines,
             "",
             "Every setting:   python -m src.run +experiment=sft --cfg job",
             "A sweep:         python -m src.run -m +experiment=sft seed=1,2,3",
             "Go on with one:  python -m src.run resume=FOLDER",
             "A report:        python -m src.report FOLDER...",
+            'Completion:      eval "$(ilrec-gisa -sc install=bash)"; ilrec-gisa is python -m src.run as one word',
         ]
     )
 

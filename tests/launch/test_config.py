@@ -1,3 +1,6 @@
+import os
+import subprocess
+import sys
 import types
 from pathlib import Path
 from typing import Literal, get_type_hints
@@ -209,9 +212,25 @@ def test_later_processes_of_a_distributed_run_get_another_folder(monkeypatch):
     assert folder != "hydra.run.dir=mine"
 
 
-def test_help_lists_every_choice_of_every_group():
-    text = help_text(CONF)
-    for path in CONF.glob("*/*.yaml"):
-        assert path.stem in next(
-            line for line in text.splitlines() if line.strip(" +").startswith(f"{path.parent.name}=")
-        )
+def test_help_lists_every_choice_at_every_depth_as_it_is_typed_and_what_it_is():
+    lines = [line.split(maxsplit=1) for line in help_text(CONF).splitlines() if "=" in line and line.startswith("  ")]
+    said = {choice.removeprefix("+"): text for choice, text in lines}
+    files = {f"{path.parent.relative_to(CONF)}={path.stem}": path.read_text() for path in CONF.glob("*/**/*.yaml")}
+    assert said.keys() == files.keys()
+    assert all(f"# {text}\n" in files[choice] for choice, text in said.items())
+    added = {choice.partition("=")[0] for choice, _ in lines if choice.startswith("+")}
+    assert added == {"+experiment", "+sweep", "+ablation"}
+
+
+def test_the_shell_completes_choices_and_settings():
+    """As bash asks, after ``eval "$(ilrec-gisa -sc install=bash)"``."""
+    script = "import sys\nsys.argv = ['ilrec-gisa', '-sc', 'query=bash']\nfrom src.run import main\nmain()"
+    for typed, choices in [
+        ("agent/policy=", {f"agent/policy={path.stem}" for path in (CONF / "agent" / "policy").glob("*.yaml")}),
+        ("trainer.max", {"trainer.max_epochs=", "trainer.max_steps="}),
+    ]:
+        line = f"ilrec-gisa +experiment=gisa_rollout {typed}"
+        told = {**os.environ, "COMP_LINE": line, "COMP_POINT": str(len(line))}
+        command = [sys.executable, "-c", script]
+        ran = subprocess.run(command, cwd=CONF.parent, env=told, capture_output=True, text=True, check=True)
+        assert set(ran.stdout.split()) == choices
