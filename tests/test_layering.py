@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[1]
 # From the ground up: a room may import those before it and itself. The wings stand on the floor, not on each other.
 FLOOR = ["launch", "metrics", "losses", "model", "training", "report"]
 WINGS = {
-    "ilrec": ["dataset", "tokenizer", "prompt", "batches", "model", "evaluator", "stage", "task"],
+    "ilrec": ["dataset", "tokenizer", "prompt", "batches", "model", "evaluator", "stage", "report", "task"],
     "gisa": [
         "metrics", "chat", "dataset", "dataset/factbook", "agent", "batches", "evaluator", "stage", "report", "task",
     ],

@@ -1,13 +1,16 @@
-"""Finished, failed and unfinished runs of any suite, collected from the ``result.json`` files below some folders."""
+"""Finished, failed and unfinished runs of any wing, collected from the ``result.json`` files below some folders."""
 
 from __future__ import annotations
 
+import csv
 import json
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
 
 from src.launch.errors import InputError
@@ -18,6 +21,8 @@ SAME_CELL = (
     *("seed", "name", "experiment", "resume", "logger", "logger.mode", "trainer.enable_progress_bar"),
     "evaluator.exclude_history",  # a part of the protocol
 )
+Curve = dict[int, float]
+"""Value by optimiser step."""
 
 
 class Failure(BaseModel):
@@ -90,14 +95,43 @@ class Run(BaseModel):
 
     def histories(self) -> list[Run]:
         """Return the run, or where it was tested with and without the history's items, one for either protocol."""
-        excluded = {
-            f"test/{name[14:]}": self.metrics[name] for name in self.metrics if name.startswith("test_excluded/")
+        excluded = {f"test/{name[14:]}": value for name, value in self.metrics.items() if name[:14] == "test_excluded/"}
+        changes = {
+            "metrics": {**self.metrics, **excluded},
+            "protocol": {**self.protocol, "exclude_history": True},
+            "rank_column": "rank_excluded",
         }
-        if not excluded:
-            return [self]
-        protocol = {**self.protocol, "exclude_history": True}
-        changes = {"metrics": {**self.metrics, **excluded}, "protocol": protocol, "rank_column": "rank_excluded"}
-        return [self, self.model_copy(update=changes)]
+        return [self, self.model_copy(update=changes)] if excluded else [self]
+
+    def curves(self) -> dict[str, Curve]:
+        """Return what every metric was while it trained, from ``metrics.csv``; nothing where there is none.
+
+        ``train/layer_agreement`` is added, the mean over the layers read.
+
+        Raises:
+            InputError: the file cannot be read.
+        """
+        path = self.folder / "metrics.csv"
+        if not path.exists():
+            return {}
+        curves: dict[str, Curve] = defaultdict(dict)
+        layers: dict[int, list[float]] = defaultdict(list)
+        with path.open(newline="") as stream:
+            reader = csv.DictReader(stream)
+            try:
+                for row in reader:
+                    step, name, value = int(row["step"]), row["metric"], float(row["value"])
+                    curves[name][step] = value
+                    if name.startswith("train/layer_agreement_"):
+                        layers[step].append(value)
+            except (KeyError, TypeError, ValueError) as error:
+                raise InputError(
+                    f"{path}, line {reader.line_num}: needed are the columns step, epoch, metric and value with "
+                    f"numbers; got {error}.\nDelete the file to report without its training curve."
+                ) from error
+        if layers:
+            curves["train/layer_agreement"] = {step: float(np.mean(values)) for step, values in layers.items()}
+        return dict(curves)
 
 
 @dataclass(frozen=True)
@@ -157,39 +191,39 @@ def find_runs(folders: Sequence[Path]) -> list[Run]:
     Raises:
         InputError: there is no such folder, nothing below it, or a file that is not a result.
     """
-    found: dict[Path, Run] = {}
+    runs: dict[Path, Run] = {}
     for source in folders:
         if not source.is_dir():
             raise InputError(f"{source} is not a folder; needed: a run folder, or a folder that holds some.")
         for path in sorted(source.rglob("result.json")):
-            found.setdefault(path.resolve(), _read_run(path, source))
-    if not found:
+            runs.setdefault(path.resolve(), _read_run(path, source))
+    if not runs:
         raise InputError(
             f"no result.json below {', '.join(map(str, folders))}; needed: folders written by src.run.\n"
             "Make one: python -m src.run +experiment=ilrec_stage1"
         )
-    return sorted(found.values(), key=lambda run: (run.started_at, run.folder))
+    return sorted(runs.values(), key=lambda run: (run.started_at, run.folder))
 
 
 def collect(runs: Sequence[Run]) -> Collection:
     """Sort runs into cells; runs evaluated under different protocols never share one."""
     shared: dict[str, list[str]] = {}
     runs = _without_shared(runs, "All runs", shared)
-    if len({run.name for run in runs}) > 1:
-        by_name = {name: [run for run in runs if run.name == name] for name in dict.fromkeys(run.name for run in runs)}
-        changed = {run.folder: run for name in by_name for run in _without_shared(by_name[name], name, shared)}
+    names = dict.fromkeys(run.name for run in runs)
+    if len(names) > 1:
+        parts = (_without_shared([run for run in runs if run.name == name], name, shared) for name in names)
+        changed = {run.folder: run for part in parts for run in part}
         runs = [changed[run.folder] for run in runs]
     groups: dict[tuple[str, str], list[Run]] = {}
-    for tested in (one for run in runs if run.status == "finished" for one in run.histories()):
+    for tested in (tested for run in runs if run.status == "finished" for tested in run.histories()):
         groups.setdefault((tested.label, json.dumps(tested.protocol, sort_keys=True)), []).append(tested)
     labels = [label for label, _ in groups]
     warnings: list[str] = []
     cells = []
     for (method, _), members in groups.items():
         label = method
-        same_label = [other[0].protocol for (name, _), other in groups.items() if name == method]
         if labels.count(label) > 1:
-            differing = _differing(same_label)
+            differing = _differing([other[0].protocol for (name, _), other in groups.items() if name == method])
             label += f" ({as_typed({key: members[0].protocol.get(key) for key in differing})})"
         # A seed run twice would count as two independent seeds and make the interval too narrow.
         latest = {run.seed: run for run in members}
@@ -257,14 +291,9 @@ def _missing(runs: Sequence[Run]) -> list[str]:
 def _inconsistencies(cell: Cell) -> list[str]:
     warnings = []
     configs = [dict(_leaves(run.config)) for run in cell.runs]
-    suspect = [
-        key
-        for key in _differing(configs)
-        if not all(
-            _differs_by_design(run, key, config.get(key)) for run, config in zip(cell.runs, configs, strict=True)
-        )
-    ]
-    if suspect:
+    pairs = list(zip(cell.runs, configs, strict=True))
+    differing = _differing(configs)
+    if suspect := [key for key in differing if not all(_by_design(run, key, config.get(key)) for run, config in pairs)]:
         warnings.append(f"{cell.label}: its runs differ in more than the seed: {', '.join(suspect)}.")
     for what in ("commit", "dirty", "versions", "evaluated_users", "evaluated_questions"):
         values = dict.fromkeys(json.dumps(getattr(run, what), sort_keys=True) for run in cell.runs)
@@ -273,8 +302,8 @@ def _inconsistencies(cell: Cell) -> list[str]:
     return warnings
 
 
-def _differs_by_design(run: Run, key: str, value: Any) -> bool:
-    """Whether a setting is a copy of the seed, the run's own folder, a checkpoint, or says that the run was resumed."""
+def _by_design(run: Run, key: str, value: Any) -> bool:
+    """Tell whether a setting copies the seed or the run's folder, names a checkpoint, or says that it was resumed."""
     own_path = isinstance(value, str) and run.folder.name in Path(value).parts
     is_origin = key.endswith("_from") or key.startswith("upstream.")
     return value == run.seed or own_path or is_origin or key == "resume"

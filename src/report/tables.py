@@ -1,88 +1,143 @@
-"""The report as Markdown and as rows for CSV files."""
+"""The report's tables, as Markdown and as rows of CSV files."""
 
 from __future__ import annotations
 
+import csv
+import io
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
 
 from src.metrics.stats import Interval
-from src.report.comparison import ANSWERS, Comparison, Report, Section, Summary
-from src.report.curves import negatives_per_second
-from src.report.layout import Row, Table, markdown_table
+from src.report.comparison import Comparison, Report, Section, Summary
 from src.report.runs import Collection, Run, as_typed
+from src.report.wings import Findings
+
+Row = dict[str, object]
 
 
-def markdown(
-    report: Report, title: str, tables: Sequence[Table] = (), images: Sequence[str] = (), remarks: Sequence[str] = ()
-) -> str:
+@dataclass(frozen=True)
+class Estimate(Interval):
+    """An interval that says how many questions it is over."""
+
+    questions: int
+
+
+class Column(NamedTuple):
+    """A column: its key in the rows, its heading for readers, and the decimals shown."""
+
+    key: str
+    heading: str
+    digits: int = 2
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of a wing.
+
+    Attributes:
+        stem: Name of its CSV file.
+        title: Heading above it.
+        note: What the figures are, in sentences.
+        columns: Those shown; the CSV file has them too, by their keys.
+        rows: Label and values by key; None, or no value, is an empty cell.
+    """
+
+    stem: str
+    title: str
+    note: str
+    columns: Sequence[Column]
+    rows: Sequence[tuple[str, Mapping[str, object]]]
+
+    def as_markdown(self) -> str:
+        """Return heading, note and table; a mean shows how many questions it has where the row has others."""
+        header = ["", *(column.heading for column in self.columns)]
+        lines = [
+            [label, *(_shown(row.get(key), digits, row.get("questions")) for key, _, digits in self.columns)]
+            for label, row in self.rows
+        ]
+        return "\n\n".join([f"## {self.title}", self.note, markdown_table(header, lines)])
+
+    def as_rows(self) -> list[Row]:
+        """Return the rows for a CSV file, unrounded; a mean takes four columns."""
+        rows = []
+        for label, values in self.rows:
+            row: Row = {"row": label}
+            for key, _, _ in self.columns:
+                value = row[key] = values.get(key)
+                if isinstance(value, Estimate):
+                    row |= {key: value.mean, f"{key} low": value.low, f"{key} high": value.high}
+                    row |= {f"{key} n": value.questions}
+            rows.append(row)
+        return rows
+
+
+def _shown(value: object, digits: int, questions: object) -> str:
+    if isinstance(value, Estimate):
+        count = "" if value.questions == questions else f" (n={value.questions})"
+        return f"{value.mean:,.{digits}f} [{value.low:,.{digits}f}, {value.high:,.{digits}f}]{count}"
+    return f"{value:,.{digits}f}" if isinstance(value, float) else "" if value is None else str(value)
+
+
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Lay out a Markdown table whose columns line up in a terminal: the first to the left, the others to the right."""
+    cells = [[text.replace("|", "\\|").replace("\n", " ") for text in row] for row in [header, *rows]]
+    widths = [max(3, *map(len, column)) for column in zip(*cells, strict=True)]
+    lines = [
+        [row[0].ljust(widths[0]), *(text.rjust(width) for text, width in zip(row[1:], widths[1:], strict=True))]
+        for row in cells
+    ]
+    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
+    return "\n".join(f"| {' | '.join(line)} |" for line in [lines[0], rule, *lines[1:]])
+
+
+def as_csv(rows: Sequence[Row]) -> str:
+    """Write rows as CSV; a row without a column of another has an empty field there."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, dict.fromkeys(key for row in rows for key in row), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def markdown(report: Report, findings: Sequence[Findings], title: str, images: Sequence[str] = ()) -> str:
     """Write the report as Markdown.
 
     Args:
         report: What is known about the runs.
+        findings: Those of each section.
         title: Heading.
-        tables: Further ones, of runs on a suite.
         images: Names of files to show at the end.
-        remarks: Further warnings.
     """
     parts = [f"# {title}", _counts(report.collection)]
-    warnings = report.collection.warnings + [text for summary in report.all_summaries for text in summary.warnings]
-    if warnings := [*warnings, *remarks]:
+    warnings = [
+        *report.collection.warnings,
+        *(text for section in report.sections for summary in section.summaries for text in summary.warnings),
+        *(text for of_section in findings for text in of_section.warnings),
+    ]
+    if warnings:
         parts += ["## Warnings", "\n".join(f"- {text}" for text in warnings)]
-    for section in report.sections:
-        if section.kind is ANSWERS:
-            parts += ["## Runs on a suite of questions", _protocols(section), *(one.as_markdown() for one in tables)]
-        else:
-            parts += _results(section)
-        parts += _comparisons(section)
+    for section, of_section in zip(report.sections, findings, strict=True):
+        parts += [*of_section.text, *_comparisons(section)]
     parts += [f"![{Path(name).stem.replace('_', ' ')}]({name})" for name in images]
     return "\n\n".join(parts) + "\n"
 
 
-def _results(section: Section) -> list[str]:
+def metric_tables(section: Section) -> list[str]:
+    """Return a table of metrics and cost for each protocol, a cell a row."""
     parts = ["## Test metrics", "Mean over the seeds ± half the width of Student's 95% interval over the seeds."]
-    for group in section.summaries:
-        parts += [f"Protocol: {as_typed(group[0].cell.protocol) or 'not recorded'}", _results_table(group)]
+    for group in section.groups:
+        parts += [f"Protocol: {as_typed(group[0].cell.protocol) or 'not recorded'}", _metric_table(group)]
     return parts
 
 
-def _protocols(section: Section) -> str:
-    return "\n".join(
-        f"- {cell.label}: {len(cell.runs)} run(s) over {_cost(cell.runs)['total (s)']:.0f} s each, "
-        f"{as_typed(cell.protocol) or 'protocol not recorded'}"
-        for cell in (summary.cell for summary in section.flat)
-    )
-
-
-def _comparisons(section: Section) -> list[str]:
-    units, parts = section.kind.unit, []
-    if section.comparisons:
-        parts += [
-            f"## Paired differences in {section.metric}",
-            f"Same {units}, same seeds; 95% interval by bootstrap over {units} and seeds (over {units} only for one "
-            "seed).",
-            _comparison_table(section.comparisons),
-        ]
-    reasons = [f"- {one.cell.label}, not compared: {one.reason}." for one in section.comparisons if one.reason]
-    return [*parts, *(["\n".join(reasons)] if reasons else [])]
-
-
-def _counts(collection: Collection) -> str:
-    finished, failed, unfinished = (collection.having(status) for status in ("finished", "failed", "running"))
-    lines = [f"- failed: {run.label} seed={run.seed} ({run.folder}): {run.error}" for run in failed]
-    lines += [f"- unfinished: {run.label} seed={run.seed} ({run.folder})" for run in unfinished]
-    lines += [f"- missing: {text}" for text in collection.missing]
-    count = (
-        f"Runs: {len(finished)} finished, {len(failed)} failed, {len(unfinished)} unfinished, "
-        f"{len(collection.missing)} missing."
-    )
-    count += "".join(f"\n\n{who}: `{' '.join(overrides)}`" for who, overrides in collection.shared.items())
-    return "\n\n".join([count, "\n".join(line.partition("\n")[0] for line in lines)]).rstrip()
-
-
-def _results_table(group: Sequence[Summary]) -> str:
+def _metric_table(group: Sequence[Summary]) -> str:
     metrics = [name.removeprefix("test/") for name in group[0].over_seeds]
-    costs = [_cost(summary.cell.runs) for summary in group]
+    costs = [cost_of(summary.cell.runs) for summary in group]
     names = dict.fromkeys(name for cost in costs for name in cost)
     known = [name for name in names if any(cost.get(name) is not None for cost in costs)]
     rows = []
@@ -98,56 +153,85 @@ def _rounded(value: object) -> str:
     return f"{value:.{4 if abs(value) < 10 else 0}f}" if isinstance(value, float) else str(value or "-")
 
 
-def _comparison_table(comparisons: Sequence[Comparison]) -> str:
-    header = ["cell", "minus", "seeds", "difference", "95% interval", "relative", "resamples > 0"]
-    rows = []
-    for one in comparisons:
-        figures = ["-"] * 4
-        if one.result:
-            ends, relative = one.result.difference, one.result.relative
-            figures = [
-                f"{ends.mean:+.4f}",
-                f"{ends.low:+.4f} to {ends.high:+.4f}",
-                "-" if math.isnan(relative) else f"{relative:+.1%}",
-                f"{one.result.share_above_zero:.1%}",
-            ]
-        rows.append([one.cell.label, one.baseline.label if one.baseline else "-", str(len(one.seeds)), *figures])
-    return markdown_table(header, rows)
-
-
 def _plus_minus(interval: Interval) -> str:
     return f"{interval.mean:.4f}" + ("" if math.isnan(interval.half_width) else f" ± {interval.half_width:.4f}")
 
 
+def _comparisons(section: Section) -> list[str]:
+    units, parts = section.wing.unit, []
+    if section.comparisons:
+        parts += [
+            f"## Paired differences in {section.metric}",
+            f"Same {units}, same seeds; 95% interval by bootstrap over {units} and seeds (over {units} only for one "
+            "seed).",
+            _comparison_table(section.comparisons),
+        ]
+    reasons = [
+        f"- {beside.cell.label}, not compared: {beside.reason}." for beside in section.comparisons if beside.reason
+    ]
+    return [*parts, *(["\n".join(reasons)] if reasons else [])]
+
+
+def _comparison_table(comparisons: Sequence[Comparison]) -> str:
+    header = ["cell", "minus", "seeds", "difference", "95% interval", "relative", "resamples > 0"]
+    rows = []
+    for comparison in comparisons:
+        figures = ["-"] * 4
+        if result := comparison.result:
+            figures = [
+                f"{result.difference.mean:+.4f}",
+                f"{result.difference.low:+.4f} to {result.difference.high:+.4f}",
+                "-" if math.isnan(result.relative) else f"{result.relative:+.1%}",
+                f"{result.share_above_zero:.1%}",
+            ]
+        baseline = comparison.baseline.label if comparison.baseline else "-"
+        rows.append([comparison.cell.label, baseline, str(len(comparison.seeds)), *figures])
+    return markdown_table(header, rows)
+
+
+def _counts(collection: Collection) -> str:
+    finished, failed, unfinished = (collection.having(status) for status in ("finished", "failed", "running"))
+    lines = [f"- failed: {run.label} seed={run.seed} ({run.folder}): {run.error}" for run in failed]
+    lines += [f"- unfinished: {run.label} seed={run.seed} ({run.folder})" for run in unfinished]
+    lines += [f"- missing: {text}" for text in collection.missing]
+    count = (
+        f"Runs: {len(finished)} finished, {len(failed)} failed, {len(unfinished)} unfinished, "
+        f"{len(collection.missing)} missing."
+    )
+    count += "".join(f"\n\n{who}: `{' '.join(overrides)}`" for who, overrides in collection.shared.items())
+    return "\n\n".join([count, "\n".join(line.partition("\n")[0] for line in lines)]).rstrip()
+
+
 def cell_rows(report: Report) -> list[Row]:
     """Return one row a cell: means, both kinds of interval, cost, and the difference from the baseline."""
-    compared = {one.cell.label: one for one in report.comparisons}
-    units = {summary.cell.label: section.kind.unit for section in report.sections for summary in section.flat}
-    rows = []
-    for summary in report.all_summaries:
-        unit = units[summary.cell.label].removesuffix("s")
-        row: Row = {"cell": summary.cell.label, "seeds": len(summary.cell.runs)}
-        for metric, interval in summary.over_seeds.items():
-            resampled = summary.over_units.get(metric)
-            row |= {
-                metric: interval.mean,
-                f"{metric} seed half width": interval.half_width,
-                f"{metric} {unit} low": resampled and resampled.low,
-                f"{metric} {unit} high": resampled and resampled.high,
-            }
-        one = compared.get(summary.cell.label)
-        result = one.result if one else None
+    compared = {comparison.cell.label: comparison for comparison in report.comparisons}
+    return [
+        _cell_row(summary, compared.get(summary.cell.label), section.wing.unit.removesuffix("s"))
+        for section in report.sections
+        for summary in section.summaries
+    ]
+
+
+def _cell_row(summary: Summary, comparison: Comparison | None, unit: str) -> Row:
+    row: Row = {"cell": summary.cell.label, "seeds": len(summary.cell.runs)}
+    for metric, interval in summary.over_seeds.items():
+        resampled = summary.over_units.get(metric)
         row |= {
-            **_cost(summary.cell.runs),
-            "baseline": one.baseline.label if one and one.baseline else None,
-            "difference": result and result.difference.mean,
-            "difference low": result and result.difference.low,
-            "difference high": result and result.difference.high,
-            "difference relative": result and result.relative,
-            "resamples above 0": result and result.share_above_zero,
+            metric: interval.mean,
+            f"{metric} seed half width": interval.half_width,
+            f"{metric} {unit} low": resampled and resampled.low,
+            f"{metric} {unit} high": resampled and resampled.high,
         }
-        rows.append(row)
-    return rows
+    result = comparison.result if comparison else None
+    return row | {
+        **cost_of(summary.cell.runs),
+        "baseline": comparison.baseline.label if comparison and comparison.baseline else None,
+        "difference": result and result.difference.mean,
+        "difference low": result and result.difference.low,
+        "difference high": result and result.difference.high,
+        "difference relative": result and result.relative,
+        "resamples above 0": result and result.share_above_zero,
+    }
 
 
 def run_row(run: Run) -> Row:
@@ -159,30 +243,39 @@ def run_row(run: Run) -> Row:
         "status": run.status,
         "error": run.error,
         **run.metrics,
-        **_cost([run]),
+        **cost_of([run]),
         "started_at": run.started_at.isoformat(),
         "commit": run.commit,
     }
 
 
-def _cost(runs: Sequence[Run]) -> Row:
-    """Average what the runs took; where they differ in users (or questions), all numbers are given."""
+def cost_of(runs: Sequence[Run]) -> Row:
+    """Average what the runs took; where they differ in users (or questions), all numbers are given.
+
+    First is the validation metric of the weights that were tested: what settings are to be chosen by.
+    """
     units = "evaluated_questions" if any(run.evaluated_questions for run in runs) else "evaluated_users"
+    validation = dict.fromkeys(name for run in runs for name in run.metrics if name.startswith("val/"))
     return {
-        **_validation(runs),
+        **{name: _mean(run.metrics.get(name) for run in runs) for name in validation},
         "fit (s)": _mean(run.timings_s.get("fit") for run in runs),
         "total (s)": _mean(run.timings_s.get("total") for run in runs),
         "s/step": _mean(run.timings_s.get("fit", 0.0) / run.steps if run.steps else None for run in runs),
-        "negatives/s": _mean(negatives_per_second(run) for run in runs),
+        "negatives/s": _mean(map(_negatives_per_second, runs)),
         "memory (MiB)": _mean(run.peak_memory_mib for run in runs),
         units.removeprefix("evaluated_"): " / ".join(dict.fromkeys(str(getattr(run, units) or "-") for run in runs)),
     }
 
 
-def _validation(runs: Sequence[Run]) -> Row:
-    """Average the validation metric of the weights that were tested: what settings are to be chosen by."""
-    names = dict.fromkeys(name for run in runs for name in run.metrics if name.startswith("val/"))
-    return {name: _mean(run.metrics.get(name) for run in runs) for name in names}
+def _negatives_per_second(run: Run) -> float | None:
+    """Return how many negatives the run learned from in a second of fitting, validation and preparations included.
+
+    Rejected items of a preference method, answers without the true item of GRPO, self-hard negatives (tokens) of ILRec:
+    the mean over the logged steps, times all steps. None where none were logged.
+    """
+    seconds = run.timings_s.get("fit")
+    logged = run.curves().get("train/negatives") if seconds and run.steps else None
+    return float(np.mean(list(logged.values()))) * run.steps / seconds if logged and run.steps and seconds else None
 
 
 def _mean(values: Iterable[float | None]) -> float | None:

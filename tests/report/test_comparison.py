@@ -4,12 +4,13 @@ import pytest
 
 from src.launch.errors import InputError
 from src.report.comparison import build_report
-from src.report.interval_plots import metric_intervals
+from src.report.plots import metric_intervals
 from src.report.tables import markdown
 
 
 def report(folder, **options):
-    return markdown(build_report([folder], **options), "Title")
+    made = build_report([folder], **options)
+    return markdown(made, [section.wing.findings(section) for section in made.sections], "Title")
 
 
 def test_runs_of_two_protocols_get_a_table_and_a_baseline_each(tmp_path, write_run):
@@ -35,7 +36,7 @@ def test_a_run_tested_with_and_without_the_history_counts_once_under_either_prot
     write_run(tmp_path / "3", "ilrec", ranks=(1, 3, 7, None), excluded=(1, 1, 7, None), overrides=["x=1"])
     made = build_report([tmp_path], baseline="ilrec x=1")
     assert len(made.collection.runs) == 4
-    kept, excluded = made.sections[0].summaries
+    kept, excluded = made.sections[0].groups
     assert [len(one.cell.runs) for one in kept] == [len(one.cell.runs) for one in excluded] == [2, 1, 1]
     assert [one.cell.protocol["exclude_history"] for one in (kept[0], excluded[0])] == [False, True]
     assert excluded[0].over_seeds["test/hit@10"].mean == 0.75

@@ -9,10 +9,9 @@ from hypothesis import strategies as st
 from src.launch.errors import InputError
 from src.report.__main__ import main, write_report
 from src.report.comparison import build_report
-from src.report.curve_plots import MOST_POINTS, curves
-from src.report.curves import read_curves
-from src.report.layout import markdown_table
+from src.report.plots import MOST_POINTS, curves
 from src.report.runs import find_runs
+from src.report.tables import markdown_table
 
 
 def report(folder):
@@ -102,7 +101,7 @@ def test_what_the_layers_found_is_averaged_over_the_layers_and_drawn_where_it_wa
     log_layers(tmp_path / "1")
     assert "![layers](layers.png)" in report(tmp_path)
     (run,) = find_runs([tmp_path / "1"])
-    assert read_curves(run)["train/layer_agreement"] == pytest.approx({9: 0.4, 19: 0.6})
+    assert run.curves()["train/layer_agreement"] == pytest.approx({9: 0.4, 19: 0.6})
     assert b"share of positions" in (tmp_path / "out/layers.svg").read_bytes()
 
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from src.gisa.metrics.answer_table import Table
 from src.gisa.metrics.answer_text import official_table
 from src.gisa.metrics.answers import official_score
 from src.gisa.metrics.sampling import SIZES, Vote, ballot, best_at_k, cell_vote, majority, mean_vote
-from src.gisa.report.benchmark import AnsweredCell, estimate
-from src.report.layout import Column, Estimate
-from src.report.layout import Table as ReportTable
+from src.gisa.report.answered import AnsweredCell, estimate
+from src.report.tables import Column, Estimate, Table
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True)
@@ -34,15 +37,29 @@ class Point:
     cell_vote: Estimate | None
 
 
-@dataclass(frozen=True)
-class _Question:
-    """The attempts at a question, those that are missing included: exact matches, votes and tables."""
+class _Attempts:
+    """The attempts at a question, those that are missing included."""
 
-    answer_type: str
-    gold: bytes
-    tables: list[Table | None]
-    exact: list[float]
-    ballots: list[Hashable | None]
+    def __init__(self, texts: Sequence[str], gold: bytes, answer_type: str) -> None:
+        self.answer_type, self._gold = answer_type, gold
+        self._scores: dict[str, float] = {}  # by text; attempts and votes repeat themselves
+        tables = {text: official_table(text) for text in set(texts)}
+        self._tables = [tables[text] for text in texts]
+        self._ballots = [ballot(table, answer_type) for table in self._tables]
+        self.exact = [self._exact(text) for text in texts]
+
+    def _exact(self, text: str) -> float:
+        if text not in self._scores:
+            self._scores[text] = float(official_score(text, self._gold, self.answer_type)["global_em"])
+        return self._scores[text]
+
+    def vote(self, chosen: tuple[int, ...]) -> Vote:
+        """Let some attempts vote over whole answers."""
+        return majority([self._ballots[at] for at in chosen], [self.exact[at] for at in chosen])
+
+    def vote_by_cell(self, chosen: tuple[int, ...]) -> Vote:
+        """Let some attempts vote a table together, cell by cell."""
+        return Vote(self._exact(cell_vote([self._tables[at] for at in chosen])), 0.0)
 
 
 def curve(cell: AnsweredCell) -> list[Point]:
@@ -51,13 +68,44 @@ def curve(cell: AnsweredCell) -> list[Point]:
     The attempts of all its runs are taken together, as runs of a cell differ in nothing but the seed.
     """
     questions = _questions(cell)
-    attempts = max((len(question.tables) for question in questions.values()), default=0)
-    if attempts < 2:
-        return []
-    return [_point(questions, k, attempts) for k in SIZES if k <= attempts]
+    most = max((len(attempts.exact) for attempts in questions.values()), default=0)
+    return [_point(questions, k, most) for k in SIZES if k <= most] if most > 1 else []
 
 
-def curve_table(curves: Sequence[tuple[str, Sequence[Point]]]) -> ReportTable:
+def _questions(cell: AnsweredCell) -> dict[str, _Attempts]:
+    texts: dict[str, list[str]] = {}
+    for run in cell.runs:
+        most = max(map(len, run.attempts.values()), default=0)
+        for question in run.suite.questions if run.suite else []:
+            given = run.attempts.get(question.id, [])
+            texts.setdefault(question.id, []).extend([*given, *[""] * (most - len(given))])
+    suite = next((run.suite for run in cell.runs if run.suite), None)
+    if suite is None:
+        return {}
+    return {
+        question.id: _Attempts(texts[question.id], suite.gold(question), question.answer_type)
+        for question in suite.questions
+    }
+
+
+def _point(questions: dict[str, _Attempts], k: int, most: int) -> Point:
+    best, votes, cells = {}, {}, {}
+    for seed, (key, attempts) in enumerate(questions.items()):
+        best[key] = best_at_k(attempts.exact, k)
+        votes[key] = mean_vote(most, k, attempts.vote, seed=seed)
+        if attempts.answer_type == "table":
+            cells[key] = mean_vote(most, k, attempts.vote_by_cell, seed=seed).score
+    return Point(
+        k=k,
+        best=estimate(best),
+        vote=estimate({key: vote.score for key, vote in votes.items()}),
+        confidence=estimate({key: vote.confidence for key, vote in votes.items()}),
+        table_vote=estimate({key: votes[key].score for key in cells}),
+        cell_vote=estimate(cells),
+    )
+
+
+def curve_table(curves: Sequence[tuple[str, Sequence[Point]]]) -> Table:
     """Return the curves as a table, a row for each cell and k."""
     columns = [
         Column("best", "Best@k"),
@@ -79,59 +127,24 @@ def curve_table(curves: Sequence[tuple[str, Sequence[Point]]]) -> ReportTable:
         for label, points in curves
         for point in points
     ]
-    return ReportTable("figure_5", "Several attempts (Figure 5 of the paper)", note, columns, rows)
+    return Table("figure_5", "Several attempts (Figure 5 of the paper)", note, columns, rows)
 
 
-def _questions(cell: AnsweredCell) -> dict[str, _Question]:
-    texts: dict[str, list[str]] = {}
-    for run in cell.runs:
-        most = max(map(len, run.attempts.values()), default=0)
-        for question in run.suite.questions if run.suite else []:
-            given = [attempt.prediction for attempt in run.attempts.get(question.id, [])]
-            texts.setdefault(question.id, []).extend([*given, *[""] * (most - len(given))])
-    suite = next((run.suite for run in cell.runs if run.suite), None)
-    found = {}
-    for question in suite.questions if suite else []:
-        gold, kind = suite.gold(question), question.answer_type  # type: ignore[union-attr]
-        given = texts[question.id]
-        exact = {text: float(official_score(text, gold, kind)["global_em"]) for text in set(given)}
-        tables = {text: official_table(text) for text in exact}
-        ballots = {text: ballot(table, kind) for text, table in tables.items()}
-        found[question.id] = _Question(
-            kind, gold, [tables[text] for text in given], [exact[text] for text in given],
-            [ballots[text] for text in given],
-        )  # fmt: skip
-    return found
+def attempts_figure(curves: Sequence[tuple[str, Sequence[Point]]]) -> Figure:
+    """Draw exact match over the number of attempts: the best of them as a line, their vote as a broken one.
 
+    Args:
+        curves: Label and points of each cell; at least one, with points.
+    """
+    from src.report.plots import interval_lines  # Matplotlib takes a second to import
 
-def _point(questions: dict[str, _Question], k: int, attempts: int) -> Point:
-    best, votes, cells = {}, {}, {}
-    for place, (key, question) in enumerate(questions.items()):
-        best[key] = best_at_k(question.exact, k)
-        votes[key] = mean_vote(attempts, k, _whole(question), seed=place)
-        if question.answer_type == "table":
-            cells[key] = mean_vote(attempts, k, _by_cell(question), seed=place).score
-    return Point(
-        k=k,
-        best=estimate(best, 100),
-        vote=estimate({key: vote.score for key, vote in votes.items()}, 100),
-        confidence=estimate({key: vote.confidence for key, vote in votes.items()}, 100),
-        table_vote=estimate({key: votes[key].score for key in cells}, 100),
-        cell_vote=estimate(cells, 100),
-    )
-
-
-def _whole(question: _Question) -> Callable[[tuple[int, ...]], Vote]:
-    return lambda chosen: majority([question.ballots[at] for at in chosen], [question.exact[at] for at in chosen])
-
-
-def _by_cell(question: _Question) -> Callable[[tuple[int, ...]], Vote]:
-    known: dict[str, float] = {}
-
-    def vote(chosen: tuple[int, ...]) -> Vote:
-        text = cell_vote([question.tables[at] for at in chosen])
-        if text not in known:
-            known[text] = float(official_score(text, question.gold, "table")["global_em"])
-        return Vote(known[text], 0.0)
-
-    return vote
+    lines = [
+        # Moved apart, so that whiskers of curves that meet stay readable.
+        (f"{name}@k, {label}", [(math.log2(point.k) + shift, y) for point in points if (y := getattr(point, key))])
+        for label, points in curves
+        for name, key, shift in (("Best", "best", -0.04), ("Majority", "vote", 0.04))
+    ]
+    ticks = {math.log2(point.k): str(point.k) for _, points in curves for point in points}
+    figure = interval_lines(lines, ("-", "--"), ticks)
+    figure.axes[0].set_xlabel("attempts k")
+    return figure

@@ -20,8 +20,14 @@ QUESTIONS = [
 def episode(name, prediction, *, sample=0, queries=(), visits=(), tokens=(0, 0, 0, 0), usd=0.0, **changes):
     """A record as ``record_of`` makes it; ``tokens`` are those of the chain and of the extractor, in and out."""
     steps = [{"key": "reply/0", "value": {"message": {"role": "assistant"}, "finish_reason": "stop"}}]
-    steps += [{"key": f"call/{at}/0", "value": {"tool": "search", "query": query}} for at, query in enumerate(queries)]
-    steps += [{"key": f"call/9/{at}", "value": {"tool": "visit", "urls": urls}} for at, urls in enumerate(visits)]
+    steps += [
+        {"key": f"call/{at}/0", "value": {"tool": "search", "query": query, "content": ""}}
+        for at, query in enumerate(queries)
+    ]
+    steps += [
+        {"key": f"call/9/{at}", "value": {"tool": "visit", "urls": urls, "content": ""}}
+        for at, urls in enumerate(visits)
+    ]
     steps += [
         {"key": "call/8/0", "value": {"error": "invalid", "content": "There is no tool."}},
         {"key": "call/8/1", "error": "RequestError: reset"},

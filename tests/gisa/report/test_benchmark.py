@@ -6,30 +6,28 @@ import pytest
 from src.gisa.dataset.gisa import Gisa
 from src.gisa.dataset.predictions import read_predictions
 from src.gisa.evaluator.answers import AnswerEvaluator
-from src.gisa.report.analysis import analyse
-from src.gisa.report.published import QUESTIONS as PUBLISHED_QUESTIONS
-from src.gisa.report.published import published
-from src.gisa.report.scaling import Point
+from src.gisa.report.answered import AnsweredCell
+from src.gisa.report.benchmark import PUBLISHED_QUESTIONS, exact_by_kind, kinds_figure, published
+from src.gisa.report.scaling import Point, attempts_figure
+from src.gisa.report.wing import WING
 from src.gisa.task.score import write_scores
 from src.launch.errors import InputError
 from src.launch.storage import write_atomic
 from src.report.__main__ import main
 from src.report.comparison import build_report
-from src.report.curve_plots import AGENT_CURVES, curves
-from src.report.layout import Estimate, as_csv
-from src.report.plots import attempts_curve, by_kind
-from src.report.tables import markdown
+from src.report.plots import curves
+from src.report.tables import Estimate, as_csv, markdown
 from tests.gisa.gisa_files import question, write_csv
 from tests.gisa.report.answered_runs import EPISODES, QUESTIONS, episode, write_answered_run, write_result
 
 
 def report(folder, **options):
     """Write the tables below the folder, without the plots, and return the text."""
-    found = build_report([folder], **options)
-    analysis = analyse(found)
-    for table in analysis.tables:
+    made = build_report([folder], **options)
+    findings = [section.wing.findings(section) for section in made.sections]
+    for table in (table for of_section in findings for table in of_section.tables):
         write_atomic(folder / f"out/{table.stem}.csv", as_csv(table.as_rows()))
-    return markdown(found, "Title", analysis.tables, [], analysis.remarks)
+    return markdown(made, findings, "Title")
 
 
 def rows(path):
@@ -87,9 +85,8 @@ def test_questions_of_an_embedded_suite_are_told_apart_by_the_pages_they_need(tm
     result = json.loads((tmp_path / "trained/result.json").read_text())
     (tmp_path / "trained/result.json").write_text(json.dumps(result | {"overrides": ["agent/policy=imitation"]}))
     found = build_report([tmp_path])
-    kinds = [
-        {kind: (one.mean, one.questions) for kind, one in estimates.items()} for _, estimates in analyse(found).kinds
-    ]
+    cells = [AnsweredCell(summary) for summary in found.sections[0].summaries]
+    kinds = [{kind: (one.mean, one.questions) for kind, one in exact_by_kind(cell).items()} for cell in cells]
     same = {"all": (25, 4), "item": (100, 1), "set": (0, 1), "list": (0, 1), "table": (0, 1), "1 page": (100, 1)}
     assert kinds == [
         same | {"2 pages": (0, 2)},
@@ -98,7 +95,7 @@ def test_questions_of_an_embedded_suite_are_told_apart_by_the_pages_they_need(tm
     report(tmp_path)
     parts = rows(tmp_path / "out/parts.csv")
     assert {part.partition(",")[0] for part in parts} >= {"1 page", "2 pages", "set", "live"}
-    (axes,) = by_kind(analyse(found).kinds).axes
+    (axes,) = kinds_figure(cells).axes
     assert [label.get_text() for label in axes.get_xticklabels()] == list(kinds[0])
 
 
@@ -113,8 +110,8 @@ def test_a_training_beside_its_tests_is_drawn_and_not_compared(tmp_path):
     (train / "metrics.csv").write_text(f"step,epoch,metric,value\n{logged}")
     found = build_report([tmp_path])
     assert [cell.name for cell in found.untested] == ["gisa_grpo"]
-    assert [summary.cell.name for summary in found.all_summaries] == ["gisa_rollout"]
-    drawn = curves(found.untested, AGENT_CURVES)
+    assert [summary.cell.name for summary in found.sections[0].summaries] == ["gisa_rollout"]
+    drawn = curves(found.untested, WING.learning)
     assert [axes.get_ylabel() for axes in drawn.axes] == ["reward of an episode", "exact match in training"]
     assert main([str(train), "--out", str(tmp_path / "report")]) == 0
     assert "![learning](learning.png)" in (tmp_path / "report/report.md").read_text()
@@ -211,7 +208,7 @@ def test_runs_of_other_seeds_are_further_attempts_and_their_scores_are_averaged(
 def test_a_figure_whose_interval_is_beside_its_mean_is_drawn():
     # As rounding makes of equal scores; Matplotlib refuses whiskers of negative length.
     beside = Estimate(50.0, 50.000001, 50.000002, 3)
-    figure = attempts_curve([("x", [Point(1, beside, beside, None, None, None)])])
+    figure = attempts_figure([("x", [Point(1, beside, beside, None, None, None)])])
     assert 50 in figure.axes[0].containers[0].lines[0].get_ydata()
 
 
@@ -301,21 +298,6 @@ def test_runs_on_other_questions_are_not_compared(tmp_path):
     path = tmp_path / "b/questions.jsonl"
     path.write_text("".join(path.read_text().splitlines(keepends=True)[:3]))
     assert "cannot be joined by question: 3 and 4 questions, 3 of them the same" in report(tmp_path)
-
-
-def test_recommendation_and_answers_are_reported_by_one_command(tmp_path, write_run, capsys):
-    write_run(tmp_path / "sft")
-    write_answered_run(tmp_path / "run")
-    assert main([str(tmp_path), "--metric", "test/hit@10", "--leaderboard"]) == 0
-    said = capsys.readouterr().out
-    for heading in ("## Test metrics", "## Runs on a suite of questions", "## Scores (Table 3 of the paper)"):
-        assert heading in said
-    cells = rows(tmp_path / "report/report.csv")
-    assert cells["sft"]["users"] == "4"
-    assert cells["gisa_rollout"]["questions"] == "4"
-    assert float(cells["gisa_rollout"]["test/global_em question low"]) == 0
-    for name in ("metrics", "exact_match", "training_curves"):
-        assert (tmp_path / f"report/{name}.png").is_file()
 
 
 def test_the_leaderboards_files_hold_every_question_as_text_and_can_be_scored(tmp_path):

@@ -5,8 +5,7 @@ import pytest
 
 from src.gisa.dataset.gisa import Gisa
 from src.gisa.report import page as page_module
-from src.gisa.report.page import MOST_BYTES, page_of, read_page, write_page
-from src.gisa.report.page_data import limit_for, page_data, shortened
+from src.gisa.report.page import MOST_BYTES, limit_for, page_data, page_of, read_page, shortened, write_page
 from src.launch.errors import InputError
 from src.report.__main__ import main
 from tests.gisa.gisa_files import question, write_suite

@@ -1,19 +1,33 @@
-"""Scores of each user of recommendation runs, from the ranks they saved."""
+"""What the report says of recommenders: users scored by the ranks that a run saved, and what ILRec's layers did."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import groupby
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
 from src.launch.errors import InputError
 from src.metrics.ranking import per_user_metric
+from src.report.comparison import Section
 from src.report.runs import Run
+from src.report.tables import metric_tables
+from src.report.wings import Findings, Scores, Wing
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+# What ILRec claims of the layers, by metric, and what it is.
+LAYER_CURVES = {
+    "train/layer_agreement": "share of positions whose first choice\nis the final layer's (mean of the layers)",
+    "train/layer_divergence": "divergence from the final layer, nats",
+    "train/negatives_per_position": "negatives a position",
+    "train/negative_margin": "logit of the true token minus that of\nthe hardest negative (lower is harder)",
+}
 
 
 def metrics(runs: Sequence[Run]) -> list[str]:
@@ -22,23 +36,10 @@ def metrics(runs: Sequence[Run]) -> list[str]:
     return sorted(names, key=lambda name: (name.partition("@")[0], int(name.partition("@")[2])))
 
 
-def scores(runs: Sequence[Run]) -> Callable[[str], NDArray[np.float64]]:
-    """Return what scores each user in each run by a metric such as ``test/ndcg@10``.
-
-    Raises:
-        InputError: as in :func:`_aligned_ranks`.
-    """
-    ranks = _aligned_ranks(runs)
-    return lambda metric: np.stack([per_user_metric(row, metric.removeprefix("test/")) for row in ranks])
-
-
-def _aligned_ranks(runs: Sequence[Run]) -> NDArray[np.float64]:
-    """Read ``ranks.parquet`` of each run and join them on the user.
+def scores(runs: Sequence[Run]) -> Scores:
+    """Return what scores each user in each run by a metric such as ``test/ndcg@10``; users in the order of their ids.
 
     Where ``max_users`` differs, runs that were tested on more users count with those of the fewest.
-
-    Returns:
-        Ranks of shape ``(runs, users)``, NaN where the target was not decoded; users in rising order of their ids.
 
     Raises:
         InputError: a file is absent or unreadable, or the runs were tested on different users or targets.
@@ -57,8 +58,8 @@ def _aligned_ranks(runs: Sequence[Run]) -> NDArray[np.float64]:
         else:
             what = f"different users: {len(first)} and {len(table)}, {len(users & other_users)} of them the same"
         raise InputError(f"{runs[0].folder} and {run.folder} cannot be joined by user: {what}")
-    order = sorted(first)
-    return np.array([[table[key] for key in order] for table in tables])
+    ranks = np.array([[table[key] for key in sorted(first)] for table in tables])
+    return lambda metric: np.stack([per_user_metric(row, metric.removeprefix("test/")) for row in ranks])
 
 
 def _read_ranks(run: Run) -> dict[tuple[str, str], float]:
@@ -73,3 +74,30 @@ def _read_ranks(run: Run) -> dict[tuple[str, str], float]:
     if repeated := [user for user, group in groupby(sorted(users)) if len(list(group)) > 1]:
         raise InputError(f"{path} ranks {len(repeated)} users more than once, such as {repeated[0]!r}")
     return dict(zip(zip(users, targets, strict=True), ranks, strict=True))
+
+
+def findings(section: Section) -> Findings:
+    """Return the tables of metrics; draw them, the training and what the layers did."""
+
+    def draw() -> Mapping[str, Figure | None]:
+        from src.report.plots import curves, metric_intervals
+
+        cells, validated = [summary.cell for summary in section.summaries], section.metric.replace("test/", "val/")
+        return {
+            "metrics": metric_intervals(section),
+            "training_curves": curves(cells, {"train/loss": "loss, nats", validated: validated}),
+            "layers": curves(cells, LAYER_CURVES),
+        }
+
+    return Findings(metric_tables(section), draw)
+
+
+WING = Wing(
+    unit="users",
+    file="ranks.parquet",
+    default_metric="test/ndcg@10",
+    default_baseline="sft",
+    metrics=metrics,
+    scores=scores,
+    findings=findings,
+)

@@ -1,0 +1,258 @@
+"""What runs on a suite left behind: scored questions, records of episodes, the suite; and means over its questions."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from hydra.errors import InstantiationException
+
+from src.gisa.agent.trajectory import tool_calls_of
+from src.gisa.batches.demonstrations import suite_notes
+from src.gisa.dataset.gisa import Gisa, Trace
+from src.gisa.evaluator.answers import ScoredQuestion, error_of
+from src.gisa.metrics.behaviour import browsing_similarity, search_similarity
+from src.launch.config import build
+from src.launch.errors import InputError
+from src.metrics.stats import Interval, bootstrap_interval
+from src.report.comparison import Summary
+from src.report.runs import Run
+from src.report.tables import Estimate
+
+
+@dataclass(frozen=True)
+class EpisodeSummary:
+    """An episode without the texts that the agent read.
+
+    Attributes:
+        question_id: Of the question.
+        sample: Number of the attempt at it.
+        prediction: The text that is scored; empty where there is none.
+        queries: Of the searches that were carried out, in their order.
+        visited: Addresses of the pages that it visited, or tried to, in their order.
+        counts: Searches, visits and the like, by name.
+        spent: Tokens and price of each part, see ``src.gisa.agent.cost``.
+    """
+
+    question_id: str
+    sample: int
+    prediction: str
+    queries: list[str]
+    visited: list[str]
+    counts: Mapping[str, int]
+    spent: Mapping[str, Mapping[str, float | None]]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A question of a run with its scores.
+
+    Attributes:
+        episode: The one that is scored; None without its record.
+        trace: What a human did; None where that is missing or damaged.
+        pages: How many pages it needs, in words; None where the suite does not say.
+    """
+
+    question: ScoredQuestion
+    episode: EpisodeSummary | None
+    trace: Trace | None
+    pages: str | None
+
+    @property
+    def parts(self) -> list[str]:
+        """The parts of the suite that it belongs to: by type, change over time, pages, topic."""
+        question = self.question
+        pages = [self.pages] if self.pages else []
+        return ["all", question.answer_type, question.question_type, *pages, f"topic: {question.topic}"]
+
+
+@dataclass(frozen=True)
+class AnsweredRun:
+    """A finished run on a suite.
+
+    Attributes:
+        answers: By the ids of the questions.
+        attempts: What was answered to each question at all attempts; empty without records.
+        suite: With the run's questions and answers; None where it is not here.
+        warnings: What is missing, in sentences.
+    """
+
+    answers: list[Answer]
+    attempts: dict[str, list[str]]
+    suite: Gisa | None
+    warnings: list[str]
+
+
+def _read_run(run: Run, label: str) -> AnsweredRun:
+    questions, warnings = {question.id: question for question in read_questions(run.folder)}, []
+    folder = episodes_of(run.folder, run.config)
+    if not folder.is_dir():
+        warnings.append(f"{label}: no records of episodes in {folder}, so nothing about calls, tokens and behaviour.")
+    episodes = [_read_episode(path) for path in sorted(folder.glob("*.json"))]
+    attempts: dict[str, list[str]] = {}
+    for episode in sorted(episodes, key=lambda episode: episode.sample):
+        attempts.setdefault(episode.question_id, []).append(episode.prediction)
+    suite, traces = None, {}
+    try:
+        suite = suite_of(run)
+        suite.questions = [question for question in suite.questions if question.id in questions]
+        if suite.fingerprint[:12] not in str(run.protocol.get("dataset")):
+            raise InputError(f"the answers below {suite.root} are not those that {run.folder} was scored by")
+        for question in suite.questions:
+            with suppress(InputError):
+                traces[question.id] = suite.trace(question)
+    except InputError as error:
+        suite = None
+        warnings.append(f"{label}: nothing beside humans, and no votes: {str(error).partition(chr(10))[0]}")
+    sample = run.protocol.get("sample", 0)
+    scored = {episode.question_id: episode for episode in episodes if episode.sample == sample}
+    notes = suite_notes(suite) if suite else {}
+    pages = {key: pages_needed(note["hops"]) for key, note in notes.items() if "hops" in note}
+    answers = [
+        Answer(question, scored.get(key), traces.get(key), pages.get(key)) for key, question in questions.items()
+    ]
+    return AnsweredRun(answers, attempts, suite, warnings)
+
+
+def _read_episode(path: Path) -> EpisodeSummary:
+    """Take what is needed out of a record; see ``src.gisa.agent.trajectory.record_of``.
+
+    Raises:
+        InputError: it is damaged.
+    """
+    try:
+        record = json.loads(path.read_bytes())
+        prediction, calls = record["prediction"], tool_calls_of(record["steps"])
+        return EpisodeSummary(
+            question_id=record["question_id"],
+            sample=record["sample"],
+            prediction=prediction if isinstance(prediction, str) else "",
+            queries=[call.query for call in calls if call.query is not None],
+            visited=[url for call in calls for url in call.urls],
+            counts=record["counts"],
+            spent=record["spent"],
+        )
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise InputError(
+            f"{path} is not the record of an episode: {type(error).__name__}: {error}.\n"
+            f"Report without this episode:  rm '{path}'"
+        ) from error
+
+
+class AnsweredCell:
+    """A cell of runs on a suite, with all that they left behind.
+
+    Raises:
+        InputError: a file is damaged.
+    """
+
+    def __init__(self, summary: Summary) -> None:
+        self.summary, self.label = summary, summary.cell.label
+        self.runs = [_read_run(run, self.label) for run in summary.cell.runs]
+        self.answers = [answer for run in self.runs for answer in run.answers]
+
+    def counts(self, part: str = "all") -> dict[str, int]:
+        """Count the questions of a part, and how often one scores 0 for another reason than a wrong answer."""
+        questions = [answer.question for answer in self.answers if part in answer.parts]
+        errors = sum(error_of(question) is not None for question in questions)
+        return {"questions": len({question.id for question in questions}), "errors": errors}
+
+    def by_question(self, value: Callable[[Answer], float | None]) -> dict[str, float]:
+        """Return what each question has in the mean over the runs, by its id; None, of all runs, leaves it out."""
+        values: dict[str, list[float]] = {}
+        for answer in self.answers:
+            if (figure := value(answer)) is not None:
+                values.setdefault(answer.question.id, []).append(figure)
+        return {key: sum(figures) / len(figures) for key, figures in values.items()}
+
+    def exact(self, scorer: str, part: str = "all") -> dict[str, float]:
+        """Return the exact match of each question of a part."""
+        return self.by_question(
+            lambda answer: float(getattr(answer.question, scorer)["global_em"]) if part in answer.parts else None
+        )
+
+    def over_episodes(self, value: Callable[[EpisodeSummary], float | None], scale: float = 1.0) -> Estimate | None:
+        """Average over the episodes that are scored."""
+        return estimate(self.by_question(lambda answer: value(answer.episode) if answer.episode else None), scale)
+
+    @cached_property
+    def similarities(self) -> dict[str, dict[str, float]]:
+        """How like a human the agent searched and browsed on each question that defines it, by id."""
+
+        def measured(measure: Callable[[Trace, EpisodeSummary], float | None]) -> dict[str, float]:
+            return self.by_question(
+                lambda answer: measure(answer.trace, answer.episode) if answer.trace and answer.episode else None
+            )
+
+        return {
+            "search": measured(lambda human, episode: search_similarity(human.searches, episode.queries)),
+            "browsing": measured(
+                lambda human, episode: browsing_similarity([click.target for click in human.clicks], episode.visited)
+            ),
+        }
+
+
+def estimate(values: Mapping[str, float], scale: float = 100.0) -> Estimate | None:
+    """Average the questions' values, in percent, with a bootstrap interval; None where there are none."""
+    return scaled(bootstrap_interval(list(values.values())), len(values), scale) if values else None
+
+
+def scaled(interval: Interval, questions: int, scale: float = 100.0) -> Estimate:
+    """Write an interval in percent, with the number of questions that it is over."""
+    return Estimate(scale * interval.mean, scale * interval.low, scale * interval.high, questions)
+
+
+def read_questions(folder: Path) -> list[ScoredQuestion]:
+    """Return the questions of a run with their scores, by their ids.
+
+    Raises:
+        InputError: the file is absent, or holds something else.
+    """
+    path = folder / "questions.jsonl"
+    try:
+        with path.open("rb") as stream:
+            questions = [ScoredQuestion(**json.loads(line)) for line in stream]
+    except (OSError, TypeError, ValueError) as error:
+        raise InputError(
+            f"{path} cannot be read as the scores of questions: {error}.\n"
+            f"Score the answers again:  python -m src.run +experiment=gisa_score predictions={folder} dataset=..."
+        ) from error
+    return sorted(questions, key=lambda question: question.id)
+
+
+def pages_needed(count: int) -> str:
+    """Return a number of pages in words."""
+    return f"{count} page{'s' if count > 1 else ''}"
+
+
+def episodes_of(folder: Path, config: Mapping[str, Any]) -> Path:
+    """Return where the records lie: in the run's folder, or in that of the run whose answers it scored."""
+    own, scored = folder / "episodes", config.get("predictions")
+    return own if own.is_dir() or not scored else Path(scored) / "episodes"
+
+
+def suite_of(run: Run) -> Gisa:
+    """Return the suite that a run was asked.
+
+    Raises:
+        InputError: it is not where the run found it, or the run is of a time when the code had other names.
+    """
+    node = run.config.get("dataset") or {}
+    target = str(node.get("_target_"))
+    try:
+        suite = build(node) if target.startswith("src.gisa.dataset.") else None
+    except (ImportError, InstantiationException):  # of a module or function that is gone
+        suite = None
+    if suite is None:
+        raise InputError(
+            f"{run.folder / 'result.json'} names no data set that this code has (dataset._target_={target}). A run of "
+            "commit 5a71412 or before is reported on at its own commit, or is to be run again."
+        )
+    if not isinstance(suite, Gisa):
+        raise InputError(f"dataset is {target}, and not a suite of questions")
+    return suite

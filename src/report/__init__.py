@@ -1,1 +1,0 @@
-"""Tables and plots over runs and sweeps: ``python -m src.report FOLDER...``."""
