@@ -104,7 +104,7 @@ class ImitationEvalTask:
 
     def _report(self, folder: Path, seed: int) -> tuple[dict[str, float], dict[str, Any]]:
         """Write the comparison; return its metrics, and how the episodes of each rollout ended."""
-        from src.gisa.evaluator.before_after import compare, markdown, valid_calls
+        from src.gisa.report.before_after import compare, markdown, valid_calls
 
         metrics: dict[str, float] = {}
         outcomes, content, text = {}, {}, []

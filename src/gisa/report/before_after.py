@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from src.gisa.batches.demonstrations import suite_notes
-from src.gisa.dataset.gisa import Gisa
+from src.gisa.dataset.gisa import AnswerType, Gisa
 from src.gisa.metrics.answer_table import TableError, split_records
 from src.gisa.metrics.answer_text import decode_gold
+from src.gisa.report.answered import pages_needed, read_questions
 from src.metrics.stats import Interval, bootstrap_interval, paired_bootstrap
 
 _LARGE = 3  # rows and columns of a table that counts as large
+_LARGE_TABLE = f"table, {_LARGE} x {_LARGE} and larger"
 
 
 @dataclass(frozen=True)
@@ -50,20 +51,19 @@ def compare(suite: Gisa, before: Path | None, after: Path, *, seed: int, resampl
         seed: Of the bootstrap.
         resamples: Of the bootstrap.
     """
-
-    def interval(values: list[float]) -> Interval:
-        return bootstrap_interval(values, seed=seed, samples=resamples)
-
-    first, second = _scores(before) if before else {}, _scores(after)
-    found = []
+    bootstrap: dict[str, Any] = {"seed": seed, "samples": resamples}
+    first = {question.id: question.official for question in (read_questions(before) if before else [])}
+    second = {question.id: question.official for question in read_questions(after)}
+    compared = []
     for part, ids in _parts(suite, second.keys()).items():
-        both = [name for name in ids if name in first]
-        for metric in ("global_em", *(["table_item_f1"] if part.startswith("table") else [])):
-            old, new = ([scores[name][metric] for name in both] for scores in (first, second))
-            gain = paired_bootstrap(new, old, seed=seed, samples=resamples).difference if both else None
-            reached = interval([second[name][metric] for name in ids])
-            found.append(Compared(part, metric, len(ids), reached, len(both), interval(old) if both else None, gain))
-    return found
+        common = [name for name in ids if name in first]
+        for metric in ("global_em", "table_item_f1") if part in ("table", _LARGE_TABLE) else ("global_em",):
+            reached = bootstrap_interval([second[name][metric] for name in ids], **bootstrap)
+            old, new = ([float(scores[name][metric]) for name in common] for scores in (first, second))
+            earlier = bootstrap_interval(old, **bootstrap) if common else None
+            gain = paired_bootstrap(new, old, **bootstrap).difference if common else None
+            compared.append(Compared(part, metric, len(ids), reached, len(common), earlier, gain))
+    return compared
 
 
 def valid_calls(records: Iterable[Mapping[str, Any]]) -> tuple[int, int]:
@@ -78,9 +78,9 @@ def valid_calls(records: Iterable[Mapping[str, Any]]) -> tuple[int, int]:
 def markdown(compared: Sequence[Compared]) -> str:
     """Write the comparison as a table, in percent."""
     lines = ["| part | metric | questions | after | also before | before | gain |", "|---|---|---|---|---|---|---|"]
-    for one in compared:
-        after, before, gain = map(_percent, (one.after, one.before, one.gain))
-        lines.append(f"| {one.part} | {one.metric} | {one.questions} | {after} | {one.common} | {before} | {gain} |")
+    for row in compared:
+        after, before, gain = map(_percent, (row.after, row.before, row.gain))
+        lines.append(f"| {row.part} | {row.metric} | {row.questions} | {after} | {row.common} | {before} | {gain} |")
     return "\n".join(lines)
 
 
@@ -90,29 +90,19 @@ def _percent(interval: Interval | None) -> str:
     return f"{100 * interval.mean:.1f} [{100 * interval.low:.1f}, {100 * interval.high:.1f}]"
 
 
-def _scores(folder: Path) -> dict[str, dict[str, float]]:
-    lines = (folder / "questions.jsonl").read_text().splitlines()
-    return {one["id"]: one["official"] for one in map(json.loads, lines)}
-
-
 def _parts(suite: Gisa, asked: Collection[str]) -> dict[str, list[str]]:
     """Return the ids of each kind of question that was asked: all, types, large tables, numbers of pages, forms."""
-    notes = suite_notes(suite)
-    parts: dict[str, list[str]] = {"all": [], "item": [], "set": [], "list": [], "table": []}
-    hops: dict[int, list[str]] = {}
-    forms: dict[str, list[str]] = {}
-    large = []
-    for question in (one for one in suite.questions if one.id in asked):
-        parts["all"].append(question.id)
-        parts[question.answer_type].append(question.id)
+    notes, types = suite_notes(suite), get_args(AnswerType)
+    parts: dict[tuple[int, int, str], list[str]] = {}  # with two numbers to be sorted by
+    for question in (question for question in suite.questions if question.id in asked):
+        names = [(0, 0, "all"), (1, types.index(question.answer_type), question.answer_type)]
         if question.answer_type == "table" and _is_large(suite.gold(question)):
-            large.append(question.id)
+            names.append((2, 0, _LARGE_TABLE))
         if note := notes.get(question.id):
-            hops.setdefault(note["hops"], []).append(question.id)
-            forms.setdefault(f"form: {note['form']}", []).append(question.id)
-    parts[f"table, {_LARGE} x {_LARGE} and larger"] = large
-    parts |= {f"{count} page{'s' if count > 1 else ''}": hops[count] for count in sorted(hops)}
-    return {part: ids for part, ids in {**parts, **dict(sorted(forms.items()))}.items() if ids}
+            names += [(3, note["hops"], pages_needed(note["hops"])), (4, 0, f"form: {note['form']}")]
+        for name in names:
+            parts.setdefault(name, []).append(question.id)
+    return {name[-1]: parts[name] for name in sorted(parts)}
 
 
 def _is_large(gold: bytes) -> bool:
