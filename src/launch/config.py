@@ -20,7 +20,7 @@ from typing import Any, Literal, cast
 from urllib.parse import urlsplit
 
 from src.launch.errors import InputError
-from src.launch.record import first_process
+from src.launch.record import first_process, older_version
 
 Node = dict[str, Any]
 _INSTRUCTIONS = ("_target_", "_partial_", "_args_", "_recursive_", "_convert_")
@@ -253,6 +253,10 @@ def _refused(config: Mapping[str, Any], multirun: bool) -> Iterator[str]:
         start = stage.get(key)
         if start not in (None, _MISSING) and not Path(start).is_file():
             yield f"stage.{key}={start}: no such file; needed: checkpoints/best.ckpt of a run"
+    # Not of `reward_from`: collaborative models of before are read as ever.
+    for key, path in (("checkpoint", config.get("checkpoint")), ("stage.init_from", stage.get("init_from"))):
+        if isinstance(path, str) and (older := older_version(Path(path).parent.parent)):
+            yield f"{key}={path}: {older}"
 
 
 def _did_you_mean(key: str, known: Iterable[str]) -> str:

@@ -1,3 +1,4 @@
+import json
 import os
 import subprocess
 import sys
@@ -127,6 +128,20 @@ def test_cuda_asked_for_and_absent_is_refused(monkeypatch):
 
 def test_a_start_from_a_missing_checkpoint_is_refused(tmp_path):
     assert "no such file; needed: checkpoints/best.ckpt of a run" in faults(stage={"init_from": str(tmp_path / "x")})
+
+
+def test_weights_of_an_older_version_are_refused_but_those_that_give_rewards(tmp_path):
+    checkpoint = tmp_path / "checkpoints" / "best.ckpt"
+    checkpoint.parent.mkdir()
+    checkpoint.touch()
+    record = {"commit": "5a71412", "config": {"task": {"_target_": "src.task.recommendation.Recommendation"}}}
+    (tmp_path / "result.json").write_text(json.dumps(record))
+    older = f"{checkpoint}: {tmp_path} is a run of an older version of this code"
+    text = faults(checkpoint=str(checkpoint), stage={"init_from": str(checkpoint)})
+    assert f"- checkpoint={older}" in text
+    assert f"- stage.init_from={older}" in text
+    assert "git checkout 5a71412" in text
+    check(plain_config(stage={"reward_from": str(checkpoint)}))
 
 
 def test_the_dashboard_online_needs_a_key(monkeypatch, tmp_path):
