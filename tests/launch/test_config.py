@@ -3,8 +3,9 @@ import os
 import subprocess
 import sys
 import types
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_type_hints
+from typing import Any, Literal, get_type_hints
 
 import pytest
 from hypothesis import given
@@ -24,6 +25,19 @@ def target(alpha: float, beta: int = 1, *, kind: Literal["a", "b"] = "a", names:
 
 def takes_anything(**settings):
     return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    gamma: float
+    layers: int | list[int]
+
+
+class Stage:
+    settings: Settings
+
+    def __init__(self, model, **settings: Any):
+        self.settings = Settings(**settings)
 
 
 def plain_config(**changes):
@@ -97,6 +111,17 @@ def test_nodes_are_checked_at_any_depth():
 
 def test_a_target_that_takes_anything_is_given_anything():
     check(plain_config(model={"_target_": f"{__name__}.takes_anything", "whatever": 1}))
+
+
+def test_settings_that_a_class_takes_as_a_dataclass_stand_flatly_among_its_arguments():
+    stage = {"_target_": f"{__name__}.Stage", "model": None}
+    check(plain_config(stage={**stage, "gamma": 1.0, "layers": [1, 2]}))
+    text = faults(stage={**stage, "gama": 1.0, "layers": "all"})
+    assert text.splitlines()[1:] == [
+        f"- stage.gama: {__name__}.Stage has no such setting; did you mean gamma?",
+        "- stage.gamma: missing; type +stage.gamma=...",
+        "- stage.layers='all': needed: whole number | [whole number, ...]",
+    ]
 
 
 def test_a_target_that_cannot_be_imported_is_named():

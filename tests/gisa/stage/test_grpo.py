@@ -1,6 +1,7 @@
 """GRPO for the agent on a small real model: tokens, loss and gradients by hand, rewards, what is refused."""
 
 import copy
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -219,7 +220,7 @@ def test_with_it_wrong_answers_are_compared_by_their_steps(folder, trained):
     records = [record("Cuzco", SEARCH), record("Cuzco", SEARCH, VISIT)]
     alone, _ = step(trained, records)
     assert alone == 0
-    trained.hparams["process_weight"] = 0.5
+    trained.settings = replace(trained.settings, process_weight=0.5)
     loss, _ = step(trained, records)
     expected, _ = trained._loss(EPISODES[:2], group_advantages(torch.tensor([[0.0, 0.5 * 0.68]])))
     torch.testing.assert_close(loss, expected)
