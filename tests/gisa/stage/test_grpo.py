@@ -38,7 +38,7 @@ def stage(folder, rank=2, temperature=1.0, **changes):
         "seed": 1, "learning_rate": 1e-2, "weight_decay": 0.0, "warmup_ratio": 0.0, "group_size": 2,
         "process_weight": 0.2, "kl_weight": 0.0, **changes,
     }  # fmt: skip
-    policy = SimpleNamespace(temperature=temperature, learnt=None, listener=None)
+    policy = SimpleNamespace(temperature=temperature, manifest=None, listener=None)
     return GrpoStage(model=model, rollout=None, policy=policy, **settings)
 
 
