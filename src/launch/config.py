@@ -20,7 +20,7 @@ from typing import Any, Literal, cast
 from urllib.parse import urlsplit
 
 from src.launch.errors import InputError
-from src.launch.record import first_process
+from src.launch.record import first_process, older_version
 
 Node = dict[str, Any]
 _INSTRUCTIONS = ("_target_", "_partial_", "_args_", "_recursive_", "_convert_")
@@ -167,7 +167,7 @@ def _call(node: Node, path: str) -> Iterator[str]:
     except Exception as error:  # importing runs code of any kind
         yield f"{path}._target_: cannot import {node['_target_']}: {error}"
         return
-    signature = inspect.signature(target).parameters
+    signature, hints = _parameters(target)
     accepted = {
         name: one for name, one in signature.items() if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)
     }
@@ -178,7 +178,6 @@ def _call(node: Node, path: str) -> Iterator[str]:
         for name, one in accepted.items():
             if one.default is one.empty and name not in arguments:
                 yield f"{path}.{name}: missing; type +{path}.{name}=..."
-    hints = _hints(target)
     for key in sorted(arguments.keys() & hints.keys()):
         if arguments[key] != _MISSING:
             yield from _mistyped(f"{path}.{key}", arguments[key], hints[key])
@@ -188,12 +187,25 @@ def _missing(arguments: Node) -> list[str]:
     return [key for key, value in arguments.items() if value == _MISSING]
 
 
-def _hints(target: Callable[..., Any]) -> dict[str, Any]:
-    """Return the type hints of a callable's arguments; none where they cannot be resolved."""
+def _parameters(target: Callable[..., Any]) -> tuple[dict[str, inspect.Parameter], dict[str, Any]]:
+    """Return a callable's parameters, and their type hints where they can be resolved.
+
+    Those of ``**settings`` of a class are the fields of the dataclass that it annotates its attribute ``settings``
+    with: so configs are flat, and constructors short.
+    """
+    parameters = dict(inspect.signature(target).parameters)
     try:
-        return typing.get_type_hints(target.__init__ if inspect.isclass(target) else target)
+        hints = typing.get_type_hints(target.__init__ if inspect.isclass(target) else target)
     except (NameError, TypeError):
-        return {}
+        hints = {}
+    kinds = inspect.getmro(target) if inspect.isclass(target) else ()
+    told = next((kind for kind in kinds if "settings" in inspect.get_annotations(kind)), None)
+    if told and "settings" in parameters:
+        del parameters["settings"]
+        settings = inspect.get_annotations(told, eval_str=True)["settings"]
+        parameters |= inspect.signature(settings).parameters
+        hints |= typing.get_type_hints(settings)
+    return parameters, hints
 
 
 def _mistyped(path: str, value: Any, hint: Any) -> Iterator[str]:
@@ -253,6 +265,10 @@ def _refused(config: Mapping[str, Any], multirun: bool) -> Iterator[str]:
         start = stage.get(key)
         if start not in (None, _MISSING) and not Path(start).is_file():
             yield f"stage.{key}={start}: no such file; needed: checkpoints/best.ckpt of a run"
+    # Not of `reward_from`: collaborative models of before are read as ever.
+    for key, path in (("checkpoint", config.get("checkpoint")), ("stage.init_from", stage.get("init_from"))):
+        if isinstance(path, str) and (older := older_version(Path(path).parent.parent)):
+            yield f"{key}={path}: {older}"
 
 
 def _did_you_mean(key: str, known: Iterable[str]) -> str:

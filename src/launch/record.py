@@ -9,7 +9,7 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -22,6 +22,7 @@ from src.launch.errors import InputError
 from src.launch.storage import sha256_of, write_atomic
 
 PACKAGES = ("torch", "transformers", "lightning", "hydra-core", "numpy", "ilrec-gisa")
+_SOURCE = Path(__file__).parents[1]
 
 
 class Record:
@@ -87,7 +88,13 @@ class Record:
 
     @classmethod
     def resume(cls, folder: Path) -> Record:
-        """Read the record and the config of a run to go on with; a finished one is left as it is."""
+        """Read the record and the config of a run to go on with; a finished one is left as it is.
+
+        Raises:
+            InputError: an older version of the code made it.
+        """
+        if older := older_version(folder):
+            raise InputError(older)
         record = cls(folder, json.loads((folder / "result.json").read_bytes()))
         if record.content["status"] != "finished":
             _reset_peak_memory()
@@ -132,6 +139,41 @@ class Record:
         description = {"type": type(error).__name__, "message": str(error)}
         with suppress(OSError):  # a full disk, of all times; the error itself is reported anyway
             self.update(status="failed", finished_at=_now(), peak_memory_mib=peak_memory_mib(), error=description)
+
+
+def older_version(folder: Path) -> str | None:
+    """Say what to do with a run folder whose config names code that is gone; None for one that can be used."""
+    try:
+        run = json.loads((folder / "result.json").read_bytes())
+    except (OSError, ValueError):  # no run folder, or a damaged one, which those who need it will say
+        return None
+    gone = next((target for target in _targets(run.get("config")) if not _is_here(target)), None)
+    if gone is None:
+        return None
+    return (
+        f"{folder} is a run of an older version of this code, whose {gone} is gone.\n"
+        f"Use it as it was:  git checkout {run.get('commit') or '<the commit of that time>'}\n"
+        "or train it again with the code as it is."
+    )
+
+
+def _targets(config: Any) -> Iterator[str]:
+    """Yield every ``_target_`` of a config."""
+    if isinstance(config, dict):
+        if "_target_" in config:
+            yield str(config["_target_"])
+        for value in config.values():
+            yield from _targets(value)
+    elif isinstance(config, list):
+        for value in config:
+            yield from _targets(value)
+
+
+def _is_here(target: str) -> bool:
+    """Whether the module of a target is there, if it is one of ours."""
+    package, *parts = target.split(".")
+    files = (_SOURCE.joinpath(*parts[:count]).with_suffix(".py") for count in range(1, len(parts)))
+    return package != _SOURCE.name or any(file.is_file() for file in files)
 
 
 def _origin(checkpoint: Path) -> dict[str, str | None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +18,38 @@ from src.training.sharded import load_weights
 _WHAT_TO_TYPE = "Type:  stage.init_from=outputs/<recipe>/<run>/checkpoints/best.ckpt"
 
 
-class TrainingStage(lightning.LightningModule):
-    """A stage whose subclass brings ``training_step`` and the hyperparameters.
+@dataclass(frozen=True, kw_only=True)
+class Optimisation:
+    """What every stage that trains is told; those of a stage add their own, and configs name them all flatly.
 
-    These must hold ``seed``, ``learning_rate``, ``weight_decay`` and ``warmup_ratio``.
+    Attributes:
+        seed: Seed of dropout; with the step number it fixes every random number of a step.
+        learning_rate: Peak learning rate of AdamW, dimensionless.
+        weight_decay: Of matrices; vectors are not decayed.
+        warmup_ratio: Share of the steps in which the learning rate rises, 0 to 1; then it falls along a cosine.
+    """
+
+    seed: int
+    learning_rate: float
+    weight_decay: float
+    warmup_ratio: float
+
+
+class TrainingStage(lightning.LightningModule):
+    """A stage whose subclass brings ``training_step``.
 
     Args:
         model: The network; its ``spec`` says in plain values what it is.
+        settings: Plain values; checkpoints hold them, flatly, as hyperparameters.
     """
 
-    def __init__(self, model: Any) -> None:
+    settings: Optimisation
+
+    def __init__(self, model: Any, settings: Optimisation) -> None:
         super().__init__()
         self.model = model
+        self.settings = settings
+        self.save_hyperparameters(asdict(settings))
         self.kind = type(self).__name__  # splitting it over processes makes a subclass of another name
         self.strict_loading = False  # frozen weights are not in the checkpoint; `on_load_checkpoint` checks the rest
 
@@ -45,7 +66,7 @@ class TrainingStage(lightning.LightningModule):
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Fix dropout by (seed, step), so that a resumed run draws what the uninterrupted one draws."""
-        torch.manual_seed(self.hparams["seed"] * 1_000_003 + self.global_step * 1_009 + self.global_rank)
+        torch.manual_seed(self.settings.seed * 1_000_003 + self.global_step * 1_009 + self.global_rank)
 
     def _share_of_positions(self, count: int) -> Tensor | float:
         """Weigh a process by its label positions, so that the averaged gradient is that of the whole batch."""
@@ -66,16 +87,16 @@ class TrainingStage(lightning.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """AdamW with warm-up and cosine decay over all steps of the run."""
-        settings = self.hparams
+        settings = self.settings
         trainable = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         groups = [
-            {"params": [p for p in trainable if p.ndim > 1], "weight_decay": settings["weight_decay"]},
+            {"params": [p for p in trainable if p.ndim > 1], "weight_decay": settings.weight_decay},
             {"params": [p for p in trainable if p.ndim <= 1], "weight_decay": 0.0},
         ]
         fused = self.trainer.precision != "16-mixed"  # there Lightning clips no gradients that a fused one unscales
-        optimizer = torch.optim.AdamW([g for g in groups if g["params"]], lr=settings["learning_rate"], fused=fused)
+        optimizer = torch.optim.AdamW([g for g in groups if g["params"]], lr=settings.learning_rate, fused=fused)
         steps = int(self.trainer.estimated_stepping_batches)
-        schedule = get_cosine_schedule_with_warmup(optimizer, int(settings["warmup_ratio"] * steps), steps)
+        schedule = get_cosine_schedule_with_warmup(optimizer, int(settings.warmup_ratio * steps), steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:

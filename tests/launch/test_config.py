@@ -1,9 +1,11 @@
+import json
 import os
 import subprocess
 import sys
 import types
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_type_hints
+from typing import Any, Literal, get_type_hints
 
 import pytest
 from hypothesis import given
@@ -23,6 +25,19 @@ def target(alpha: float, beta: int = 1, *, kind: Literal["a", "b"] = "a", names:
 
 def takes_anything(**settings):
     return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    gamma: float
+    layers: int | list[int]
+
+
+class Stage:
+    settings: Settings
+
+    def __init__(self, model, **settings: Any):
+        self.settings = Settings(**settings)
 
 
 def plain_config(**changes):
@@ -98,6 +113,17 @@ def test_a_target_that_takes_anything_is_given_anything():
     check(plain_config(model={"_target_": f"{__name__}.takes_anything", "whatever": 1}))
 
 
+def test_settings_that_a_class_takes_as_a_dataclass_stand_flatly_among_its_arguments():
+    stage = {"_target_": f"{__name__}.Stage", "model": None}
+    check(plain_config(stage={**stage, "gamma": 1.0, "layers": [1, 2]}))
+    text = faults(stage={**stage, "gama": 1.0, "layers": "all"})
+    assert text.splitlines()[1:] == [
+        f"- stage.gama: {__name__}.Stage has no such setting; did you mean gamma?",
+        "- stage.gamma: missing; type +stage.gamma=...",
+        "- stage.layers='all': needed: whole number | [whole number, ...]",
+    ]
+
+
 def test_a_target_that_cannot_be_imported_is_named():
     assert "model._target_: cannot import src.nowhere.Thing" in faults(model={"_target_": "src.nowhere.Thing"})
 
@@ -127,6 +153,20 @@ def test_cuda_asked_for_and_absent_is_refused(monkeypatch):
 
 def test_a_start_from_a_missing_checkpoint_is_refused(tmp_path):
     assert "no such file; needed: checkpoints/best.ckpt of a run" in faults(stage={"init_from": str(tmp_path / "x")})
+
+
+def test_weights_of_an_older_version_are_refused_but_those_that_give_rewards(tmp_path):
+    checkpoint = tmp_path / "checkpoints" / "best.ckpt"
+    checkpoint.parent.mkdir()
+    checkpoint.touch()
+    record = {"commit": "5a71412", "config": {"task": {"_target_": "src.task.recommendation.Recommendation"}}}
+    (tmp_path / "result.json").write_text(json.dumps(record))
+    older = f"{checkpoint}: {tmp_path} is a run of an older version of this code"
+    text = faults(checkpoint=str(checkpoint), stage={"init_from": str(checkpoint)})
+    assert f"- checkpoint={older}" in text
+    assert f"- stage.init_from={older}" in text
+    assert "git checkout 5a71412" in text
+    check(plain_config(stage={"reward_from": str(checkpoint)}))
 
 
 def test_the_dashboard_online_needs_a_key(monkeypatch, tmp_path):

@@ -17,6 +17,7 @@ from src.gisa.agent.policy import ContextOverflowError, Message, Reply
 from src.gisa.agent.web import Web
 from src.gisa.chat.tool_calls import read_reply
 from src.launch.errors import InputError
+from src.launch.record import older_version
 
 if TYPE_CHECKING:
     from src.gisa.chat.generation import ChatModel, Generation
@@ -83,6 +84,9 @@ class LocalPolicy:
         """
         if not remembered_gb >= 0:
             raise InputError(f"agent.policy.remembered_gb={remembered_gb}: I need a number of at least 0; 0 is off.")
+        if (Path(name) / "lessons.json").is_file():  # the manifest's name and form of before
+            older = older_version(Path(name).parent) or "Train it again: its lessons.json is of an older version."
+            raise InputError(f"agent.policy.name={name}: {older}")
         from src.gisa.chat.generation import load_chat_model  # seconds of imports that --help must not wait for
 
         self._model = model or load_chat_model(name, dtype=dtype, device=device)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,10 +22,25 @@ from src.launch.errors import InputError
 from src.losses.preference import group_advantages, group_relative_loss, token_log_probabilities
 from src.model.causal_lm import CausalLM
 from src.model.packing import lay_out
-from src.training.stage import TrainingStage
+from src.training.stage import Optimisation, TrainingStage
 
 Turn = tuple[list[int], list[int]]
 """Tokens that were read and tokens that were written."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GrpoSettings(Optimisation):
+    """What the stage is told.
+
+    Attributes:
+        group_size: Episodes of each question, >= 2.
+        process_weight: Weight of the process reward beside an exact match; dimensionless, >= 0.
+        kl_weight: Weight of the divergence from the starting weights; dimensionless, >= 0.
+    """
+
+    group_size: int
+    process_weight: float
+    kl_weight: float
 
 
 class GrpoStage(TrainingStage):
@@ -43,39 +59,21 @@ class GrpoStage(TrainingStage):
         model: The language model; with adapters if there is a divergence to weigh, and without dropout.
         rollout: The agent, led by ``policy``.
         policy: Generates with ``model``.
-        seed: Seed of the stage.
-        learning_rate: Peak learning rate of AdamW, dimensionless.
-        weight_decay: Of weight matrices.
-        warmup_ratio: Share of the steps in which the learning rate rises, 0 to 1; then it falls along a cosine.
-        group_size: Episodes of each question, >= 2.
-        process_weight: Weight of the process reward beside an exact match; dimensionless, >= 0.
-        kl_weight: Weight of the divergence from the starting weights; dimensionless, >= 0.
+        settings: Those of ``GrpoSettings``.
 
     Raises:
         InputError: a setting is out of range, or there are no adapters to switch off.
     """
 
     model: CausalLM
+    settings: GrpoSettings
 
-    def __init__(
-        self,
-        *,
-        model: CausalLM,
-        rollout: Rollout,
-        policy: LocalPolicy,
-        seed: int,
-        learning_rate: float,
-        weight_decay: float,
-        warmup_ratio: float,
-        group_size: int,
-        process_weight: float,
-        kl_weight: float,
-    ) -> None:
-        super().__init__(model)
-        self.save_hyperparameters(ignore=["model", "rollout", "policy"])
+    def __init__(self, *, model: CausalLM, rollout: Rollout, policy: LocalPolicy, **settings: Any) -> None:
+        super().__init__(model, GrpoSettings(**settings))
+        group_size, kl_weight = self.settings.group_size, self.settings.kl_weight
         if group_size < 2:
             raise InputError(f"stage.group_size={group_size}: I need at least 2 episodes to compare.")
-        for name, weight in {"process_weight": process_weight, "kl_weight": kl_weight}.items():
+        for name, weight in {"process_weight": self.settings.process_weight, "kl_weight": kl_weight}.items():
             if not weight >= 0:
                 raise InputError(f"stage.{name}={weight}: I need a number of at least 0.")
         if kl_weight > 0 and not hasattr(model.network, "disable_adapter"):
@@ -105,10 +103,10 @@ class GrpoStage(TrainingStage):
     def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
         """Roll out a group a question, and return the loss of all episodes."""
         asked = [self._data.questions[place] for place in batch.tolist()]
-        first = self.global_step * self.hparams["group_size"]
-        records, turns = self._episodes(asked, first + self.hparams["group_size"])
+        first = self.global_step * self.settings.group_size
+        records, turns = self._episodes(asked, first + self.settings.group_size)
         outcome, process = self._judge(asked, records)
-        reward = outcome + self.hparams["process_weight"] * process
+        reward = outcome + self.settings.process_weight * process
         loss, gap = self._loss(turns, group_advantages(reward.view(len(asked), -1).to(self.device)))
         parts = _course(records) | {"loss": loss, "reward": reward.mean(), "em": outcome.mean()}
         parts |= {"process": process.mean(), "mixed_groups": (reward.view(len(asked), -1).std(1) > 0).float().mean()}
@@ -120,7 +118,7 @@ class GrpoStage(TrainingStage):
         asked = [self._data.questions[place] for place in batch.tolist()]
         records, _ = self._episodes(asked, 0)
         outcome, process = self._judge(asked, records)
-        reward = outcome + self.hparams["process_weight"] * process
+        reward = outcome + self.settings.process_weight * process
         found = _course(records) | {"em": outcome.mean(), "reward": reward.mean()}
         shown = {f"val/{name}": value for name, value in found.items()}
         self.log_dict(shown, batch_size=len(asked), on_epoch=True, sync_dist=True)
@@ -146,7 +144,7 @@ class GrpoStage(TrainingStage):
         Raises:
             InputError: an episode failed for reasons of infrastructure; such an episode is no wrong answer.
         """
-        numbers = range(first, first + self.hparams["group_size"])
+        numbers = range(first, first + self.settings.group_size)
         tasks = [
             Attempt(one.question.id, number, one.question.text, one.question.answer_type)
             for one in asked
@@ -169,7 +167,7 @@ class GrpoStage(TrainingStage):
         """Return exact match and process reward of each episode, shape ``(E,)``."""
         outcome, process = [], []
         for at, record in enumerate(records):
-            one = asked[at // self.hparams["group_size"]]
+            one = asked[at // self.settings.group_size]
             exact = official_score(record["prediction"], one.gold, one.question.answer_type)["global_em"]
             outcome.append(float(exact) if record["outcome"] == "answered" else 0.0)
             values = step_values(tool_calls_of(record["steps"]), one.cells, one.human_urls)
@@ -180,11 +178,11 @@ class GrpoStage(TrainingStage):
         """Return the loss of episodes with advantages ``(Q, G)``, and by how much their log-probability has grown."""
         batch = {name: one.to(self.device) for name, one in as_batch(turns, self.model.tokenizer.pad_token_id).items()}
         reference = None
-        if self.hparams["kl_weight"] > 0:
+        if self.settings.kl_weight > 0:
             with torch.no_grad(), self._without_adapters():
                 reference = self._log_p(batch, advantages)[0]
         policy, present = self._log_p(batch, advantages)
-        loss = group_relative_loss(policy, reference, advantages, present, kl_weight=self.hparams["kl_weight"])
+        loss = group_relative_loss(policy, reference, advantages, present, kl_weight=self.settings.kl_weight)
         gap = None if reference is None else (policy.detach() - reference).sum(2).mean()
         return loss, gap
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,22 @@ from torch.utils.checkpoint import checkpoint
 from src.gisa.batches.demonstrations import joined
 from src.launch.errors import InputError
 from src.model.causal_lm import CausalLM
-from src.training.stage import TrainingStage
+from src.training.stage import Optimisation, TrainingStage
 
 _LOGITS = 2**22  # most at once, as blocks of 32 MB and more go back to the system each time; see ``keep_memory``
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImitationSettings(Optimisation):
+    """What the stage is told.
+
+    Attributes:
+        frozen_blocks: Lowest transformer blocks that stay as they are, too, and take no backward pass.
+        init_from: Checkpoint of this stage to take the weights from.
+    """
+
+    frozen_blocks: int
+    init_from: str | None
 
 
 class ImitationStage(TrainingStage):
@@ -28,12 +42,7 @@ class ImitationStage(TrainingStage):
 
     Args:
         model: The language model.
-        seed: Seed of dropout; with the step number it fixes every random number of a step.
-        learning_rate: Peak learning rate of AdamW, dimensionless.
-        weight_decay: Of weight matrices.
-        warmup_ratio: Share of the steps in which the learning rate rises, 0 to 1; then it falls along a cosine.
-        frozen_blocks: Lowest transformer blocks that stay as they are, too, and take no backward pass.
-        init_from: Checkpoint of this stage to take the weights from.
+        settings: Those of ``ImitationSettings``.
 
     Attributes:
         manifest: Manifest of all demonstrations behind the weights, those of ``init_from`` included; see
@@ -44,19 +53,11 @@ class ImitationStage(TrainingStage):
     """
 
     model: CausalLM
+    settings: ImitationSettings
 
-    def __init__(
-        self,
-        *,
-        model: CausalLM,
-        seed: int,
-        learning_rate: float,
-        weight_decay: float,
-        warmup_ratio: float,
-        frozen_blocks: int,
-        init_from: str | None,
-    ) -> None:
-        super().__init__(model)
+    def __init__(self, *, model: CausalLM, **settings: Any) -> None:
+        super().__init__(model, ImitationSettings(**settings))
+        frozen_blocks, init_from = self.settings.frozen_blocks, self.settings.init_from
         if not 0 <= frozen_blocks < model.num_blocks:
             raise InputError(
                 f"stage.frozen_blocks={frozen_blocks}: the model has {model.num_blocks} blocks; I need a number from 0 "
@@ -64,7 +65,6 @@ class ImitationStage(TrainingStage):
             )
         for part in (model.causal_network.get_input_embeddings(), *model.blocks[:frozen_blocks]):
             part.requires_grad_(False)
-        self.save_hyperparameters(ignore=["model"])
         self._manifest_before = None if init_from is None else self._initialise(Path(init_from))["manifest"]
 
     @property

@@ -40,7 +40,7 @@ class RecommendationData(lightning.LightningDataModule):
         super().__init__()
         for name, value in (("batch_size", batch_size), ("evaluation_batch_size", evaluation_batch_size)):
             if value < 1:
-                raise InputError(f"data.{name}={value}: I need a whole number of at least 1.")
+                raise InputError(f"batches.{name}={value}: I need a whole number of at least 1.")
         self.interactions = interactions
         self.prompt = prompt
         self.seed = seed

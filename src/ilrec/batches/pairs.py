@@ -49,6 +49,43 @@ class Pairs:
         return digest.hexdigest()
 
 
+@dataclass(frozen=True, kw_only=True)
+class PairSettings:
+    """How pairs are drawn.
+
+    Attributes:
+        negatives: ``random``, ``popular`` or ``similar`` items, see ``Negatives``; ``own`` leaves them to the stage,
+            which puts the model's answers into ``answers``.
+        num_negatives: Rejected items of each pair; 1 for ``own``.
+        similarity: Vectors that say what is similar.
+        neighbours: Nearest items among which ``similar`` draws.
+        prompts_per_epoch: Pairs drawn from all training items that have one before them, each with a prompt of its own;
+            ``None`` takes every item in the prompt's own examples.
+        epochs_per_draw: Epochs that share one draw; ``None`` draws once.
+
+    Raises:
+        InputError: a setting is out of range.
+    """
+
+    negatives: Literal["random", "popular", "similar", "own"]
+    num_negatives: int
+    similarity: Embedding
+    neighbours: int
+    prompts_per_epoch: int | None
+    epochs_per_draw: int | None
+
+    def __post_init__(self) -> None:
+        for name in ("num_negatives", "prompts_per_epoch", "epochs_per_draw"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise InputError(f"batches.{name}={value}: I need a whole number of at least 1.")
+        if self.negatives == "own" and self.num_negatives != 1:
+            raise InputError(
+                f"batches.num_negatives={self.num_negatives}: with batches.negatives=own the model gives one answer.\n"
+                "Type:  batches.num_negatives=1"
+            )
+
+
 class PreferenceData(RecommendationData):
     """Training pairs beside the evaluation batches of ``RecommendationData``.
 
@@ -61,21 +98,13 @@ class PreferenceData(RecommendationData):
         batch_size: Examples of one optimiser step, over all devices together.
         evaluation_batch_size: Users decoded at once on one device.
         max_users: Evaluate only the first users; ``None`` evaluates all.
-        negatives: ``random``, ``popular`` or ``similar`` items, see ``Negatives``; ``own`` leaves them to the stage,
-            which puts the model's answers into ``answers``.
-        num_negatives: Rejected items of each pair; 1 for ``own``.
-        similarity: Vectors that say what is similar.
-        neighbours: Nearest items among which ``similar`` draws.
-        prompts_per_epoch: Pairs drawn from all training items that have one before them, each with a prompt of its own;
-            ``None`` takes every item in the prompt's own examples.
-        epochs_per_draw: Epochs that share one draw; ``None`` draws once.
+        settings: Those of ``PairSettings``.
 
     Attributes:
         answers: Rejected item of each pair of the current draw for ``own``, shape ``(n,)``; ``None`` for no answers.
-
-    Raises:
-        InputError: a setting is out of range.
     """
+
+    settings: PairSettings
 
     def __init__(
         self,
@@ -86,12 +115,7 @@ class PreferenceData(RecommendationData):
         batch_size: int,
         evaluation_batch_size: int,
         max_users: int | None,
-        negatives: Literal["random", "popular", "similar", "own"],
-        num_negatives: int,
-        similarity: Embedding,
-        neighbours: int,
-        prompts_per_epoch: int | None,
-        epochs_per_draw: int | None,
+        **settings: Any,
     ) -> None:
         super().__init__(
             interactions=interactions,
@@ -101,24 +125,15 @@ class PreferenceData(RecommendationData):
             evaluation_batch_size=evaluation_batch_size,
             max_users=max_users,
         )
-        counts = {"num_negatives": num_negatives, "prompts_per_epoch": prompts_per_epoch}
-        for name, value in {**counts, "epochs_per_draw": epochs_per_draw}.items():
-            if value is not None and value < 1:
-                raise InputError(f"data.{name}={value}: I need a whole number of at least 1.")
-        if negatives == "own" and num_negatives != 1:
-            raise InputError(
-                f"batches.num_negatives={num_negatives}: with batches.negatives=own the model gives one answer.\n"
-                "Type:  batches.num_negatives=1"
-            )
-        self.negatives = negatives
-        self.prompts_per_epoch = prompts_per_epoch
-        self.epochs_per_draw = epochs_per_draw
+        self.settings = PairSettings(**settings)
         self.answers: NDArray[np.int64] | None = None
         self._responses = _write_responses(prompt, interactions.num_items)
         self._draw_negatives = None
-        if negatives != "own":
+        if (kind := self.settings.negatives) != "own":
+            count, embedding = self.settings.num_negatives, self.settings.similarity
+            nearest = self.settings.neighbours
             self._draw_negatives = Negatives(
-                interactions, negatives, count=num_negatives, embedding=similarity, neighbours=neighbours
+                interactions, kind, count=count, embedding=embedding, neighbours=nearest
             ).draw
         self._current: tuple[int, Pairs] | None = None
 
@@ -134,7 +149,7 @@ class PreferenceData(RecommendationData):
 
     def pairs(self, epoch: int) -> Pairs:
         """Return the pairs of an epoch; for ``own`` without rejected items."""
-        draw = 0 if self.epochs_per_draw is None else epoch // self.epochs_per_draw
+        draw = 0 if self.settings.epochs_per_draw is None else epoch // self.settings.epochs_per_draw
         if self._current is None or self._current[0] != draw:
             self._current = draw, self._draw(np.random.default_rng([self.seed, draw, 1]))
         return self._current[1]
@@ -146,11 +161,11 @@ class PreferenceData(RecommendationData):
 
     def _draw(self, rng: np.random.Generator) -> Pairs:
         lengths = np.diff(self.interactions.offsets) - 2
-        if self.prompts_per_epoch is None:
+        if self.settings.prompts_per_epoch is None:
             examples = self.prompt.examples(lengths, rng)
         else:
             users, labels = labels_with_history(lengths)
-            kept = np.sort(rng.permutation(len(users))[: self.prompts_per_epoch])
+            kept = np.sort(rng.permutation(len(users))[: self.settings.prompts_per_epoch])
             user, label = users[kept], labels[kept]
             examples = Examples(user, np.maximum(label - self.prompt.max_history, 0), label + 1, label)
         count = examples.stop - examples.first_label
@@ -181,8 +196,8 @@ class PreferenceBatches(TrainingBatches):
 
     def __init__(self, data: PreferenceData, rank: int, world_size: int) -> None:
         super().__init__(data, rank, world_size)
-        if data.prompts_per_epoch is not None:
-            prompts = min(data.prompts_per_epoch, len(labels_with_history(self.lengths)[0]))
+        if data.settings.prompts_per_epoch is not None:
+            prompts = min(data.settings.prompts_per_epoch, len(labels_with_history(self.lengths)[0]))
             self.num_batches = max(prompts // data.batch_size, 1)
 
     @property

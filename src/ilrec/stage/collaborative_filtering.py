@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,6 +14,18 @@ from torch.nn import functional as F  # noqa: N812 - the field's usual name
 from src.ilrec.evaluator.full_ranking import FullRankingEvaluator
 from src.ilrec.model.sequence_model import SequenceModel
 from src.ilrec.stage.next_item import NextItemStage
+from src.training.stage import Optimisation
+
+
+@dataclass(frozen=True, kw_only=True)
+class CollaborativeFilteringSettings(Optimisation):
+    """What the stage is told.
+
+    Attributes:
+        init_from: Checkpoint of this stage to take the weights from.
+    """
+
+    init_from: str | None
 
 
 class CollaborativeFilteringStage(NextItemStage):
@@ -20,30 +34,16 @@ class CollaborativeFilteringStage(NextItemStage):
     Args:
         model: The collaborative model.
         evaluator: Ranks the target of every validation and test user.
-        seed: Seed of dropout; with the step number it fixes every random number of a step.
-        learning_rate: Peak learning rate of AdamW, dimensionless.
-        weight_decay: Of matrices.
-        warmup_ratio: Share of the steps in which the learning rate rises, 0 to 1; then it falls along a cosine.
-        init_from: Checkpoint of this module to take the weights from.
+        settings: Those of ``CollaborativeFilteringSettings``.
     """
 
     model: SequenceModel
+    settings: CollaborativeFilteringSettings
 
-    def __init__(
-        self,
-        *,
-        model: SequenceModel,
-        evaluator: FullRankingEvaluator,
-        seed: int,
-        learning_rate: float,
-        weight_decay: float,
-        warmup_ratio: float,
-        init_from: str | None,
-    ) -> None:
-        super().__init__(model, evaluator)
-        self.save_hyperparameters(ignore=["model", "evaluator"])
-        if init_from is not None:
-            self._initialise(Path(init_from))
+    def __init__(self, *, model: SequenceModel, evaluator: FullRankingEvaluator, **settings: Any) -> None:
+        super().__init__(model, evaluator, CollaborativeFilteringSettings(**settings))
+        if self.settings.init_from is not None:
+            self._initialise(Path(self.settings.init_from))
 
     def training_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> Tensor:
         """Return the loss of one batch."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,6 +27,61 @@ from src.losses.cross_layer import (
 )
 from src.model.causal_lm import CausalLM, Head, intermediate_blocks
 from src.training.sharded import gather, release, split
+from src.training.stage import Optimisation
+
+
+@dataclass(frozen=True, kw_only=True)
+class FineTuningSettings(Optimisation):
+    """What the stage is told.
+
+    Attributes:
+        strength: Size of the penalty on negatives, see ``preference_loss``.
+        form: How the penalty enters, see ``preference_loss``.
+        ratio: Threshold of the negatives, see ``self_hard_negatives``.
+        space: Where the threshold is compared, see ``self_hard_negatives``.
+        max_negatives: Most negatives of a position, see ``self_hard_negatives``.
+        layers: How many blocks before the final one vote, or which, counted from 1.
+        ensemble: ``logits`` averages the layers' logits, ``probabilities`` their probabilities; ``final`` takes the
+            final layer instead, for comparison.
+        distillation: Weight of the distillation of the final layer into those that vote, see ``distillation_loss``.
+        reward: Weight of the collaborative rewards, see ``reward_loss``.
+        reward_from: Checkpoint of ``stage=collaborative_filtering`` that gives the rewards; needed if they weigh.
+        reward_temperature: See ``reward_loss``.
+        reward_excludes_history: See ``RewardModel``.
+        observe_layers: Log what the layers find also where no term reads them, at the log steps; nothing else changes.
+        init_from: Checkpoint of this stage to take the weights from.
+
+    Raises:
+        InputError: the ensemble is unknown, or rewards weigh and nothing gives them.
+    """
+
+    strength: float
+    form: Form
+    ratio: float
+    space: Space
+    max_negatives: int | None
+    layers: int | list[int]
+    ensemble: str
+    distillation: float
+    reward: float
+    reward_from: str | None
+    reward_temperature: float | None
+    reward_excludes_history: bool | None
+    observe_layers: bool
+    init_from: str | None
+
+    def __post_init__(self) -> None:
+        if self.ensemble not in ("logits", "probabilities", "final"):
+            raise InputError(
+                f"stage.ensemble={self.ensemble!r}: type stage.ensemble=logits, stage.ensemble=probabilities "
+                "or stage.ensemble=final"
+            )
+        if self.reward > 0 and self.reward_from is None:
+            raise InputError(
+                f"stage.reward={self.reward} needs a collaborative model trained on the same data set.\n"
+                "Train one:     python -m src.run +experiment=sasrec\n"
+                "and name it:   stage.reward_from=outputs/sasrec/<run>/checkpoints/best.ckpt"
+            )
 
 
 class FineTuningStage(NextItemStage):
@@ -36,72 +93,21 @@ class FineTuningStage(NextItemStage):
     Args:
         model: The language model.
         evaluator: Ranks the target of every validation and test user.
-        seed: Seed of dropout; with the step number it fixes every random number of a step.
-        learning_rate: Peak learning rate of AdamW, dimensionless.
-        weight_decay: Of weight matrices; vectors and embeddings of one row are not decayed.
-        warmup_ratio: Share of the steps in which the learning rate rises, 0 to 1; then it falls along a cosine.
-        strength: Size of the penalty on negatives, see ``preference_loss``.
-        form: How the penalty enters, see ``preference_loss``.
-        ratio: Threshold of the negatives, see ``self_hard_negatives``.
-        space: Where the threshold is compared, see ``self_hard_negatives``.
-        max_negatives: Most negatives of a position, see ``self_hard_negatives``.
-        layers: How many blocks before the final one vote, or which, counted from 1.
-        distillation: Weight of the distillation of the final layer into those that vote, see ``distillation_loss``.
-        reward: Weight of the collaborative rewards, see ``reward_loss``.
-        reward_from: Checkpoint of ``stage=collaborative_filtering`` that gives the rewards; needed if they weigh.
-        reward_temperature: See ``reward_loss``.
-        reward_excludes_history: See ``RewardModel``.
-        ensemble: ``logits`` averages the layers' logits, ``probabilities`` their probabilities; ``final`` takes the
-            final layer instead, for comparison.
-        observe_layers: Log what the layers find also where no term reads them, at the log steps; nothing else changes.
-        init_from: Checkpoint of this module to take the weights from.
+        settings: Those of ``FineTuningSettings``.
     """
 
     model: CausalLM
+    settings: FineTuningSettings
 
-    def __init__(
-        self,
-        *,
-        model: CausalLM,
-        evaluator: RankingEvaluator | GroundedEvaluator,
-        seed: int,
-        learning_rate: float,
-        weight_decay: float,
-        warmup_ratio: float,
-        strength: float,
-        form: Form,
-        ratio: float,
-        space: Space,
-        max_negatives: int | None,
-        layers: int | list[int],
-        ensemble: str,
-        distillation: float,
-        reward: float,
-        reward_from: str | None,
-        reward_temperature: float | None,
-        reward_excludes_history: bool | None,
-        observe_layers: bool,
-        init_from: str | None,
-    ) -> None:
-        super().__init__(model, evaluator)
-        self.save_hyperparameters(ignore=["model", "evaluator"])
-        if ensemble not in ("logits", "probabilities", "final"):
-            raise InputError(
-                f"stage.ensemble={ensemble!r}: type stage.ensemble=logits, stage.ensemble=probabilities "
-                "or stage.ensemble=final"
-            )
-        if reward > 0 and reward_from is None:
-            raise InputError(
-                f"stage.reward={reward} needs a collaborative model trained on the same data set.\n"
-                "Train one:     python -m src.run +experiment=sasrec\n"
-                "and name it:   stage.reward_from=outputs/sasrec/<run>/checkpoints/best.ckpt"
-            )
-        self.learns_from_layers = strength > 0 or distillation > 0 or reward > 0
-        read = self.learns_from_layers or observe_layers
-        self.blocks = intermediate_blocks(model, layers) if read else []
+    def __init__(self, *, model: CausalLM, evaluator: RankingEvaluator | GroundedEvaluator, **settings: Any) -> None:
+        super().__init__(model, evaluator, FineTuningSettings(**settings))
+        weights = self.settings.strength, self.settings.distillation, self.settings.reward
+        self.learns_from_layers = max(weights) > 0
+        read = self.learns_from_layers or self.settings.observe_layers
+        self.blocks = intermediate_blocks(model, self.settings.layers) if read else []
         self.rewards: RewardModel | None = None
-        if init_from is not None:
-            self._initialise(Path(init_from))
+        if self.settings.init_from is not None:
+            self._initialise(Path(self.settings.init_from))
 
     def configure_model(self) -> None:
         """Split the weights over the processes where the trainer asks for it."""
@@ -125,15 +131,15 @@ class FineTuningStage(NextItemStage):
         Raises:
             InputError: it is none, or was trained on other data.
         """
-        if self.hparams["reward"] > 0:
+        if self.settings.reward > 0:
             interactions = self.trainer.datamodule.interactions  # type: ignore[attr-defined]
-            network = load_sequence_model(Path(self.hparams["reward_from"]), interactions)
+            network = load_sequence_model(Path(str(self.settings.reward_from)), interactions)
             self.rewards = RewardModel(
                 network,
                 interactions,
                 self.evaluator.trie,
                 stride=network.max_history // 2,
-                exclude_history=self.hparams["reward_excludes_history"],
+                exclude_history=self.settings.reward_excludes_history,
             )
             self.rewards.to(self.device)
 
@@ -154,41 +160,41 @@ class FineTuningStage(NextItemStage):
         self, states: Tensor, head: Head, logits: Tensor, batch: Mapping[str, Tensor]
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Return CPO + distillation * CPD + reward * CRR, and its parts."""
-        settings, target, places = self.hparams, batch["target"], self.model.item_token_places
-        ensemble = logits.detach() if settings["ensemble"] == "final" else self._ensemble_logits(states, head)
+        settings, target, places = self.settings, batch["target"], self.model.item_token_places
+        ensemble = logits.detach() if settings.ensemble == "final" else self._ensemble_logits(states, head)
         negatives = self_hard_negatives(
             ensemble,
             logits,
             target,
-            ratio=settings["ratio"],
-            space=settings["space"],
-            max_negatives=settings["max_negatives"],
+            ratio=settings.ratio,
+            space=settings.space,
+            max_negatives=settings.max_negatives,
         )
         weights = negative_weights(ensemble, negatives)
-        loss = preference_loss(logits, target, negatives, weights, strength=settings["strength"], form=settings["form"])
+        loss = preference_loss(logits, target, negatives, weights, strength=settings.strength, form=settings.form)
         item_tokens, keep = self.model.item_token_ids, target != self.model.tokenizer.eos_token_id
         parts = {}
         if self._is_log_step():
             parts = _negatives_report(ensemble, logits, target, negatives)
             layers = zip(self.blocks, states, strict=True)
             parts |= _layers_report(layers, head.of(item_tokens), logits[:, item_tokens], keep)
-        if settings["distillation"] > 0:
+        if settings.distillation > 0:
             parts["loss_distillation"] = distillation_loss(
                 head.of(item_tokens)(states), logits[:, item_tokens], keep=keep
             )
-            loss = loss + settings["distillation"] * parts["loss_distillation"]
+            loss = loss + settings.distillation * parts["loss_distillation"]
         if self.rewards is not None:
             row, token = marked_entries(target, negatives)
             rewards = self.rewards(batch["interaction"], places[target], row, places[token])
             parts["loss_reward"] = reward_loss(
-                logits, target, negatives, rewards, temperature=settings["reward_temperature"]
+                logits, target, negatives, rewards, temperature=settings.reward_temperature
             )
-            loss = loss + settings["reward"] * parts["loss_reward"]
+            loss = loss + settings.reward * parts["loss_reward"]
         return loss, parts
 
     @torch.no_grad()
     def _ensemble_logits(self, states: Tensor, head: Head) -> Tensor:
-        if self.hparams["ensemble"] == "probabilities":
+        if self.settings.ensemble == "probabilities":
             return head(states).softmax(-1).mean(0).log()
         # The head is linear: one product with the mean state equals the mean of the layers' logits.
         return head(states.mean(0))

@@ -2,15 +2,39 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from src.ilrec.evaluator.ranking import RankingEvaluator
 from src.ilrec.model.decoding import decode_items
-from src.ilrec.stage.post_training import Batch, PostTrainingStage, other_weights
+from src.ilrec.stage.post_training import Batch, PostTrainingSettings, PostTrainingStage, other_weights
 from src.launch.errors import InputError
 from src.losses.preference import group_advantages, group_relative_loss, group_rewards
 from src.model.causal_lm import CausalLM
+
+
+@dataclass(frozen=True, kw_only=True)
+class GroupRelativeSettings(PostTrainingSettings):
+    """What the stage is told.
+
+    Attributes:
+        group_size: Answers to each prompt, >= 2.
+        kl_weight: Weight of the divergence from the starting weights; dimensionless, >= 0.
+
+    Raises:
+        InputError: the weight is out of range.
+    """
+
+    group_size: int
+    kl_weight: float
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.kl_weight >= 0:
+            raise InputError(f"stage.kl_weight={self.kl_weight}: I need a number of at least 0.")
 
 
 class GroupRelativeStage(PostTrainingStage):
@@ -25,44 +49,28 @@ class GroupRelativeStage(PostTrainingStage):
     Args:
         model: The language model.
         evaluator: Ranks the target of every validation and test user.
-        seed: Seed of the stage.
-        learning_rate: Peak learning rate of AdamW, dimensionless.
-        weight_decay: Of weight matrices; vectors and embeddings of one row are not decayed.
-        warmup_ratio: Share of the steps in which the learning rate rises, 0 to 1; then it falls along a cosine.
-        group_size: Answers to each prompt, >= 2.
-        kl_weight: Weight of the divergence from the starting weights; dimensionless, >= 0.
-        init_from: Checkpoint of a ``FineTuningStage`` stage.
+        settings: Those of ``GroupRelativeSettings``.
+
+    Raises:
+        InputError: the group is too small, or larger than the catalogue.
     """
 
-    def __init__(
-        self,
-        *,
-        model: CausalLM,
-        evaluator: RankingEvaluator,
-        seed: int,
-        learning_rate: float,
-        weight_decay: float,
-        warmup_ratio: float,
-        group_size: int,
-        kl_weight: float,
-        init_from: str | None,
-    ) -> None:
-        super().__init__(model, evaluator, init_from)
-        self.save_hyperparameters(ignore=["model", "evaluator"])
-        answers = len(set(evaluator.trie.leaf.tolist()))
+    settings: GroupRelativeSettings
+
+    def __init__(self, *, model: CausalLM, evaluator: RankingEvaluator, **settings: Any) -> None:
+        super().__init__(model, evaluator, GroupRelativeSettings(**settings))
+        answers, group_size = len(set(evaluator.trie.leaf.tolist())), self.settings.group_size
         if not 2 <= group_size <= answers:
             raise InputError(
                 f"stage.group_size={group_size}: I need 2 to {answers}; there are so many different answers."
             )
-        if not kl_weight >= 0:
-            raise InputError(f"stage.kl_weight={kl_weight}: I need a number of at least 0.")
         self._reference: dict[str, Tensor] | None = None
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the loss of one batch; see ``losses/preference.py``."""
-        kl_weight = self.hparams["kl_weight"]
+        kl_weight = self.settings.kl_weight
         prompts = batch["input_ids"], batch["attention_mask"]
-        leaf = decode_items(self.model, self.trie, *prompts, num_beams=self.hparams["group_size"]).leaf
+        leaf = decode_items(self.model, self.trie, *prompts, num_beams=self.settings.group_size).leaf
         response = self.data.respond(self.trie.items[self.trie.first_item[leaf]])
         hit = leaf == self.trie.leaf[batch["item"][:, :1]]
         rewards = group_rewards(hit)
@@ -82,10 +90,10 @@ class GroupRelativeStage(PostTrainingStage):
 
     def _prepare(self, epoch: int) -> None:
         data = self.data
-        if data.negatives != "own" or data.prompts_per_epoch is None:
+        if data.settings.negatives != "own" or data.settings.prompts_per_epoch is None:
             raise InputError(
                 "GroupRelativeStage answers prompts one by one and rejects its own answers.\n"
                 "Type:  batches.negatives=own batches.prompts_per_epoch=2048"
             )
-        if self.hparams["kl_weight"] > 0 and self._reference is None:
+        if self.settings.kl_weight > 0 and self._reference is None:
             self._reference = {name: weight.to(self.device) for name, weight in self.starting_weights().items()}

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from src.metrics.ranking import ranking_metrics
-from src.training.stage import TrainingStage
+from src.training.stage import Optimisation, TrainingStage
 
 
 class NextItemStage(TrainingStage):
@@ -20,10 +20,11 @@ class NextItemStage(TrainingStage):
         model: The network; its ``spec`` says in plain values what it is.
         evaluator: Ranks the target of every validation and test user: ``start(interactions)``, ``rank(model, batch)``,
             ``exclude_history`` and ``cutoffs``.
+        settings: Of the stage.
     """
 
-    def __init__(self, model: Any, evaluator: Any) -> None:
-        super().__init__(model)
+    def __init__(self, model: Any, evaluator: Any, settings: Optimisation) -> None:
+        super().__init__(model, settings)
         self.evaluator = evaluator
         self.test_ranks: dict[str, Any] | None = None
         self._found: list[tuple[np.ndarray, np.ndarray]] = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,31 @@ from src.launch.errors import InputError
 from src.launch.storage import sha256_of
 from src.model.causal_lm import CausalLM
 from src.training.sharded import load_weights
+from src.training.stage import Optimisation
 
 Batch = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PostTrainingSettings(Optimisation):
+    """What these stages are told.
+
+    Attributes:
+        init_from: Checkpoint of a ``FineTuningStage`` of the same model: where training starts.
+
+    Raises:
+        InputError: it is not given.
+    """
+
+    init_from: str | None
+
+    def __post_init__(self) -> None:
+        if self.init_from is None:
+            raise InputError(
+                "stage.init_from is not given: this stage goes on from a supervised model of the same data set.\n"
+                "Train one:     python -m src.run +experiment=sft\n"
+                "and name it:   stage.init_from=outputs/sft/<run>/checkpoints/best.ckpt"
+            )
 
 
 class PostTrainingStage(NextItemStage):
@@ -37,28 +61,24 @@ class PostTrainingStage(NextItemStage):
     Args:
         model: The language model.
         evaluator: Ranks the target of every validation and test user.
-        init_from: Checkpoint of a ``FineTuningStage`` stage.
+        settings: Of the stage.
 
     Attributes:
         draw: ``key``, which says what it belongs to, and tensors with one row for each pair.
 
     Raises:
-        InputError: ``init_from`` is not given, or not such a checkpoint of this model.
+        InputError: ``init_from`` is not such a checkpoint of this model.
     """
 
     model: CausalLM
     evaluator: RankingEvaluator
 
-    def __init__(self, model: CausalLM, evaluator: RankingEvaluator, init_from: str | None) -> None:
-        super().__init__(model, evaluator)
-        if init_from is None:
-            raise InputError(
-                "stage.init_from is not given: this stage goes on from a supervised model of the same data set.\n"
-                "Train one:     python -m src.run +experiment=sft\n"
-                "and name it:   stage.init_from=outputs/sft/<run>/checkpoints/best.ckpt"
-            )
-        self._initialise(Path(init_from), needed="FineTuningStage")
-        self._start = Path(init_from)
+    settings: PostTrainingSettings
+
+    def __init__(self, model: CausalLM, evaluator: RankingEvaluator, settings: PostTrainingSettings) -> None:
+        super().__init__(model, evaluator, settings)
+        self._start = Path(str(settings.init_from))
+        self._initialise(self._start, needed="FineTuningStage")
         self._origin = sha256_of(self._start)
         self.draw: dict[str, Any] = {}
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -11,10 +12,42 @@ from torch import Tensor
 from src.ilrec.batches.pairs import Pairs
 from src.ilrec.evaluator.ranking import RankingEvaluator
 from src.ilrec.model.reward_model import history_states, load_sequence_model
-from src.ilrec.stage.post_training import Batch, PostTrainingStage, other_weights
+from src.ilrec.stage.post_training import Batch, PostTrainingSettings, PostTrainingStage, other_weights
 from src.launch.errors import InputError
 from src.losses.preference import dpo_loss, preference_smoothing, reward_margins, rosepo_loss, sdpo_loss
 from src.model.causal_lm import CausalLM
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreferenceSettings(PostTrainingSettings):
+    """What the stage is told.
+
+    Attributes:
+        objective: ``dpo``, ``sdpo`` or ``rosepo``, see ``losses/preference.py``.
+        beta: How strongly the reference holds the model back; dimensionless, > 0.
+        reward_from: Checkpoint of ``stage=collaborative_filtering``, the preference oracle; ``rosepo`` needs it.
+        temperature: Of the oracle's score differences, see ``preference_smoothing``; > 0.
+
+    Raises:
+        InputError: a number is out of range, or there is no oracle for ``rosepo``.
+    """
+
+    objective: Literal["dpo", "sdpo", "rosepo"]
+    beta: float
+    reward_from: str | None
+    temperature: float
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("beta", "temperature"):
+            if not getattr(self, name) > 0:
+                raise InputError(f"stage.{name}={getattr(self, name)}: I need a number above 0.")
+        if self.objective == "rosepo" and self.reward_from is None:
+            raise InputError(
+                "stage.reward_from is not given: RosePO asks a collaborative model how sure each preference is.\n"
+                "Train one:     python -m src.run +experiment=sasrec\n"
+                "and name it:   stage.reward_from=outputs/sasrec/<run>/checkpoints/best.ckpt"
+            )
 
 
 class PreferenceStage(PostTrainingStage):
@@ -28,47 +61,17 @@ class PreferenceStage(PostTrainingStage):
     Args:
         model: The language model.
         evaluator: Ranks the target of every validation and test user.
-        seed: Seed of the stage.
-        learning_rate: Peak learning rate of AdamW, dimensionless.
-        weight_decay: Of weight matrices; vectors and embeddings of one row are not decayed.
-        warmup_ratio: Share of the steps in which the learning rate rises, 0 to 1; then it falls along a cosine.
-        objective: ``dpo``, ``sdpo`` or ``rosepo``, see ``losses/preference.py``.
-        beta: How strongly the reference holds the model back; dimensionless, > 0.
-        reward_from: Checkpoint of ``stage=collaborative_filtering``, the preference oracle; ``rosepo`` needs it.
-        temperature: Of the oracle's score differences, see ``preference_smoothing``.
-        init_from: Checkpoint of a ``FineTuningStage`` stage.
+        settings: Those of ``PreferenceSettings``.
     """
 
-    def __init__(
-        self,
-        *,
-        model: CausalLM,
-        evaluator: RankingEvaluator,
-        seed: int,
-        learning_rate: float,
-        weight_decay: float,
-        warmup_ratio: float,
-        objective: Literal["dpo", "sdpo", "rosepo"],
-        beta: float,
-        reward_from: str | None,
-        temperature: float,
-        init_from: str | None,
-    ) -> None:
-        super().__init__(model, evaluator, init_from)
-        self.save_hyperparameters(ignore=["model", "evaluator"])
-        for name, value in (("beta", beta), ("temperature", temperature)):
-            if not value > 0:
-                raise InputError(f"stage.{name}={value}: I need a number above 0.")
-        if objective == "rosepo" and reward_from is None:
-            raise InputError(
-                "stage.reward_from is not given: RosePO asks a collaborative model how sure each preference is.\n"
-                "Train one:     python -m src.run +experiment=sasrec\n"
-                "and name it:   stage.reward_from=outputs/sasrec/<run>/checkpoints/best.ckpt"
-            )
+    settings: PreferenceSettings
+
+    def __init__(self, *, model: CausalLM, evaluator: RankingEvaluator, **settings: Any) -> None:
+        super().__init__(model, evaluator, PreferenceSettings(**settings))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the loss of one batch; see ``losses/preference.py``."""
-        objective, beta = self.hparams["objective"], self.hparams["beta"]
+        objective, beta = self.settings.objective, self.settings.beta
         policy, reference = self._log_p(batch).sum(2), self.draw["reference"][batch["pair"]]
         if objective == "rosepo":
             loss = rosepo_loss(policy, reference, self.draw["smoothing"][batch["pair"]], beta=beta)
@@ -90,10 +93,10 @@ class PreferenceStage(PostTrainingStage):
         key = f"{self._origin} {pairs.fingerprint()}"
         if self.draw.get("key") != key:
             with other_weights(self, self.starting_weights() if self.global_step else {}):
-                answers = self._answers(epoch, wrong=True) if data.negatives == "own" else None
+                answers = self._answers(epoch, wrong=True) if data.settings.negatives == "own" else None
                 data.answers = None if answers is None else answers.cpu().numpy()
                 self.draw = {"key": key, "answers": answers, "reference": self._scores(epoch)}
-            if self.hparams["objective"] == "rosepo":
+            if self.settings.objective == "rosepo":
                 self.draw["smoothing"] = self._smoothing(pairs).to(self.device)
         answers = self.draw["answers"]
         data.answers = None if answers is None else answers.cpu().numpy()
@@ -101,7 +104,7 @@ class PreferenceStage(PostTrainingStage):
     def _smoothing(self, pairs: Pairs) -> Tensor:
         """Return how unsure the oracle is of each pair, shape ``(n, K)``; 0 where it has no history to judge by."""
         interactions = self.data.interactions
-        oracle = load_sequence_model(Path(self.hparams["reward_from"]), interactions)
+        oracle = load_sequence_model(Path(str(self.settings.reward_from)), interactions)
         states = history_states(oracle, interactions, stride=oracle.max_history // 2)
         state = states[torch.from_numpy(interactions.offsets[pairs.user] + pairs.label)][:, None]
         answers = self.data.answers
@@ -109,5 +112,5 @@ class PreferenceStage(PostTrainingStage):
         embedding = oracle.item_embedding.weight
         chosen_score = (state * embedding[torch.from_numpy(pairs.chosen)[:, None]]).sum(2)
         rejected_score = (state * embedding[rejected]).sum(2)
-        smoothing = preference_smoothing(chosen_score, rejected_score, temperature=self.hparams["temperature"])
+        smoothing = preference_smoothing(chosen_score, rejected_score, temperature=self.settings.temperature)
         return smoothing.nan_to_num(0.0)

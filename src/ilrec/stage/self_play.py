@@ -2,13 +2,35 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Any
+
 from torch import Tensor
 
 from src.ilrec.evaluator.ranking import RankingEvaluator
-from src.ilrec.stage.post_training import Batch, PostTrainingStage
+from src.ilrec.stage.post_training import Batch, PostTrainingSettings, PostTrainingStage
 from src.launch.errors import InputError
 from src.losses.preference import dpo_loss, reward_margins
 from src.model.causal_lm import CausalLM
+
+
+@dataclass(frozen=True, kw_only=True)
+class SelfPlaySettings(PostTrainingSettings):
+    """What the stage is told.
+
+    Attributes:
+        beta: How strongly the reference holds the model back; dimensionless, > 0.
+
+    Raises:
+        InputError: it is out of range.
+    """
+
+    beta: float
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.beta > 0:
+            raise InputError(f"stage.beta={self.beta}: I need a number above 0.")
 
 
 class SelfPlayStage(PostTrainingStage):
@@ -23,30 +45,13 @@ class SelfPlayStage(PostTrainingStage):
     Args:
         model: The language model.
         evaluator: Ranks the target of every validation and test user.
-        seed: Seed of dropout in the supervised epochs.
-        learning_rate: Peak learning rate of AdamW, dimensionless.
-        weight_decay: Of weight matrices; vectors and embeddings of one row are not decayed.
-        warmup_ratio: Share of the steps in which the learning rate rises, 0 to 1; then it falls along a cosine.
-        beta: How strongly the reference holds the model back; dimensionless, > 0.
-        init_from: Checkpoint of a ``FineTuningStage`` stage.
+        settings: Those of ``SelfPlaySettings``.
     """
 
-    def __init__(
-        self,
-        *,
-        model: CausalLM,
-        evaluator: RankingEvaluator,
-        seed: int,
-        learning_rate: float,
-        weight_decay: float,
-        warmup_ratio: float,
-        beta: float,
-        init_from: str | None,
-    ) -> None:
-        super().__init__(model, evaluator, init_from)
-        self.save_hyperparameters(ignore=["model", "evaluator"])
-        if not beta > 0:
-            raise InputError(f"stage.beta={beta}: I need a number above 0.")
+    settings: SelfPlaySettings
+
+    def __init__(self, *, model: CausalLM, evaluator: RankingEvaluator, **settings: Any) -> None:
+        super().__init__(model, evaluator, SelfPlaySettings(**settings))
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Fix the random numbers of the step; dropout is on in supervised epochs only."""
@@ -67,7 +72,7 @@ class SelfPlayStage(PostTrainingStage):
         if count == 0:
             return log_p.sum() * 0.0 * self._share_of_positions(1)
         policy, reference = log_p.sum(2)[wrong], self.draw["reference"][batch["pair"]][wrong]
-        loss = dpo_loss(policy, reference, beta=self.hparams["beta"])
+        loss = dpo_loss(policy, reference, beta=self.settings.beta)
         margins = reward_margins(policy.detach(), reference)
         self._log_training(
             {
@@ -82,7 +87,11 @@ class SelfPlayStage(PostTrainingStage):
 
     def _prepare(self, epoch: int) -> None:
         data = self.data
-        if data.negatives != "own" or data.epochs_per_draw != 2 or data.prompts_per_epoch is None:
+        if (
+            data.settings.negatives != "own"
+            or data.settings.epochs_per_draw != 2
+            or data.settings.prompts_per_epoch is None
+        ):
             raise InputError(
                 "SelfPlayStage draws prompts for rounds of two epochs and rejects the model's own answers.\n"
                 "Type:  batches.negatives=own batches.epochs_per_draw=2 batches.prompts_per_epoch=2048"

@@ -119,6 +119,12 @@ def test_a_conversation_without_room_for_a_reply_is_refused_before_it_is_read(tm
     assert ask(policy, tools=())[0].message["content"] == "x"
 
 
+def test_a_model_with_a_manifest_of_an_older_version_is_refused(tmp_path):
+    (tmp_path / "lessons.json").write_text("{}")
+    with pytest.raises(InputError, match=r"agent.policy.name=.*Train it again: its lessons.json"):
+        LocalPolicy(name=str(tmp_path))
+
+
 def test_requests_that_come_together_are_answered_together_up_to_the_batch_size(folders):
     policy = policy_of(folders["plain"], batch_size=3)
     script = Script(policy, *"abcde")

@@ -1,6 +1,7 @@
 """GRPO for the agent on a small real model: tokens, loss and gradients by hand, rewards, what is refused."""
 
 import copy
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -37,7 +38,7 @@ def stage(folder, rank=2, temperature=1.0, **changes):
         "seed": 1, "learning_rate": 1e-2, "weight_decay": 0.0, "warmup_ratio": 0.0, "group_size": 2,
         "process_weight": 0.2, "kl_weight": 0.0, **changes,
     }  # fmt: skip
-    policy = SimpleNamespace(temperature=temperature, learnt=None, listener=None)
+    policy = SimpleNamespace(temperature=temperature, manifest=None, listener=None)
     return GrpoStage(model=model, rollout=None, policy=policy, **settings)
 
 
@@ -219,7 +220,7 @@ def test_with_it_wrong_answers_are_compared_by_their_steps(folder, trained):
     records = [record("Cuzco", SEARCH), record("Cuzco", SEARCH, VISIT)]
     alone, _ = step(trained, records)
     assert alone == 0
-    trained.hparams["process_weight"] = 0.5
+    trained.settings = replace(trained.settings, process_weight=0.5)
     loss, _ = step(trained, records)
     expected, _ = trained._loss(EPISODES[:2], group_advantages(torch.tensor([[0.0, 0.5 * 0.68]])))
     torch.testing.assert_close(loss, expected)

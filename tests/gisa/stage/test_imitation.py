@@ -201,8 +201,8 @@ def test_a_checkpoint_goes_on_in_a_second_training_that_remembers_the_first(fold
     trainer.save_checkpoint(path)
     kept = torch.load(path, weights_only=True)
     assert all("lora" in name for name in kept["state_dict"])
-    assert kept["demonstrations"]["questions"].keys() == {f"q{at}" for at in range(6)}
-    kept["demonstrations"]["questions"] = {"q77": "digest"}
+    assert kept["manifest"]["questions"].keys() == {f"q{at}" for at in range(6)}
+    kept["manifest"]["questions"] = {"q77": "digest"}
     torch.save(kept, path)
     second = stage(model(folder, lora), init_from=str(path))
     for name, weight in kept["state_dict"].items():

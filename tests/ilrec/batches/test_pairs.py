@@ -167,7 +167,7 @@ def test_processes_share_every_batch_without_loss_or_repetition():
 
 @pytest.mark.parametrize("setting", ["num_negatives", "prompts_per_epoch", "epochs_per_draw"])
 def test_counts_below_one_are_refused(setting):
-    with pytest.raises(InputError, match=f"data.{setting}=0: I need a whole number of at least 1"):
+    with pytest.raises(InputError, match=f"batches.{setting}=0: I need a whole number of at least 1"):
         data(**{setting: 0})
 
 

@@ -376,3 +376,16 @@ def test_an_unreadable_checkpoint_is_named(tmp_path):
 def test_an_unknown_ensemble_is_refused():
     with pytest.raises(InputError, match=r"stage.ensemble='median': type stage.ensemble=logits, .*final"):
         stage(ensemble="median")
+
+
+def test_lightning_loads_a_checkpoint_with_the_settings_in_it(tmp_path):
+    module = stage(strength=0.0, learning_rate=3e-3)
+    run = trainer(tmp_path, max_steps=1)
+    run.fit(module, datamodule=data(module.model))
+    run.save_checkpoint(tmp_path / "last.ckpt")
+    assert torch.load(tmp_path / "last.ckpt", weights_only=True)["hyper_parameters"]["learning_rate"] == 3e-3
+    loaded = FineTuningStage.load_from_checkpoint(
+        tmp_path / "last.ckpt", model=model(), evaluator=module.evaluator, weights_only=True
+    )
+    assert loaded.settings == module.settings
+    assert all(torch.equal(weight, module.state_dict()[name]) for name, weight in loaded.state_dict().items())
