@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from src.gisa.batches.demonstrations import suite_notes
 from src.gisa.dataset.gisa import Gisa
 from src.gisa.metrics.answer_table import TableError, split_records
 from src.gisa.metrics.answer_text import decode_gold
@@ -22,7 +21,7 @@ class Compared:
     """A metric over one kind of question.
 
     Attributes:
-        part: Such as ``all``, ``set``, ``2 pages`` or ``form: smallest``.
+        part: Such as ``all``, ``set``, ``2 pages`` or ``family: smallest``.
         metric: ``global_em`` or, over tables, ``table_item_f1``; both of the official scorer, in [0, 1].
         questions: How many the policy afterwards was asked.
         after: Its mean with the 95% interval.
@@ -96,23 +95,22 @@ def _scores(folder: Path) -> dict[str, dict[str, float]]:
 
 
 def _parts(suite: Gisa, asked: Collection[str]) -> dict[str, list[str]]:
-    """Return the ids of each kind of question that was asked: all, types, large tables, numbers of pages, forms."""
-    notes = suite_notes(suite)
+    """Return the ids of each kind of question that was asked: all, types, large tables, pages, families."""
     parts: dict[str, list[str]] = {"all": [], "item": [], "set": [], "list": [], "table": []}
     hops: dict[int, list[str]] = {}
-    forms: dict[str, list[str]] = {}
+    families: dict[str, list[str]] = {}
     large = []
     for question in (one for one in suite.questions if one.id in asked):
         parts["all"].append(question.id)
         parts[question.answer_type].append(question.id)
         if question.answer_type == "table" and _is_large(suite.gold(question)):
             large.append(question.id)
-        if note := notes.get(question.id):
-            hops.setdefault(note["hops"], []).append(question.id)
-            forms.setdefault(f"form: {note['form']}", []).append(question.id)
+        if known := suite.metadata.get(question.id):
+            hops.setdefault(known["hops"], []).append(question.id)
+            families.setdefault(f"family: {known['family']}", []).append(question.id)
     parts[f"table, {_LARGE} x {_LARGE} and larger"] = large
     parts |= {f"{count} page{'s' if count > 1 else ''}": hops[count] for count in sorted(hops)}
-    return {part: ids for part, ids in {**parts, **dict(sorted(forms.items()))}.items() if ids}
+    return {part: ids for part, ids in {**parts, **dict(sorted(families.items()))}.items() if ids}
 
 
 def _is_large(gold: bytes) -> bool:

@@ -10,7 +10,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from src.gisa.batches.demonstrations import suite_notes
 from src.gisa.dataset.gisa import Gisa, Trace
 from src.gisa.evaluator.answers import ScoredQuestion
 from src.gisa.report.questions import read_questions
@@ -93,8 +92,8 @@ class AnsweredRun:
     @cached_property
     def pages(self) -> dict[str, str]:
         """By question, how many pages it needs, in words; for embedded suites only."""
-        notes = suite_notes(self.suite) if self.suite else {}
-        counts = {key: notes[key]["hops"] for key in self.questions if "hops" in notes.get(key, {})}
+        known = self.suite.metadata if self.suite else {}
+        counts = {key: known[key]["hops"] for key in self.questions if "hops" in known.get(key, {})}
         return {key: f"{count} page{'s' if count > 1 else ''}" for key, count in counts.items()}
 
 
