@@ -43,7 +43,7 @@ def _row(folder: Path, quick: bool) -> Row:
     settings = {key: value for key, value in config["batches"].items() if not key.startswith("_")}
     data = DemonstrationData(
         demonstrations=demonstrations, pad_token_id=model.tokenizer.pad_token_id, seed=1,
-        **{**settings, "training_questions": count, "practice": 0},
+        **{**settings, "training_questions": count, "drills": 0},
     )  # fmt: skip
     trained = sum(sum(demonstration.marked.trained) for demonstration in data.training)
     took, losses = [], []

@@ -2,7 +2,8 @@
 
 from src.gisa.batches.demonstrations import make_demonstrations
 from src.gisa.chat.format import ChatFormat
-from src.gisa.dataset.factbook.suite import factbook_set, factbook_web
+from src.gisa.dataset.factbook.pages import factbook_web
+from src.gisa.dataset.factbook.suite import factbook_set
 from tests.gisa.batches.test_demonstrations import agent
 from tests.gisa.chat_models import PLAIN, tokenizer, write_folder
 
@@ -31,7 +32,7 @@ def command(place, *overrides):
         "model=hub", f"model.name={place / 'model'}", "model.dtype=float32", "model.lora=null",
         "batches.training_questions=null", "batches.validation_questions=1", "batches.batch_size=3",
         "trainer.precision=32-true", "trainer.accelerator=cpu", "trainer.enable_progress_bar=false",
-        "trainer.log_every_n_steps=1", "stage.learning_rate=3e-3", "batches.practice=0", *overrides,
+        "trainer.log_every_n_steps=1", "stage.learning_rate=3e-3", "batches.drills=0", *overrides,
     ]  # fmt: skip
 
 

@@ -13,8 +13,8 @@ from src.gisa.agent.cost import Part, Step
 from src.gisa.agent.policy import Message, Reply, ScriptedPolicy
 from src.gisa.agent.web import Web
 from src.gisa.dataset.factbook.answers import NoAnswerError
-from src.gisa.dataset.factbook.pages import group_title, section_title
-from src.gisa.dataset.factbook.questions import understand
+from src.gisa.dataset.factbook.families import understand
+from src.gisa.dataset.factbook.pages import page_listing, page_with
 from src.gisa.dataset.factbook.records import BY_KEY
 
 _PAGE = re.compile(r"^Page \S+\n<untrusted>\n(?:# )?(.*?)\n+(.*?)\n</untrusted>", re.DOTALL | re.MULTILINE)
@@ -23,7 +23,7 @@ _LINK = re.compile(r"^- \[(.+)\]\((https?://\S+)\)$", re.MULTILINE)
 
 
 class HeuristicPolicy:
-    """Recognises the form of a question, then searches for and visits the pages that the form's procedure asks for.
+    """Recognises the family of a question, then searches for and visits the pages that its procedure asks for.
 
     It is the plumbing's baseline: what it answers comes from pages it has read through the tools, but it could not
     read a question in any other words.
@@ -64,7 +64,7 @@ class _PageNeededError(Exception):
 
 
 class _PagesRead:
-    """The pages and search results of a conversation so far; a ``factbook_answers.Reader``."""
+    """The pages and search results of a conversation so far; an ``answers.Reader``."""
 
     def __init__(self, messages: Sequence[Message], errs_at: Callable[[str], bool]) -> None:
         self._errs_at = errs_at
@@ -78,7 +78,7 @@ class _PagesRead:
         label = re.escape(field.label)
         found = re.search(
             rf"^(?:(?:{label} \| |{label}\n|- {label}: )(.+)|For .+, the {label} is given as (.+)\.)$",
-            self._text(section_title(name, field.section)),
+            self._text(page_with(name, key).title),
             re.MULTILINE,
         )
         values = field.values(found[1] or found[2]) if found else ()
@@ -87,10 +87,7 @@ class _PagesRead:
         return values
 
     def members(self, group: str) -> tuple[str, ...]:
-        return tuple(name for name, _ in _LINK.findall(self._text(group_title("country", group))))
-
-    def note(self, line: str) -> None:
-        """Do nothing: these rules compare in their head."""
+        return tuple(name for name, _ in _LINK.findall(self._text(page_listing("country", group).title)))
 
     def _text(self, title: str) -> str:
         if self._errs_at(title):
@@ -109,7 +106,7 @@ def _say(messages: Sequence[Message], errs_at: Callable[[str], bool] = lambda _:
         return {"content": "I do not understand the question."}
     read = _PagesRead(messages, errs_at)
     try:
-        rows = draft.form.answer(read, draft.slots)
+        rows = draft.answer(read)
     except _PageNeededError as needed:
         title = str(needed)
         query = title.replace(":", "")
@@ -122,7 +119,7 @@ def _say(messages: Sequence[Message], errs_at: Callable[[str], bool] = lambda _:
         return {"content": f"I cannot find the page {title!r}."}
     except NoAnswerError:
         return {"content": "The pages do not say."}
-    table = "\n".join("\t".join(row) for row in [draft.form.columns(draft.slots), *rows])
+    table = "\n".join("\t".join(row) for row in [draft.header, *rows])
     return {"content": f"```tsv\n{table}\n```"}
 
 

@@ -10,6 +10,7 @@ from src.gisa.agent.failures import RequestError
 from src.gisa.agent.web import Key, Web
 from src.gisa.dataset.factbook.corpus import Corpus
 from src.gisa.dataset.factbook.page_text import ReadablePage, read_html
+from src.gisa.dataset.factbook.pages import factbook_web
 
 
 class PageError(Exception):
@@ -52,9 +53,7 @@ class EmbeddedPages:
 
 
 def embedded_pages(day: str) -> EmbeddedPages:
-    """Read the embedded web as of a day; see ``src.gisa.dataset.factbook.suite``."""
-    from src.gisa.dataset.factbook.suite import factbook_web  # it is built on this package
-
+    """Read the embedded web as of a day; see ``factbook_web``."""
     return EmbeddedPages(factbook_web(day))
 
 

@@ -9,6 +9,7 @@ from src.gisa.agent.cost import Charge, PriceList, Step
 from src.gisa.agent.failures import RequestError
 from src.gisa.agent.web import Key, Web
 from src.gisa.dataset.factbook.corpus import Corpus, Hit
+from src.gisa.dataset.factbook.pages import factbook_web
 
 
 class SearchEngine(Protocol):
@@ -43,9 +44,7 @@ class EmbeddedSearch:
 
 
 def embedded_search(day: str) -> EmbeddedSearch:
-    """Search the embedded web as of a day; see ``src.gisa.dataset.factbook.suite``."""
-    from src.gisa.dataset.factbook.suite import factbook_web  # it is built on this package
-
+    """Search the embedded web as of a day; see ``factbook_web``."""
     return EmbeddedSearch(factbook_web(day))
 
 

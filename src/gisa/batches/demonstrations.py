@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -13,7 +12,7 @@ from src.gisa.agent.replay import Replayed, Script
 from src.gisa.agent.rollout import Rollout
 from src.gisa.agent.trajectory import Attempt
 from src.gisa.chat.format import ChatFormat, Marked
-from src.gisa.dataset.factbook.names import renamed
+from src.gisa.dataset.factbook.demonstrations import renamed, training_aids
 from src.gisa.dataset.gisa import Gisa, Question
 from src.gisa.dataset.human import HumanTrajectory, human_trajectory
 from src.gisa.metrics.answer_table import TableError, split_records, tsv_block
@@ -29,7 +28,7 @@ class Demonstration:
 
     Attributes:
         question_id: Of the question that it answers; a few templates need several sequences for one. Empty for
-            practice, which answers none.
+            drills, which answer none.
         entities: What its pages are about, as far as the suite says so.
         shown: Share of the answer's cells that its tool results show: what is missing cannot be learnt from reading.
         marked: Its tokens, and which of them are to be learnt.
@@ -52,7 +51,7 @@ class Demonstrations:
         counts: Episodes; searches; visits by what tells their search; ``orphans``, ``repeats`` and ``results_pages``,
             clicks that are no step; tokens and trained tokens; of a policy's own episodes, see ``gisa_episodes``.
         own: Those of a policy's own episodes, in the order of their questions.
-        practice: What is learnt beside questions, of embedded suites; see ``factbook_practice.make_practice``.
+        drills: What is learnt beside questions, of embedded suites; see ``training_aids``.
     """
 
     demonstrations: list[Demonstration]
@@ -60,7 +59,7 @@ class Demonstrations:
     dropped: dict[str, list[str]] = field(default_factory=dict)
     counts: Counter[str] = field(default_factory=Counter)
     own: list[Demonstration] = field(default_factory=list)
-    practice: list[Demonstration] = field(default_factory=list)
+    drills: list[Demonstration] = field(default_factory=list)
 
     def manifest(self) -> dict[str, Any]:
         """Return what a checkpoint that learns from them has to carry; see ``manifest_of``."""
@@ -90,20 +89,21 @@ def make_demonstrations(
     Raises:
         InputError: it is not allowed to learn from these questions, or the template does not do; see ``ChatFormat``.
     """
-    about = suite_notes(suite)
-    refuse_benchmark(suite, about, allow_train_on_benchmark)
-    made = Demonstrations([], suite, practice=_practice(suite, chat))
+    refuse_benchmark(suite, allow_train_on_benchmark)
+    aids = training_aids(suite)
+    drills = [Demonstration("", (), 1.0, chat.endings(block)) for block in aids.drills]
+    made = Demonstrations([], suite, drills=drills)
     scripts: list[Script] = []
     for question in suite.questions:
-        found = _script(suite, question, about.get(question.id, {}).get("notes", {}), made.counts)
+        found = _script(suite, question, aids.scratchpads.get(question.id, {}), made.counts)
         if isinstance(found, str):
             made.drop(found, question.id)
         else:
             scripts.append(found)
     for script, replayed in zip(scripts, rollout.replay(scripts), strict=True):
-        called = about.get(script.task.question_id, {}).get("renamed", {})
-        acted = replace(replayed, messages=renamed(replayed.messages, called))
-        demonstrations = demonstrations_of(script.task.question_id, acted, script.answer, about, chat, max_tokens)
+        invented = aids.renamed.get(script.task.question_id, {})
+        acted = replace(replayed, messages=renamed(replayed.messages, invented))
+        demonstrations = demonstrations_of(suite, script.task.question_id, acted, script.answer, chat, max_tokens)
         if isinstance(demonstrations, str):
             made.drop(demonstrations, script.task.question_id)
             continue
@@ -115,20 +115,15 @@ def make_demonstrations(
 
 
 def demonstrations_of(
-    question_id: str,
-    replayed: Replayed,
-    answer: str,
-    about: Mapping[str, Mapping[str, Any]],
-    chat: ChatFormat,
-    max_tokens: int,
+    suite: Gisa, question_id: str, replayed: Replayed, answer: str, chat: ChatFormat, max_tokens: int
 ) -> list[Demonstration] | str:
     """Turn an episode into demonstrations, or say why it is none.
 
     Args:
+        suite: Where its question comes from.
         question_id: Of its question.
         replayed: The episode, acted out or recalled.
-        answer: The right one, as ``answer_text`` writes it; notes may come first.
-        about: See ``suite_notes``.
+        answer: The right one, as ``answer_text`` writes it; the scratchpad may come first.
         chat: How conversations are written for the model.
         max_tokens: Most tokens of a sequence.
 
@@ -138,7 +133,7 @@ def demonstrations_of(
     sequences = chat.marked(replayed.messages, replayed.tools)
     if reason := _fault(replayed, sequences, max_tokens):
         return reason
-    entities = tuple(about.get(question_id, {}).get("entities", ()))
+    entities = tuple(suite.metadata.get(question_id, {}).get("entities", ()))
     values = step_values(replayed.tool_calls, cells_of(answer), ())
     shown = sum(value.new_cells for value in values)
     return [Demonstration(question_id, entities, shown, one) for one in sequences]
@@ -160,19 +155,13 @@ def manifest_of(suite: Gisa, learnt: Mapping[str, Iterable[str]]) -> dict[str, A
     }
 
 
-def suite_notes(suite: Gisa) -> dict[str, dict[str, Any]]:
-    """Return what ``suite.json`` of an embedded suite says about each question; nothing for any other suite."""
-    path = suite.root / "suite.json"
-    return dict(json.loads(path.read_bytes())) if path.is_file() else {}
-
-
-def refuse_benchmark(suite: Gisa, about: Mapping[str, Mapping[str, Any]], allowed: bool) -> None:
+def refuse_benchmark(suite: Gisa, allowed: bool) -> None:
     """Refuse questions that are there to test with; those of the split ``train`` of an embedded suite are not.
 
     Raises:
         InputError: there are such questions, and it is not allowed.
     """
-    tested = [one.id for one in suite.questions if about.get(one.id, {}).get("split") != "train"]
+    tested = [one.id for one in suite.questions if suite.metadata.get(one.id, {}).get("split") != "train"]
     if tested and not allowed:
         raise InputError(
             f"{len(tested)} of the {len(suite.questions)} questions below {suite.root} are there to test with "
@@ -206,7 +195,7 @@ def refuse_contaminated(suite: Gisa, manifest: Mapping[str, Any]) -> None:
         raise InputError(
             f"The checkpoint has learnt from {len(learnt)} of the {len(suite.questions)} questions below {suite.root} "
             f"(ids such as {', '.join(learnt[:3])}), so its score on them would say nothing.\n"
-            "Test it on others:  dataset=factbook_set dataset.split=entities|forms"
+            "Test it on others:  dataset=factbook_set dataset.split=entities|families"
         )
 
 
@@ -248,18 +237,13 @@ def calls_of(course: HumanTrajectory) -> Iterator[tuple[str, dict[str, Any]]]:
             yield "visit", {"url": [step.what], "goal": query}
 
 
-def _practice(suite: Gisa, chat: ChatFormat) -> list[Demonstration]:
-    """Turn the blocks of ``practice.json`` of an embedded suite into demonstrations; other suites have none."""
-    path = suite.root / "practice.json"
-    blocks = json.loads(path.read_bytes()) if path.is_file() else []
-    return [Demonstration("", (), 1.0, chat.endings(block)) for block in blocks]
-
-
-def _script(suite: Gisa, question: Question, notes: Mapping[str, Sequence[str]], counts: Counter[str]) -> Script | str:
+def _script(
+    suite: Gisa, question: Question, scratchpad: Mapping[str, Sequence[str]], counts: Counter[str]
+) -> Script | str:
     """Return what is to be acted out for a question, or why there is nothing.
 
-    Notes on a page are said right after it, before the next call or the answer, and those under no address before the
-    first call; see ``factbook_questions.Answer``.
+    Lines on a page are said right after it, before the next call or the answer, and those under no address before the
+    first call; see ``TrainingAids``.
     """
     gold = suite.gold(question)
     if not gold:
@@ -279,7 +263,7 @@ def _script(suite: Gisa, question: Question, notes: Mapping[str, Sequence[str]],
         return "no step"
     task = Attempt(question.id, 0, question.text, question.answer_type)
     read = ["", *(step.what if step.kind == "visit" else None for step in course.steps)]
-    *said, last = ([] if page is None else notes.get(page, ()) for page in read)
+    *said, last = ([] if page is None else scratchpad.get(page, ()) for page in read)
     before = {number: "\n".join(lines) for number, lines in enumerate(said) if lines}
     return Script(task, list(calls_of(course)), "\n".join([*last, answer]), before)
 

@@ -35,8 +35,8 @@ class DemonstrationData(lightning.LightningDataModule):
         training_questions: How many questions' traces are learnt from, spread evenly over all; None for all.
         validation_questions: How many questions are not learnt from but validated on, spread evenly over all.
         packed: Whether short demonstrations share a row; see ``lay_out``.
-        practice: Share of the practice of the suite, where it has any, that is learnt from as well, spread evenly over
-            all of it: half of that at the beginning of an epoch, the other half spread over the epoch, as it is
+        drills: Share of the drills of the suite, where it has any, that is learnt from as well, spread evenly over all
+            of them: half of that at the beginning of an epoch, the other half spread over the epoch, as they are
             forgotten otherwise.
 
     Attributes:
@@ -57,15 +57,15 @@ class DemonstrationData(lightning.LightningDataModule):
         training_questions: int | None,
         validation_questions: int,
         packed: bool,
-        practice: float,
+        drills: float,
     ) -> None:
         super().__init__()
         sizes = {"batch_size": batch_size, "evaluation_batch_size": evaluation_batch_size}
         for name, value in {**sizes, "training_questions": training_questions}.items():
             if value is not None and value < 1:
                 raise InputError(f"data.{name}={value}: I need a whole number of at least 1.")
-        if not 0 <= practice <= 1:
-            raise InputError(f"batches.practice={practice}: I need a share, from 0 for none to 1 for all of it.")
+        if not 0 <= drills <= 1:
+            raise InputError(f"batches.drills={drills}: I need a share, from 0 for none to 1 for all of it.")
         questions = list(dict.fromkeys(demonstration.question_id for demonstration in demonstrations.demonstrations))
         if not 1 <= validation_questions < len(questions):
             raise InputError(
@@ -88,11 +88,11 @@ class DemonstrationData(lightning.LightningDataModule):
             for demonstration in demonstrations.own
             if demonstration.question_id not in held_out and demonstration.marked.tokens not in known
         ]
-        practised = spread(demonstrations.practice, round(practice * len(demonstrations.practice)))
+        chosen = spread(demonstrations.drills, round(drills * len(demonstrations.drills)))
         all_used = replace(demonstrations, demonstrations=[*self.training, *self.validation], own=[])
         self.manifest: dict[str, Any] = all_used.manifest()
-        self.practised = len(practised)
-        self.training = [*practised, *self.training]
+        self.drills = len(chosen)
+        self.training = [*chosen, *self.training]
         self.lengths = np.array([len(demonstration.marked.tokens) for demonstration in self.training])
         self.pad_token_id = pad_token_id
         self.seed = seed
@@ -138,7 +138,7 @@ class TrainingDemonstrations:
     """All training batches of one process; knows where it stands, so that a resumed run sees each batch once.
 
     Serves any data module with ``training`` examples, their ``lengths``, ``batch_size``, ``seed`` and ``batch``. The
-    first ``practised`` ones of its examples are in batches of their own; see ``DemonstrationData``.
+    first ``drills`` ones of its examples are in batches of their own; see ``DemonstrationData``.
 
     Args:
         data: The data module.
@@ -150,7 +150,7 @@ class TrainingDemonstrations:
         self.data, self.rank, self.world_size = data, rank, world_size
         self.lengths = data.lengths
         everything = np.arange(len(self.lengths))
-        self.parts = everything[: data.practised], everything[data.practised :]
+        self.parts = everything[: data.drills], everything[data.drills :]
         self.num_batches: int = sum(map(self._batches_of, self.parts))
         self.epoch, self.step = 0, 0
 
@@ -183,13 +183,13 @@ class TrainingDemonstrations:
     def _order(self) -> list[NDArray[np.int64]]:
         """Return the demonstrations of each batch of this epoch."""
         rng = np.random.default_rng([self.data.seed, self.epoch])
-        practice, demonstrations = (self._shuffled(part, rng) for part in self.parts)
-        half = len(practice) // 2
+        drills, demonstrations = (self._shuffled(part, rng) for part in self.parts)
+        half = len(drills) // 2
         places = np.concatenate(
-            [np.linspace(0, 1, len(part), endpoint=False) for part in (practice[half:], demonstrations)]
+            [np.linspace(0, 1, len(part), endpoint=False) for part in (drills[half:], demonstrations)]
         )
-        mixed = [*practice[half:], *demonstrations]
-        return [*practice[:half], *(mixed[place] for place in np.argsort(places, kind="stable"))]
+        mixed = [*drills[half:], *demonstrations]
+        return [*drills[:half], *(mixed[place] for place in np.argsort(places, kind="stable"))]
 
     def _shuffled(self, part: NDArray[np.int64], rng: np.random.Generator) -> list[NDArray[np.int64]]:
         """Shuffle demonstrations, sort them by length within spans, cut them into batches and shuffle these."""

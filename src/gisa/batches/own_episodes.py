@@ -9,7 +9,7 @@ from typing import Any
 
 from src.gisa.agent.rollout import Rollout
 from src.gisa.agent.trajectory import Attempt, replies_of
-from src.gisa.batches.demonstrations import Demonstrations, answer_text, demonstrations_of, suite_notes
+from src.gisa.batches.demonstrations import Demonstrations, answer_text, demonstrations_of
 from src.gisa.chat.format import ChatFormat
 from src.gisa.dataset.gisa import Gisa
 from src.gisa.metrics.answers import official_score
@@ -42,11 +42,10 @@ def add_episodes(
     records = [record for folder in folders for record in _records(folder, made.suite)]
     exact = [record for record in records if _is_exact(made.suite, record)]
     kept = shortest_episodes(made.suite, exact, most)
-    about = suite_notes(made.suite)
     by_id = {question.id: question for question in made.suite.questions}
     for (task, _), recalled in zip(kept, rollout.recall(kept), strict=True):
         answer = answer_text(made.suite.gold(by_id[task.question_id]), task.answer_type)
-        demonstrations = demonstrations_of(task.question_id, recalled, answer, about, chat, max_tokens)
+        demonstrations = demonstrations_of(made.suite, task.question_id, recalled, answer, chat, max_tokens)
         if isinstance(demonstrations, str):
             made.drop(f"own episode: {demonstrations}", task.question_id)
             continue

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from src.gisa.batches.demonstrations import answer_text, cells_of, manifest_of, refuse_benchmark, suite_notes
+from src.gisa.batches.demonstrations import answer_text, cells_of, manifest_of, refuse_benchmark
 from src.gisa.batches.imitation import TrainingDemonstrations, spread
 from src.gisa.dataset.gisa import Gisa, Question
 from src.gisa.dataset.human import human_trajectory
@@ -70,8 +70,7 @@ class QuestionData(lightning.LightningDataModule):
         allow_train_on_benchmark: bool,
     ) -> None:
         super().__init__()
-        about = suite_notes(suite)
-        refuse_benchmark(suite, about, allow_train_on_benchmark)
+        refuse_benchmark(suite, allow_train_on_benchmark)
         for name, value in {"batch_size": batch_size, "training_questions": training_questions}.items():
             if value is not None and value < 1:
                 raise InputError(f"data.{name}={value}: I need a whole number of at least 1.")
@@ -89,9 +88,9 @@ class QuestionData(lightning.LightningDataModule):
         places = {one.question.id: place for place, one in enumerate(self.questions)}
         self.training = [place for name, place in places.items() if name in learnt]
         self.validation = [place for name, place in places.items() if name in held_out]
-        entities = {name: about.get(name, {}).get("entities", ()) for name in places}
+        entities = {name: suite.metadata.get(name, {}).get("entities", ()) for name in places}
         self.manifest: dict[str, Any] = manifest_of(suite, entities)
-        self.practised = 0
+        self.drills = 0
         self.lengths = np.zeros(len(self.training))  # all alike: which ones meet in a batch is chance
         self.seed = seed
         self.batch_size = batch_size

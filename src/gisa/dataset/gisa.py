@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import itertools
+import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -130,6 +131,12 @@ class Gisa:
         """The days that have answers of their own, the earliest first."""
         days = (path.name for path in (self.root / "snapshot").glob("*") if path.is_dir())
         return sorted(day for day in days if _DAY.fullmatch(day))
+
+    @cached_property
+    def metadata(self) -> dict[str, dict[str, Any]]:
+        """What ``suite.json`` of an embedded suite says about each question, by its id; empty for any other suite."""
+        path = self.root / "suite.json"
+        return dict(json.loads(path.read_bytes())) if path.is_file() else {}
 
     def gold_path(self, question: Question) -> Path:
         """Return where the answer of a question lies: in the latest snapshot that has it, or in ``answer/``."""

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
-from src.gisa.batches.demonstrations import suite_notes
 from src.gisa.dataset.gisa import AnswerType, Gisa
 from src.gisa.metrics.answer_table import TableError, split_records
 from src.gisa.metrics.answer_text import decode_gold
@@ -23,7 +22,7 @@ class Compared:
     """A metric over one kind of question.
 
     Attributes:
-        part: Such as ``all``, ``set``, ``2 pages`` or ``form: smallest``.
+        part: Such as ``all``, ``set``, ``2 pages`` or ``family: smallest``.
         metric: ``global_em`` or, over tables, ``table_item_f1``; both of the official scorer, in [0, 1].
         questions: How many the policy afterwards was asked.
         after: Its mean with the 95% interval.
@@ -91,15 +90,15 @@ def _percent(interval: Interval | None) -> str:
 
 
 def _parts(suite: Gisa, asked: Collection[str]) -> dict[str, list[str]]:
-    """Return the ids of each kind of question that was asked: all, types, large tables, numbers of pages, forms."""
-    notes, types = suite_notes(suite), get_args(AnswerType)
+    """Return the ids of each kind of question that was asked: all, types, large tables, numbers of pages, families."""
+    types = get_args(AnswerType)
     parts: dict[tuple[int, int, str], list[str]] = {}  # with two numbers to be sorted by
     for question in (question for question in suite.questions if question.id in asked):
         names = [(0, 0, "all"), (1, types.index(question.answer_type), question.answer_type)]
         if question.answer_type == "table" and _is_large(suite.gold(question)):
             names.append((2, 0, _LARGE_TABLE))
-        if note := notes.get(question.id):
-            names += [(3, note["hops"], pages_needed(note["hops"])), (4, 0, f"form: {note['form']}")]
+        if known := suite.metadata.get(question.id):
+            names += [(3, known["hops"], pages_needed(known["hops"])), (4, 0, f"family: {known['family']}")]
         for name in names:
             parts.setdefault(name, []).append(question.id)
     return {name[-1]: parts[name] for name in sorted(parts)}

@@ -117,7 +117,7 @@ class ImitationEvalTask:
                 heading = test if len(self.pairs) == 1 else f"{test}, {before} to {after}"
                 content[heading] = [asdict(one) for one in compared]
                 text += [f"## {heading}\n", markdown(compared), ""]
-                for one in (one for one in compared if not one.part.startswith("form")):
+                for one in (one for one in compared if not one.part.startswith("family")):
                     key = f"{test}/{one.metric}/{one.part}"
                     metrics |= {f"{key}/{after}": one.after.mean}
                     metrics |= {f"{key}/{before}": one.before.mean} if one.before else {}

@@ -88,17 +88,17 @@ class TracesTask:
             "questions": len(suite.questions),
             **made.counts,
             "longest": lengths[-1] if lengths else 0,
-            "practice": len(made.practice),
-            "practice_tokens": sum(len(demonstration.marked.tokens) for demonstration in made.practice),
+            "drills": len(made.drills),
+            "drill_tokens": sum(len(drill.marked.tokens) for drill in made.drills),
             "answer_not_wholly_shown": sum(demonstration.shown < 1 - 1e-9 for demonstration in made.demonstrations),
         }
         dropped = {reason: len(ids) for reason, ids in made.dropped.items()}
         count = min(self.max_shown, len(lengths))
         shown = [made.demonstrations[at * len(lengths) // count] for at in range(count)]
-        practised = [*made.practice[:1], *made.practice[1:][-1:]]  # a block of the first kind, one of the last
+        drills = [*made.drills[:1], *made.drills[1:][-1:]]  # a block of the first kind, one of the last
         page = _PAGE.format(
             statistics="".join(_rows(counts, made.dropped)),
-            demonstrations="\n".join(_shown(demonstration, chat.tokenizer) for demonstration in [*shown, *practised]),
+            demonstrations="\n".join(_shown(demonstration, chat.tokenizer) for demonstration in [*shown, *drills]),
         )
         write_atomic(folder / "traces.html", page)
         record.finish(

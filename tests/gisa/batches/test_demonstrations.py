@@ -20,8 +20,9 @@ from src.gisa.agent.web import Web
 from src.gisa.batches.demonstrations import answer_text, make_demonstrations, refuse_contaminated
 from src.gisa.chat.format import ChatFormat
 from src.gisa.dataset.factbook.corpus import Corpus, Document
-from src.gisa.dataset.factbook.names import renamed
-from src.gisa.dataset.factbook.suite import factbook, factbook_set, factbook_web
+from src.gisa.dataset.factbook.demonstrations import training_aids
+from src.gisa.dataset.factbook.pages import factbook_web
+from src.gisa.dataset.factbook.suite import factbook, factbook_set
 from src.gisa.dataset.gisa import Gisa
 from src.gisa.metrics.answer_table import TableError
 from src.gisa.metrics.answers import official_score
@@ -52,24 +53,24 @@ def train(tmp_path_factory):
 def check_demonstrations(suite, chat, max_tokens, instructions="full"):
     """Every trained token is part of an action, and the answer stands in no other place."""
     made = make_demonstrations(suite, agent(factbook_web(), instructions=instructions), chat, max_tokens=max_tokens)
-    about = json.loads((suite.root / "suite.json").read_bytes())
+    aids = training_aids(suite)
     assert made.dropped == {}
     assert [demonstration.question_id for demonstration in made.demonstrations] == [one.id for one in suite.questions]
     for demonstration, one in zip(made.demonstrations, suite.questions, strict=True):
         marked = demonstration.marked
         own = [token for token, trained in zip(marked.tokens, marked.trained, strict=True) if trained]
         assert chat.text_of(own) == "".join(marked.actions)
-        names = about[one.id]["renamed"]
+        names = aids.renamed[one.id]
         assert not [name for name in names if f"{name}: " in marked.text or f'"{name} ' in marked.text]
-        notes, read = about[one.id]["notes"], [""]
+        scratchpad, read = aids.scratchpads[one.id], [""]
         for before, action in itertools.pairwise(["", *(by_own_names(one, names) for one in marked.actions)]):
             read += re.findall(r'"url": \["(.*?)"\]', before)
-            said = "\n".join(notes.get(read[-1], ())) if '"search"' not in before else ""
+            said = "\n".join(scratchpad.get(read[-1], ())) if '"search"' not in before else ""
             assert re.match(re.escape(said) + r"\n?(<tool_call>|```tsv)", action)
-        assert set(notes) <= set(read)
+        assert set(scratchpad) <= set(read)
         assert action == "\n".join([*([said] if said else []), answer_text(suite.gold(one), one.answer_type)])
         assert demonstration.shown == pytest.approx(1)
-        assert demonstration.entities == tuple(about[one.id]["entities"])
+        assert demonstration.entities == tuple(suite.metadata[one.id]["entities"])
         # What comes before the first action is what a rollout begins with, made without any knowledge of the answer.
         task = Attempt(one.id, 0, one.text, one.answer_type)
         begins = opening(task, today="2024-07-01", limit="8 tool calls", instructions=instructions)
@@ -113,25 +114,10 @@ def test_demonstrations_of_the_embedded_web_train_calls_and_answers_and_nothing_
     }
 
 
-def test_names_are_rewritten_wherever_they_stand_alone():
-    call = {"function": {"name": "visit", "arguments": '{"url": ["https://a.example/c%C3%B4te-noir/land"]}'}}
-    messages = [
-        {"role": "user", "content": "Niger, Nigeria and Côte Noir; not Niger-Benue.", "at": 3},
-        {"role": "assistant", "content": "Niger: 4", "tool_calls": [call]},
-    ]
-    new = {"Niger": "Sway", "Côte Noir": "Isium Bel"}
-    first, second = renamed(messages, new)
-    assert first == {"role": "user", "content": "Sway, Nigeria and Isium Bel; not Niger-Benue.", "at": 3}
-    assert second["content"] == "Sway: 4"
-    assert second["tool_calls"][0]["function"]["arguments"] == '{"url": ["https://a.example/isium-bel/land"]}'
-    assert messages[0]["content"].startswith("Niger, ")
-    assert renamed(messages, {}) == messages
-
-
-def test_practice_teaches_the_ends_of_lines_and_nothing_else(train):
+def test_drills_teach_the_ends_of_lines_and_nothing_else(train):
     chat = ChatFormat(tokenizer(PLAIN))
-    blocks = json.loads((train.root / "practice.json").read_bytes())
     made = make_demonstrations(train, agent(factbook_web()), chat, max_tokens=20_000)
+    blocks = json.loads((train.root / "drills.json").read_bytes())
     assert "" not in {
         **made.manifest()["questions"],
         **{demonstration.question_id: 1 for demonstration in made.demonstrations},
@@ -139,12 +125,12 @@ def test_practice_teaches_the_ends_of_lines_and_nothing_else(train):
     ends = [[shown if shown.endswith("\n") else f"{shown} " for shown, _ in block] for block in blocks]
     parts = [zip(starts, block, strict=True) for starts, block in zip(ends, blocks, strict=True)]
     written = ["".join(f"{start}{told}".rstrip() + "\n" for start, (_, told) in lines) for lines in parts]
-    assert [one.marked.text for one in made.practice] == written
-    for one, block in zip(made.practice, blocks, strict=True):
+    assert [one.marked.text for one in made.drills] == written
+    for one, block in zip(made.drills, blocks, strict=True):
         own = [token for token, trained in zip(one.marked.tokens, one.marked.trained, strict=True) if trained]
         assert chat.text_of(own) == "".join(one.marked.actions)
         assert one.marked.actions == [told for _, told in block]
-    assert not (factbook_set("entities", per_type=1).root / "practice.json").exists()
+    assert training_aids(factbook_set("entities", per_type=1)).drills == []
 
 
 @pytest.mark.slow
@@ -278,4 +264,4 @@ def test_a_model_is_not_tested_on_what_it_has_learnt_from(train, tmp_path):
         refuse_contaminated(train, json.loads(json.dumps(made.manifest())))
     assert "has learnt from 2 of the 12 questions" in str(caught.value)
     assert "ids such as train-1, train-2" in str(caught.value)
-    assert "dataset=factbook_set dataset.split=entities|forms" in str(caught.value)
+    assert "dataset=factbook_set dataset.split=entities|families" in str(caught.value)

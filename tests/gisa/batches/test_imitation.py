@@ -32,7 +32,7 @@ def demonstrations(count=40, seed=0):
 def data(made=None, **changes):
     settings = {
         "pad_token_id": 0, "seed": 1, "batch_size": 4, "evaluation_batch_size": 3, "training_questions": None,
-        "validation_questions": 4, "packed": True, "practice": 0,
+        "validation_questions": 4, "packed": True, "drills": 0,
     }  # fmt: skip
     return DemonstrationData(demonstrations=made or demonstrations(), **{**settings, **changes})
 
@@ -177,24 +177,24 @@ def test_own_episodes_are_learnt_from_but_for_validated_questions_and_repetition
     assert module.validation == data(training_questions=6).validation
 
 
-def test_half_of_the_practice_comes_first_and_the_rest_is_spread_over_the_epoch():
-    practice = [replace(demonstration(200 + at, 40), question_id="", entities=()) for at in range(16)]
-    made = replace(demonstrations(), practice=practice)
-    without, module = data(made), data(made, practice=1)
-    assert module.training == made.practice + without.training
+def test_half_of_the_drills_come_first_and_the_rest_is_spread_over_the_epoch():
+    drills = [replace(demonstration(200 + at, 40), question_id="", entities=()) for at in range(16)]
+    made = replace(demonstrations(), drills=drills)
+    without, module = data(made), data(made, drills=1)
+    assert module.training == made.drills + without.training
     assert module.validation == without.validation
     assert module.manifest == without.manifest
     loader = module.train_dataloader()
     order = loader._order()
     assert len(order) == len(loader) == 4 + len(without.train_dataloader())
     assert sorted(np.concatenate(order)) == list(range(len(module.training)))
-    practised = [place for place, batch in enumerate(order) if batch[0] < 16]
-    assert practised == [0, 1, 2, 2 + 1 + len(without.train_dataloader()) // 2 + len(without.train_dataloader()) % 2]
-    assert all(max(order[place]) < 16 for place in practised)
-    alone = data(replace(made, practice=made.practice[:1]), practice=1).train_dataloader()
+    at_drills = [place for place, batch in enumerate(order) if batch[0] < 16]
+    assert at_drills == [0, 1, 2, 2 + 1 + len(without.train_dataloader()) // 2 + len(without.train_dataloader()) % 2]
+    assert all(max(order[place]) < 16 for place in at_drills)
+    alone = data(replace(made, drills=made.drills[:1]), drills=1).train_dataloader()
     assert [list(batch) for batch in alone._order()[:1]] == [[0]]
-    quarter = data(made, practice=0.25)
-    assert quarter.training == [practice[at] for at in (2, 6, 10, 14)] + without.training
+    quarter = data(made, drills=0.25)
+    assert quarter.training == [drills[at] for at in (2, 6, 10, 14)] + without.training
     for share in (-0.1, 1.1):
-        with pytest.raises(InputError, match=rf"batches.practice={share}: I need a share, from 0 for none to 1"):
-            data(made, practice=share)
+        with pytest.raises(InputError, match=rf"batches.drills={share}: I need a share, from 0 for none to 1"):
+            data(made, drills=share)

@@ -10,7 +10,7 @@ from src.gisa.agent.trajectory import Attempt
 from src.gisa.batches.demonstrations import Demonstrations
 from src.gisa.batches.own_episodes import add_episodes, shortest_episodes
 from src.gisa.chat.format import ChatFormat
-from src.gisa.dataset.factbook.suite import factbook_web
+from src.gisa.dataset.factbook.pages import factbook_web
 from src.gisa.dataset.gisa import Gisa
 from src.gisa.metrics.answers import official_score
 from src.launch.errors import InputError

@@ -8,7 +8,8 @@ from tests.gisa.gisa_files import question
 from tests.gisa.report.answered_runs import EPISODES, QUESTIONS, episode, write_answered_run
 
 LARGE = question(5, "table", answer=[["A", "B", "C"], *([str(row), "x", "y"] for row in range(3))])
-NOTES = {"1": {"hops": 2, "form": "oldest"}, "2": {"hops": 10, "form": "above"}, "5": {"hops": 1, "form": "above"}}
+FAMILIES = {"1": (2, "oldest"), "2": (10, "above"), "5": (1, "above")}
+METADATA = {key: {"hops": hops, "family": family} for key, (hops, family) in FAMILIES.items()}
 
 
 @pytest.fixture
@@ -20,7 +21,7 @@ def runs(tmp_path):
     path = tmp_path / "before/questions.jsonl"
     asked = [line for line in path.read_text().splitlines() if json.loads(line)["id"] in "13"]
     path.write_text("\n".join(asked))
-    (tmp_path / "suite/suite.json").write_text(json.dumps(NOTES))
+    (tmp_path / "suite/suite.json").write_text(json.dumps(METADATA))
     return tmp_path
 
 
@@ -39,14 +40,14 @@ def test_policies_are_compared_on_the_questions_that_both_were_asked(runs):
     assert parts["set", "global_em"].gain is None
 
 
-def test_parts_are_types_large_tables_numbers_of_pages_and_forms_in_this_order(runs):
+def test_parts_are_types_large_tables_numbers_of_pages_and_families_in_this_order(runs):
     parts = [(one.part, one.metric, one.questions) for one in compared(runs)]
     assert parts == [
         ("all", "global_em", 5), ("item", "global_em", 1), ("set", "global_em", 1), ("list", "global_em", 1),
         ("table", "global_em", 2), ("table", "table_item_f1", 2),
         ("table, 3 x 3 and larger", "global_em", 1), ("table, 3 x 3 and larger", "table_item_f1", 1),
         ("1 page", "global_em", 1), ("2 pages", "global_em", 1), ("10 pages", "global_em", 1),
-        ("form: above", "global_em", 2), ("form: oldest", "global_em", 1),
+        ("family: above", "global_em", 2), ("family: oldest", "global_em", 1),
     ]  # fmt: skip
 
 

@@ -15,15 +15,16 @@ def place(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("src.gisa.dataset.factbook.suite.cache_folder", lambda: folder / "cache")
         suites = {
-            name: small_suite(name, max_pages=2 if name == "train" else 4) for name in ("train", "entities", "forms")
+            name: small_suite(name, max_pages=2 if name == "train" else 4) for name in ("train", "entities", "families")
         }
         small_model(folder / "model", suites["train"])
     for name, suite in suites.items():
         shutil.copytree(suite.root, folder / name)
-    about = json.loads((folder / "train" / "suite.json").read_bytes())
-    for one in about.values():
+    path = folder / "train" / "demonstrations.json"
+    aids = json.loads(path.read_bytes())
+    for one in aids.values():
         one["renamed"] = {}  # what is learnt by heart is asked by the same names
-    (folder / "train" / "suite.json").write_text(json.dumps(about))
+    path.write_text(json.dumps(aids))
     return folder
 
 

@@ -71,7 +71,7 @@ def test_a_policy_learns_from_real_rollouts_resumes_to_the_bit_and_answers(run, 
     best = f"checkpoint={whole / 'checkpoints' / 'best.ckpt'}"
     limits = (*AGENT, "agent.policy.dtype=float32", "agent.policy.max_output_tokens=12", "agent.budget.max_calls=1")
     arguments = rollout(place, "agent/policy=imitation", *limits, best, f"hydra.run.dir={folder}")
-    assert run(*arguments, f"dataset.root={place / 'forms'}") == 0
+    assert run(*arguments, f"dataset.root={place / 'families'}") == 0
     assert sum(read(folder / "result.json")["outcomes"].values()) == 4
     assert run(*arguments, f"hydra.run.dir={tmp_path / 'refused'}") == 2
 
@@ -90,7 +90,7 @@ def test_what_it_cannot_begin_with_is_refused(run, place, learnt, tmp_path, caps
     other.touch()
     assert "holds no model/ with manifest.json" in said(other)
     checkpoint = learnt / "checkpoints" / "best.ckpt"
-    assert "4 of the 4 questions below" in said(checkpoint, f"dataset.root={place / 'forms'}")
+    assert "4 of the 4 questions below" in said(checkpoint, f"dataset.root={place / 'families'}")
     assert "batches.validation_questions=4, and 4 question(s) have an answer" in said(
         checkpoint, "batches.validation_questions=4"
     )

@@ -70,7 +70,7 @@ def test_a_model_is_not_tested_on_what_it_has_learnt(run, place, learnt, tmp_pat
     assert run(*rollout(place, f"agent/policy={policy}", choice, f"hydra.run.dir={tmp_path / 'run'}")) == 2
     said = capsys.readouterr().out
     assert "The checkpoint has learnt from 4 of the 4 questions below" in said
-    assert "dataset=factbook_set dataset.split=entities|forms" in said
+    assert "dataset=factbook_set dataset.split=entities|families" in said
     assert not (tmp_path / "run" / "episodes").exists()
 
 
@@ -144,7 +144,7 @@ def test_a_run_killed_from_outside_resumes_to_the_bit(run, place, tmp_path):
 def chain(place, folder):
     """A command line of the whole chain, with the small model on both sides."""
     training = [one for one in command(place, "trainer.max_epochs=1") if not one.startswith(("+exp", "logger"))]
-    tests = [f"task.tests.{name}=['dataset=gisa','dataset.root={place / name}']" for name in ("entities", "forms")]
+    tests = [f"task.tests.{name}=['dataset=gisa','dataset.root={place / name}']" for name in ("entities", "families")]
     before = f"task.before=['agent/policy=local','agent.policy.name={place / 'model'}','task.max_questions=2']"
     limits = ("agent.policy.max_output_tokens=12", "agent.budget.max_calls=1", "agent.policy.dtype=float32")
     short = "task.more_rollout=[" + ",".join(f"'{one}'" for one in limits) + "]"
@@ -160,11 +160,11 @@ def test_one_command_trains_and_answers_before_and_after_and_goes_on_where_it_wa
     assert run(*chain(place, folder)) == 0
     assert "## entities" in capsys.readouterr().out
     parts = {name: read(folder / name / "result.json") for name in (
-        "train", "entities_before", "entities_after", "forms_after"
+        "train", "entities_before", "entities_after", "families_after"
     )}  # fmt: skip
-    assert not (folder / "forms_before").exists()  # the one before is asked about entities only
+    assert not (folder / "families_before").exists()  # the one before is asked about entities only
     assert {part["status"] for part in parts.values()} == {"finished"}
-    assert parts["forms_after"]["lineage"]["checkpoint_from"]["path"] == str(
+    assert parts["families_after"]["lineage"]["checkpoint_from"]["path"] == str(
         folder / "train" / "checkpoints" / "best.ckpt"
     )
     report = read(folder / "report.json")
@@ -176,23 +176,23 @@ def test_one_command_trains_and_answers_before_and_after_and_goes_on_where_it_wa
     )
     assert all((one["before"] is None) == (one["gain"] is None) == (not one["common"]) for one in compared.values())
     assert sum(one["questions"] for part, one in compared.items() if "page" in part) == 4
-    assert sum(one["questions"] for part, one in compared.items() if part.startswith("form: ")) == 4
-    alone = [one for one in report["forms"] if one["part"] == "all"]
+    assert sum(one["questions"] for part, one in compared.items() if part.startswith("family: ")) == 4
+    alone = [one for one in report["families"] if one["part"] == "all"]
     assert [(one["questions"], one["common"], one["before"], one["gain"]) for one in alone] == [(4, 0, None, None)]
     result = read(folder / "result.json")
-    assert "forms/valid_calls_after" in result["metrics"]
-    assert not any(key.startswith("forms/") and key.endswith("before") for key in result["metrics"])
+    assert "families/valid_calls_after" in result["metrics"]
+    assert not any(key.startswith("families/") and key.endswith("before") for key in result["metrics"])
     assert result["metrics"]["entities/global_em/all/after"] == 0  # an epoch of three demonstrations teaches nothing
-    assert sum(result["rollouts"]["forms_after"].values()) == 4
+    assert sum(result["rollouts"]["families_after"].values()) == 4
 
     # As if it had been killed within its last part: that one alone is done again.
     began = {name: read(folder / name / "result.json")["resumed"] for name in parts}
-    for path, status in ((folder / "forms_after", "running"), (folder, "running")):
+    for path, status in ((folder / "families_after", "running"), (folder, "running")):
         content = read(path / "result.json") | {"status": status}
         (path / "result.json").write_text(json.dumps(content))
     assert run(f"resume={folder}") == 0
     again = {name: read(folder / name / "result.json")["resumed"] - count for name, count in began.items()}
-    assert again == dict.fromkeys(parts, 0) | {"forms_after": 1}
+    assert again == dict.fromkeys(parts, 0) | {"families_after": 1}
     assert read(folder / "report.json") == report
 
 
@@ -210,5 +210,5 @@ def test_the_chain_names_a_fault_of_any_of_its_runs_before_the_first_begins(run,
 def test_the_chain_refuses_a_test_that_is_not_there(run, tmp_path, capsys):
     folder = tmp_path / "chain"
     assert run("+experiment=gisa_imitation_eval", "task.before_tests=[countries]", f"hydra.run.dir={folder}") == 2
-    said = "task.before_tests: there is no test countries; there are: entities, forms."
+    said = "task.before_tests: there is no test countries; there are: entities, families."
     assert said in capsys.readouterr().out

@@ -9,7 +9,7 @@ from tests.gisa.demonstrations import AGENT
 from tests.gisa.task.test_imitation import read
 
 pytestmark = pytest.mark.filterwarnings("ignore")
-PARTS = ("entities_round0", "forms_round0", "round1_sample", "round1_train", "entities_round1", "forms_round1")
+PARTS = ("entities_round0", "families_round0", "round1_sample", "round1_train", "entities_round1", "families_round1")
 
 
 def quoted(values):
@@ -18,7 +18,7 @@ def quoted(values):
 
 def rejection(place, checkpoint, folder, *overrides):
     short = ("agent.policy.max_output_tokens=12", "agent.budget.max_calls=1")
-    tests = {name: ("dataset=gisa", f"dataset.root={place / name}", *short) for name in ("entities", "forms")}
+    tests = {name: ("dataset=gisa", f"dataset.root={place / name}", *short) for name in ("entities", "families")}
     return [
         "+experiment=gisa_rejection", "logger=none", f"checkpoint={checkpoint}", "task.resamples=50",
         "task.temperature=0.05", "task.samples=2", "task.questions=3",
@@ -44,19 +44,19 @@ def test_a_round_keeps_exact_episodes_trains_and_tests_and_goes_on_where_it_was(
     assert metrics["demonstrations/own_episodes"] <= metrics["demonstrations/own_exact"] <= 4
     manifest = read(folder / "round1_train" / "model" / "manifest.json")
     assert list(manifest["questions"]) == [f"train-{number}" for number in range(1, 5)]  # no test question
-    assert results["forms_round1"]["lineage"]["checkpoint_from"]["path"] == str(
+    assert results["families_round1"]["lineage"]["checkpoint_from"]["path"] == str(
         folder / "round1_train" / "checkpoints" / "best.ckpt"
     )
     assert read(folder / "result.json")["lineage"]["checkpoint_from"]["path"] == str(checkpoint)
-    assert read(folder / "report.json").keys() == {"entities", "forms"}
-    assert "forms/global_em/all/round1" in read(folder / "result.json")["metrics"]
+    assert read(folder / "report.json").keys() == {"entities", "families"}
+    assert "families/global_em/all/round1" in read(folder / "result.json")["metrics"]
 
     # As if it had been killed within its last part: that one alone is done again.
-    for path in (folder / "forms_round1", folder):
+    for path in (folder / "families_round1", folder):
         (path / "result.json").write_text(json.dumps(read(path / "result.json") | {"status": "running"}))
     assert run(f"resume={folder}") == 0
     again = {name: read(folder / name / "result.json")["resumed"] for name in PARTS}
-    assert again == dict.fromkeys(PARTS, 0) | {"forms_round1": 1}
+    assert again == dict.fromkeys(PARTS, 0) | {"families_round1": 1}
 
 
 def task(**changes):

