@@ -24,7 +24,7 @@ from yarl import URL
 
 from src.gisa.agent.addresses import is_disguised, is_public
 from src.gisa.agent.failures import RequestError
-from src.gisa.dataset.factbook.page_text import decode
+from src.gisa.dataset.factbook.corpus import decode
 
 Lookup = Callable[[str, int], Awaitable[list[str]]]
 

@@ -8,8 +8,7 @@ from typing import Any, Protocol
 from src.gisa.agent.cost import Charge, PriceList, Step
 from src.gisa.agent.failures import RequestError
 from src.gisa.agent.web import Key, Web
-from src.gisa.dataset.factbook.corpus import Corpus
-from src.gisa.dataset.factbook.page_text import ReadablePage, read_html
+from src.gisa.dataset.factbook.corpus import Corpus, ReadablePage, read_html
 from src.gisa.dataset.factbook.pages import factbook_web
 
 

@@ -37,10 +37,9 @@ class Family(BaseModel):
     @model_validator(mode="after")
     def _is_known(self) -> Family:
         """Refuse what no code knows."""
-        names = {self.procedure: PROCEDURES, **dict.fromkeys((*self.fields, *self.others), BY_KEY)}
-        names |= dict.fromkeys(self.slots, _SLOTS)
-        if unknown := [name for name, known in names.items() if name not in known]:
-            raise ValueError(f"family {self.name}: there is no {', '.join(unknown)}")
+        fields, procedure = {*self.fields, *self.others}, {self.procedure}
+        if unknown := (fields - BY_KEY.keys()) | (procedure - PROCEDURES.keys()) | (self.slots - _SLOTS):
+            raise ValueError(f"family {self.name}: there is no {', '.join(sorted(unknown))}")
         return self
 
     @cached_property

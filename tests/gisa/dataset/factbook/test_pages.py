@@ -1,6 +1,6 @@
 import re
 
-from src.gisa.dataset.factbook.page_text import read_html
+from src.gisa.dataset.factbook.corpus import read_html
 from src.gisa.dataset.factbook.pages import Page, factbook_web, page_listing, page_with, render
 from src.gisa.dataset.factbook.records import FIRST, Entity
 

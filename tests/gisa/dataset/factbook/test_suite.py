@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 
-from src.gisa.dataset.factbook.page_text import read_html
+from src.gisa.dataset.factbook.corpus import read_html
 from src.gisa.dataset.factbook.pages import factbook_web
 from src.gisa.dataset.factbook.records import FIRST, LATER, is_for_training
 from src.gisa.dataset.factbook.suite import encrypt, factbook, factbook_set, trace_of
