@@ -110,8 +110,8 @@ def _read_run(run: Run, label: str) -> AnsweredRun:
         warnings.append(f"{label}: nothing beside humans, and no votes: {str(error).partition(chr(10))[0]}")
     sample = run.protocol.get("sample", 0)
     scored = {episode.question_id: episode for episode in episodes if episode.sample == sample}
-    known = suite.metadata if suite else {}
-    pages = {key: pages_needed(note["hops"]) for key, note in known.items() if "hops" in note}
+    metadata = suite.metadata if suite else {}
+    pages = {key: pages_needed(known["hops"]) for key, known in metadata.items() if "hops" in known}
     answers = [
         Answer(question, scored.get(key), traces.get(key), pages.get(key)) for key, question in questions.items()
     ]

@@ -8,11 +8,8 @@ from tests.gisa.gisa_files import question
 from tests.gisa.report.answered_runs import EPISODES, QUESTIONS, episode, write_answered_run
 
 LARGE = question(5, "table", answer=[["A", "B", "C"], *([str(row), "x", "y"] for row in range(3))])
-METADATA = {
-    "1": {"hops": 2, "family": "oldest"},
-    "2": {"hops": 10, "family": "above"},
-    "5": {"hops": 1, "family": "above"},
-}
+FAMILIES = {"1": (2, "oldest"), "2": (10, "above"), "5": (1, "above")}
+METADATA = {key: {"hops": hops, "family": family} for key, (hops, family) in FAMILIES.items()}
 
 
 @pytest.fixture
@@ -43,7 +40,7 @@ def test_policies_are_compared_on_the_questions_that_both_were_asked(runs):
     assert parts["set", "global_em"].gain is None
 
 
-def test_parts_are_types_large_tables_numbers_of_pages_and_forms_in_this_order(runs):
+def test_parts_are_types_large_tables_numbers_of_pages_and_families_in_this_order(runs):
     parts = [(one.part, one.metric, one.questions) for one in compared(runs)]
     assert parts == [
         ("all", "global_em", 5), ("item", "global_em", 1), ("set", "global_em", 1), ("list", "global_em", 1),
