@@ -76,7 +76,7 @@ class Rollout:
                 page_chars=page_chars,
             )
         self.prices = prices
-        self.manifest = getattr(policy, "learnt", None)
+        self.manifest = getattr(policy, "manifest", None)
         self._agent = ReActAgent(
             policy=policy,
             toolbox=toolbox,

@@ -63,7 +63,7 @@ class DemonstrationData(lightning.LightningDataModule):
         sizes = {"batch_size": batch_size, "evaluation_batch_size": evaluation_batch_size}
         for name, value in {**sizes, "training_questions": training_questions}.items():
             if value is not None and value < 1:
-                raise InputError(f"data.{name}={value}: I need a whole number of at least 1.")
+                raise InputError(f"batches.{name}={value}: I need a whole number of at least 1.")
         if not 0 <= drills <= 1:
             raise InputError(f"batches.drills={drills}: I need a share, from 0 for none to 1 for all of it.")
         questions = list(dict.fromkeys(demonstration.question_id for demonstration in demonstrations.demonstrations))

@@ -73,7 +73,7 @@ class QuestionData(lightning.LightningDataModule):
         refuse_benchmark(suite, allow_train_on_benchmark)
         for name, value in {"batch_size": batch_size, "training_questions": training_questions}.items():
             if value is not None and value < 1:
-                raise InputError(f"data.{name}={value}: I need a whole number of at least 1.")
+                raise InputError(f"batches.{name}={value}: I need a whole number of at least 1.")
         judged = {one.question.id: one for question in suite.questions if (one := _asked(suite, question))}
         if not 1 <= validation_questions < len(judged):
             raise InputError(

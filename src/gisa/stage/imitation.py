@@ -46,7 +46,7 @@ class ImitationStage(TrainingStage):
 
     Attributes:
         manifest: Manifest of all demonstrations behind the weights, those of ``init_from`` included; see
-            ``Demonstrations.manifest``. Every checkpoint holds it as ``demonstrations``.
+            ``Demonstrations.manifest``. Every checkpoint holds it as ``manifest``.
 
     Raises:
         InputError: no block would learn, or ``init_from`` holds another model.

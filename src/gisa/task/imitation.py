@@ -18,8 +18,7 @@ from src.training.fit import fitted, prepare_training
 class ImitationTask:
     """Train, then write the selected weights into ``model/``: adapters merged, with tokenizer and ``manifest.json``.
 
-    ``manifest.json`` is the manifest of all that the weights have learnt from, and so are the checkpoints'
-    ``demonstrations``.
+    ``manifest.json`` names all that the weights have learnt from, and so does ``manifest`` of every checkpoint.
 
     Args:
         max_tokens: Most tokens of a demonstration; longer ones are dropped, never cut.

@@ -29,7 +29,7 @@ def place(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def manifest(run, place):
+def learnt(run, place):
     """Folder of a run that has learnt three demonstrations by heart."""
     epochs = ("trainer.max_epochs=60", "trainer.check_val_every_n_epoch=60", "checkpointing.every_steps=null")
     assert run(*command(place, *epochs, f"hydra.run.dir={place / 'run'}")) == 0
