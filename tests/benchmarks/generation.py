@@ -12,9 +12,10 @@ from unittest import mock
 
 import torch
 
+from src.gisa.agent.heuristic import HeuristicPolicy
+from src.gisa.agent.rollout import rollout_with
 from src.gisa.batches.demonstrations import Demonstration, make_demonstrations
-from src.gisa.chat.generation import ChatModel, load_chat_model
-from src.gisa.chat.prefix_cache import PrefixCache
+from src.gisa.chat.generation import CachedGenerator, load_chat_model
 from src.launch.config import build
 from src.model.smollm2 import local_folder
 from tests.benchmarks.comparison import Row, show_seconds
@@ -34,14 +35,14 @@ def _rows(name: str, quick: bool) -> Iterator[Row]:
     count = 3 if quick else 16
     model = load_chat_model(name, dtype="float32" if quick else "bfloat16", device="cpu")
     config = composed("+experiment=gisa_imitation", "name=bench", f"dataset.per_type={2 if quick else 8}")
-    agent = build(config["agent"] | {"policy": {"_target_": "src.gisa.agent.heuristic.HeuristicPolicy"}})
+    agent = rollout_with(HeuristicPolicy(), config["agent"])
     demonstrations = make_demonstrations(build(config["dataset"]), agent, model, max_tokens=4096).demonstrations
     episodes = [_episode(demonstration) for demonstration in demonstrations[:: len(demonstrations) // count][:count]]
     written = sum(len(turn[1]) for episode in episodes for turn in episode)
-    model.reply([[0]], seeds=[0], max_tokens=1, temperature=0)  # the first call prepares
-    together, of_groups = _seconds(model, [episodes], PrefixCache(2e9))
-    for memory, which in ((PrefixCache(2e9), "with"), (None, "without")):
-        alone, of_each = _seconds(model, [[episode] for episode in episodes], memory)
+    CachedGenerator(model).generate([[0]], seeds=[0], max_tokens=1, temperature=0)  # the first call prepares
+    together, of_groups = _seconds(CachedGenerator(model, 2e9), [episodes])
+    for most_bytes, which in ((2e9, "with"), (0.0, "without")):
+        alone, of_each = _seconds(CachedGenerator(model, most_bytes), [[episode] for episode in episodes])
         yield Row(
             f"CPU time to write {written} tokens in {count} episodes, by turns",
             (f"{count} at once, with memory", f"one by one, {which}"),
@@ -63,7 +64,7 @@ def _episode(demonstration: Demonstration) -> Episode:
     return episode
 
 
-def _seconds(model: ChatModel, groups: Sequence[list[Episode]], memory: PrefixCache | None) -> tuple[float, int]:
+def _seconds(generator: CachedGenerator, groups: Sequence[list[Episode]]) -> tuple[float, int]:
     """Replay groups of episodes turn by turn; return CPU seconds and the number of tokens written."""
     written, start = 0, time.process_time()
     for group in groups:
@@ -75,8 +76,7 @@ def _seconds(model: ChatModel, groups: Sequence[list[Episode]], memory: PrefixCa
                 return torch.tensor([next(left[draw.initial_seed()]) for draw in draws])
 
             with mock.patch("src.gisa.chat.generation._chosen", known):
-                replies = model.reply(
-                    [read for read, _ in turns], seeds=range(len(turns)), max_tokens=4096, temperature=0, memory=memory
-                )
+                prompts = [read for read, _ in turns]
+                replies = generator.generate(prompts, seeds=range(len(turns)), max_tokens=4096, temperature=0)
             written += sum(len(one.tokens) + one.ended for one in replies)
     return time.process_time() - start, written

@@ -13,6 +13,8 @@ import lightning
 import torch
 from transformers import Trainer, TrainingArguments
 
+from src.gisa.agent.heuristic import HeuristicPolicy
+from src.gisa.agent.rollout import rollout_with
 from src.gisa.batches.demonstrations import Demonstration, make_demonstrations
 from src.gisa.batches.imitation import DemonstrationData
 from src.gisa.chat.format import ChatFormat
@@ -79,8 +81,8 @@ def fresh(name: str, config: dict[str, Any]) -> CausalLM:
 
 def demonstrations_of(name: str, config: dict[str, Any]) -> tuple[CausalLM, Any]:
     model = fresh(name, config)
-    led = build(config["agent"] | {"policy": {"_target_": "src.gisa.agent.heuristic.HeuristicPolicy"}})
-    return model, make_demonstrations(build(config["dataset"]), led, ChatFormat(model.tokenizer), max_tokens=4096)
+    rollout = rollout_with(HeuristicPolicy(), config["agent"])
+    return model, make_demonstrations(build(config["dataset"]), rollout, ChatFormat(model.tokenizer), max_tokens=4096)
 
 
 def stage_seconds(model: CausalLM, data: DemonstrationData, config: dict[str, Any]) -> tuple[float, float]:

@@ -15,14 +15,12 @@ from pathlib import Path
 
 from aiohttp import web as server
 
+from src.gisa.agent.backends import EmbeddedPages, EmbeddedSearch
 from src.gisa.agent.cost import PriceList
-from src.gisa.agent.pages import EmbeddedPages
 from src.gisa.agent.policy import ChatEndpoint
-from src.gisa.agent.react import Budget, ReActAgent
-from src.gisa.agent.rollout import roll_out
-from src.gisa.agent.search import EmbeddedSearch
+from src.gisa.agent.react import Budget
+from src.gisa.agent.rollout import Rollout
 from src.gisa.agent.store import RunStore
-from src.gisa.agent.tools import Toolbox
 from src.gisa.agent.trajectory import Attempt
 from src.gisa.agent.web import Web
 from src.gisa.dataset.factbook.corpus import Corpus, Document
@@ -95,7 +93,7 @@ def _peak_mb(url: str, questions: int) -> float:
 
 def _answered(url: str, questions: int, folder: str, rank: int, processes: int) -> int:
     """Answer one process's share and return how many it answered."""
-    return asyncio.run(_roll_out(url, range(rank, questions, processes), Path(folder), CONCURRENCY // processes))
+    return _roll_out(url, range(rank, questions, processes), Path(folder), CONCURRENCY // processes)
 
 
 async def _wait_only(questions: int, latency_s: float) -> None:
@@ -110,14 +108,15 @@ async def _wait_only(questions: int, latency_s: float) -> None:
     await asyncio.gather(*(work() for _ in range(CONCURRENCY)))
 
 
-async def _roll_out(url: str, numbers: range, folder: Path, concurrency: int) -> int:
-    endpoint = ChatEndpoint(base_url=url, model="m", prices=PriceList(date="2026-01-31"), key_env=None)
-    toolbox = Toolbox(search=EmbeddedSearch(_corpus()), pages=EmbeddedPages(_corpus()))
-    agent = ReActAgent(policy=endpoint, toolbox=toolbox, budget=Budget(), today="2026-01-31")
-    tasks = (Attempt(str(number), 0, f"What is the capital of place {number}?", "item") for number in numbers)
-    async with Web(concurrency_per_host=concurrency) as web:
-        outcomes = await roll_out(agent, tasks, RunStore(folder, {}), web, concurrency=concurrency)
-    return outcomes["answered"]
+def _roll_out(url: str, numbers: range, folder: Path, concurrency: int) -> int:
+    prices = PriceList(date="2026-01-31")
+    rollout = Rollout(
+        policy=ChatEndpoint(base_url=url, model="m", prices=prices, key_env=None),
+        search=EmbeddedSearch(_corpus()), pages=EmbeddedPages(_corpus()), prices=prices, budget=Budget(),
+        web=Web(concurrency_per_host=concurrency), today="2026-01-31", concurrency=concurrency,
+    )  # fmt: skip
+    attempts = (Attempt(str(number), 0, f"What is the capital of place {number}?", "item") for number in numbers)
+    return rollout.run(attempts, RunStore(folder, {}))["answered"]
 
 
 def _serve(latency_s: float, port: Connection) -> None:

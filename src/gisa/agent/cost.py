@@ -26,30 +26,27 @@ class CeilingReachedError(Exception):
         self.account = account
 
 
+@dataclass
 class Account:
-    """Money spent by a question or a run; what a question spends, its run spends too."""
+    """Money spent by a question or a run; what a question spends, its run spends too.
 
-    def __init__(
-        self, name: str, ceiling_usd: float | None, parent: Account | None = None, *, spent_usd: float = 0.0
-    ) -> None:
-        """Open an account.
+    Attributes:
+        name: ``question`` or ``run``.
+        ceiling_usd: Never exceeded by calls that were reserved; None for no ceiling.
+        parent: The account that is charged as well.
+        spent_usd: So far; what was spent before it was opened is already booked with the parent.
+    """
 
-        Args:
-            name: ``question`` or ``run``.
-            ceiling_usd: Never exceeded by calls that were reserved; None for no ceiling.
-            parent: The account that is charged as well.
-            spent_usd: What was spent before, and is already booked with the parent.
-        """
-        self.spent_usd = spent_usd
-        self._name = name
-        self._ceiling_usd = ceiling_usd
-        self._parent = parent
-        self._reserved_usd = 0.0
+    name: str
+    ceiling_usd: float | None
+    parent: Account | None = None
+    spent_usd: float = field(default=0.0, kw_only=True)
+    _reserved_usd: float = field(default=0.0, init=False)
 
     @property
     def is_limited(self) -> bool:
         """Whether there is a ceiling to keep."""
-        return self._ceiling_usd is not None or (self._parent is not None and self._parent.is_limited)
+        return self.ceiling_usd is not None or (self.parent is not None and self.parent.is_limited)
 
     @contextmanager
     def reserve(self, most_usd: float) -> Iterator[None]:
@@ -58,12 +55,12 @@ class Account:
         Raises:
             CeilingReachedError: this account or its parent has less than that left.
         """
-        if self._ceiling_usd is not None and self.spent_usd + self._reserved_usd + most_usd > self._ceiling_usd:
-            raise CeilingReachedError(self._name, self._ceiling_usd)
+        if self.ceiling_usd is not None and self.spent_usd + self._reserved_usd + most_usd > self.ceiling_usd:
+            raise CeilingReachedError(self.name, self.ceiling_usd)
         self._reserved_usd += most_usd
         try:
-            if self._parent:
-                with self._parent.reserve(most_usd):
+            if self.parent:
+                with self.parent.reserve(most_usd):
                     yield
             else:
                 yield
@@ -73,8 +70,8 @@ class Account:
     def spend(self, usd: float) -> None:
         """Book what a call did cost."""
         self.spent_usd += usd
-        if self._parent:
-            self._parent.spend(usd)
+        if self.parent:
+            self.parent.spend(usd)
 
 
 @dataclass(frozen=True)
@@ -116,33 +113,29 @@ class Step:
         self.account.spend(charge.usd or 0.0)
 
 
+@dataclass
 class PriceList:
-    """Prices of models and services on a day."""
+    """Prices of models and services on a day.
 
-    def __init__(
-        self,
-        *,
-        date: str,
-        models: Mapping[str, Any] | None = None,
-        search: float = 0.0,
-        page: float = 0.0,
-    ) -> None:
-        """Take the prices of a config.
+    Attributes:
+        date: Day the prices were valid on, ``YYYY-MM-DD``; shown beside every cost.
+        models: Model name to ``{prompt: ..., completion: ...}``, USD per million tokens.
+        search: USD per search request.
+        page: USD per page request.
 
-        Args:
-            date: Day the prices were valid on, ``YYYY-MM-DD``; shown beside every cost.
-            models: Model name to ``{prompt: ..., completion: ...}``, USD per million tokens.
-            search: USD per search request.
-            page: USD per page request.
+    Raises:
+        InputError: an entry of ``models`` is not of that form.
+    """
 
-        Raises:
-            InputError: an entry is not of that form.
-        """
-        self.date = date
-        self.search_usd = search
-        self.page_usd = page
+    date: str
+    models: Mapping[str, Any] | None = None
+    search: float = 0.0
+    page: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Read the models' prices."""
         self._models: dict[str, tuple[float, float]] = {}
-        for name, price in (models or {}).items():
+        for name, price in (self.models or {}).items():
             try:
                 self._models[name] = float(price["prompt"]), float(price["completion"])
             except (TypeError, KeyError, ValueError) as error:
@@ -150,10 +143,6 @@ class PriceList:
                     f"agent.prices.models[{name!r}] is {price!r}. I need USD per million tokens:\n"
                     f"  {name}: {{prompt: 3.0, completion: 15.0}}"
                 ) from error
-
-    def knows(self, model: str) -> bool:
-        """Tell whether the list has a model's price."""
-        return model in self._models
 
     def usd(self, model: str, prompt_tokens: int, completion_tokens: int) -> float | None:
         """Return the price of a call, None if the list does not know the model."""

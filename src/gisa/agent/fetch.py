@@ -17,16 +17,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from email.message import Message
 from email.utils import parsedate_to_datetime
+from typing import Literal
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
 
 from src.gisa.agent.addresses import is_disguised, is_public
-from src.gisa.agent.failures import RequestError
 from src.gisa.dataset.factbook.corpus import decode
 
 Lookup = Callable[[str, int], Awaitable[list[str]]]
+Kind = Literal["refused", "status", "timeout", "connection", "too_large", "unreadable", "redirects"]
+RETRYABLE_STATUS = frozenset({408, 409, 429}) | frozenset(range(500, 600))
 
 _PORTS = (80, 443)
 _MAX_URL_CHARS = 4096
@@ -37,6 +39,35 @@ _HEADERS = {
     "Accept-Encoding": "gzip, deflate",
     "User-Agent": "ilrec-gisa (research agent)",
 }
+
+
+class RequestError(Exception):
+    """A request that brought nothing usable.
+
+    Attributes:
+        kind: ``refused`` (an unsafe URL; nothing was sent), ``status`` (the server said no), ``timeout``,
+            ``connection``, ``too_large``, ``unreadable`` (a reply that is not what was asked for) or ``redirects``.
+        status: HTTP status, where the kind is ``status``.
+        retryable: Whether the same request may succeed later.
+        retry_after_s: Seconds the server asked to wait, if it did.
+    """
+
+    def __init__(
+        self,
+        kind: Kind,
+        message: str,
+        *,
+        status: int | None = None,
+        retryable: bool | None = None,
+        retry_after_s: float | None = None,
+    ) -> None:
+        """Describe the failure; without ``retryable``, its kind and status decide."""
+        super().__init__(message)
+        self.kind = kind
+        self.status = status
+        passing = kind in ("timeout", "connection") or status in RETRYABLE_STATUS
+        self.retryable = passing if retryable is None else retryable
+        self.retry_after_s = retry_after_s
 
 
 @dataclass(frozen=True)
@@ -93,7 +124,6 @@ class SafeFetcher:
         self._loopback_ports = frozenset(test_only_loopback_ports)
 
     async def __aenter__(self) -> SafeFetcher:
-        """Open the session."""
         connector = aiohttp.TCPConnector(
             limit=0,
             force_close=True,
@@ -112,7 +142,6 @@ class SafeFetcher:
         return self
 
     async def __aexit__(self, *exception: object) -> None:
-        """Close the session."""
         await self._session.close()
 
     async def fetch(self, url: str) -> Page:

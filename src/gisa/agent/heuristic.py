@@ -10,8 +10,9 @@ from typing import Any
 from urllib.parse import urljoin
 
 from src.gisa.agent.cost import Part, Step
-from src.gisa.agent.policy import Message, Reply, ScriptedPolicy
+from src.gisa.agent.policy import Reply, ScriptedPolicy
 from src.gisa.agent.web import Web
+from src.gisa.chat.format import Message
 from src.gisa.dataset.factbook.answers import NoAnswerError
 from src.gisa.dataset.factbook.families import understand
 from src.gisa.dataset.factbook.pages import page_listing, page_with

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,15 +13,14 @@ from typing import TYPE_CHECKING, Any, Literal
 from weakref import WeakKeyDictionary
 
 from src.gisa.agent.cost import Charge, Part, Step
-from src.gisa.agent.policy import ContextOverflowError, Message, Reply
+from src.gisa.agent.policy import ContextOverflowError, Reply, ReplyTokens
 from src.gisa.agent.web import Web
-from src.gisa.chat.tool_calls import read_reply
+from src.gisa.chat.format import Message, read_reply
 from src.launch.errors import InputError
 from src.launch.record import older_version
 
 if TYPE_CHECKING:
-    from src.gisa.chat.generation import ChatModel, Generation
-    from src.gisa.chat.prefix_cache import PrefixCache
+    from src.gisa.chat.generation import ChatModel, Generation, Generator
 
 _GATHER_S = 0.01  # how long a batch waits for others to join: nothing beside the seconds that it takes
 
@@ -35,6 +34,7 @@ class Request:
     reply: asyncio.Future[Generation] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
 
+@dataclass(eq=False)
 class LocalPolicy:
     """A chat model in this process.
 
@@ -42,66 +42,56 @@ class LocalPolicy:
     writes; a template with a place for tools is given them, others find them in the system message.
 
     Attributes:
-        manifest: Manifest of the demonstrations behind its weights, where its folder has one, ``manifest.json``; see
+        name: Hub name, or a folder written by ``save_pretrained``.
+        dtype: Type of the weights in memory.
+        device: Where to compute, such as ``cpu`` or ``cuda:1``.
+        temperature: Of sampling; 0 takes the likeliest token.
+        seed: Of sampling. Each reply has a generator of its own, seeded by this number, its place in the run and the
+            conversation, so that it does not depend on which requests happened to come together.
+        max_output_tokens: Most tokens of one reply.
+        batch_size: Most conversations at once.
+        remembered_gb: Most memory for what the model has read, in GB (10^9 bytes) on its device, so that a turn reads
+            only what is new; 0 reads everything again. It lasts as long as the event loop: weights that go on learning
+            do so between two rollouts, each of which has a loop of its own.
+        examples: Worked episodes that are shown before the question, where there are tools; see ``worked``.
+        model: A ``ChatModel`` that is there already and goes on learning, instead of the weights of that name.
+        manifest: What the weights have learnt from, where their folder says so, in ``manifest.json``; see
             ``src.gisa.batches.demonstrations``.
-        listener: Called with every reply: its place in the run, the tokens that were read, and those that were written,
-            the one that ends the reply included.
+
+    Raises:
+        InputError: no chat model could be loaded by that name, or the memory is less than 0.
     """
 
-    def __init__(
-        self,
-        *,
-        name: str,
-        dtype: Literal["float32", "bfloat16"] = "float32",
-        device: str = "cpu",
-        temperature: float = 0.0,
-        seed: int = 1,
-        max_output_tokens: int = 8192,
-        batch_size: int = 16,
-        remembered_gb: float = 0.0,
-        examples: Sequence[dict[str, Any]] = (),
-        model: ChatModel | None = None,
-    ) -> None:
-        """Load the model.
+    name: str
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    device: str = "cpu"
+    temperature: float = 0.0
+    seed: int = 1
+    max_output_tokens: int = 8192
+    batch_size: int = 16
+    remembered_gb: float = 0.0
+    examples: Sequence[dict[str, Any]] = ()
+    model: Any = None
+    manifest: dict[str, Any] | None = field(default=None, init=False)
 
-        Args:
-            name: Hub name, or a folder written by ``save_pretrained``.
-            dtype: Type of the weights in memory.
-            device: Where to compute, such as ``cpu`` or ``cuda:1``.
-            temperature: Of sampling; 0 takes the likeliest token.
-            seed: Of sampling. Each reply has a generator of its own, seeded by this number, its place in the run and
-                the conversation, so that it does not depend on which requests happened to come together.
-            max_output_tokens: Most tokens of one reply.
-            batch_size: Most conversations at once.
-            remembered_gb: Most memory for what the model has read, in GB (10^9 bytes) on its device, so that a turn
-                reads only what is new; 0 reads everything again. It lasts as long as the event loop: weights that go
-                on learning do so between two rollouts, each of which has a loop of its own.
-            examples: Worked episodes that are shown before the question, where there are tools; see ``worked``.
-            model: One that is there already and goes on learning, instead of the weights of that name.
-
-        Raises:
-            InputError: no chat model could be loaded by that name, or the memory is less than 0.
-        """
-        if not remembered_gb >= 0:
-            raise InputError(f"agent.policy.remembered_gb={remembered_gb}: I need a number of at least 0; 0 is off.")
-        if (Path(name) / "lessons.json").is_file():  # the manifest's name and form of before
-            older = older_version(Path(name).parent) or "Train it again: its lessons.json is of an older version."
-            raise InputError(f"agent.policy.name={name}: {older}")
+    def __post_init__(self) -> None:
+        """Load the model."""
+        if not self.remembered_gb >= 0:
+            raise InputError(
+                f"agent.policy.remembered_gb={self.remembered_gb}: I need a number of at least 0; 0 is off."
+            )
+        if (Path(self.name) / "lessons.json").is_file():  # the manifest's name and form of before
+            older = older_version(Path(self.name).parent)
+            older = older or "Train it again: its lessons.json is of an older version."
+            raise InputError(f"agent.policy.name={self.name}: {older}")
         from src.gisa.chat.generation import load_chat_model  # seconds of imports that --help must not wait for
 
-        self._model = model or load_chat_model(name, dtype=dtype, device=device)
-        demonstrations = Path(name) / "manifest.json"
-        self.manifest: dict[str, Any] | None = (
-            json.loads(demonstrations.read_bytes()) if demonstrations.is_file() else None
-        )
-        self.listener: Callable[[str, list[int], list[int]], None] | None = None
-        self.temperature = temperature
-        self._seed = seed
-        self._max_output_tokens = max_output_tokens
-        self._batch_size = batch_size
-        self._most_bytes = remembered_gb * 1e9
-        self._memories: WeakKeyDictionary[asyncio.AbstractEventLoop, PrefixCache] = WeakKeyDictionary()
-        self._examples = [message for number, example in enumerate(examples) for message in worked(example, number)]
+        self._model: ChatModel = self.model or load_chat_model(self.name, dtype=self.dtype, device=self.device)
+        manifest = Path(self.name) / "manifest.json"
+        if manifest.is_file():
+            self.manifest = json.loads(manifest.read_bytes())
+        self._generators: WeakKeyDictionary[asyncio.AbstractEventLoop, Generator] = WeakKeyDictionary()
+        self._examples = [message for number, one in enumerate(self.examples) for message in worked(one, number)]
         self._waiting: list[Request] = []
         self._at_work: asyncio.Task[None] | None = None
 
@@ -119,62 +109,63 @@ class LocalPolicy:
         shown = [*messages[:1], *self._examples, *messages[1:]] if tools else list(messages)
         tokens = self._model.tokens_of(shown, tools)
         most = self._model.context_tokens
-        if most is not None and len(tokens) + self._max_output_tokens > most:
+        if most is not None and len(tokens) + self.max_output_tokens > most:
             raise ContextOverflowError(
-                f"{len(tokens)} tokens to read and {self._max_output_tokens} to write, for a model of {most}"
+                f"{len(tokens)} tokens to read and {self.max_output_tokens} to write, for a model of {most}"
             )
-        place = f"{self._seed} {step.name} {tokens}".encode()
+        place = f"{self.seed} {step.name} {tokens}".encode()
         request = Request(tokens, int.from_bytes(hashlib.sha256(place).digest()[:8]))
         self._waiting.append(request)
         if self._at_work is None or self._at_work.done():
             self._at_work = asyncio.create_task(self._work())
-        written = await request.reply
-        step.charge(Charge(part, len(tokens), len(written.tokens) + written.ended))
-        if self.listener:
-            self.listener(step.name, tokens, [*written.tokens, *([] if written.end is None else [written.end])])
-        text = self._model.text_of(written.tokens)
-        if not written.ended:
-            return Reply({"role": "assistant", "content": text}, "length")
+        generation = await request.reply
+        written = [*generation.tokens, *([] if generation.end is None else [generation.end])]
+        step.charge(Charge(part, len(tokens), len(written)))
+        text = self._model.text_of(generation.tokens)
+        if not generation.ended:
+            return Reply({"role": "assistant", "content": text}, "length", ReplyTokens(tokens, written))
         message = read_reply(text, [tool["function"]["name"] for tool in tools])
         for number, call in enumerate(message.get("tool_calls", [])):  # some templates want ids of this form
             call["id"] = hashlib.sha256(place + b"%d" % number).hexdigest()[:9]
-        return Reply(message, "tool_calls" if "tool_calls" in message else "stop")
+        reason = "tool_calls" if "tool_calls" in message else "stop"
+        return Reply(message, reason, ReplyTokens(tokens, written))
 
     async def _work(self) -> None:
         """Generate until nobody waits."""
-        memory = self._memory()
+        loop = asyncio.get_running_loop()
+        if loop not in self._generators:
+            self._generators[loop] = self._new_generator()
+        generator = self._generators[loop]
         try:
             while self._waiting:
                 await self._gather()
                 batch = self._next_batch()
                 if not batch:
                     return
-                written: Sequence[Generation | Exception]
+                replies: Sequence[Generation | Exception]
                 try:
-                    written = await asyncio.to_thread(self._generate, batch, memory)
+                    replies = await asyncio.to_thread(self._generate, batch, generator)
                 except Exception as error:
-                    written = [error] * len(batch)
-                for request, one in zip(batch, written, strict=True):
+                    replies = [error] * len(batch)
+                for request, reply in zip(batch, replies, strict=True):
                     with suppress(asyncio.InvalidStateError):  # its episode has given up meanwhile
-                        request.reply.set_exception(one) if isinstance(one, Exception) else request.reply.set_result(
-                            one
-                        )
+                        if isinstance(reply, Exception):
+                            request.reply.set_exception(reply)
+                        else:
+                            request.reply.set_result(reply)
         finally:
-            self._at_work = None  # which would hold the loop, and so the memory
+            self._at_work = None  # which would hold the loop, and so the generator and what it remembers
 
-    def _memory(self) -> PrefixCache | None:
-        """Return what was read in this event loop."""
-        from src.gisa.chat.prefix_cache import PrefixCache
+    def _new_generator(self) -> Generator:
+        """Return what generates for one event loop; a method of its own for tests."""
+        from src.gisa.chat.generation import CachedGenerator
 
-        loop = asyncio.get_running_loop()
-        if self._most_bytes and loop not in self._memories:
-            self._memories[loop] = PrefixCache(self._most_bytes)
-        return self._memories.get(loop)
+        return CachedGenerator(self._model, self.remembered_gb * 1e9)
 
     async def _gather(self) -> None:
         """Wait until a batch is full or nobody joins it any more."""
         before = 0
-        while before < len(self._waiting) < self._batch_size or not before:
+        while before < len(self._waiting) < self.batch_size or not before:
             before = len(self._waiting)
             await asyncio.sleep(_GATHER_S)
 
@@ -184,17 +175,16 @@ class LocalPolicy:
         One more row costs less than another batch, which reads the weights again for every token: none is left out.
         """
         waiting = [request for request in self._waiting if not request.reply.done()]  # done: its episode gave up
-        batch = sorted(waiting, key=lambda one: abs(len(one.tokens) - len(waiting[0].tokens)))[: self._batch_size]
+        batch = sorted(waiting, key=lambda one: abs(len(one.tokens) - len(waiting[0].tokens)))[: self.batch_size]
         self._waiting = [request for request in waiting if request not in batch]
         return batch
 
-    def _generate(self, batch: Sequence[Request], memory: PrefixCache | None) -> list[Generation]:
-        return self._model.reply(
+    def _generate(self, batch: Sequence[Request], generator: Generator) -> list[Generation]:
+        return generator.generate(
             [request.tokens for request in batch],
             seeds=[request.seed for request in batch],
-            max_tokens=self._max_output_tokens,
+            max_tokens=self.max_output_tokens,
             temperature=self.temperature,
-            memory=memory,
         )
 
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from src.gisa.agent.cost import Charge, Part, PriceList, Step
-from src.gisa.agent.failures import RequestError
+from src.gisa.agent.fetch import RequestError
 from src.gisa.agent.web import Key, Web
+from src.gisa.chat.format import Message
 from src.launch.errors import InputError
-
-Message = dict[str, Any]  # in the form of the chat completions API
 
 # Kept when a server sends them, as it may want them back with the next request; never required.
 _KEPT_FIELDS = ("content", "tool_calls", "refusal", "reasoning", "reasoning_content", "reasoning_details")
@@ -25,6 +24,13 @@ _OVERFLOW_SIGNS = (
 )
 
 
+class ReplyTokens(NamedTuple):
+    """Tokens of one reply: those that were read, and those that were written, the one that ends it included."""
+
+    read: list[int]
+    written: list[int]
+
+
 @dataclass(frozen=True)
 class Reply:
     """What a policy says next.
@@ -32,10 +38,12 @@ class Reply:
     Attributes:
         message: The assistant's message, to be sent back as it is.
         finish_reason: Why it ended: ``stop``, ``tool_calls``, ``length``, ``content_filter`` or whatever a server says.
+        tokens: Those of a model in this process.
     """
 
     message: Message
     finish_reason: str
+    tokens: ReplyTokens | None = None
 
 
 class Policy(Protocol):
@@ -71,50 +79,45 @@ class ContextOverflowError(Exception):
     """The conversation is longer than the model can read."""
 
 
+@dataclass
 class ChatEndpoint:
-    """A chat model behind an OpenAI-compatible endpoint: OpenAI, OpenRouter, vLLM and others."""
+    """A chat model behind an OpenAI-compatible endpoint: OpenAI, OpenRouter, vLLM and others.
 
-    def __init__(
-        self,
-        *,
-        base_url: str,
-        model: str,
-        prices: PriceList,
-        key_env: str | None = "OPENAI_API_KEY",
-        temperature: float | None = None,
-        max_output_tokens: int = 8192,
-        max_tokens_field: str = "max_tokens",
-        parallel_calls: bool | None = None,
-        extra_body: Mapping[str, Any] | None = None,
-        timeout_s: float = 600.0,
-    ) -> None:
-        """Set the endpoint up. What is None is left out of the requests, as some servers reject fields they don't know.
+    What is None is left out of the requests, as some servers reject fields that they don't know.
 
-        Args:
-            base_url: Address up to, and without, ``/chat/completions``.
-            model: Name of the model there, and in the price list.
-            prices: What tokens cost.
-            key_env: Environment variable with the key; None for a server that needs none.
-            temperature: Of sampling.
-            max_output_tokens: Most tokens of one reply.
-            max_tokens_field: Field for it; newer models of OpenAI want ``max_completion_tokens``.
-            parallel_calls: Value of ``parallel_tool_calls``.
-            extra_body: Further fields, for instance for a thinking mode.
-            timeout_s: Seconds for one attempt.
+    Attributes:
+        base_url: Address up to, and without, ``/chat/completions``.
+        model: Name of the model there, and in the price list.
+        prices: What tokens cost.
+        key_env: Environment variable with the key; None for a server that needs none.
+        temperature: Of sampling.
+        max_output_tokens: Most tokens of one reply.
+        max_tokens_field: Field for it; newer models of OpenAI want ``max_completion_tokens``.
+        parallel_calls: Value of ``parallel_tool_calls``.
+        extra_body: Further fields, for instance for a thinking mode.
+        timeout_s: Seconds for one attempt.
 
-        Raises:
-            InputError: the key is missing.
-        """
-        self._url = base_url.rstrip("/") + "/chat/completions"
-        self._model = model
-        self._prices = prices
-        self._key = Key(key_env)
-        self._max_output_tokens = max_output_tokens
-        self._parallel_calls = parallel_calls
-        self._timeout_s = timeout_s
-        self._fields = {"model": model, max_tokens_field: max_output_tokens, **(extra_body or {})}
-        if temperature is not None:
-            self._fields["temperature"] = temperature
+    Raises:
+        InputError: the key is missing.
+    """
+
+    base_url: str
+    model: str
+    prices: PriceList
+    key_env: str | None = "OPENAI_API_KEY"
+    temperature: float | None = None
+    max_output_tokens: int = 8192
+    max_tokens_field: str = "max_tokens"
+    parallel_calls: bool | None = None
+    extra_body: Mapping[str, Any] | None = None
+    timeout_s: float = 600.0
+
+    def __post_init__(self) -> None:
+        """Look for the key, and put together what every request holds."""
+        self._key = Key(self.key_env)
+        self._fields = {"model": self.model, self.max_tokens_field: self.max_output_tokens, **(self.extra_body or {})}
+        if self.temperature is not None:
+            self._fields["temperature"] = self.temperature
 
     async def reply(
         self,
@@ -132,29 +135,30 @@ class ChatEndpoint:
             body["tools"] = list(tools)
             if not may_call:
                 body["tool_choice"] = "none"  # the tools stay: some servers want them beside messages that called them
-            elif self._parallel_calls is not None:
-                body["parallel_tool_calls"] = self._parallel_calls
+            elif self.parallel_calls is not None:
+                body["parallel_tool_calls"] = self.parallel_calls
+        url = self.base_url.rstrip("/") + "/chat/completions"
         with step.account.reserve(self._most_usd(body, step)):
             try:
                 reply, usage = await web.call(
-                    self._url, _first_choice, step, body=body, key=self._key, timeout_s=self._timeout_s
+                    url, _first_choice, step, body=body, key=self._key, timeout_s=self.timeout_s
                 )
             except RequestError as error:
                 if error.status in (400, 413, 422) and any(sign in str(error).lower() for sign in _OVERFLOW_SIGNS):
                     raise ContextOverflowError(str(error)) from error
                 raise
-            step.charge(Charge(part, *usage, usd=self._prices.usd(self._model, *usage)))
+            step.charge(Charge(part, *usage, usd=self.prices.usd(self.model, *usage)))
         return reply
 
     def _most_usd(self, body: Mapping[str, Any], step: Step) -> float:
         """Bound the price of a request: no token is shorter than a byte, and no reply longer than allowed."""
         if not step.account.is_limited:
             return 0.0
-        most = self._prices.usd(self._model, len(json.dumps(body)), self._max_output_tokens)
+        most = self.prices.usd(self.model, len(json.dumps(body)), self.max_output_tokens)
         if most is None:
             raise InputError(
-                f"The price list of {self._prices.date} does not know {self._model!r}, so no ceiling holds.\n"
-                f"Add it:  agent.prices.models:  {self._model}: {{prompt: <USD per million tokens>, completion: ...}}\n"
+                f"The price list of {self.prices.date} does not know {self.model!r}, so no ceiling holds.\n"
+                f"Add it:  agent.prices.models:  {self.model}: {{prompt: <USD per million tokens>, completion: ...}}\n"
                 "or run without ceilings:  agent.question_usd=null agent.run_usd=null"
             )
         return most

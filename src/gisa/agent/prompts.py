@@ -70,22 +70,22 @@ If the page says nothing about the goal, say just that."""
 
 
 def opening(
-    task: Attempt, *, today: str, limit: str | None, instructions: Instructions = "full"
+    attempt: Attempt, *, today: str, limit: str | None, instructions: Instructions = "full"
 ) -> list[dict[str, str]]:
     """Return the messages a conversation begins with.
 
     Args:
-        task: The question.
+        attempt: At the question.
         today: The day the run stands for, ``YYYY-MM-DD``.
         limit: The budget in words; None for the mode without tools.
         instructions: ``brief`` ones do for a model that has learnt the rest; without tools there are only full ones.
     """
-    shape = _SHAPES.get(task.answer_type, _SHAPES["table"])
+    shape = _SHAPES.get(attempt.answer_type, _SHAPES["table"])
     system = _SINGLE_SHOT if limit is None else _BRIEF if instructions == "brief" else _AGENT
     content = system.format(today=today, limit=limit, shape=shape, form=_FORM.format(shape=shape))
     return [
         {"role": "system", "content": content},
-        {"role": "user", "content": task.question},
+        {"role": "user", "content": attempt.question},
     ]
 
 

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import copy
 import itertools
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
-from src.gisa.agent.cost import Account, CeilingReachedError, Step
-from src.gisa.agent.failures import RequestError
-from src.gisa.agent.policy import ContextOverflowError, Message, Policy, Reply, text_of
+from src.gisa.agent.cost import CeilingReachedError, Step
+from src.gisa.agent.fetch import RequestError
+from src.gisa.agent.policy import ContextOverflowError, Policy, Reply, text_of
 from src.gisa.agent.prompts import OUT_OF_BUDGET, Instructions, opening
 from src.gisa.agent.tools import CallError, Search, Toolbox, Visit, specs
-from src.gisa.agent.trajectory import Attempt, Journal, Verdict
-from src.gisa.agent.web import Web
+from src.gisa.agent.trajectory import Episode, Verdict
+from src.gisa.chat.format import Message
 from src.launch.errors import InputError
 
 _CODE_BLOCK = re.compile(r"```(.*?)```", re.DOTALL)
@@ -63,83 +62,46 @@ class Budget:
         return f"{self.max_calls} tool calls"
 
 
-@dataclass
-class Episode:
-    """One question being answered.
-
-    Attributes:
-        task: The question.
-        journal: Where its steps are kept.
-        account: Where its charges are booked.
-        web: The connections.
-        messages: The conversation so far.
-        counts: Turns (replies with calls), calls carried out, searches, visits, urls (visited), failed_urls,
-            invalid_calls (malformed), skipped_calls (well-formed, but beyond what a turn or the budget allows), cached.
-    """
-
-    task: Attempt
-    journal: Journal
-    account: Account
-    web: Web
-    messages: list[Message] = field(default_factory=list)
-    counts: dict[str, int] = field(
-        default_factory=lambda: dict.fromkeys(
-            ("turns", "calls", "searches", "visits", "urls", "failed_urls", "invalid_calls", "skipped_calls", "cached"),
-            0,
-        )
-    )
-
-
+@dataclass(frozen=True)
 class ReActAgent:
     """A policy with tools and a budget; without tools, it answers at once (the single-shot mode).
 
     Attributes:
-        specs: The tools as the policy is told of them.
+        policy: Decides.
+        toolbox: Carries out calls; None for the single-shot mode.
+        budget: When to answer.
+        today: The day the run stands for, ``YYYY-MM-DD``; part of the prompt.
+        instructions: How much else the prompt says; see ``opening`` and ``specs``.
+        episode_timeout_s: Seconds for one question, in one go.
     """
 
-    def __init__(
-        self,
-        *,
-        policy: Policy,
-        toolbox: Toolbox | None,
-        budget: Budget,
-        today: str,
-        instructions: Instructions = "full",
-        episode_timeout_s: float = 3600.0,
-    ) -> None:
-        """Put the agent together.
+    policy: Policy
+    toolbox: Toolbox | None
+    budget: Budget
+    today: str
+    instructions: Instructions = "full"
+    episode_timeout_s: float = 3600.0
 
-        Args:
-            policy: Decides.
-            toolbox: Carries out calls; None for the single-shot mode.
-            budget: When to answer.
-            today: The day the run stands for, ``YYYY-MM-DD``; part of the prompt.
-            instructions: How much else the prompt says; see ``opening`` and ``specs``.
-            episode_timeout_s: Seconds for one question, in one go.
-        """
-        self._policy = policy
-        self._toolbox = toolbox
-        self._budget = budget
-        self._today = today
-        self._instructions = instructions
-        self._timeout_s = episode_timeout_s
-        self.specs = specs(instructions) if toolbox else ()
-
-    def led_by(self, policy: Policy) -> ReActAgent:
-        """Return the same agent with another policy."""
-        other = copy.copy(self)
-        other._policy = policy
-        return other
+    @property
+    def specs(self) -> tuple[Mapping[str, Any], ...]:
+        """The tools as the policy is told of them."""
+        return specs(self.instructions) if self.toolbox else ()
 
     async def answer(self, episode: Episode) -> Verdict:
         """Answer a question, or say why there is no answer; an episode taken up again goes on where it was.
+
+        The verdict is noted in the episode, too.
 
         Raises:
             InputError: something the user gave is wrong, which no other question will change.
             CeilingReachedError: the run's money is spent.
         """
+        episode.verdict = await self._verdict(episode)
+        return episode.verdict
+
+    async def _verdict(self, episode: Episode) -> Verdict:
         try:
-            async with asyncio.timeout(self._timeout_s):
+            async with asyncio.timeout(self.episode_timeout_s):
                 return await self._converse(episode)
         except CeilingReachedError as error:
             if error.account == "run":
@@ -150,21 +112,21 @@ class ReActAgent:
         except RequestError as error:
             return Verdict("infra_error", str(error))
         except TimeoutError:
-            return Verdict("infra_error", f"no end within {self._timeout_s:g} s")
+            return Verdict("infra_error", f"no end within {self.episode_timeout_s:g} s")
         except (InputError, MemoryError):
             raise
         except Exception as error:  # a defect; it must not take the other questions with it, nor count as an answer
             return Verdict("infra_error", f"defect: {type(error).__name__}: {error}")
 
     async def _converse(self, episode: Episode) -> Verdict:
-        limit = self._budget.in_words() if self._toolbox else None
-        episode.messages[:] = opening(episode.task, today=self._today, limit=limit, instructions=self._instructions)
+        limit = self.budget.in_words() if self.toolbox else None
+        episode.messages[:] = opening(episode.attempt, today=self.today, limit=limit, instructions=self.instructions)
         used_ids: set[str] = set()
         turns = itertools.count()
         while True:
             turn = next(turns)
-            may_call = self._toolbox is not None and not self._budget.is_used_up(episode.counts)
-            if self._toolbox and not may_call:
+            may_call = self.toolbox is not None and not self.budget.is_used_up(episode.counts)
+            if self.toolbox and not may_call:
                 episode.messages.append({"role": "user", "content": OUT_OF_BUDGET})
             reply = await self._next_reply(episode, turn, may_call)
             calls = with_unique_ids(reply.message.get("tool_calls"), turn, used_ids)
@@ -177,8 +139,10 @@ class ReActAgent:
 
     async def _next_reply(self, episode: Episode, turn: int, may_call: bool) -> Reply:
         async def ask(step: Step) -> dict[str, Any]:
-            reply = await self._policy.reply(episode.messages, self.specs, step, episode.web, may_call=may_call)
-            return dict(vars(reply))
+            reply = await self.policy.reply(episode.messages, self.specs, step, episode.web, may_call=may_call)
+            if reply.tokens:
+                episode.tokens.append(reply.tokens)
+            return {"message": reply.message, "finish_reason": reply.finish_reason}
 
         return Reply(**await episode.journal.step(f"reply/{turn}", episode.account, ask))
 
@@ -188,10 +152,10 @@ class ReActAgent:
         counts["turns"] += may_call
         parsed = [self._parsed(call) for call in calls]
         valid = [index for index, call in enumerate(parsed) if not isinstance(call, str)]
-        carried_out = valid[: self._budget.calls_left(counts, len(valid))] if may_call else []
+        carried_out = valid[: self.budget.calls_left(counts, len(valid))] if may_call else []
         why_not = (
             "Not carried out: your tool calls are used up."
-            if not may_call or self._budget.parallel_calls
+            if not may_call or self.budget.parallel_calls
             else "Not carried out: make one call at a time."
         )
 
@@ -202,8 +166,8 @@ class ReActAgent:
                     return {"error": "invalid", "content": call}
                 if index not in carried_out:
                     return {"error": "skipped", "content": why_not}
-                assert self._toolbox is not None
-                result = await self._toolbox.run(call, step, episode.web)
+                assert self.toolbox is not None
+                result = await self.toolbox.run(call, step, episode.web)
                 return {"tool": type(call).__name__.lower(), **vars(call), **vars(result)}
 
             found = await episode.journal.step(f"call/{turn}/{index}", episode.account, make)
@@ -224,7 +188,7 @@ class ReActAgent:
     def _parsed(self, call: Message) -> Search | Visit | str:
         """Read a call, or say what is wrong with it."""
         try:
-            return self._toolbox.parse(call) if self._toolbox else "There are no tools."
+            return self.toolbox.parse(call) if self.toolbox else "There are no tools."
         except CallError as error:
             return str(error)
 

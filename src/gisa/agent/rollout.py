@@ -1,209 +1,239 @@
-"""Many episodes at once: a bounded number under way, results on disk as they end, nothing kept in memory."""
+"""Many episodes at once: a bounded number under way, results with the store as they end, nothing kept in memory."""
 
 from __future__ import annotations
 
 import asyncio
-import io
+import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from src.gisa.agent.cache import Cache
+from src.gisa.agent.backends import PageSource, SearchEngine
 from src.gisa.agent.cost import Account, CeilingReachedError, PriceList
-from src.gisa.agent.pages import PageSource
-from src.gisa.agent.policy import Policy
+from src.gisa.agent.policy import Policy, ScriptedPolicy
 from src.gisa.agent.prompts import Instructions
-from src.gisa.agent.react import Budget, Episode, ReActAgent
-from src.gisa.agent.replay import Replayed, Script, recall, replay
-from src.gisa.agent.search import SearchEngine
-from src.gisa.agent.store import RunStore
-from src.gisa.agent.tools import Toolbox
-from src.gisa.agent.trajectory import Attempt, Journal, record_of
+from src.gisa.agent.react import Budget, ReActAgent
+from src.gisa.agent.store import MemoryStore, RunStore
+from src.gisa.agent.tools import Cache, Toolbox
+from src.gisa.agent.trajectory import Attempt, Episode, Journal, Verdict, replies_of, tool_calls_of
 from src.gisa.agent.web import Web
+from src.gisa.chat.format import Message
+from src.gisa.metrics.process import ToolCall
+from src.launch.config import build
 from src.launch.errors import InputError
 
 
+@dataclass(frozen=True)
+class Script:
+    """What is to be done for a question.
+
+    Attributes:
+        attempt: At the question.
+        calls: Name and arguments of each tool call, one a turn.
+        answer: The text of the last turn.
+        said: What is said before a call, by the call's number from 0.
+    """
+
+    attempt: Attempt
+    calls: Sequence[tuple[str, Mapping[str, Any]]]
+    answer: str
+    said: Mapping[int, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Replayed:
+    """What came of a script, or of a record.
+
+    Attributes:
+        messages: The conversation, the answer last, in the form of the chat completions API.
+        verdict: How it ended: anything but ``answered`` means that it could not be gone through to its end.
+        counts: Calls, visits, pages that could not be read and so on, as in a record of an episode.
+        tool_calls: What was done and read.
+        tools: What could be called, as the policy is told.
+    """
+
+    messages: list[Message]
+    verdict: Verdict
+    counts: dict[str, int]
+    tool_calls: list[ToolCall]
+    tools: Sequence[Mapping[str, Any]]
+
+
+@dataclass
 class Rollout:
     """An agent, its connections, and how much of time and money it may take.
 
     Attributes:
-        prices: Of models.
-        manifest: Manifest of the demonstrations behind the policy's weights, where it knows of any; see
-            ``LocalPolicy``.
+        policy, budget, today, instructions, episode_timeout_s: See ``ReActAgent``.
+        search, pages, extractor, cache, results, max_urls, page_chars: See ``Toolbox``; without the first two, the
+            agent has no tools.
+        prices: Of models and services.
+        web: The connections.
+        concurrency: Most episodes under way at once.
+        question_usd: Ceiling of one question; None for none.
+        run_usd: Ceiling of the whole run, resumes included; None for none.
+
+    Raises:
+        InputError: there is a search without pages, or the other way round.
     """
 
-    def __init__(
-        self,
-        *,
-        policy: Policy,
-        search: SearchEngine | None,
-        pages: PageSource | None,
-        extractor: Policy | None,
-        cache: Cache | None,
-        prices: PriceList,
-        budget: Budget,
-        web: Web,
-        today: str,
-        instructions: Instructions = "full",
-        results: int,
-        max_urls: int,
-        page_chars: int,
-        episode_timeout_s: float,
-        concurrency: int,
-        question_usd: float | None,
-        run_usd: float | None,
-    ) -> None:
-        """Put the agent together; see ``ReActAgent``, ``Toolbox`` and ``roll_out`` for the settings.
+    policy: Policy
+    search: SearchEngine | None
+    pages: PageSource | None
+    prices: PriceList
+    budget: Budget
+    web: Web
+    today: str
+    extractor: Policy | None = None
+    cache: Cache | None = None
+    instructions: Instructions = "full"
+    results: int = 10
+    max_urls: int = 5
+    page_chars: int = 40_000
+    episode_timeout_s: float = 3600.0
+    concurrency: int = 64
+    question_usd: float | None = None
+    run_usd: float | None = None
 
-        Raises:
-            InputError: there is a search without pages, or the other way round.
-        """
-        if (search is None) != (pages is None):
+    def __post_init__(self) -> None:
+        """Put the agent together."""
+        if (self.search is None) != (self.pages is None):
             raise InputError(
                 "agent.search and agent.pages go together: give both for an agent with tools, as in\n"
                 "  agent/search=serper agent/pages=direct\nor neither for one answer without tools:  agent=single_shot"
             )
         toolbox = None
-        if search and pages:
-            toolbox = Toolbox(
-                search=search,
-                pages=pages,
-                extractor=extractor,
-                cache=cache,
-                results=results,
-                max_urls=max_urls,
-                page_chars=page_chars,
-            )
-        self.prices = prices
-        self.manifest = getattr(policy, "manifest", None)
-        self._agent = ReActAgent(
-            policy=policy,
-            toolbox=toolbox,
-            budget=budget,
-            today=today,
-            instructions=instructions,
-            episode_timeout_s=episode_timeout_s,
+        if self.search and self.pages:
+            backends = (self.search, self.pages, self.extractor, self.cache)
+            toolbox = Toolbox(*backends, self.results, self.max_urls, self.page_chars)
+        self.agent = ReActAgent(
+            self.policy, toolbox, self.budget, self.today, self.instructions, self.episode_timeout_s
         )
-        self._web = web
-        self._concurrency = concurrency
-        self._question_usd = question_usd
-        self._run_usd = run_usd
 
-    def run(self, tasks: Iterable[Attempt], store: RunStore, *, processes: int = 1) -> Counter[str]:
+    @property
+    def manifest(self) -> dict[str, Any] | None:
+        """What the policy's weights have learnt from, where it knows; see ``LocalPolicy``."""
+        manifest: dict[str, Any] | None = getattr(self.policy, "manifest", None)
+        return manifest
+
+    def run(self, attempts: Iterable[Attempt], store: RunStore | MemoryStore, *, processes: int = 1) -> Counter[str]:
         """Answer what the store does not hold yet; see ``roll_out``."""
+        return asyncio.run(self.roll_out(attempts, store, processes=processes))
 
-        async def main() -> Counter[str]:
-            async with self._web as web:
-                return await roll_out(
-                    self._agent,
-                    tasks,
-                    store,
-                    web,
-                    concurrency=self._concurrency,
-                    question_usd=self._question_usd,
-                    run_usd=self._run_usd,
-                    processes=processes,
-                )
+    async def roll_out(
+        self, attempts: Iterable[Attempt], store: RunStore | MemoryStore, *, processes: int = 1
+    ) -> Counter[str]:
+        """Answer what the store does not hold yet.
 
-        return asyncio.run(main())
-
-    def attempt(self, tasks: Sequence[Attempt]) -> list[dict[str, Any]]:
-        """Answer in memory and all at once, with the budget and the accounts of ``run`` but no ceiling of the run.
+        Args:
+            attempts: What to answer; read as needed.
+            store: Where ended episodes go.
+            processes: How many processes share the run's ceiling; what is left of it is divided among them.
 
         Returns:
-            The records as the store would keep them. A journal's steps are named ``<question>.<sample>/reply/<turn>``.
+            How many episodes ended here, by outcome; under ``passed_over`` those that were complete, or elsewhere in
+            work.
+
+        Raises:
+            InputError: the run's ceiling is reached, or something the user gave is wrong. Ended episodes are stored.
         """
+        spent_usd = store.spent_usd() if self.run_usd is not None else 0.0
+        run = Account("run", None if self.run_usd is None else max(0.0, self.run_usd - spent_usd) / processes)
+        outcomes: Counter[str] = Counter()
+        waiting = iter(attempts)
 
-        async def one(task: Attempt, web: Web) -> dict[str, Any]:
-            with Journal(Path(f"{task.question_id}.{task.sample}"), io.BytesIO()) as journal:
-                episode = Episode(task, journal, Account("question", self._question_usd), web)
-                verdict = await self._agent.answer(episode)
-                return record_of(task, verdict, journal, episode.counts)
+        async def work(web: Web) -> None:
+            for attempt in waiting:
+                journal = store.open_journal(attempt)
+                if journal is None:
+                    outcomes["passed_over"] += 1
+                    continue
+                with journal:
+                    account = Account("question", self.question_usd, run, spent_usd=journal.spent_usd)
+                    episode = Episode(attempt, journal, account, web)
+                    verdict = await self.agent.answer(episode)
+                    # The disk takes its time to confirm, in which the other episodes go on.
+                    await asyncio.to_thread(store.finish, episode)
+                outcomes[verdict.outcome] += 1
 
-        async def main() -> list[dict[str, Any]]:
-            async with self._web as web:
-                return await asyncio.gather(*(one(task, web) for task in tasks))
-
-        return asyncio.run(main())
+        async with self.web as web:
+            workers = [asyncio.create_task(work(web)) for _ in range(self.concurrency)]
+            try:
+                await asyncio.gather(*workers)
+            except CeilingReachedError as error:
+                raise InputError(
+                    f"The run stops at its ceiling: {self.run_usd} USD, of which {spent_usd + run.spent_usd:.4f} are "
+                    f"spent.\n{sum(outcomes.values())} episodes are done. To go on, resume with a higher agent.run_usd."
+                ) from error
+            finally:
+                for worker in workers:
+                    worker.cancel()
+                await asyncio.gather(*workers, return_exceptions=True)
+        return outcomes
 
     def replay(self, scripts: Iterable[Script]) -> list[Replayed]:
-        """Act out given conversations, one after the other; see ``src.gisa.agent.replay``."""
+        """Act out given conversations, one after the other, with the tools, prompts and budget of a rollout.
+
+        The policy is not asked.
+        """
 
         async def main() -> list[Replayed]:
-            async with self._web as web:
-                return [await replay(self._agent, script, web) for script in scripts]
+            replayed = []
+            async with self.web:
+                for script in scripts:
+                    said = iter(_messages(script))
+                    policy = ScriptedPolicy(lambda _, said=said: next(said))  # type: ignore[misc]
+                    replayed.append(await self._replay(policy, script.attempt, Journal.in_memory(script.attempt)))
+            return replayed
 
         return asyncio.run(main())
 
     def recall(self, episodes: Iterable[tuple[Attempt, Mapping[str, Any]]]) -> list[Replayed]:
-        """Go through recorded episodes again, each given with what was asked; see ``src.gisa.agent.replay``."""
+        """Go through recorded episodes again: replies and results are those recorded, and nothing is carried out.
+
+        Args:
+            episodes: What was asked, and the record of an episode that ended with an answer.
+
+        Returns:
+            What came of each; its outcome is an ``infra_error`` if the agent would have gone on where the record ends.
+        """
 
         async def main() -> list[Replayed]:
-            return [await recall(self._agent, task, record, self._web) for task, record in episodes]
+            return [
+                await self._replay(ScriptedPolicy(_not_recorded), attempt, Journal.in_memory(attempt, record["steps"]))
+                for attempt, record in episodes
+            ]
 
         return asyncio.run(main())
 
+    async def _replay(self, policy: Policy, attempt: Attempt, journal: Journal) -> Replayed:
+        with journal:
+            episode = Episode(attempt, journal, Account("question", None), self.web)
+            verdict = await replace(self.agent, policy=policy).answer(episode)
+        messages = [*episode.messages, *replies_of(journal.lines)[-1:]]
+        return Replayed(messages, verdict, episode.counts, tool_calls_of(journal.lines), self.agent.specs)
 
-async def roll_out(
-    agent: ReActAgent,
-    tasks: Iterable[Attempt],
-    store: RunStore,
-    web: Web,
-    *,
-    concurrency: int,
-    question_usd: float | None = None,
-    run_usd: float | None = None,
-    processes: int = 1,
-) -> Counter[str]:
-    """Answer what the store does not hold yet.
 
-    Args:
-        agent: Answers.
-        tasks: What to answer; read as needed.
-        store: Where the records go.
-        web: The connections, open.
-        concurrency: Most episodes under way at once.
-        question_usd: Ceiling of one question; None for none.
-        run_usd: Ceiling of the whole run, resumes included; None for none.
-        processes: How many processes share the run's ceiling; what is left of it is divided among them.
+def rollout_with(policy: Policy, node: dict[str, Any]) -> Rollout:
+    """Build the agent of a config with a policy that is there already."""
+    rollout: Rollout = build({**node, "policy": None, "_partial_": True})(policy=policy)
+    return rollout
 
-    Returns:
-        How many episodes ended here, by outcome; under ``passed_over`` those that were complete, or elsewhere in work.
 
-    Raises:
-        InputError: the run's ceiling is reached, or something the user gave is wrong. Ended episodes are on disk.
-    """
-    spent_usd = store.spent_usd() if run_usd is not None else 0.0
-    share_usd = None if run_usd is None else max(0.0, run_usd - spent_usd) / processes
-    run = Account("run", share_usd)
-    outcomes: Counter[str] = Counter()
-    waiting = iter(tasks)
+def _messages(script: Script) -> list[Message]:
+    """Return what the assistant says in each turn of a script."""
+    turns: list[Message] = [
+        {"content": script.said.get(number, ""), "tool_calls": [_call(number, name, arguments)]}
+        for number, (name, arguments) in enumerate(script.calls)
+    ]
+    return [*turns, {"content": script.answer}]
 
-    async def work() -> None:
-        for task in waiting:
-            journal = store.open_journal(task)
-            if journal is None:
-                outcomes["passed_over"] += 1
-                continue
-            with journal:
-                account = Account("question", question_usd, run, spent_usd=journal.spent_usd)
-                episode = Episode(task, journal, account, web)
-                verdict = await agent.answer(episode)
-                # The disk takes its time to confirm, in which the other episodes go on.
-                await asyncio.to_thread(store.finish, task, record_of(task, verdict, journal, episode.counts))
-            outcomes[verdict.outcome] += 1
 
-    workers = [asyncio.create_task(work()) for _ in range(concurrency)]
-    try:
-        await asyncio.gather(*workers)
-    except CeilingReachedError as error:
-        raise InputError(
-            f"The run stops at its ceiling: {run_usd} USD, of which {spent_usd + run.spent_usd:.4f} are spent.\n"
-            f"{sum(outcomes.values())} episodes are done. To go on, resume with a higher agent.run_usd."
-        ) from error
-    finally:
-        for worker in workers:
-            worker.cancel()
-        await asyncio.gather(*workers, return_exceptions=True)
-    return outcomes
+def _call(number: int, name: str, arguments: Mapping[str, Any]) -> Message:
+    function = {"name": name, "arguments": json.dumps(arguments, ensure_ascii=False)}
+    return {"id": f"{number:09}", "type": "function", "function": function}  # some templates want ids of this form
+
+
+def _not_recorded(_: Sequence[Message]) -> Message:
+    raise ValueError("the record ends before the episode does")

@@ -1,4 +1,4 @@
-"""Where the episodes of a run are kept: one file a question and sample, whole or absent, resumable and shareable."""
+"""Where episodes are kept: one file a question and sample, whole or absent, resumable and shareable; or in memory."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from src.gisa.agent.trajectory import Attempt, Journal
+from src.gisa.agent.trajectory import Attempt, Episode, Journal
 from src.launch.errors import InputError
 from src.launch.storage import write_atomic
 
@@ -49,17 +49,17 @@ class RunStore:
                 "Answers of two settings may not be mixed. Give the same settings again, or start in a new folder."
             )
 
-    def is_complete(self, task: Attempt) -> bool:
+    def is_complete(self, attempt: Attempt) -> bool:
         """Tell whether an episode has ended other than by an infrastructure failure, and its record is whole."""
         try:
-            return bool(json.loads(self._record(task).read_bytes())["outcome"] != "infra_error")
+            return bool(json.loads(self._record(attempt).read_bytes())["outcome"] != "infra_error")
         except (FileNotFoundError, ValueError):
             return False
 
-    def open_journal(self, task: Attempt) -> Journal | None:
+    def open_journal(self, attempt: Attempt) -> Journal | None:
         """Open the journal of an episode that is still to be done; None if it is complete or another process has it."""
-        path = self._path(task, "events.jsonl")
-        if self.is_complete(task):
+        path = self._path(attempt, "events.jsonl")
+        if self.is_complete(attempt):
             self._discard(path)  # a kill may have come between the record and this
             return None
         stream = path.open("a+b")
@@ -68,18 +68,19 @@ class RunStore:
         except BlockingIOError:
             stream.close()
             return None
-        if self.is_complete(task):  # ended by another process between the look and the lock
+        if self.is_complete(attempt):  # ended by another process between the look and the lock
             stream.close()
             self._discard(path)
             return None
         stream.seek(0)
         return Journal(path, stream)
 
-    def finish(self, task: Attempt, record: dict[str, Any]) -> None:
+    def finish(self, episode: Episode) -> None:
         """Write the record of an ended episode; its journal is kept only if the episode is to be retried."""
-        write_atomic(self._record(task), json.dumps(record))
+        record = episode.record()
+        write_atomic(self._record(episode.attempt), json.dumps(record))
         if record["outcome"] != "infra_error":
-            self._discard(self._path(task, "events.jsonl"))
+            self._discard(self._path(episode.attempt, "events.jsonl"))
 
     def records(self) -> Iterator[dict[str, Any]]:
         """Read the records one by one, by file name."""
@@ -99,16 +100,39 @@ class RunStore:
                 charges += sum(charge["usd"] or 0.0 for charge in json.loads(line).get("charges", []))
         return charges
 
-    def _record(self, task: Attempt) -> Path:
-        return self._path(task, "json")
+    def _record(self, attempt: Attempt) -> Path:
+        return self._path(attempt, "json")
 
-    def _path(self, task: Attempt, ending: str) -> Path:
-        name = quote(task.question_id, safe="")
+    def _path(self, attempt: Attempt, ending: str) -> Path:
+        name = quote(attempt.question_id, safe="")
         if len(name) > 150 or name.startswith("."):  # no file system takes more than 255 bytes
-            name = hashlib.sha256(task.question_id.encode("utf-8", "replace")).hexdigest()
-        return self.folder / f"{name}.{task.sample}.{ending}"
+            name = hashlib.sha256(attempt.question_id.encode("utf-8", "replace")).hexdigest()
+        return self.folder / f"{name}.{attempt.sample}.{ending}"
 
     @staticmethod
     def _discard(path: Path) -> None:
         with suppress(FileNotFoundError):
             path.unlink()
+
+
+class MemoryStore:
+    """Episodes that are kept nowhere else, for a policy that learns from them at once.
+
+    Attributes:
+        ended: What has ended, by attempt.
+    """
+
+    def __init__(self) -> None:
+        self.ended: dict[Attempt, Episode] = {}
+
+    def open_journal(self, attempt: Attempt) -> Journal:
+        """Begin the journal of an episode."""
+        return Journal.in_memory(attempt)
+
+    def finish(self, episode: Episode) -> None:
+        """Keep an ended episode, with the tokens of its replies."""
+        self.ended[episode.attempt] = episode
+
+    def spent_usd(self) -> float:
+        """Return 0: nothing was spent before."""
+        return 0.0

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from src.gisa.agent.cache import Cache
+from src.gisa.agent.backends import PageError, PageSource, SearchEngine
 from src.gisa.agent.cost import Step
-from src.gisa.agent.pages import PageError, PageSource
 from src.gisa.agent.policy import ContextOverflowError, Policy, text_of
 from src.gisa.agent.prompts import Instructions, extraction, neutral, untrusted
-from src.gisa.agent.search import SearchEngine
 from src.gisa.agent.web import Web
 from src.gisa.dataset.factbook.corpus import Hit
+from src.launch.storage import write_atomic
 
 # The benchmark's own pages hold questions and answers. Compared without scheme, `www.` and case.
 BENCHMARK_PAGES = (
@@ -108,41 +109,62 @@ class ToolResult:
     contaminated: list[str] = field(default_factory=list)
 
 
-class Toolbox:
-    """The tools with their backends."""
+class Cache:
+    """Results of searches and visits on disk, one file each: successes only, good for a day or a month.
 
-    def __init__(
-        self,
-        *,
-        search: SearchEngine,
-        pages: PageSource,
-        extractor: Policy | None = None,
-        cache: Cache | None = None,
-        results: int = 10,
-        max_urls: int = 5,
-        page_chars: int = 40_000,
-        denied: Sequence[str] = BENCHMARK_PAGES,
-    ) -> None:
-        """Choose the backends.
+    Several processes may share the folder.
+    """
+
+    def __init__(self, folder: str, *, bucket: str) -> None:
+        """Open a cache.
 
         Args:
-            search: Behind ``search``.
-            pages: Behind ``visit``.
-            extractor: Model that reads a page for the goal; None gives the agent the page's text.
-            cache: Keeps results of engines and sources that have a name; None keeps none.
-            results: Most results of a search.
-            max_urls: Most pages of one visit.
-            page_chars: Most characters of a page that the extractor, or else the agent, gets to read.
-            denied: Beginnings of addresses that are kept from the model.
+            folder: Where it is.
+            bucket: The time its results stand for, as a date or month; another bucket sees none of them.
         """
-        self._search_engine = search
-        self._pages = pages
-        self._extractor = extractor
-        self._cache = cache
-        self._results = results
-        self._max_urls = max_urls
-        self._page_chars = page_chars
-        self._denied = tuple(beginning.lower() for beginning in denied)
+        self._folder = Path(folder)
+        self._bucket = bucket
+
+    def get(self, *key: str) -> Any:
+        """Return a kept result, None if there is none."""
+        try:
+            found = json.loads(self._path(key).read_bytes())
+        except (FileNotFoundError, ValueError):
+            return None
+        return found["result"] if found["key"] == [self._bucket, *key] else None
+
+    def put(self, result: Any, *key: str) -> None:
+        """Keep a success; it must be plain JSON."""
+        write_atomic(self._path(key), json.dumps({"key": [self._bucket, *key], "result": result}))
+
+    def _path(self, key: tuple[str, ...]) -> Path:
+        digest = hashlib.sha256(json.dumps([self._bucket, *key]).encode()).hexdigest()
+        return self._folder / digest[:2] / f"{digest}.json"
+
+
+@dataclass(frozen=True)
+class Toolbox:
+    """The tools with their backends.
+
+    Attributes:
+        search: Behind ``search``.
+        pages: Behind ``visit``.
+        extractor: Model that reads a page for the goal; None gives the agent the page's text.
+        cache: Keeps results of engines and sources that have a name; None keeps none.
+        results: Most results of a search.
+        max_urls: Most pages of one visit.
+        page_chars: Most characters of a page that the extractor, or else the agent, gets to read.
+        denied: Beginnings of addresses that are kept from the model, in lower case.
+    """
+
+    search: SearchEngine
+    pages: PageSource
+    extractor: Policy | None = None
+    cache: Cache | None = None
+    results: int = 10
+    max_urls: int = 5
+    page_chars: int = 40_000
+    denied: tuple[str, ...] = BENCHMARK_PAGES
 
     def parse(self, call: Mapping[str, Any]) -> Search | Visit:
         """Read a tool call in the form of the chat completions API.
@@ -169,8 +191,8 @@ class Toolbox:
         urls = [urls] if isinstance(urls, str) else urls
         if not isinstance(urls, list) or not urls or not all(isinstance(url, str) and url.strip() for url in urls):
             raise CallError("visit needs `url`: a list of at least one address, each as text.")
-        if len(urls) > self._max_urls:
-            raise CallError(f"visit takes at most {self._max_urls} addresses at once; you gave {len(urls)}.")
+        if len(urls) > self.max_urls:
+            raise CallError(f"visit takes at most {self.max_urls} addresses at once; you gave {len(urls)}.")
         return Visit(tuple(dict.fromkeys(url.strip() for url in urls)), _text(arguments, "goal", name))
 
     async def run(self, call: Search | Visit, step: Step, web: Web) -> ToolResult:
@@ -198,12 +220,12 @@ class Toolbox:
         )
 
     async def _search(self, call: Search, step: Step, web: Web) -> ToolResult:
-        engine = self._search_engine
+        engine = self.search
 
         async def search() -> list[dict[str, str]]:
-            return [dict(vars(hit)) for hit in await engine.search(call.query, self._results, step, web)]
+            return [dict(vars(hit)) for hit in await engine.search(call.query, self.results, step, web)]
 
-        found, cached = await self._cached(search, "search", engine.name, str(self._results), call.query)
+        found, cached = await self._cached(search, "search", engine.name, str(self.results), call.query)
         hits = [Hit(**hit) for hit in found]
         denied = [hit.url for hit in hits if self._is_denied(hit.url)]
         open_hits = [hit for hit in hits if hit.url not in denied]
@@ -222,17 +244,17 @@ class Toolbox:
         heading = f"Page {neutral(url)}"
 
         async def read() -> list[Any]:
-            found, page = await self._pages.read(url, step, web)
-            return [found or url, page.title, page.text[: self._page_chars], max(0, len(page.text) - self._page_chars)]
+            found, page = await self.pages.read(url, step, web)
+            return [found or url, page.title, page.text[: self.page_chars], max(0, len(page.text) - self.page_chars)]
 
         if self._is_denied(url):
             return ToolResult(f"{heading} may not be visited.", [url], failed=1, contaminated=[url])
         try:
-            (found, title, text, left_out), cached = await self._cached(read, "visit", self._pages.name, url)
+            (found, title, text, left_out), cached = await self._cached(read, "visit", self.pages.name, url)
             if self._is_denied(found):
                 return ToolResult(f"{heading} may not be visited.", [url], failed=1, contaminated=[found])
-            if self._extractor and text.strip():
-                reply = await self._extractor.reply(extraction(text, goal), (), step, web, part="extractor")
+            if self.extractor and text.strip():
+                reply = await self.extractor.reply(extraction(text, goal), (), step, web, part="extractor")
                 text, left_out = text_of(reply.message), 0
         except (PageError, ContextOverflowError) as error:
             return ToolResult(f"{heading} could not be read: {neutral(str(error))}.", [url], failed=1)
@@ -245,13 +267,13 @@ class Toolbox:
 
     async def _cached(self, make: Callable[[], Awaitable[Any]], tool: str, backend: str, *key: str) -> tuple[Any, bool]:
         """Return a result and whether it was kept from before; failures, being exceptions, are never kept."""
-        if self._cache is None or not backend:
+        if self.cache is None or not backend:
             return await make(), False
-        kept = self._cache.get(tool, backend, *key)
+        kept = self.cache.get(tool, backend, *key)
         if kept is not None:
             return kept, True
         made = await make()
-        self._cache.put(made, tool, backend, *key)
+        self.cache.put(made, tool, backend, *key)
         return made, False
 
     def _is_denied(self, url: str) -> bool:
@@ -259,7 +281,7 @@ class Toolbox:
             parts = urlsplit(url.strip().lower())
         except ValueError:
             return False
-        return f"{(parts.hostname or '').removeprefix('www.')}{parts.path}".startswith(self._denied)
+        return f"{(parts.hostname or '').removeprefix('www.')}{parts.path}".startswith(self.denied)
 
 
 def _text(arguments: Mapping[str, Any], field: str, tool: str) -> str:

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import io
 import json
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Literal
 
 from src.gisa.agent.cost import Account, Charge, Step
+from src.gisa.agent.policy import ReplyTokens
+from src.gisa.agent.web import Web
+from src.gisa.chat.format import Message
+from src.gisa.dataset.gisa import Question
 from src.gisa.metrics.process import ToolCall
 
 Outcome = Literal["answered", "format_error", "budget", "truncated", "refused", "infra_error"]
+_COUNTED = ("turns", "calls", "searches", "visits", "urls", "failed_urls", "invalid_calls", "skipped_calls", "cached")
 
 
 @dataclass(frozen=True)
@@ -33,10 +40,10 @@ class Attempt:
     question: str
     answer_type: str
 
-    @property
-    def name(self) -> str:
-        """Id and sample, as in messages."""
-        return f"{self.question_id}/{self.sample}"
+    @classmethod
+    def at(cls, question: Question, sample: int = 0) -> Attempt:
+        """Return an attempt at a question of a suite."""
+        return cls(question.id, sample, question.text, question.answer_type)
 
 
 @dataclass(frozen=True)
@@ -79,6 +86,12 @@ class Journal:
         self._results = {line["key"]: line for line in self.lines if "value" in line}
         self._append({"opened": datetime.now(UTC).isoformat(timespec="seconds")})
 
+    @classmethod
+    def in_memory(cls, attempt: Attempt, steps: Iterable[Mapping[str, Any]] = ()) -> Journal:
+        """Return a journal without a file, with the steps of a record if there is one."""
+        content = b"".join(json.dumps(step).encode() + b"\n" for step in steps)
+        return cls(Path(f"{attempt.question_id}.{attempt.sample}"), io.BytesIO(content))
+
     @property
     def spent_usd(self) -> float:
         """What the episode has cost so far, as far as prices are known."""
@@ -112,13 +125,11 @@ class Journal:
         self._stream.flush()
 
     def __enter__(self) -> Journal:
-        """Keep the file open."""
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Close the file, which frees its lock."""
         self._stream.close()
 
 
@@ -128,6 +139,48 @@ def _books(step: Step, began: float) -> dict[str, Any]:
         "failures": step.failures,
         "seconds": round(time.monotonic() - began, 3),
     }
+
+
+@dataclass
+class Episode:
+    """One question being answered.
+
+    Attributes:
+        attempt: The question.
+        journal: Where its steps are kept.
+        account: Where its charges are booked.
+        web: The connections.
+        messages: The conversation so far.
+        counts: Turns (replies with calls), calls carried out, searches, visits, urls (visited), failed_urls,
+            invalid_calls (malformed), skipped_calls (well-formed, but beyond what a turn or the budget allows), cached.
+        tokens: Of each reply so far, where the policy tells them; those of an earlier process are not known.
+        verdict: How it ended; None before.
+    """
+
+    attempt: Attempt
+    journal: Journal
+    account: Account
+    web: Web
+    messages: list[Message] = field(default_factory=list)
+    counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(_COUNTED, 0))
+    tokens: list[ReplyTokens] = field(default_factory=list)
+    verdict: Verdict | None = None
+
+    def record(self) -> dict[str, Any]:
+        """Return what is kept of it; the question's text is left out, as questions may not be published."""
+        steps = [line for line in self.journal.lines if "key" in line]
+        return {
+            "question_id": self.attempt.question_id,
+            "sample": self.attempt.sample,
+            "answer_type": self.attempt.answer_type,
+            **vars(self.verdict),
+            "counts": self.counts,
+            "contaminated": sorted({url for line in steps for url in _contaminated(line)}),
+            "spent": _spent(steps),
+            "seconds": round(sum(line["seconds"] for line in steps), 3),
+            "opened": [line["opened"] for line in self.journal.lines if "opened" in line],
+            "steps": steps,
+        }
 
 
 def tool_calls_of(steps: Iterable[Mapping[str, Any]]) -> list[ToolCall]:
@@ -149,28 +202,16 @@ def replies_of(steps: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return [step["value"]["message"] for step in steps if step.get("key", "").startswith("reply/") and "value" in step]
 
 
-def record_of(task: Attempt, verdict: Verdict, journal: Journal, counts: dict[str, int]) -> dict[str, Any]:
-    """Put together the record of an episode; the question's text is left out, as questions may not be published.
-
-    Args:
-        task: What was asked.
-        verdict: How it ended.
-        journal: What happened.
-        counts: Turns, calls and the like, by name.
-    """
-    steps = [line for line in journal.lines if "key" in line]
-    return {
-        "question_id": task.question_id,
-        "sample": task.sample,
-        "answer_type": task.answer_type,
-        **vars(verdict),
-        "counts": counts,
-        "contaminated": sorted({url for line in steps for url in _contaminated(line)}),
-        "spent": _spent(steps),
-        "seconds": round(sum(line["seconds"] for line in steps), 3),
-        "opened": [line["opened"] for line in journal.lines if "opened" in line],
-        "steps": steps,
-    }
+def infra_failures(records: Iterable[Mapping[str, Any]]) -> str:
+    """Say of how many episodes, given by their records, failures of the infrastructure were the end, and which."""
+    reasons = [record["reason"] if record["outcome"] == "infra_error" else None for record in records]
+    counted = Counter(reason for reason in reasons if reason is not None)
+    return "\n".join(
+        [
+            f"{counted.total()} of {len(reasons)} episodes have no answer for reasons of infrastructure:",
+            *(f"- {count} times: {reason}" for reason, count in counted.most_common(5)),
+        ]
+    )
 
 
 def _contaminated(line: dict[str, Any]) -> list[str]:

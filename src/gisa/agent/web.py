@@ -11,6 +11,7 @@ import time
 from base64 import b64encode
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
 from typing import Any, TypeVar
 from urllib.parse import quote, quote_plus
 
@@ -18,8 +19,7 @@ import aiohttp
 from yarl import URL
 
 from src.gisa.agent.cost import Step
-from src.gisa.agent.failures import RequestError
-from src.gisa.agent.fetch import FetchLimits, Page, SafeFetcher, named_failures, read_body, refusal_of
+from src.gisa.agent.fetch import FetchLimits, Page, RequestError, SafeFetcher, named_failures, read_body, refusal_of
 from src.launch.errors import InputError
 
 T = TypeVar("T")
@@ -81,38 +81,32 @@ def _unescaped(text: str) -> str:
     return re.sub(r"\\u00([2-7][0-9a-f])", lambda found: chr(int(found[1], 16)), text, flags=re.I).replace("\\/", "/")
 
 
+@dataclass(eq=False)
 class Web:
-    """The connections of one process; to be used as an async context manager."""
+    """The connections of one process; to be used as an async context manager.
 
-    def __init__(
-        self,
-        *,
-        attempts: int = 5,
-        base_delay_s: float = 1.0,
-        max_delay_s: float = 60.0,
-        concurrency_per_host: int = 64,
-        limits: FetchLimits | None = None,
-        test_only_loopback_ports: Sequence[int] = (),
-    ) -> None:
-        """Set how patient and how quick the run is.
+    Attributes:
+        attempts: Tries of one request, the first included.
+        base_delay_s: Longest wait before the second try; it doubles with every further one.
+        max_delay_s: Longest wait of all. A server that asks for more ends the request.
+        concurrency_per_host: Most requests under way to one host; halved when it answers 429.
+        limits: Caps of a page.
+        test_only_loopback_ports: See ``SafeFetcher``.
+    """
 
-        Args:
-            attempts: Tries of one request, the first included.
-            base_delay_s: Longest wait before the second try; it doubles with every further one.
-            max_delay_s: Longest wait of all. A server that asks for more ends the request.
-            concurrency_per_host: Most requests under way to one host; halved when it answers 429.
-            limits: Caps of a page.
-            test_only_loopback_ports: See ``SafeFetcher``.
-        """
-        self._attempts = attempts
-        self._base_delay_s = base_delay_s
-        self._max_delay_s = max_delay_s
-        self._concurrency = concurrency_per_host
+    attempts: int = 5
+    base_delay_s: float = 1.0
+    max_delay_s: float = 60.0
+    concurrency_per_host: int = 64
+    limits: FetchLimits | None = None
+    test_only_loopback_ports: Sequence[int] = ()
+
+    def __post_init__(self) -> None:
+        """Set up what reads pages."""
         self._gates: dict[str, Gate] = {}
-        self.fetcher = SafeFetcher(limits, test_only_loopback_ports=test_only_loopback_ports)
+        self.fetcher = SafeFetcher(self.limits, test_only_loopback_ports=self.test_only_loopback_ports)
 
     async def __aenter__(self) -> Web:
-        """Open the sessions."""
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0),
             cookie_jar=aiohttp.DummyCookieJar(),
@@ -124,7 +118,6 @@ class Web:
         return self
 
     async def __aexit__(self, *exception: object) -> None:
-        """Close the sessions."""
         await self._session.close()
         await self.fetcher.__aexit__()
 
@@ -188,7 +181,7 @@ class Web:
 
     async def _try(self, host: str, attempt: Callable[[], Awaitable[T]], step: Step) -> T:
         """Make up to ``attempts`` tries with full jitter between them, and note the failed ones."""
-        for number in range(self._attempts):
+        for number in range(self.attempts):
             async with self._gate(host) as gate:
                 began = time.monotonic()
                 try:
@@ -198,19 +191,19 @@ class Web:
                 except RequestError as error:
                     failure = error
                     if error.status == 429:
-                        gate.slow_down(began, min(error.retry_after_s or 0.0, self._max_delay_s))
+                        gate.slow_down(began, min(error.retry_after_s or 0.0, self.max_delay_s))
             step.failures.append(f"{host}: {failure}")
             asked_s = failure.retry_after_s or 0.0
-            if not failure.retryable or number + 1 == self._attempts or asked_s > self._max_delay_s:
+            if not failure.retryable or number + 1 == self.attempts or asked_s > self.max_delay_s:
                 raise failure
-            longest_s = min(self._max_delay_s, self._base_delay_s * 2**number)
+            longest_s = min(self.max_delay_s, self.base_delay_s * 2**number)
             await asyncio.sleep(asked_s + random.uniform(0, longest_s))
         raise AssertionError("attempts is at least 1")
 
     @asynccontextmanager
     async def _gate(self, host: str) -> AsyncIterator[Gate]:
         """Wait for a place among a host's requests; gates without memory of any trouble are dropped when idle."""
-        gate = self._gates.setdefault(host, Gate(self._concurrency))
+        gate = self._gates.setdefault(host, Gate(self.concurrency_per_host))
         async with gate:
             yield gate
         if gate.is_idle and self._gates.get(host) is gate:
@@ -224,7 +217,6 @@ class Gate:
     """
 
     def __init__(self, most: int) -> None:
-        """Begin at the most allowed."""
         self.limit = float(most)
         self._most = float(most)
         self._active = 0
@@ -234,7 +226,6 @@ class Gate:
         self._changed = asyncio.Condition()
 
     async def __aenter__(self) -> Gate:
-        """Wait for a place."""
         self._waiting += 1
         try:
             async with self._changed:
@@ -248,7 +239,6 @@ class Gate:
         return self
 
     async def __aexit__(self, *exception: object) -> None:
-        """Give the place back."""
         self._active -= 1
         if self._waiting:
             async with self._changed:

@@ -8,8 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from src.gisa.agent.replay import Replayed, Script
-from src.gisa.agent.rollout import Rollout
+from src.gisa.agent.rollout import Replayed, Rollout, Script
 from src.gisa.agent.trajectory import Attempt
 from src.gisa.chat.format import ChatFormat, Marked
 from src.gisa.dataset.factbook.demonstrations import renamed, training_aids
@@ -101,11 +100,11 @@ def make_demonstrations(
         else:
             scripts.append(found)
     for script, replayed in zip(scripts, rollout.replay(scripts), strict=True):
-        invented = aids.renamed.get(script.task.question_id, {})
+        invented = aids.renamed.get(script.attempt.question_id, {})
         acted = replace(replayed, messages=renamed(replayed.messages, invented))
-        demonstrations = demonstrations_of(suite, script.task.question_id, acted, script.answer, chat, max_tokens)
+        demonstrations = demonstrations_of(suite, script.attempt.question_id, acted, script.answer, chat, max_tokens)
         if isinstance(demonstrations, str):
-            made.drop(demonstrations, script.task.question_id)
+            made.drop(demonstrations, script.attempt.question_id)
             continue
         made.demonstrations += demonstrations
         made.counts["episodes"] += 1
@@ -261,11 +260,10 @@ def _script(
     counts.update({"orphans": len(course.orphans), **course.left_out})
     if not course.steps:
         return "no step"
-    task = Attempt(question.id, 0, question.text, question.answer_type)
     read = ["", *(step.what if step.kind == "visit" else None for step in course.steps)]
     *said, last = ([] if page is None else scratchpad.get(page, ()) for page in read)
     before = {number: "\n".join(lines) for number, lines in enumerate(said) if lines}
-    return Script(task, list(calls_of(course)), "\n".join([*last, answer]), before)
+    return Script(Attempt.at(question), list(calls_of(course)), "\n".join([*last, answer]), before)
 
 
 def _fault(replayed: Replayed, sequences: list[Marked], max_tokens: int) -> str | None:

@@ -43,11 +43,11 @@ def add_episodes(
     exact = [record for record in records if _is_exact(made.suite, record)]
     kept = shortest_episodes(made.suite, exact, most)
     by_id = {question.id: question for question in made.suite.questions}
-    for (task, _), recalled in zip(kept, rollout.recall(kept), strict=True):
-        answer = answer_text(made.suite.gold(by_id[task.question_id]), task.answer_type)
-        demonstrations = demonstrations_of(made.suite, task.question_id, recalled, answer, chat, max_tokens)
+    for (attempt, _), recalled in zip(kept, rollout.recall(kept), strict=True):
+        answer = answer_text(made.suite.gold(by_id[attempt.question_id]), attempt.answer_type)
+        demonstrations = demonstrations_of(made.suite, attempt.question_id, recalled, answer, chat, max_tokens)
         if isinstance(demonstrations, str):
-            made.drop(f"own episode: {demonstrations}", task.question_id)
+            made.drop(f"own episode: {demonstrations}", attempt.question_id)
             continue
         made.own += demonstrations
         made.counts["own_episodes"] += 1
@@ -83,7 +83,7 @@ def shortest_episodes(suite: Gisa, records: Iterable[Record], most: int) -> list
         if not counts["invalid_calls"] and not counts["skipped_calls"]:
             by_question.setdefault(record["question_id"], {}).setdefault(_said(record), record)
     return [
-        (Attempt(question.id, record["sample"], question.text, question.answer_type), record)
+        (Attempt.at(question, record["sample"]), record)
         for question in suite.questions
         for record in list(by_question.get(question.id, {}).values())[:most]
     ]

@@ -1,22 +1,28 @@
-"""A chat model in this process: conversations in its own template, and replies to many of them at once."""
+"""Replies of a chat model in this process: many conversations at once, and no token read twice."""
 
 from __future__ import annotations
 
-from collections import Counter
+import hashlib
+from array import array
+from collections import Counter, OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
 from src.gisa.chat.format import ChatFormat
-from src.gisa.chat.prefix_cache import BLOCK, PrefixCache, block_names, growing_cache, keeps_all_keys, rows_of
 from src.launch.errors import InputError
 from src.model.attention import use_packed_attention
 
+BLOCK = 16
+"""Tokens that are remembered and forgotten together."""
+
 _READ_AT_ONCE = 16  # conversations: enough for products of matrices to be fast, few enough to be about equally long
+_ROOM = 128  # tokens for which a copy of a cache makes room; most replies are shorter
 
 
 class Generation(NamedTuple):
@@ -36,6 +42,22 @@ class Generation(NamedTuple):
         return self.end is not None
 
 
+class Generator(Protocol):
+    """Continues conversations, with weights that stay as they are as long as it is used."""
+
+    def generate(
+        self, prompts: Sequence[list[int]], *, seeds: Sequence[int], max_tokens: int, temperature: float
+    ) -> list[Generation]:
+        """Continue several conversations, each as it would be continued alone.
+
+        Args:
+            prompts: Tokens of the conversations, of any lengths.
+            seeds: One a conversation, of what is drawn for it.
+            max_tokens: Most tokens of one reply.
+            temperature: 0 takes the likeliest token.
+        """
+
+
 class ChatModel(ChatFormat):
     """A transformers causal LM with a chat template.
 
@@ -45,7 +67,7 @@ class ChatModel(ChatFormat):
     """
 
     def __init__(self, network: Any, tokenizer: Any) -> None:
-        """Take a network and its tokenizer; the network changes to the mode of evaluation and to ``attend``.
+        """Take a network and its tokenizer; the network changes to the mode of evaluation and to packed attention.
 
         Raises:
             InputError: see ``ChatFormat``.
@@ -55,115 +77,6 @@ class ChatModel(ChatFormat):
         self.network = network.eval()
         use_packed_attention(network)
         self.context_tokens: int | None = getattr(network.config.get_text_config(), "max_position_embeddings", None)
-        self._keeps_all_keys = keeps_all_keys(network)
-
-    @torch.inference_mode()
-    def reply(
-        self,
-        prompts: Sequence[list[int]],
-        *,
-        seeds: Sequence[int],
-        max_tokens: int,
-        temperature: float,
-        memory: PrefixCache | None = None,
-    ) -> list[Generation]:
-        """Continue several conversations at once; one that has ended leaves the batch.
-
-        Each row draws from a generator of its own, so that a reply depends on its neighbours, and on what is
-        remembered, by the rounding of sums only. Source of the draw: the largest of ``p / e`` with ``e`` exponential is
-        a sample of ``p`` (Gumbel-max).
-
-        Args:
-            prompts: Tokens of the conversations, of any lengths.
-            seeds: One a conversation.
-            max_tokens: Most tokens of one reply.
-            temperature: 0 takes the likeliest token.
-            memory: What these weights have read before, which is not read again; the conversations are added to it.
-        """
-        device = self.network.device
-        draws = [torch.Generator(device).manual_seed(seed) for seed in seeds]
-        written: list[list[int]] = [[] for _ in prompts]
-        ends = dict[int, int]()
-        at_hand = PrefixCache() if memory is None else memory
-        if self._keeps_all_keys:
-            shared = [one for one in _shared_beginnings(prompts) if BLOCK * len(at_hand.find(one)) < len(one)]
-            if shared:
-                self._read(shared, at_hand, keep=True)
-        cache, mask, logits, going = self._read(prompts, at_hand)
-        position = mask.sum(1, keepdim=True)
-        for count in range(1, max_tokens + 1):
-            tokens = _chosen(logits, [draws[row] for row in going], temperature)
-            kept = []
-            for place, (row, token) in enumerate(zip(going, tokens.tolist(), strict=True)):
-                if token in self.ends:
-                    ends[row] = token
-                else:
-                    written[row].append(token)
-                    kept.append(place)
-            if count == max_tokens:
-                kept = []
-            if memory is not None and self._keeps_all_keys:
-                for place in {*range(len(going))} - {*kept}:
-                    _remember(memory, prompts[going[place]] + written[going[place]], cache, place, mask)
-            if not kept:
-                break
-            if len(kept) < len(going):
-                kept = _moved_forward(kept)
-                going = [going[place] for place in kept]
-                places = torch.tensor(kept, device=device)
-                cache.batch_select_indices(places)
-                tokens, mask, position = tokens[places], mask[places], position[places]
-            mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
-            logits = self._forward(tokens[:, None], mask, position, cache)[0]
-            position = position + 1
-        return [Generation(tokens, ends.get(row)) for row, tokens in enumerate(written)]
-
-    def _read(
-        self, prompts: Sequence[list[int]], memory: PrefixCache, *, keep: bool = False
-    ) -> tuple[Any, Tensor, Tensor, list[int]]:
-        """Read prompts without what is remembered of their beginnings, and remember them if they are to be kept.
-
-        Returns:
-            The model's cache with a row a prompt; which of its columns are tokens, shape ``(B, T)``; the logits of the
-            next token, ``(B, V)``; and the prompt of each row, as those with the most to read come first.
-        """
-        found = [memory.find(prompt[:-1]) for prompt in prompts]  # of each, a token is left to be read
-        new = [prompt[BLOCK * len(blocks) :] for prompt, blocks in zip(prompts, found, strict=True)]
-        order = sorted(range(len(prompts)), key=lambda row: -len(new[row]))
-        known, rest = [found[row] for row in order], [new[row] for row in order]
-        ids, mask = _left_padded(rest, self.network.device)
-        past = _left_padded([[0] * BLOCK * len(blocks) for blocks in known], self.network.device)[1]
-        mask = torch.cat([past, mask], dim=1)
-        position = (mask.cumsum(1) - 1).clamp(min=0)[:, past.shape[1] :]
-        layers = self.network.config.get_text_config().num_hidden_layers
-        cache = growing_cache(layers, known, ids.shape[1]) if self._keeps_all_keys else None
-        if any(known) and cache is not None:
-            parts = []
-            for start in range(0, len(rest), _READ_AT_ONCE):
-                rows, unread = slice(start, start + _READ_AT_ONCE), len(rest[start])
-                part = rows_of(cache, rows, mask.shape[1] - unread)
-                parts.append(self._forward(ids[rows, -unread:], mask[rows], position[rows, -unread:], part)[0])
-            logits = torch.cat(parts)
-            for layer in cache.layers:
-                layer.length = mask.shape[1]
-        else:
-            logits, cache = self._forward(ids, mask, position, cache)
-        if keep:
-            for place, row in enumerate(order):
-                _remember(memory, prompts[row], cache, place, mask)
-        return cache, mask, logits, order
-
-    def _forward(self, ids: Tensor, mask: Tensor, position: Tensor, cache: Any) -> tuple[Tensor, Any]:
-        """Return float32 logits ``(B, V)`` behind tokens ``(B, T)``, and the model's cache with them."""
-        output = self.network(
-            input_ids=ids,
-            attention_mask=mask,
-            position_ids=position,
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
-        )
-        return output.logits[:, -1].float(), output.past_key_values
 
 
 def load_chat_model(name: str, *, dtype: Literal["float32", "bfloat16"], device: str) -> ChatModel:
@@ -189,15 +102,261 @@ def load_chat_model(name: str, *, dtype: Literal["float32", "bfloat16"], device:
     return ChatModel(network, tokenizer)
 
 
+class CachedGenerator:
+    """Generates in one batch that replies leave as they end, and keeps what it has read from call to call.
+
+    Each row draws from a generator of its own, so that a reply depends on its neighbours, and on what is remembered,
+    by the rounding of sums only. Source of the draw: the largest of ``p / e`` with ``e`` exponential is a sample of
+    ``p`` (Gumbel-max).
+
+    Args:
+        model: The chat model.
+        most_bytes: Most bytes of keys and values to keep; 0 keeps none.
+
+    Attributes:
+        memory: What is kept; None for nothing.
+    """
+
+    def __init__(self, model: ChatModel, most_bytes: float = 0.0) -> None:
+        self.model = model
+        self.memory = PrefixCache(most_bytes) if most_bytes else None
+        layers = DynamicCache(config=model.network.config.get_text_config()).layers
+        self._keeps_all_keys = {type(layer) for layer in layers} == {DynamicLayer}
+
+    @torch.inference_mode()
+    def generate(
+        self, prompts: Sequence[list[int]], *, seeds: Sequence[int], max_tokens: int, temperature: float
+    ) -> list[Generation]:
+        """See ``Generator``."""
+        device = self.model.network.device
+        draws = [torch.Generator(device).manual_seed(seed) for seed in seeds]
+        written: list[list[int]] = [[] for _ in prompts]
+        ends = dict[int, int]()
+        cache, mask, logits, going = self._read_all(prompts)
+        position = mask.sum(1, keepdim=True)
+        for count in range(1, max_tokens + 1):
+            tokens = _chosen(logits, [draws[row] for row in going], temperature)
+            kept = []
+            for place, (row, token) in enumerate(zip(going, tokens.tolist(), strict=True)):
+                if token in self.model.ends:
+                    ends[row] = token
+                else:
+                    written[row].append(token)
+                    kept.append(place)
+            if count == max_tokens:
+                kept = []
+            if self.memory is not None and self._keeps_all_keys:
+                for place in {*range(len(going))} - {*kept}:
+                    _remember(self.memory, prompts[going[place]] + written[going[place]], cache, place, mask)
+            if not kept:
+                break
+            if len(kept) < len(going):
+                kept = _moved_forward(kept)
+                going = [going[place] for place in kept]
+                places = torch.tensor(kept, device=device)
+                cache.batch_select_indices(places)
+                tokens, mask, position = tokens[places], mask[places], position[places]
+            mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
+            logits = self._forward(tokens[:, None], mask, position, cache)[0]
+            position = position + 1
+        return [Generation(tokens, ends.get(row)) for row, tokens in enumerate(written)]
+
+    def _read_all(self, prompts: Sequence[list[int]]) -> tuple[Any, Tensor, Tensor, list[int]]:
+        """Read prompts as ``_read`` does, once what several of them begin with."""
+        at_hand = PrefixCache() if self.memory is None else self.memory
+        if self._keeps_all_keys:
+            shared = [one for one in _shared_beginnings(prompts) if BLOCK * len(at_hand.find(one)) < len(one)]
+            if shared:
+                cache, mask, _, order = self._read(shared, at_hand)
+                for place, row in enumerate(order):
+                    _remember(at_hand, shared[row], cache, place, mask)
+        return self._read(prompts, at_hand)
+
+    def _read(self, prompts: Sequence[list[int]], memory: PrefixCache) -> tuple[Any, Tensor, Tensor, list[int]]:
+        """Read prompts without what is remembered of their beginnings.
+
+        Returns:
+            The model's cache with a row a prompt; which of its columns are tokens, shape ``(B, T)``; the logits of the
+            next token, ``(B, V)``; and the prompt of each row, as those with the most to read come first.
+        """
+        found = [memory.find(prompt[:-1]) for prompt in prompts]  # of each, a token is left to be read
+        new = [prompt[BLOCK * len(blocks) :] for prompt, blocks in zip(prompts, found, strict=True)]
+        order = sorted(range(len(prompts)), key=lambda row: -len(new[row]))
+        known, rest = [found[row] for row in order], [new[row] for row in order]
+        ids, mask = _left_padded(rest, self.model.network.device)
+        past = _left_padded([[0] * BLOCK * len(blocks) for blocks in known], self.model.network.device)[1]
+        mask = torch.cat([past, mask], dim=1)
+        position = (mask.cumsum(1) - 1).clamp(min=0)[:, past.shape[1] :]
+        layers = self.model.network.config.get_text_config().num_hidden_layers
+        cache = _growing_cache(layers, known, ids.shape[1]) if self._keeps_all_keys else None
+        if any(known) and cache is not None:
+            parts = []
+            for start in range(0, len(rest), _READ_AT_ONCE):
+                rows, unread = slice(start, start + _READ_AT_ONCE), len(rest[start])
+                part = _rows_of(cache, rows, mask.shape[1] - unread)
+                parts.append(self._forward(ids[rows, -unread:], mask[rows], position[rows, -unread:], part)[0])
+            logits = torch.cat(parts)
+            for layer in cache.layers:
+                layer.length = mask.shape[1]
+        else:
+            logits, cache = self._forward(ids, mask, position, cache)
+        return cache, mask, logits, order
+
+    def _forward(self, ids: Tensor, mask: Tensor, position: Tensor, cache: Any) -> tuple[Tensor, Any]:
+        """Return float32 logits ``(B, V)`` behind tokens ``(B, T)``, and the model's cache with them."""
+        output = self.model.network(
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=position,
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        return output.logits[:, -1].float(), output.past_key_values
+
+
+class PrefixCache:
+    """Keys and values of the beginnings of token sequences; those that were used least recently are forgotten first.
+
+    They hold for the weights that read them only: whoever changes weights begins with an empty one.
+
+    Source: blocks named by a hash of all tokens up to their ends, as in vLLM (arXiv 2309.06180).
+
+    Attributes:
+        most_bytes: Most bytes of keys and values.
+        bytes: Of those that are there.
+    """
+
+    def __init__(self, most_bytes: float = float("inf")) -> None:
+        self.most_bytes = most_bytes
+        self.bytes = 0
+        self._blocks: OrderedDict[bytes, Tensor] = OrderedDict()
+
+    def find(self, tokens: Sequence[int]) -> list[Tensor]:
+        """Return the longest beginning that is remembered, in blocks.
+
+        Returns:
+            Each of shape ``(2 x layers, heads, BLOCK, D)``: the keys of a layer, its values, the keys of the next ...
+        """
+        found = []
+        for name in _block_names(tokens):
+            if name not in self._blocks:
+                break
+            found.append(name)
+        for name in reversed(found):  # the end of a sequence is to be forgotten before its beginning
+            self._blocks.move_to_end(name)
+        return [self._blocks[name] for name in found]
+
+    def add(self, tokens: Sequence[int], cache: Cache, row: int, columns: Tensor) -> None:
+        """Remember a sequence as far as it fills blocks; nothing where the layers differ in the shapes of keys.
+
+        Args:
+            tokens: Of T tokens.
+            cache: Of ``GrowingLayer``, which holds it.
+            row: Its row.
+            columns: Where its tokens are in the row, shape ``(T,)``.
+        """
+        held = [one[row] for layer in cache.layers for one in (layer.keys, layer.values)]
+        if len({one.shape for one in held}) > 1:
+            return
+        for name, places in reversed(list(zip(_block_names(tokens), torch.split(columns, BLOCK), strict=False))):
+            if name not in self._blocks:
+                self._blocks[name] = torch.stack([one[:, places] for one in held])
+                self.bytes += self._blocks[name].nbytes
+            self._blocks.move_to_end(name)
+            while self.bytes > self.most_bytes:
+                self.bytes -= self._blocks.popitem(last=False)[1].nbytes
+
+
+class GrowingLayer(DynamicLayer):  # type: ignore[misc]
+    """Keys and values of a layer, with room for more behind the ``length`` tokens that are there."""
+
+    keys: Tensor
+    values: Tensor
+    is_initialized: bool
+    length = 0
+
+    def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+        """Append keys and values, shape ``(B, heads, T, D)``, and return all that are there."""
+        if not self.is_initialized:
+            self.begin(key_states[:, :, :0], value_states[:, :, :0])
+        begin, self.length = self.length, self.length + key_states.shape[2]
+        if self.length > self.keys.shape[2]:
+            more = self.length + _ROOM - self.keys.shape[2]
+            # Zeros, as masked columns are multiplied by a weight of 0.
+            self.keys, self.values = (torch.nn.functional.pad(one, (0, 0, 0, more)) for one in (self.keys, self.values))
+        self.keys[:, :, begin : self.length] = key_states
+        self.values[:, :, begin : self.length] = value_states
+        return self.keys[:, :, : self.length], self.values[:, :, : self.length]
+
+    def begin(self, keys: Tensor, values: Tensor, length: int = 0) -> None:
+        """Take tensors to write into, of which some tokens are there."""
+        self.keys, self.values, self.length = keys, values, length
+        self.device, self.dtype, self.is_initialized = keys.device, keys.dtype, True
+
+    def get_seq_length(self) -> int:
+        """Return the number of tokens that are there."""
+        return self.length
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        """Keep rows: each in its place, or moved forward to the place of one that is not kept."""
+        moved = (indices != torch.arange(len(indices), device=indices.device)).nonzero()[:, 0]
+        for one in (self.keys, self.values):
+            one[moved] = one[indices[moved]]
+        self.keys, self.values = self.keys[: len(indices)], self.values[: len(indices)]
+
+
+def _block_names(tokens: Sequence[int]) -> list[bytes]:
+    """Name each full block by its tokens and all that come before it."""
+    written, name, names = array("q", tokens).tobytes(), b"", []
+    size = BLOCK * array("q").itemsize
+    for end in range(size, len(written) + 1, size):
+        name = hashlib.sha256(name + written[end - size : end]).digest()
+        names.append(name)
+    return names
+
+
 def _shared_beginnings(prompts: Sequence[list[int]]) -> list[list[int]]:
     """Return what several prompts begin with, in full blocks, so that it is read once for all of them."""
-    names = [block_names(prompt[:-1]) for prompt in prompts]
+    names = [_block_names(prompt[:-1]) for prompt in prompts]
     counts = Counter(name for row in names for name in row)
     shared = {}
     for prompt, row in zip(prompts, names, strict=True):
         if depth := sum(counts[name] > 1 for name in row):
             shared[row[depth - 1]] = prompt[: BLOCK * depth]
     return list(shared.values())
+
+
+def _rows_of(cache: Cache, rows: slice, length: int) -> Cache:
+    """Return a cache of some rows that writes into the same tensors, so many tokens of which are there."""
+    part = Cache(layers=[GrowingLayer() for _ in cache.layers])
+    for layer, whole in zip(part.layers, cache.layers, strict=True):
+        layer.begin(whole.keys[rows], whole.values[rows], length)
+    return part
+
+
+def _growing_cache(layers: int, known: Sequence[Sequence[Tensor]], more: int) -> Cache:
+    """Return a cache that begins with what is remembered.
+
+    Args:
+        layers: Of the model.
+        known: Blocks of each row; shorter ones follow on a gap.
+        more: Tokens that are to be read next.
+    """
+    cache = Cache(layers=[GrowingLayer() for _ in range(layers)])
+    length = BLOCK * max(map(len, known))
+    if length:
+        joined = [torch.cat(list(blocks), 2) if blocks else None for blocks in known]
+        like = next(one for one in joined if one is not None)
+        shape = (len(known), like.shape[1], length + more + _ROOM, like.shape[3])
+        for layer in cache.layers:
+            layer.begin(like.new_zeros(shape), like.new_zeros(shape), length)
+        for row, one in enumerate(joined):
+            if one is not None:
+                for layer, keys, values in zip(cache.layers, one[::2], one[1::2], strict=True):
+                    layer.keys[row, :, length - one.shape[2] : length] = keys
+                    layer.values[row, :, length - one.shape[2] : length] = values
+    return cache
 
 
 def _remember(memory: PrefixCache, tokens: Sequence[int], cache: Any, row: int, mask: Tensor) -> None:

@@ -11,21 +11,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from src.gisa.agent.local import LocalPolicy
+from src.gisa.agent.policy import ReplyTokens
 from src.gisa.agent.rollout import Rollout
-from src.gisa.agent.trajectory import Attempt, tool_calls_of
-from src.gisa.batches.demonstrations import joined
+from src.gisa.agent.store import MemoryStore
+from src.gisa.agent.trajectory import Attempt, Episode, infra_failures, tool_calls_of
 from src.gisa.batches.questions import GradedQuestion, QuestionData
 from src.gisa.metrics.answers import official_score
 from src.gisa.metrics.process import Weights, rewards, step_values
+from src.gisa.stage.imitation import LearningStage
 from src.launch.errors import InputError
 from src.losses.preference import group_advantages, group_relative_loss, token_log_probabilities
 from src.model.causal_lm import CausalLM
 from src.model.packing import lay_out
-from src.training.stage import Optimisation, TrainingStage
-
-Turn = tuple[list[int], list[int]]
-"""Tokens that were read and tokens that were written."""
+from src.training.stage import Optimisation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +41,7 @@ class GrpoSettings(Optimisation):
     kl_weight: float
 
 
-class GrpoStage(TrainingStage):
+class GrpoStage(LearningStage):
     """Group relative policy optimisation over real rollouts: every step answers its questions with the weights of now.
 
     The reward of an episode is its official exact match, plus ``process_weight`` times what its steps brought (see
@@ -57,18 +55,16 @@ class GrpoStage(TrainingStage):
 
     Args:
         model: The language model; with adapters if there is a divergence to weigh, and without dropout.
-        rollout: The agent, led by ``policy``.
-        policy: Generates with ``model``.
+        rollout: The agent, whose ``LocalPolicy`` generates with ``model``.
         settings: Those of ``GrpoSettings``.
 
     Raises:
         InputError: a setting is out of range, or there are no adapters to switch off.
     """
 
-    model: CausalLM
     settings: GrpoSettings
 
-    def __init__(self, *, model: CausalLM, rollout: Rollout, policy: LocalPolicy, **settings: Any) -> None:
+    def __init__(self, *, model: CausalLM, rollout: Rollout, **settings: Any) -> None:
         super().__init__(model, GrpoSettings(**settings))
         group_size, kl_weight = self.settings.group_size, self.settings.kl_weight
         if group_size < 2:
@@ -81,100 +77,75 @@ class GrpoStage(TrainingStage):
                 f"stage.kl_weight={kl_weight} needs adapters: the model without them is what is diverged from.\n"
                 "Type:  stage.kl_weight=0, or model.lora.rank=16"
             )
-        if not policy.temperature > 0:
+        self._temperature: float = rollout.policy.temperature  # type: ignore[attr-defined]
+        if not self._temperature > 0:
             raise InputError("agent.policy.temperature=0: all episodes of a group would be the same.\nType 1.0 there.")
-        self.rollout = rollout
-        self._manifest_before = policy.manifest
-        self._temperature = policy.temperature
-        self._turns: dict[str, list[Turn]] = {}
-        policy.listener = self._listen
-
-    @property
-    def manifest(self) -> dict[str, Any]:
-        """Return the manifest of all that is behind the weights; within training only."""
-        manifest = self._data.manifest
-        return manifest if self._manifest_before is None else joined(self._manifest_before, manifest)
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Say what the weights have learnt from, too."""
-        super().on_save_checkpoint(checkpoint)
-        checkpoint["manifest"] = self.manifest
+        self.rollout, self._manifest_before = rollout, rollout.manifest
 
     def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
         """Roll out a group a question, and return the loss of all episodes."""
-        asked = [self._data.questions[place] for place in batch.tolist()]
-        first = self.global_step * self.settings.group_size
-        records, turns = self._episodes(asked, first + self.settings.group_size)
-        outcome, process = self._judge(asked, records)
-        reward = outcome + self.settings.process_weight * process
-        loss, gap = self._loss(turns, group_advantages(reward.view(len(asked), -1).to(self.device)))
-        parts = _course(records) | {"loss": loss, "reward": reward.mean(), "em": outcome.mean()}
-        parts |= {"process": process.mean(), "mixed_groups": (reward.view(len(asked), -1).std(1) > 0).float().mean()}
+        size = self.settings.group_size
+        episodes, outcome, process = self._rewarded(batch, size + self.global_step * size)
+        reward = self._reward(outcome, process).view(len(batch), -1)
+        tokens = [episode.tokens for episode in episodes]
+        loss, gap = self._loss(tokens, group_advantages(reward.to(self.device)))
+        parts = _behaviour(episodes) | {"loss": loss, "reward": reward.mean(), "em": outcome.mean()}
+        parts |= {"process": process.mean(), "mixed_groups": (reward.std(1) > 0).float().mean()}
         self._log_training(parts if gap is None else {**parts, "log_ratio": gap})
         return loss * self._share_of_positions(len(batch))
 
     def validation_step(self, batch: Tensor, batch_idx: int) -> None:
         """Log what a group of episodes of each question comes to, sampled as in training."""
-        asked = [self._data.questions[place] for place in batch.tolist()]
-        records, _ = self._episodes(asked, 0)
-        outcome, process = self._judge(asked, records)
-        reward = outcome + self.settings.process_weight * process
-        found = _course(records) | {"em": outcome.mean(), "reward": reward.mean()}
-        shown = {f"val/{name}": value for name, value in found.items()}
-        self.log_dict(shown, batch_size=len(asked), on_epoch=True, sync_dist=True)
+        episodes, outcome, process = self._rewarded(batch, 0)
+        parts = _behaviour(episodes) | {"em": outcome.mean(), "reward": self._reward(outcome, process).mean()}
+        shown = {f"val/{name}": value for name, value in parts.items()}
+        self.log_dict(shown, batch_size=len(batch), on_epoch=True, sync_dist=True)
 
-    @property
-    def _data(self) -> QuestionData:
-        data: QuestionData = self.trainer.datamodule  # type: ignore[attr-defined]
-        return data
+    def _reward(self, outcome: Tensor, process: Tensor) -> Tensor:
+        return outcome + self.settings.process_weight * process
 
-    def _listen(self, place: str, read: list[int], written: list[int]) -> None:
-        self._turns.setdefault(place.partition("/")[0], []).append((read, written))
-
-    def _episodes(self, asked: Sequence[GradedQuestion], first: int) -> tuple[list[dict[str, Any]], list[list[Turn]]]:
+    def _rewarded(self, batch: Tensor, first: int) -> tuple[list[Episode], Tensor, Tensor]:
         """Answer each question ``group_size`` times.
 
         Args:
-            asked: The questions.
+            batch: Places of the questions.
             first: Number of the first sample, which with seed and question makes every number that is drawn.
 
         Returns:
-            Records and turns, those of a question next to each other.
+            Episodes, those of a question next to each other, with exact match and process reward of each, ``(E,)``.
 
         Raises:
             InputError: an episode failed for reasons of infrastructure; such an episode is no wrong answer.
         """
+        data: QuestionData = self.trainer.datamodule  # type: ignore[attr-defined]
+        questions = [data.questions[place] for place in batch.tolist()]
         numbers = range(first, first + self.settings.group_size)
-        tasks = [
-            Attempt(one.question.id, number, one.question.text, one.question.answer_type)
-            for one in asked
-            for number in numbers
-        ]
-        self._turns = {}
-        training = self.model.training
+        attempts = [Attempt.at(graded.question, number) for graded in questions for number in numbers]
+        training, store = self.model.training, MemoryStore()
         self.model.eval()
-        records = self.rollout.attempt(tasks)
+        self.rollout.run(attempts, store)
         self.model.train(training)
-        if failed := [record for record in records if record["outcome"] == "infra_error"]:
-            raise InputError(
-                f"{len(failed)} of {len(records)} episodes failed for reasons of infrastructure, the first on question "
-                f"{failed[0]['question_id']}: {failed[0]['reason']}\n"
-                "Mend that, and go on:  python -m src.run resume=<folder of this run>"
-            )
-        return records, [self._turns.get(f"{task.question_id}.{task.sample}", []) for task in tasks]
+        episodes = [store.ended[attempt] for attempt in attempts]
+        records = [episode.record() for episode in episodes]
+        if any(record["outcome"] == "infra_error" for record in records):
+            advice = "Mend that, and go on:  python -m src.run resume=<folder of this run>"
+            raise InputError(f"{infra_failures(records)}\n{advice}")
+        return episodes, *self._judge(questions, records)
 
-    def _judge(self, asked: Sequence[GradedQuestion], records: Sequence[Mapping[str, Any]]) -> tuple[Tensor, Tensor]:
+    def _judge(
+        self, questions: Sequence[GradedQuestion], records: Sequence[Mapping[str, Any]]
+    ) -> tuple[Tensor, Tensor]:
         """Return exact match and process reward of each episode, shape ``(E,)``."""
         outcome, process = [], []
         for at, record in enumerate(records):
-            one = asked[at // self.settings.group_size]
-            exact = official_score(record["prediction"], one.gold, one.question.answer_type)["global_em"]
+            graded = questions[at // self.settings.group_size]
+            exact = official_score(record["prediction"], graded.gold, graded.question.answer_type)["global_em"]
             outcome.append(float(exact) if record["outcome"] == "answered" else 0.0)
-            values = step_values(tool_calls_of(record["steps"]), one.cells, one.human_urls)
+            values = step_values(tool_calls_of(record["steps"]), graded.cells, graded.human_urls)
             process.append(sum(rewards(values, Weights())))
         return torch.tensor(outcome), torch.tensor(process, dtype=torch.float32)  # 0 where nobody called a tool
 
-    def _loss(self, turns: Sequence[Sequence[Turn]], advantages: Tensor) -> tuple[Tensor, Tensor | None]:
+    def _loss(self, turns: Sequence[Sequence[ReplyTokens]], advantages: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return the loss of episodes with advantages ``(Q, G)``, and by how much their log-probability has grown."""
         batch = {name: one.to(self.device) for name, one in as_batch(turns, self.model.tokenizer.pad_token_id).items()}
         reference = None
@@ -205,7 +176,7 @@ class GrpoStage(TrainingStage):
         return log_p.view(*advantages.shape, -1), present.view(*advantages.shape, -1)
 
 
-def as_batch(episodes: Sequence[Sequence[Turn]], pad_token_id: int) -> dict[str, Tensor]:
+def as_batch(episodes: Sequence[Sequence[ReplyTokens]], pad_token_id: int) -> dict[str, Tensor]:
     """Lay the turns of episodes out in rows; labels are the tokens that were written, ``owner`` is the episode.
 
     A turn that was read as the continuation of the one before it, word for word, is in the same sequence. Where that
@@ -227,8 +198,9 @@ def as_batch(episodes: Sequence[Sequence[Turn]], pad_token_id: int) -> dict[str,
     return lay_out(examples, pad_token_id=pad_token_id, packed=True)
 
 
-def _course(records: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
+def _behaviour(episodes: Sequence[Episode]) -> dict[str, Tensor]:
     """Return the share of calls that are valid, of episodes that ended with an answer, and calls and tokens of one."""
+    records = [episode.record() for episode in episodes]
     counts = [record["counts"] for record in records]
     valid = sum(one["calls"] + one["skipped_calls"] for one in counts)
     every = valid + sum(one["invalid_calls"] for one in counts)

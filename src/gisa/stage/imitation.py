@@ -20,6 +20,24 @@ from src.training.stage import Optimisation, TrainingStage
 _LOGITS = 2**22  # most at once, as blocks of 32 MB and more go back to the system each time; see ``keep_memory``
 
 
+class LearningStage(TrainingStage):
+    """A stage whose checkpoints say what the weights have learnt from."""
+
+    model: CausalLM
+    _manifest_before: dict[str, Any] | None = None  # of the weights that it begins with
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        """Return the manifest of all that is behind the weights, the data of now included; within training only."""
+        manifest: dict[str, Any] = self.trainer.datamodule.manifest  # type: ignore[attr-defined]
+        return manifest if self._manifest_before is None else joined(self._manifest_before, manifest)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the manifest, too."""
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["manifest"] = self.manifest
+
+
 @dataclass(frozen=True, kw_only=True)
 class ImitationSettings(Optimisation):
     """What the stage is told.
@@ -33,7 +51,7 @@ class ImitationSettings(Optimisation):
     init_from: str | None
 
 
-class ImitationStage(TrainingStage):
+class ImitationStage(LearningStage):
     """Next-token cross-entropy on the assistant's own tokens, tool calls and answers; all others are only read.
 
     The head is applied to the states before these tokens and nowhere else, to few at a time: their logits are computed
@@ -44,15 +62,10 @@ class ImitationStage(TrainingStage):
         model: The language model.
         settings: Those of ``ImitationSettings``.
 
-    Attributes:
-        manifest: Manifest of all demonstrations behind the weights, those of ``init_from`` included; see
-            ``Demonstrations.manifest``. Every checkpoint holds it as ``manifest``.
-
     Raises:
         InputError: no block would learn, or ``init_from`` holds another model.
     """
 
-    model: CausalLM
     settings: ImitationSettings
 
     def __init__(self, *, model: CausalLM, **settings: Any) -> None:
@@ -65,13 +78,8 @@ class ImitationStage(TrainingStage):
             )
         for part in (model.causal_network.get_input_embeddings(), *model.blocks[:frozen_blocks]):
             part.requires_grad_(False)
-        self._manifest_before = None if init_from is None else self._initialise(Path(init_from))["manifest"]
-
-    @property
-    def manifest(self) -> dict[str, Any]:
-        """Return the manifest; within training only."""
-        manifest: dict[str, Any] = self.trainer.datamodule.manifest  # type: ignore[attr-defined]
-        return manifest if self._manifest_before is None else joined(self._manifest_before, manifest)
+        if init_from is not None:
+            self._manifest_before = self._initialise(Path(init_from))["manifest"]
 
     def training_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> Tensor:
         """Return the mean loss over the trained tokens of one batch."""
@@ -107,8 +115,3 @@ class ImitationStage(TrainingStage):
     def _states(self, batch: Mapping[str, Tensor]) -> Tensor:
         """Return the states before the trained tokens, shape ``(N, D)``."""
         return self.model.row_states(batch["input_ids"], batch["attention_mask"], batch["rows"], []).final
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Say what the weights have learnt from, too."""
-        super().on_save_checkpoint(checkpoint)
-        checkpoint["manifest"] = self.manifest

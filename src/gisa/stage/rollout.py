@@ -21,27 +21,24 @@ class RolloutStage(lightning.LightningModule):
 
     Args:
         rollout: The agent.
-        tasks: What to answer; batches are indices into it.
+        attempts: What to answer; batches are indices into it.
         folder: The run folder; the first process's counts.
         settings: Everything that changes an answer; see ``RunStore``.
     """
 
     def __init__(
-        self, *, rollout: Rollout, tasks: Sequence[Attempt], folder: Path, settings: Mapping[str, Any]
+        self, *, rollout: Rollout, attempts: Sequence[Attempt], folder: Path, settings: Mapping[str, Any]
     ) -> None:
         super().__init__()
-        self.rollout = rollout
-        self.tasks = tasks
-        self.folder = folder
-        self.settings = settings
+        self.rollout, self.attempts = rollout, attempts
+        self.folder, self.settings = folder, settings
 
     def predict_step(self, batch: Tensor, batch_idx: int) -> Counter[str]:
-        """Answer this process's share of the tasks; return how many episodes ended how."""
+        """Answer this process's share of the attempts; return how many episodes ended how."""
         signal.signal(signal.SIGTERM, signal.SIG_DFL)  # Lightning would wait for the last episode; the store need not
         folder = Path(self.trainer.strategy.broadcast(str(self.folder)))
-        store = RunStore(folder, self.settings)
-        share = [self.tasks[index] for index in batch.tolist()[self.global_rank :: self.trainer.world_size]]
-        return self.rollout.run(share, store, processes=self.trainer.world_size)
+        share = [self.attempts[index] for index in batch.tolist()[self.global_rank :: self.trainer.world_size]]
+        return self.rollout.run(share, RunStore(folder, self.settings), processes=self.trainer.world_size)
 
     def on_predict_end(self) -> None:
         """Wait for the other processes, as the first one goes on with the answers of all."""

@@ -26,18 +26,19 @@ class GrpoTask:
             InputError: the checkpoint is none of imitation, the data set is no suite of questions, it may not be learnt
                 from, or there are too few questions.
         """
+        from src.gisa.agent.rollout import rollout_with
         from src.gisa.chat.generation import ChatModel
 
         prepare_training(config)
-        unled = build({**config["agent"], "policy": None, "_partial_": True})
         model = build(config["model"])(())
         chat = ChatModel(model.network, model.tokenizer)
         model.train()  # which the line above has ended; the stage ends it for its rollouts only
         policy = build({**config["agent"]["policy"], "_partial_": True})(model=chat)
+        rollout = rollout_with(policy, config["agent"])
         record.trace_origins({"checkpoint_from": config["checkpoint"]})
         suite = suite_of(config)
         data = build(config["batches"])(suite=suite, seed=config["seed"])
-        stage = build(config["stage"])(model=model, rollout=unled(policy=policy), policy=policy)
+        stage = build(config["stage"])(model=model, rollout=rollout)
         with fitted(stage, data, config, folder, record, sweep) as (trainer, checkpoints):
             trainer.validate(stage, datamodule=data, ckpt_path=checkpoints.selected, verbose=False)
             record.lap("test")

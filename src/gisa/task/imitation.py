@@ -44,6 +44,8 @@ class ImitationTask:
         Raises:
             InputError: the data set is no suite of questions, or one not to be learnt from, or there is too little.
         """
+        from src.gisa.agent.heuristic import HeuristicPolicy
+        from src.gisa.agent.rollout import rollout_with
         from src.gisa.batches.demonstrations import make_demonstrations
         from src.gisa.batches.own_episodes import add_episodes
         from src.gisa.chat.format import ChatFormat
@@ -52,15 +54,14 @@ class ImitationTask:
         record.trace_origins(config["stage"])
         suite = suite_of(config)
         model = build(config["model"])(())
-        # The traces lead, so any policy does, and the one without weights is there at once.
-        led = build(config["agent"] | {"policy": {"_target_": "src.gisa.agent.heuristic.HeuristicPolicy"}})
+        rollout = rollout_with(HeuristicPolicy(), config["agent"])  # which is not asked, and without weights
         chat, allowed = ChatFormat(model.tokenizer), self.allow_train_on_benchmark
         demonstrations = make_demonstrations(
-            suite, led, chat, max_tokens=self.max_tokens, allow_train_on_benchmark=allowed
+            suite, rollout, chat, max_tokens=self.max_tokens, allow_train_on_benchmark=allowed
         )
         if self.episodes_from:
             folders = [Path(one) for one in self.episodes_from]
-            add_episodes(demonstrations, folders, led, chat, most=self.keep, max_tokens=self.max_tokens)
+            add_episodes(demonstrations, folders, rollout, chat, most=self.keep, max_tokens=self.max_tokens)
         data = build(config["batches"])(
             demonstrations=demonstrations, pad_token_id=model.tokenizer.pad_token_id, seed=config["seed"]
         )

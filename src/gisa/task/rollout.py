@@ -56,7 +56,7 @@ class RolloutTask(ScoreTask):
         from torch.utils.data import DataLoader
 
         from src.gisa.agent.store import RunStore
-        from src.gisa.agent.trajectory import Attempt
+        from src.gisa.agent.trajectory import Attempt, infra_failures
         from src.gisa.batches.demonstrations import refuse_contaminated
         from src.training.tracking import open_logs
 
@@ -73,11 +73,7 @@ class RolloutTask(ScoreTask):
         if self.max_questions is not None and self.max_questions < len(suite.questions):
             count = len(suite.questions)
             suite.questions = [suite.questions[at * count // self.max_questions] for at in range(self.max_questions)]
-        tasks = [
-            Attempt(question.id, sample, question.text, question.answer_type)
-            for sample in range(self.samples)
-            for question in suite.questions
-        ]
+        attempts = [Attempt.at(question, sample) for sample in range(self.samples) for question in suite.questions]
         agent = {key: value for key, value in config["agent"].items() if key not in _NO_MATTER}
         settings = {"questions": suite.fingerprint, "agent": agent, "seed": config["seed"]}
         rollout = build(config["agent"])
@@ -85,26 +81,30 @@ class RolloutTask(ScoreTask):
             refuse_contaminated(suite, rollout.manifest)
         if config.get("checkpoint"):
             record.trace_origins({"checkpoint_from": config["checkpoint"]})
-        stage = build(config["stage"])(rollout=rollout, tasks=tasks, folder=folder, settings=settings)
+        stage = build(config["stage"])(rollout=rollout, attempts=attempts, folder=folder, settings=settings)
         group = f"{config['name']}/{sweep}" if sweep else config["name"]
         with open_logs(folder, build(config["logger"]), done_steps=0, config=config, group=group) as logs:
             trainer = build(config["trainer"])(default_root_dir=folder, logger=logs)
             record.lap("prepare")
-            indices = DataLoader(range(len(tasks)), batch_size=len(tasks))  # type: ignore[arg-type, var-annotated]
+            indices = DataLoader(range(len(attempts)), batch_size=len(attempts))  # type: ignore[arg-type, var-annotated]
             trainer.predict(stage, dataloaders=indices, return_predictions=False)
             record.lap("rollout")
             if not trainer.is_global_zero:
                 return
             outcomes, counts = _tally(RunStore(folder, settings))
             if outcomes["infra_error"] > self.max_infra_errors:
-                raise InputError(_failures(folder, outcomes, RunStore(folder, settings)))
+                raise InputError(
+                    f"{infra_failures(RunStore(folder, settings).records())}\n"
+                    f"Try them again, and only them:  python -m src.run resume={folder}\n"
+                    "or score them as wrong:  task.max_infra_errors=<number>"
+                )
             predictions = read_predictions(folder, self.sample)
             scores = build(config["evaluator"]).score(suite, predictions)
             write_scores(scores, suite, predictions, [*remarks, *predictions.remarks], folder)
             write_page(folder, record.content, suite)
             metrics = {
                 f"test/{name_of(mean)}": mean.mean for mean in scores.means if not mean.part.startswith("topic")
-            } | {f"test/{name}_per_question": count / len(tasks) for name, count in counts.items()}
+            } | {f"test/{name}_per_question": count / len(attempts) for name, count in counts.items()}
             for log in logs:
                 log.log_metrics(metrics)
             record.lap("score")
@@ -133,15 +133,3 @@ def _tally(store: Any) -> tuple[Counter[str], Counter[str]]:
         for part, spent in record["spent"].items():
             counts.update({f"{part}_{key}": value for key, value in spent.items() if value is not None})
     return outcomes, counts
-
-
-def _failures(folder: Path, outcomes: Counter[str], store: Any) -> str:
-    reasons = Counter(record["reason"] for record in store.records() if record["outcome"] == "infra_error")
-    return "\n".join(
-        [
-            f"{outcomes['infra_error']} of {outcomes.total()} episodes have no answer for reasons of infrastructure:",
-            *(f"- {count} times: {reason}" for reason, count in reasons.most_common(5)),
-            f"Try them again, and only them:  python -m src.run resume={folder}",
-            "or score them as wrong:  task.max_infra_errors=<number>",
-        ]
-    )

@@ -60,6 +60,8 @@ class TracesTask:
             InputError: the data set is no suite of questions, the policy has no tokenizer, or there may be no
                 demonstrations.
         """
+        from src.gisa.agent.heuristic import HeuristicPolicy
+        from src.gisa.agent.rollout import rollout_with
         from src.gisa.batches.demonstrations import make_demonstrations
         from src.gisa.chat.format import load_chat_format
 
@@ -76,11 +78,10 @@ class TracesTask:
                 "that has:\n  agent/policy=smollm2, or agent/policy=local agent.policy.name=<hub name or folder>"
             )
         chat = load_chat_format(build(name) if isinstance(name, dict) else name)
-        # The traces lead, so any policy does, and the one without weights is there at once.
-        led = build(config["agent"] | {"policy": {"_target_": "src.gisa.agent.heuristic.HeuristicPolicy"}})
+        rollout = rollout_with(HeuristicPolicy(), config["agent"])  # which is not asked, and without weights
         record.lap("prepare")
         made = make_demonstrations(
-            suite, led, chat, max_tokens=self.max_tokens, allow_train_on_benchmark=self.allow_train_on_benchmark
+            suite, rollout, chat, max_tokens=self.max_tokens, allow_train_on_benchmark=self.allow_train_on_benchmark
         )
         record.lap("demonstrations")
         lengths = sorted(len(demonstration.marked.tokens) for demonstration in made.demonstrations)

@@ -7,8 +7,7 @@ from email.utils import formatdate
 
 import pytest
 
-from src.gisa.agent.failures import RequestError
-from src.gisa.agent.fetch import FetchLimits, SafeFetcher, retry_after_s
+from src.gisa.agent.fetch import FetchLimits, RequestError, SafeFetcher, retry_after_s
 from tests.gisa.agent.servers import reply, serve
 
 NAMES = {

@@ -1,14 +1,14 @@
 import asyncio
+from dataclasses import replace
 
 import pytest
 
+from src.gisa.agent.backends import EmbeddedPages, EmbeddedSearch
 from src.gisa.agent.cost import Account
 from src.gisa.agent.heuristic import HeuristicPolicy
-from src.gisa.agent.pages import EmbeddedPages
-from src.gisa.agent.react import Budget, Episode, ReActAgent
-from src.gisa.agent.search import EmbeddedSearch
+from src.gisa.agent.react import Budget, ReActAgent
 from src.gisa.agent.tools import Toolbox
-from src.gisa.agent.trajectory import Attempt, Journal
+from src.gisa.agent.trajectory import Attempt, Episode, Journal
 from src.gisa.agent.web import Web
 from src.gisa.dataset.factbook.pages import factbook_web
 from src.gisa.dataset.factbook.suite import factbook
@@ -68,7 +68,7 @@ def test_error_rate_take_another_page_of_the_section_by_chance_and_the_same_one_
     question = next(one for one in data.questions if one.answer_type == "table")
 
     def given(error_rate, name, seed=1):
-        erring = agent.led_by(HeuristicPolicy(error_rate=error_rate, seed=seed))
+        erring = replace(agent, policy=HeuristicPolicy(error_rate=error_rate, seed=seed))
         return answer(erring, question.text, "table", tmp_path / name)[0].prediction
 
     right = answer(agent, question.text, "table", tmp_path / "right")[0].prediction

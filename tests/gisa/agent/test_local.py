@@ -8,10 +8,10 @@ import pytest
 from src.gisa.agent.cost import Account, Step
 from src.gisa.agent.local import LocalPolicy
 from src.gisa.agent.policy import ContextOverflowError
-from src.gisa.agent.react import Budget, Episode, ReActAgent
+from src.gisa.agent.react import Budget, ReActAgent
 from src.gisa.agent.store import RunStore
 from src.gisa.agent.tools import specs
-from src.gisa.agent.trajectory import Attempt
+from src.gisa.agent.trajectory import Attempt, Episode
 from src.gisa.agent.web import Web
 from src.gisa.chat.generation import Generation
 from src.launch.errors import InputError
@@ -43,9 +43,9 @@ class Script:
         self.texts = list(texts)
         self.ended = ended
         self.batches = []
-        self.model.reply = self.reply
+        policy._new_generator = lambda: self
 
-    def reply(self, prompts, *, seeds, max_tokens, temperature, memory):
+    def generate(self, prompts, *, seeds, max_tokens, temperature):
         self.batches.append([self.model.tokenizer.decode(prompt) for prompt in prompts])
         said = [self.texts.pop(0) if len(self.texts) > 1 else self.texts[0] for _ in prompts]
         end = self.model.tokenizer.eos_token_id if self.ended else None
@@ -177,14 +177,14 @@ def test_the_event_loop_goes_on_while_it_generates_and_late_requests_are_collect
     policy = policy_of(folders["plain"])
     script = Script(policy, "x")
     begun, go_on = threading.Event(), threading.Event()
-    plainly = script.reply
+    plainly = script.generate
 
     def slowly(*arguments, **settings):
         begun.set()
         assert go_on.wait(20), "the event loop stood still"
         return plainly(*arguments, **settings)
 
-    policy._model.reply = slowly
+    script.generate = slowly
 
     async def main():
         step = Step(Account("question", None))
@@ -222,10 +222,10 @@ def test_a_batch_that_fails_fails_for_its_requests_only(folders):
     def broken(*_, **__):
         raise RuntimeError("out of memory")
 
-    policy._model.reply = broken
+    plainly, script.generate = script.generate, broken
     with pytest.raises(RuntimeError, match="out of memory"):
         ask(policy)
-    policy._model.reply = script.reply
+    script.generate = plainly
     assert ask(policy)[0].message["content"] == "x"
 
 
@@ -280,7 +280,7 @@ def test_memory_is_given_back_when_the_rollout_ends(folders):
     policy = policy_of(folders["plain"], remembered_gb=0.1)
     ask(policy, tools=())
     gc.collect()
-    assert not policy._memories
+    assert not policy._generators
 
 
 @pytest.mark.parametrize("size", [-1.0, float("nan")])
@@ -302,11 +302,11 @@ def test_every_end_of_an_episode_is_typed(folders, tmp_path, text, ended, outcom
     policy = policy_of(folders["plain"])
     Script(policy, text, ended=ended)
     agent = ReActAgent(policy=policy, toolbox=None, budget=Budget(), today="2024-07-01")
-    task = Attempt("1", 0, "Where?", "item")
+    attempt = Attempt("1", 0, "Where?", "item")
 
     async def main():
-        with RunStore(tmp_path, {}).open_journal(task) as journal:
-            return await agent.answer(Episode(task, journal, Account("question", None), Web()))
+        with RunStore(tmp_path, {}).open_journal(attempt) as journal:
+            return await agent.answer(Episode(attempt, journal, Account("question", None), Web()))
 
     verdict = asyncio.run(main())
     assert verdict.outcome == outcome

@@ -4,7 +4,7 @@ import json
 import pytest
 
 from src.gisa.agent.cost import Account, CeilingReachedError, Charge, PriceList, Step
-from src.gisa.agent.failures import RequestError
+from src.gisa.agent.fetch import RequestError
 from src.gisa.agent.policy import ChatEndpoint, ContextOverflowError, ScriptedPolicy, text_of
 from src.gisa.agent.web import Web
 from src.launch.errors import InputError

@@ -16,21 +16,21 @@ from src.gisa.agent.trajectory import Attempt
     [("item", "one row"), ("set", "in any order"), ("list", "in the order that is asked for"), ("table", "columns")],
 )
 def test_however_brief_they_name_the_day_the_budget_the_form_and_what_not_to_trust(instructions, answer_type, shape):
-    task = Attempt("1", 0, "Who {was} it?", answer_type)
-    system, user = opening(task, today="2026-01-31", limit="8 tool calls", instructions=instructions)
+    attempt = Attempt("1", 0, "Who {was} it?", answer_type)
+    system, user = opening(attempt, today="2026-01-31", limit="8 tool calls", instructions=instructions)
     assert user == {"role": "user", "content": "Who {was} it?"}
     for said in ("Today is 2026-01-31", "ou have 8 tool calls", shape, "```tsv", "<untrusted>", "</untrusted>"):
         assert said in system["content"]
 
 
 def test_brief_ones_are_less_than_half_as_long_and_without_tools_there_are_but_the_full_ones():
-    task = Attempt("1", 0, "?", "set")
+    attempt = Attempt("1", 0, "?", "set")
     full, brief = (
-        opening(task, today="2026-01-31", limit="8 tool calls", instructions=one)[0]["content"]
+        opening(attempt, today="2026-01-31", limit="8 tool calls", instructions=one)[0]["content"]
         for one in ("full", "brief")
     )
     assert len(brief) < len(full) / 2
-    alone = [opening(task, today="2026-01-31", limit=None, instructions=one) for one in ("full", "brief")]
+    alone = [opening(attempt, today="2026-01-31", limit=None, instructions=one) for one in ("full", "brief")]
     assert alone[0] == alone[1]
 
 

@@ -5,15 +5,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from src.gisa.agent.backends import EmbeddedPages, EmbeddedSearch
 from src.gisa.agent.cost import Account, CeilingReachedError, Charge
-from src.gisa.agent.failures import RequestError
-from src.gisa.agent.pages import EmbeddedPages
+from src.gisa.agent.fetch import RequestError
 from src.gisa.agent.policy import ContextOverflowError, Reply, ScriptedPolicy
 from src.gisa.agent.prompts import OUT_OF_BUDGET
-from src.gisa.agent.react import Budget, Episode, ReActAgent, sendable, verdict_on, with_unique_ids
-from src.gisa.agent.search import EmbeddedSearch
+from src.gisa.agent.react import Budget, ReActAgent, sendable, verdict_on, with_unique_ids
 from src.gisa.agent.tools import Toolbox
-from src.gisa.agent.trajectory import Attempt, Journal, record_of
+from src.gisa.agent.trajectory import Attempt, Episode, Journal
 from src.gisa.agent.web import Web
 from src.gisa.dataset.factbook.corpus import Corpus, Document
 from src.launch.errors import InputError
@@ -21,7 +20,7 @@ from src.launch.errors import InputError
 CORPUS = Corpus([Document("https://atlas.example/peru", "<title>Peru</title><p>Capital: Lima")])
 TOOLBOX = Toolbox(search=EmbeddedSearch(CORPUS), pages=EmbeddedPages(CORPUS))
 ANSWER = {"content": "```tsv\nCapital\nLima\n```"}
-TASK = Attempt("7", 0, "What is the capital of Peru?", "item")
+ATTEMPT = Attempt("7", 0, "What is the capital of Peru?", "item")
 
 
 def search(query="peru", name="c"):
@@ -43,7 +42,7 @@ def in_turn(*said):
     return lambda messages: left.pop(0) if len(left) > 1 else left[0]
 
 
-def run(say, path, *, budget=None, toolbox=TOOLBOX, account=None, timeout_s=60.0, task=TASK):
+def run(say, path, *, budget=None, toolbox=TOOLBOX, account=None, timeout_s=60.0):
     """Run an episode with a script; return its verdict, the episode and the record."""
 
     async def main():
@@ -52,9 +51,8 @@ def run(say, path, *, budget=None, toolbox=TOOLBOX, account=None, timeout_s=60.0
             policy=policy, toolbox=toolbox, budget=budget or Budget(), today="2026-01-31", episode_timeout_s=timeout_s
         )
         with Journal(path, path.open("r+b" if path.exists() else "w+b")) as journal:
-            episode = Episode(task, journal, account or Account("question", None), Web())
-            verdict = await agent.answer(episode)
-            return verdict, episode, record_of(task, verdict, journal, episode.counts)
+            episode = Episode(ATTEMPT, journal, account or Account("question", None), Web())
+            return await agent.answer(episode), episode, episode.record()
 
     return asyncio.run(main())
 
@@ -113,7 +111,7 @@ def test_the_conversation_opens_with_date_budget_form_and_question(path):
     assert "Today is 2026-01-31" in system["content"]
     assert "You have 30 tool calls" in system["content"]
     assert "one single entry: one row" in system["content"]
-    assert user["content"] == TASK.question
+    assert user["content"] == ATTEMPT.question
 
 
 def test_a_malformed_call_gets_a_result_that_says_what_was_wrong(path):

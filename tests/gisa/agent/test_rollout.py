@@ -9,18 +9,18 @@ import os
 import random
 import signal
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
+from src.gisa.agent.backends import DirectPages, EmbeddedPages, EmbeddedSearch, SerperSearch
 from src.gisa.agent.cost import Charge, PriceList
 from src.gisa.agent.fetch import FetchLimits
-from src.gisa.agent.pages import DirectPages, EmbeddedPages
-from src.gisa.agent.policy import ChatEndpoint, ScriptedPolicy
-from src.gisa.agent.react import Budget, ReActAgent
-from src.gisa.agent.rollout import roll_out
-from src.gisa.agent.search import EmbeddedSearch, SerperSearch
-from src.gisa.agent.store import RunStore
-from src.gisa.agent.tools import Toolbox
+from src.gisa.agent.heuristic import HeuristicPolicy
+from src.gisa.agent.policy import ChatEndpoint, ReplyTokens, ScriptedPolicy
+from src.gisa.agent.react import Budget
+from src.gisa.agent.rollout import Rollout, Script
+from src.gisa.agent.store import MemoryStore, RunStore
 from src.gisa.agent.trajectory import Attempt
 from src.gisa.agent.web import Web
 from src.gisa.dataset.factbook.corpus import Corpus, Document
@@ -32,7 +32,7 @@ PRICES = PriceList(date="2026-01-31", models={"m": {"prompt": 10, "completion": 
 OUTCOMES = {"answered", "format_error", "budget", "truncated", "refused", "infra_error"}
 
 
-def tasks(count):
+def attempts(count):
     return (Attempt(str(number), 0, f"Question {number}?", "item") for number in range(count))
 
 
@@ -51,22 +51,18 @@ def say(messages, page="https://atlas.example/peru"):
     return {"content": f"```tsv\nNumber\n{number}\n```"}
 
 
-def agent_of(policy, **parts):
-    parts = {"search": EmbeddedSearch(CORPUS), "pages": EmbeddedPages(CORPUS), **parts}
-    return ReActAgent(policy=policy, toolbox=Toolbox(**parts), budget=Budget(max_calls=6), today="2026-01-31")
+def rollout(policy, **parts):
+    settings = {
+        "search": EmbeddedSearch(CORPUS), "pages": EmbeddedPages(CORPUS), "prices": PRICES,
+        "budget": Budget(max_calls=6), "web": Web(), "today": "2026-01-31",
+    }  # fmt: skip
+    return Rollout(policy=policy, **{**settings, **parts})
 
 
 def work(folder, count, policy=None, concurrency=8, **ceilings):
     """Roll a scripted policy out over a folder and return the outcomes."""
-
-    async def main():
-        store = RunStore(folder, {"policy": "scripted"})
-        async with Web() as web:
-            return await roll_out(
-                agent_of(policy or ScriptedPolicy(say)), tasks(count), store, web, concurrency=concurrency, **ceilings
-            )
-
-    return asyncio.run(main())
+    store = RunStore(folder, {"policy": "scripted"})
+    return rollout(policy or ScriptedPolicy(say), concurrency=concurrency, **ceilings).run(attempts(count), store)
 
 
 def predictions(folder):
@@ -83,7 +79,7 @@ def test_every_question_is_answered_once_and_a_second_run_has_nothing_to_do(tmp_
     assert predictions(tmp_path) == {name: EXPECTED[name] for name in map(str, range(20))}
 
 
-def test_no_more_episodes_are_under_way_than_allowed_and_tasks_are_read_as_needed(tmp_path):
+def test_no_more_episodes_are_under_way_than_allowed_and_attempts_are_read_as_needed(tmp_path):
     under_way, most, read = set(), [], []
 
     class Slow:
@@ -98,17 +94,12 @@ def test_no_more_episodes_are_under_way_than_allowed_and_tasks_are_read_as_neede
             return said
 
     def reading():
-        for task in tasks(12):
-            read.append(task)
+        for attempt in attempts(12):
+            read.append(attempt)
             assert len(read) - len(list((tmp_path / "episodes").glob("*.json"))) <= 3 + 1
-            yield task
+            yield attempt
 
-    async def main():
-        async with Web() as web:
-            store = RunStore(tmp_path, {})
-            return await roll_out(agent_of(Slow()), reading(), store, web, concurrency=3)
-
-    assert asyncio.run(main()) == {"answered": 12}
+    assert rollout(Slow(), concurrency=3).run(reading(), RunStore(tmp_path, {})) == {"answered": 12}
     assert max(most) == 3
 
 
@@ -247,15 +238,11 @@ def test_in_a_storm_of_faults_every_episode_ends_in_a_typed_outcome_and_none_is_
             search = SerperSearch(
                 prices=PRICES, key_env="PLANTED_KEY", url=f"http://127.0.0.1:{search_port}/", timeout_s=0.5
             )
-            agent = agent_of(endpoint, search=search, pages=DirectPages())
+            web = Web(**settings, test_only_loopback_ports=[page_port])
+            limits = {"concurrency": 16, "question_usd": 5.0, "run_usd": 100.0}
+            agent = rollout(endpoint, search=search, pages=DirectPages(), web=web, **limits)
             store = RunStore(tmp_path, {"policy": "scripted"})
-            totals = []
-            async with Web(**settings, test_only_loopback_ports=[page_port]) as web:
-                for _ in range(6):
-                    totals.append(
-                        await roll_out(agent, tasks(60), store, web, concurrency=16, question_usd=5.0, run_usd=100.0)
-                    )
-            return store, totals
+            return store, [await agent.roll_out(attempts(60), store) for _ in range(6)]
 
     page_url = ""
     store, totals = asyncio.run(main())
@@ -286,19 +273,15 @@ def test_more_questions_take_no_more_memory(tmp_path):
     held = []
 
     def measured():
-        for task in tasks(310):
-            if int(task.question_id) % 100 == 9:
+        for attempt in attempts(310):
+            if int(attempt.question_id) % 100 == 9:
                 gc.collect()
                 held.append(tracemalloc.get_traced_memory()[0])
-            yield task
-
-    async def main():
-        async with Web() as web:
-            store = RunStore(tmp_path, {})
-            return await roll_out(agent_of(ScriptedPolicy(say)), measured(), store, web, concurrency=4)
+            yield attempt
 
     tracemalloc.start()
-    assert asyncio.run(main()) == {"answered": 310}
+    agent = rollout(ScriptedPolicy(say), concurrency=4)
+    assert agent.run(measured(), RunStore(tmp_path, {})) == {"answered": 310}
     tracemalloc.stop()
     assert len(held) == 4
     assert min(after - before for before, after in itertools.pairwise(held)) < 30_000
@@ -314,3 +297,113 @@ def test_two_processes_share_a_run(tmp_path):
     assert predictions(tmp_path) == {name: EXPECTED[name] for name in map(str, range(40))}
     opened = [record["opened"] for record in RunStore(tmp_path, {"policy": "scripted"}).records()]
     assert all(len(times) == 1 for times in opened)
+
+
+PERU = Attempt("1", 0, "What is the capital of Peru?", "item")
+CALLS = [("search", {"query": "Peru Government"}), ("visit", {"url": ["https://a.example/peru"], "goal": "Zoë"})]
+ANSWER = "```tsv\nAnswer\nLima\n```"
+
+
+@pytest.fixture
+def rules():
+    """An agent of rules on two pages."""
+    facts = "<title>Peru: Government</title><table><tr><th>Capital</th><td>Lima</td></tr></table>"
+    pages = [
+        Document("https://a.example/peru", facts),
+        Document("https://a.example/chile", "<title>Chile: Government</title><p>Santiago"),
+    ]
+    return on_pages(*pages)
+
+
+def on_pages(*pages):
+    web = Corpus(pages)
+    backends = {"search": EmbeddedSearch(web), "pages": EmbeddedPages(web)}
+    return rollout(HeuristicPolicy(), **backends, results=2, budget=Budget(max_calls=3), today="2024-07-01")
+
+
+def answered(agent):
+    """The one episode about Peru."""
+    store = MemoryStore()
+    assert agent.run([PERU], store) == {"answered": 1}
+    return store.ended[PERU]
+
+
+def without_ids(messages):
+    text = json.dumps(messages)
+    for message in messages:
+        for call in message.get("tool_calls", []):
+            text = text.replace(json.dumps(call["id"]), '"id"')
+    return json.loads(text)
+
+
+def test_tokens_travel_with_the_episode_and_are_in_no_record(tmp_path):
+    class Telling(ScriptedPolicy):
+        async def reply(self, messages, tools, step, web, **how):
+            said = await super().reply(messages, tools, step, web)
+            return replace(said, tokens=ReplyTokens([len(messages)], [7_777_777]))
+
+    store = MemoryStore()
+    assert rollout(Telling(say)).run(attempts(2), store) == {"answered": 2}
+    for episode in store.ended.values():
+        assert episode.tokens == [([2], [7_777_777]), ([4], [7_777_777]), ([6], [7_777_777])]
+        assert "7777777" not in json.dumps(episode.record())
+    assert work(tmp_path, 2, Telling(say)) == {"answered": 2}
+    assert not any(b"7777777" in path.read_bytes() for path in tmp_path.rglob("*.json"))
+
+
+def test_what_a_policy_did_is_acted_out_word_for_word(rules):
+    episode = answered(rules)
+    calls = [
+        (call["function"]["name"], json.loads(call["function"]["arguments"]))
+        for message in episode.messages
+        for call in message.get("tool_calls", [])
+    ]
+    assert [name for name, _ in calls] == ["search", "visit"]
+    (replayed,) = rules.replay([Script(PERU, calls, episode.verdict.prediction)])
+    assert replayed.verdict == episode.verdict
+    assert replayed.counts == episode.counts
+    assert without_ids(replayed.messages[:-1]) == without_ids(episode.messages)
+    assert replayed.messages[-1] == {"role": "assistant", "content": episode.verdict.prediction}
+
+
+def test_a_recorded_episode_is_recalled_word_for_word_and_nothing_is_carried_out(rules):
+    episode = answered(rules)
+    record = json.loads(json.dumps(episode.record()))  # as it comes from the disk
+    record["steps"][1]["value"]["content"] = "what was really read"
+    elsewhere = on_pages(Document("https://b.example/", "<p>Nothing"))
+    (recalled,) = elsewhere.recall([(PERU, record)])
+    assert recalled.messages[3]["content"] == "what was really read"
+    episode.messages[3]["content"] = "what was really read"
+    assert recalled.messages[:-1] == episode.messages
+    assert recalled.messages[-1]["content"] == recalled.verdict.prediction == record["prediction"]
+    assert recalled.counts == episode.counts
+
+    record["steps"] = record["steps"][:-1]  # the answer is missing
+    (cut,) = elsewhere.recall([(PERU, record)])
+    assert cut.verdict.outcome == "infra_error"
+    assert "the record ends before the episode does" in cut.verdict.reason
+
+
+def test_a_script_beyond_the_budget_ends_as_a_rollout_would(rules):
+    scripts = [Script(PERU, [*CALLS, *CALLS], ANSWER), Script(PERU, [*CALLS, CALLS[0]], ANSWER)]
+    replayed, exact = rules.replay(scripts)
+    assert (replayed.verdict.outcome, replayed.counts["calls"]) == ("budget", 3)
+    assert exact.verdict.outcome == "answered"
+    assert "You have used up your tool calls" in exact.messages[-2]["content"]
+
+
+def test_pages_that_are_not_there_and_malformed_calls_are_counted(rules):
+    calls = [("visit", {"url": ["https://a.example/none"], "goal": "x"}), ("visit", {"url": []})]
+    (replayed,) = rules.replay([Script(PERU, calls, ANSWER)])
+    assert (replayed.counts["failed_urls"], replayed.counts["invalid_calls"]) == (1, 1)
+    (done,) = replayed.tool_calls  # the other was not carried out
+    assert done.urls == ("https://a.example/none",)
+
+
+def test_what_was_done_and_read_comes_in_order(rules):
+    (replayed,) = rules.replay([Script(PERU, CALLS, ANSWER)])
+    searched, visited = replayed.tool_calls
+    assert (searched.query, searched.urls) == ("Peru Government", ())
+    assert (visited.query, visited.urls) == (None, ("https://a.example/peru",))
+    assert "Capital | Lima" in visited.text
+    assert [searched.text, visited.text] == [one["content"] for one in replayed.messages if one["role"] == "tool"]

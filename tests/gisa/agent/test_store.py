@@ -9,13 +9,13 @@ import pytest
 
 from src.gisa.agent.cost import Account, Charge
 from src.gisa.agent.store import RunStore
-from src.gisa.agent.trajectory import Attempt, Verdict, record_of
+from src.gisa.agent.trajectory import Attempt, Episode, Verdict
 from src.launch.errors import InputError
 
 SETTINGS = {"policy": {"model": "m"}, "budget": {"max_calls": 30}}
 
 
-def task(question_id="7", sample=0):
+def attempt(question_id="7", sample=0):
     return Attempt(question_id, sample, "Which?", "item")
 
 
@@ -33,16 +33,16 @@ def work(store, one, steps=1, pause_s=0.0, outcome="answered"):
         for number in range(steps):
             asyncio.run(journal.step(f"reply/{number}", Account("question", None), make))
             time.sleep(pause_s)
-        store.finish(one, record_of(one, Verdict(outcome, prediction="p"), journal, {}))
+        store.finish(Episode(one, journal, None, None, counts={}, verdict=Verdict(outcome, prediction="p")))
     return True
 
 
 def test_an_ended_episode_is_complete_and_leaves_one_file(tmp_path):
     store = RunStore(tmp_path, SETTINGS)
-    assert not store.is_complete(task())
-    assert work(store, task())
-    assert store.is_complete(task())
-    assert not work(store, task())
+    assert not store.is_complete(attempt())
+    assert work(store, attempt())
+    assert store.is_complete(attempt())
+    assert not work(store, attempt())
     assert [path.name for path in store.folder.iterdir()] == ["7.0.json"]
     assert [record["question_id"] for record in store.records()] == ["7"]
 
@@ -50,21 +50,21 @@ def test_an_ended_episode_is_complete_and_leaves_one_file(tmp_path):
 @pytest.mark.parametrize("length", [0, 1, 40])
 def test_a_torn_record_is_none_and_its_episode_is_done_again(tmp_path, length):
     store = RunStore(tmp_path, SETTINGS)
-    work(store, task())
+    work(store, attempt())
     path = store.folder / "7.0.json"
     path.write_bytes(path.read_bytes()[:length])
-    assert not store.is_complete(task())
+    assert not store.is_complete(attempt())
     assert store.spent_usd() == 0
-    assert work(store, task())
-    assert store.is_complete(task())
+    assert work(store, attempt())
+    assert store.is_complete(attempt())
 
 
 def test_an_infrastructure_failure_is_taken_up_where_it_ended(tmp_path):
     store = RunStore(tmp_path, SETTINGS)
-    work(store, task(), steps=2, outcome="infra_error")
-    assert not store.is_complete(task())
+    work(store, attempt(), steps=2, outcome="infra_error")
+    assert not store.is_complete(attempt())
     assert store.spent_usd() == 2
-    assert work(store, task(), steps=3)
+    assert work(store, attempt(), steps=3)
     (record,) = store.records()
     assert (len(record["steps"]), len(record["opened"]), record["outcome"]) == (3, 2, "answered")
     assert store.spent_usd() == 3
@@ -79,38 +79,39 @@ def test_other_settings_are_refused_and_named(tmp_path):
 
 def test_samples_and_awkward_ids_have_files_of_their_own(tmp_path):
     store = RunStore(tmp_path, SETTINGS)
-    tasks = [task("7", 1), task("7"), task("../7"), task("a/b"), task(".7"), task("é" * 300), task("7.0"), task("")]
-    assert all([work(store, one) for one in tasks])
+    named = ["7", "../7", "a/b", ".7", "é" * 300, "7.0", ""]
+    attempts = [attempt("7", 1), *map(attempt, named)]
+    assert all([work(store, one) for one in attempts])
     assert {(record["question_id"], record["sample"]) for record in store.records()} == {
-        (one.question_id, one.sample) for one in tasks
+        (one.question_id, one.sample) for one in attempts
     }
     assert [path.name for path in tmp_path.iterdir()] in (["agent.json", "episodes"], ["episodes", "agent.json"])
 
 
 def test_a_journal_is_open_in_one_place_at_a_time(tmp_path):
     store = RunStore(tmp_path, SETTINGS)
-    with store.open_journal(task()) as journal:
+    with store.open_journal(attempt()) as journal:
         assert journal is not None
-        assert RunStore(tmp_path, SETTINGS).open_journal(task()) is None
-    with store.open_journal(task()) as journal:
+        assert RunStore(tmp_path, SETTINGS).open_journal(attempt()) is None
+    with store.open_journal(attempt()) as journal:
         assert journal is not None
 
 
 def test_a_kill_between_record_and_journal_changes_nothing(tmp_path):
     store = RunStore(tmp_path, SETTINGS)
-    with store.open_journal(task()):
+    with store.open_journal(attempt()):
         pass
     journal = (store.folder / "7.0.events.jsonl").read_bytes()
-    work(store, task())
+    work(store, attempt())
     (store.folder / "7.0.events.jsonl").write_bytes(journal)
-    assert not work(store, task())
+    assert not work(store, attempt())
     assert [path.name for path in store.folder.iterdir()] == ["7.0.json"]
 
 
 def _work_through(folder, count, pause_s):
     store = RunStore(folder, SETTINGS)
     for number in range(count):
-        work(store, task(str(number)), steps=3, pause_s=pause_s)
+        work(store, attempt(str(number)), steps=3, pause_s=pause_s)
 
 
 def test_processes_share_a_run_and_a_killed_one_leaves_its_episode_to_the_others(tmp_path):
@@ -137,7 +138,7 @@ def test_processes_share_a_run_and_a_killed_one_leaves_its_episode_to_the_others
 
 def test_records_are_valid_json_of_known_keys(tmp_path):
     store = RunStore(tmp_path, SETTINGS)
-    work(store, task())
+    work(store, attempt())
     record = json.loads((store.folder / "7.0.json").read_bytes())
     assert record.keys() == {
         *("question_id", "sample", "answer_type", "outcome", "reason", "prediction"),

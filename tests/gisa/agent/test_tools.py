@@ -3,13 +3,11 @@ import json
 
 import pytest
 
-from src.gisa.agent.cache import Cache
+from src.gisa.agent.backends import DirectPages, EmbeddedPages, EmbeddedSearch, JinaPages, RecordedSearch, SerperSearch
 from src.gisa.agent.cost import Account, Charge, PriceList, Step
-from src.gisa.agent.failures import RequestError
-from src.gisa.agent.pages import DirectPages, EmbeddedPages, JinaPages
+from src.gisa.agent.fetch import RequestError
 from src.gisa.agent.policy import ChatEndpoint, ScriptedPolicy
-from src.gisa.agent.search import EmbeddedSearch, SerperSearch
-from src.gisa.agent.tools import CallError, Search, Toolbox, Visit
+from src.gisa.agent.tools import Cache, CallError, Search, Toolbox, Visit
 from src.gisa.agent.web import Web
 from src.gisa.dataset.factbook.corpus import Corpus, Document
 from tests.gisa.agent.servers import reply, serve
@@ -239,7 +237,7 @@ def read_with(source, url_of, respond):
 
     async def main():
         async with serve(respond) as port, Web(base_delay_s=0.001, attempts=2, test_only_loopback_ports=[port]) as web:
-            toolbox = Toolbox(search=EmbeddedSearch(CORPUS), pages=source(port), denied=["127.0.0.1/secret"])
+            toolbox = Toolbox(search=EmbeddedSearch(CORPUS), pages=source(port), denied=("127.0.0.1/secret",))
             step = new_step()
             return await toolbox.run(Visit((url_of(port),), "g"), step, web), step
 
@@ -338,3 +336,9 @@ def test_a_page_that_begins_with_its_title_shows_it_once():
     toolbox = Toolbox(search=EmbeddedSearch(Corpus([page])), pages=EmbeddedPages(Corpus([page])))
     shown = run(toolbox, Visit(("https://atlas.example/peru",), "capital")).content
     assert shown == "Page https://atlas.example/peru\n<untrusted>\n# Peru\nCapital: Lima\n</untrusted>"
+
+
+def test_recorded_results_are_those_of_their_query_and_no_other():
+    engine = RecordedSearch({"Peru  peaks": ["first", "second", "third"]})
+    assert asyncio.run(engine.search(" peru peaks", 2, None, None)) == ["first", "second"]
+    assert asyncio.run(engine.search("chile", 2, None, None)) == []

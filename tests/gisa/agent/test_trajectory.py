@@ -4,9 +4,9 @@ import json
 import pytest
 
 from src.gisa.agent.cost import Account, Charge
-from src.gisa.agent.trajectory import Attempt, Journal, Verdict, record_of
+from src.gisa.agent.trajectory import Attempt, Episode, Journal, Verdict
 
-TASK = Attempt("7", 0, "Which?", "item")
+ATTEMPT = Attempt("7", 0, "Which?", "item")
 
 
 def opened(path):
@@ -73,7 +73,8 @@ def test_the_record_sums_tokens_and_prices_by_part_and_leaves_the_question_out(t
         take(journal, "reply/0", "x", Charge("chain", 10, 2, 0.25))
         take(journal, "call/0/0", "y", Charge("search", usd=0.125), Charge("extractor", 30, 5, None))
         take(journal, "reply/1", "z", Charge("chain", 20, 3, 0.5))
-        record = record_of(TASK, Verdict("answered", prediction="Lima"), journal, {"turns": 2})
+        verdict = Verdict("answered", prediction="Lima")
+        record = Episode(ATTEMPT, journal, None, None, counts={"turns": 2}, verdict=verdict).record()
     assert record["spent"] == {
         "chain": {"calls": 2, "prompt_tokens": 30, "completion_tokens": 5, "usd": 0.75},
         "search": {"calls": 1, "prompt_tokens": 0, "completion_tokens": 0, "usd": 0.125},

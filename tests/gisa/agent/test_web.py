@@ -8,7 +8,7 @@ from urllib.parse import quote, quote_plus
 import pytest
 
 from src.gisa.agent.cost import Account, Step
-from src.gisa.agent.failures import RequestError
+from src.gisa.agent.fetch import RequestError
 from src.gisa.agent.web import Gate, Key, Web
 from src.launch.errors import InputError
 from tests.gisa.agent.servers import reply, serve

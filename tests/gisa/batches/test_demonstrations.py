@@ -7,13 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from src.gisa.agent.backends import EmbeddedPages, EmbeddedSearch
 from src.gisa.agent.cost import PriceList
 from src.gisa.agent.heuristic import HeuristicPolicy
-from src.gisa.agent.pages import EmbeddedPages
 from src.gisa.agent.prompts import opening
 from src.gisa.agent.react import Budget
 from src.gisa.agent.rollout import Rollout
-from src.gisa.agent.search import EmbeddedSearch
 from src.gisa.agent.tools import specs
 from src.gisa.agent.trajectory import Attempt
 from src.gisa.agent.web import Web
@@ -72,8 +71,7 @@ def check_demonstrations(suite, chat, max_tokens, instructions="full"):
         assert demonstration.shown == pytest.approx(1)
         assert demonstration.entities == tuple(suite.metadata[one.id]["entities"])
         # What comes before the first action is what a rollout begins with, made without any knowledge of the answer.
-        task = Attempt(one.id, 0, one.text, one.answer_type)
-        begins = opening(task, today="2024-07-01", limit="8 tool calls", instructions=instructions)
+        begins = opening(Attempt.at(one), today="2024-07-01", limit="8 tool calls", instructions=instructions)
         prompt = chat.tokenizer.decode(marked.tokens[: marked.trained.index(True)])
         assert by_own_names(prompt, names) == chat.tokenizer.decode(chat.tokens_of(begins, specs(instructions)))
         rest = chat.tokenizer.decode(

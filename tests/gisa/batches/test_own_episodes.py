@@ -34,8 +34,8 @@ def suite(tmp_path_factory):
 def asked(suite, tmp_path_factory):
     """A run folder: rules that know the suite's wordings have answered every question twice."""
     folder = tmp_path_factory.mktemp("asked")
-    tasks = [Attempt(one.id, sample, one.text, one.answer_type) for sample in range(2) for one in suite.questions]
-    outcomes = agent(factbook_web()).run(tasks, RunStore(folder, {"questions": suite.fingerprint}))
+    attempts = [Attempt.at(question, sample) for sample in range(2) for question in suite.questions]
+    outcomes = agent(factbook_web()).run(attempts, RunStore(folder, {"questions": suite.fingerprint}))
     assert outcomes == {"answered": 8}
     return folder
 
@@ -125,7 +125,7 @@ def record(at=0, sample=0, calls=("a",), answer="x", tokens=10, **counts):
 
 
 def chosen(records, most):
-    return [(task.question_id, task.sample) for task, _ in shortest_episodes(SUITE, records, most)]
+    return [(attempt.question_id, attempt.sample) for attempt, _ in shortest_episodes(SUITE, records, most)]
 
 
 def test_the_shortest_are_kept_at_most_so_many_a_question_and_none_twice():

@@ -38,8 +38,8 @@ def stage(folder, rank=2, temperature=1.0, **changes):
         "seed": 1, "learning_rate": 1e-2, "weight_decay": 0.0, "warmup_ratio": 0.0, "group_size": 2,
         "process_weight": 0.2, "kl_weight": 0.0, **changes,
     }  # fmt: skip
-    policy = SimpleNamespace(temperature=temperature, manifest=None, listener=None)
-    return GrpoStage(model=model, rollout=None, policy=policy, **settings)
+    rollout = SimpleNamespace(policy=SimpleNamespace(temperature=temperature), manifest=None)
+    return GrpoStage(model=model, rollout=rollout, **settings)
 
 
 def moved(module):
@@ -170,25 +170,22 @@ def test_the_reward_is_exact_match_and_what_the_steps_brought(folder):
 
 
 class Rollouts:
-    """Stands in for the agent: gives records, and tells the stage of the turns behind them."""
+    """Stands in for the agent: gives records with the tokens behind them."""
 
     def __init__(self, records):
         self.records = records
         self.asked = []
 
-    def attempt(self, tasks):
-        self.asked += [(task.question_id, task.sample) for task in tasks]
-        for task, turns in zip(tasks, EPISODES, strict=False):
-            for number, (read, written) in enumerate(turns):
-                self.listener(f"{task.question_id}.{task.sample}/reply/{number}", read, written)
-        return self.records
+    def run(self, attempts, store):
+        self.asked += [(attempt.question_id, attempt.sample) for attempt in attempts]
+        for attempt, tokens, record in zip(attempts, EPISODES, self.records, strict=False):
+            store.ended[attempt] = SimpleNamespace(tokens=tokens, record=lambda record=record: record)
 
 
 def step(module, records):
     """A training step; return its loss and what was logged."""
     logged = {}
     module.rollout = Rollouts(records)
-    module.rollout.listener = module._listen
     module._log_training = logged.update
     module._share_of_positions = lambda count: 1.0
     module._trainer = SimpleNamespace(datamodule=SimpleNamespace(questions=[ASKED]), global_step=3)
@@ -236,7 +233,7 @@ def test_shaping_by_a_potential_adds_nothing_to_what_an_episode_is_worth():
 
 def test_an_episode_that_failed_is_no_wrong_answer(trained):
     failed = record("", outcome="infra_error") | {"reason": "no end within 5 s"}
-    with pytest.raises(InputError, match="1 of 2 episodes failed for reasons of infrastructure.*\n.*resume="):
+    with pytest.raises(InputError, match="1 of 2 episodes have no answer.*\n- 1 times: no end within 5 s\n.*resume="):
         step(trained, [record("Lima", SEARCH), failed])
 
 
