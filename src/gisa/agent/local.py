@@ -56,7 +56,7 @@ class LocalPolicy:
         examples: Worked episodes that are shown before the question, where there are tools; see ``worked``.
         model: A ``ChatModel`` that is there already and goes on learning, instead of the weights of that name.
         manifest: What the weights have learnt from, where their folder says so, in ``manifest.json``; see
-            ``src.gisa.batches.demonstrations``.
+            ``src.gisa.dataset.contamination``.
 
     Raises:
         InputError: no chat model could be loaded by that name, or the memory is less than 0.
