@@ -15,8 +15,8 @@ from transformers import Trainer, TrainingArguments
 
 from src.gisa.agent.heuristic import HeuristicPolicy
 from src.gisa.agent.rollout import rollout_with
+from src.gisa.batches.data import DemonstrationData
 from src.gisa.batches.demonstrations import Demonstration, make_demonstrations
-from src.gisa.batches.imitation import DemonstrationData
 from src.gisa.chat.format import ChatFormat
 from src.gisa.stage.imitation import ImitationStage
 from src.launch.config import build, resolve
@@ -107,7 +107,7 @@ def trainer_seconds(
     network.config._attn_implementation = "sdpa"
     network.get_input_embeddings().requires_grad_(False)  # as the stage does
     arguments = TrainingArguments(
-        output_dir=str(folder), per_device_train_batch_size=data.batch_size, num_train_epochs=1, bf16=True,
+        output_dir=str(folder), per_device_train_batch_size=data.settings.batch_size, num_train_epochs=1, bf16=True,
         use_cpu=True, learning_rate=config["stage"]["learning_rate"], weight_decay=config["stage"]["weight_decay"],
         seed=1, warmup_steps=0, max_grad_norm=config["trainer"]["gradient_clip_val"], report_to=[], save_strategy="no",
         logging_strategy="no", disable_tqdm=True, dataloader_pin_memory=False, optim="adamw_torch",

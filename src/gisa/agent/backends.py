@@ -82,7 +82,7 @@ def recorded_search(root: str) -> RecordedSearch:
         InputError: there is no suite, or one of its traces is faulty.
     """
     suite = Gisa(root)
-    traces = [suite.trace(one) for one in suite.questions if (suite.root / "trace" / f"{one.id}.json").is_file()]
+    traces = [suite.trace(question) for question in suite.questions if suite.has_trace(question)]
     return RecordedSearch(
         {
             query: [Hit(hit.title, hit.url, hit.snippet) for page in pages for hit in page.results]

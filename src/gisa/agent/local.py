@@ -56,7 +56,7 @@ class LocalPolicy:
         examples: Worked episodes that are shown before the question, where there are tools; see ``worked``.
         model: A ``ChatModel`` that is there already and goes on learning, instead of the weights of that name.
         manifest: What the weights have learnt from, where their folder says so, in ``manifest.json``; see
-            ``src.gisa.batches.demonstrations``.
+            ``src.gisa.dataset.contamination``.
 
     Raises:
         InputError: no chat model could be loaded by that name, or the memory is less than 0.
@@ -80,10 +80,7 @@ class LocalPolicy:
             raise InputError(
                 f"agent.policy.remembered_gb={self.remembered_gb}: I need a number of at least 0; 0 is off."
             )
-        if (Path(self.name) / "lessons.json").is_file():  # the manifest's name and form of before
-            older = older_version(Path(self.name).parent)
-            older = older or "Train it again: its lessons.json is of an older version."
-            raise InputError(f"agent.policy.name={self.name}: {older}")
+        _refuse_older(Path(self.name), f"agent.policy.name={self.name}")
         from src.gisa.chat.generation import load_chat_model  # seconds of imports that --help must not wait for
 
         self._model: ChatModel = self.model or load_chat_model(self.name, dtype=self.dtype, device=self.device)
@@ -211,12 +208,20 @@ def trained_folder(checkpoint: str | None) -> str:
             "and name them: checkpoint=outputs/gisa_imitation/<run>/checkpoints/best.ckpt"
         )
     run = Path(checkpoint).parent.parent
+    _refuse_older(run / "model", f"checkpoint={checkpoint}")
     if not (run / "model" / "manifest.json").is_file():
         raise InputError(
             f"checkpoint={checkpoint}: {run} holds no model/ with manifest.json, so it is no finished run of "
             f"task=gisa_imitation.\nIf it was cut short, go on with it:  python -m src.run resume={run}"
         )
     return str(run / "model")
+
+
+def _refuse_older(model: Path, setting: str) -> None:
+    """Refuse a model whose manifest has the name and form of before."""
+    if (model / "lessons.json").is_file():
+        advice = older_version(model.parent) or "Train it again: its lessons.json is of an older version."
+        raise InputError(f"{setting}: {advice}")
 
 
 def worked(example: Mapping[str, Any], number: int) -> list[Message]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from src.gisa.agent.rollout import Rollout
 from src.gisa.agent.trajectory import Attempt, replies_of
-from src.gisa.batches.demonstrations import Demonstrations, answer_text, demonstrations_of
+from src.gisa.batches.demonstrations import Demonstrations, NotLearnableError, answer_text, demonstrations_of
 from src.gisa.chat.format import ChatFormat
 from src.gisa.dataset.gisa import Gisa
 from src.gisa.metrics.answers import official_score
@@ -44,13 +44,13 @@ def add_episodes(
     kept = shortest_episodes(made.suite, exact, most)
     by_id = {question.id: question for question in made.suite.questions}
     for (attempt, _), recalled in zip(kept, rollout.recall(kept), strict=True):
-        answer = answer_text(made.suite.gold(by_id[attempt.question_id]), attempt.answer_type)
-        demonstrations = demonstrations_of(made.suite, attempt.question_id, recalled, answer, chat, max_tokens)
-        if isinstance(demonstrations, str):
-            made.drop(f"own episode: {demonstrations}", attempt.question_id)
-            continue
-        made.own += demonstrations
-        made.counts["own_episodes"] += 1
+        name = attempt.question_id
+        answer = answer_text(made.suite.gold(by_id[name]), attempt.answer_type)
+        try:
+            made.own += demonstrations_of(name, recalled, answer, chat, max_tokens)
+            made.counts["own_episodes"] += 1
+        except NotLearnableError as reason:
+            made.drop(f"own episode: {reason}", name)
     made.counts["own_sampled"] = len(records)
     made.counts["own_exact"] = len(exact)
     made.counts["own_questions"] = len({demonstration.question_id for demonstration in made.own})

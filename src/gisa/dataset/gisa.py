@@ -151,6 +151,10 @@ class Gisa:
         path = self.gold_path(question)
         return path.read_bytes() if path.is_file() else b""
 
+    def has_trace(self, question: Question) -> bool:
+        """Tell whether the human trace of a question is there."""
+        return (self.root / "trace" / f"{question.id}.json").is_file()
+
     def trace(self, question: Question) -> Trace:
         """Return the human trace of a question.
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - the field's usual name
 from torch.utils.checkpoint import checkpoint
 
-from src.gisa.batches.demonstrations import joined
+from src.gisa.dataset.contamination import joined_manifest
 from src.launch.errors import InputError
 from src.model.causal_lm import CausalLM
 from src.training.stage import Optimisation, TrainingStage
@@ -30,7 +30,7 @@ class LearningStage(TrainingStage):
     def manifest(self) -> dict[str, Any]:
         """Return the manifest of all that is behind the weights, the data of now included; within training only."""
         manifest: dict[str, Any] = self.trainer.datamodule.manifest  # type: ignore[attr-defined]
-        return manifest if self._manifest_before is None else joined(self._manifest_before, manifest)
+        return manifest if self._manifest_before is None else joined_manifest(self._manifest_before, manifest)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the manifest, too."""

@@ -57,7 +57,7 @@ class RolloutTask(ScoreTask):
 
         from src.gisa.agent.store import RunStore
         from src.gisa.agent.trajectory import Attempt, infra_failures
-        from src.gisa.batches.demonstrations import refuse_contaminated
+        from src.gisa.dataset.contamination import refuse_contaminated
         from src.training.tracking import open_logs
 
         logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)

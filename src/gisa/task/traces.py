@@ -99,7 +99,7 @@ class TracesTask:
         drills = [*made.drills[:1], *made.drills[1:][-1:]]  # a block of the first kind, one of the last
         page = _PAGE.format(
             statistics="".join(_rows(counts, made.dropped)),
-            demonstrations="\n".join(_shown(demonstration, chat.tokenizer) for demonstration in [*shown, *drills]),
+            demonstrations="\n".join(_shown(one, suite, chat.tokenizer) for one in [*shown, *drills]),
         )
         write_atomic(folder / "traces.html", page)
         record.finish(
@@ -121,11 +121,12 @@ def _rows(counts: Mapping[str, int], dropped: Mapping[str, Sequence[str]]) -> It
         yield f"<tr><th>dropped</th><td>{len(ids):,}: {escape(reason)} ({escape(names)})</td></tr>"
 
 
-def _shown(demonstration: Demonstration, tokenizer: Any) -> str:
+def _shown(demonstration: Demonstration, suite: Gisa, tokenizer: Any) -> str:
     marked = demonstration.marked
+    entities = suite.metadata.get(demonstration.question_id, {}).get("entities", ())
     return (
         f"<h2>{escape(demonstration.question_id)}</h2>\n<p>{len(marked.tokens)} tokens, {sum(marked.trained)} of them "
-        f"learnt; {demonstration.shown:.0%} of the answer is shown. {escape(', '.join(demonstration.entities))}</p>\n"
+        f"learnt; {demonstration.shown:.0%} of the answer is shown. {escape(', '.join(entities))}</p>\n"
         f"<pre>{_highlighted(tokenizer, marked.tokens, marked.trained)}</pre>"
     )
 

@@ -6,7 +6,7 @@ import threading
 import pytest
 
 from src.gisa.agent.cost import Account, Step
-from src.gisa.agent.local import LocalPolicy
+from src.gisa.agent.local import LocalPolicy, trained_folder
 from src.gisa.agent.policy import ContextOverflowError
 from src.gisa.agent.react import Budget, ReActAgent
 from src.gisa.agent.store import RunStore
@@ -119,10 +119,16 @@ def test_a_conversation_without_room_for_a_reply_is_refused_before_it_is_read(tm
     assert ask(policy, tools=())[0].message["content"] == "x"
 
 
-def test_a_model_with_a_manifest_of_an_older_version_is_refused(tmp_path):
-    (tmp_path / "lessons.json").write_text("{}")
+def test_a_model_with_a_manifest_of_an_older_version_is_refused_with_what_to_do(tmp_path):
+    for name in ("model/lessons.json", "checkpoints/best.ckpt"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).touch()
     with pytest.raises(InputError, match=r"agent.policy.name=.*Train it again: its lessons.json"):
-        LocalPolicy(name=str(tmp_path))
+        LocalPolicy(name=str(tmp_path / "model"))
+    result = {"commit": "5a71412", "config": {"task": {"_target_": "src.task.gisa_imitation.GisaImitation"}}}
+    (tmp_path / "result.json").write_text(json.dumps(result))
+    with pytest.raises(InputError, match="checkpoint=.*is a run of an older version(.|\n)*git checkout 5a71412"):
+        trained_folder(str(tmp_path / "checkpoints" / "best.ckpt"))
 
 
 def test_requests_that_come_together_are_answered_together_up_to_the_batch_size(folders):

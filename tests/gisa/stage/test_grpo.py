@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from src.gisa.batches.questions import GradedQuestion
+from src.gisa.batches.data import GradedQuestion
 from src.gisa.dataset.gisa import Question
 from src.gisa.metrics.process import StepValue, Weights, potentials, rewards, shaping
 from src.gisa.stage.grpo import GrpoStage, as_batch

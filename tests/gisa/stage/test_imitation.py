@@ -10,7 +10,7 @@ from src.gisa.chat.format import Marked
 from src.gisa.stage.imitation import ImitationStage
 from src.launch.errors import InputError
 from src.model.causal_lm import from_pretrained
-from tests.gisa.batches.test_imitation import SUITE, data
+from tests.gisa.batches.test_data import SUITE, data
 from tests.gisa.chat_models import PLAIN, write_folder
 
 
@@ -41,7 +41,7 @@ def small_demonstrations(count=6):
     for at in range(count):
         tokens = [(7 * at + 3 * place) % 250 for place in range(6 + 4 * at)]
         trained = [place in (2, 3, 4, len(tokens) - 1) for place in range(len(tokens))]
-        made.append(Demonstration(f"q{at}", (), 1.0, Marked("", tokens, trained, [])))
+        made.append(Demonstration(f"q{at}", 1.0, Marked("", tokens, trained, [])))
     return Demonstrations(made, SUITE)
 
 

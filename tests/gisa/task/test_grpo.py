@@ -98,7 +98,7 @@ def test_what_it_cannot_begin_with_is_refused(run, place, learnt, tmp_path, caps
 
 
 def test_every_question_of_training_and_validation_is_in_the_manifest_and_no_other(place):
-    from src.gisa.batches.questions import QuestionData
+    from src.gisa.batches.data import QuestionData
     from src.gisa.dataset.gisa import Gisa
 
     data = QuestionData(

@@ -6,14 +6,16 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from src.gisa.batches.demonstrations import Demonstration, Demonstrations, joined
-from src.gisa.batches.imitation import DemonstrationData, TrainingDemonstrations
+from src.gisa.batches.data import DemonstrationData, TrainingBatches
+from src.gisa.batches.demonstrations import Demonstration, Demonstrations
 from src.gisa.chat.format import Marked
 from src.gisa.dataset.gisa import Question
 from src.launch.errors import InputError
 
 SUITE = SimpleNamespace(
-    fingerprint="f" * 64, questions=[Question(f"q{at}", f"What is {at}?", "item", "stable", "x") for at in range(100)]
+    fingerprint="f" * 64,
+    questions=[Question(f"q{at}", f"What is {at}?", "item", "stable", "x") for at in range(100)],
+    metadata={f"q{at}": {"entities": [f"land {at % 7}"]} for at in range(100)},
 )
 
 
@@ -21,7 +23,7 @@ def demonstration(at, length):
     """Tokens that no other demonstration has; every third one is trained, and the last."""
     trained = [place % 3 == 2 or place == length - 1 for place in range(length)]
     marked = Marked("", [1000 * at + place for place in range(length)], trained, [])
-    return Demonstration(f"q{at}", (f"land {at % 7}",), 1.0, marked)
+    return Demonstration(f"q{at}", 1.0, marked)
 
 
 def demonstrations(count=40, seed=0):
@@ -52,9 +54,8 @@ def expected(some):
 
 def test_a_batch_holds_whole_demonstrations_and_its_labels_are_the_trained_tokens():
     made = demonstrations()
-    module = data(made)
     for packed in (True, False):
-        module.packed = packed
+        module = data(made, packed=packed)
         chosen = made.demonstrations[:5]
         batch = module.batch(chosen)
         assert read(batch) == expected(chosen)
@@ -73,7 +74,7 @@ def test_a_batch_holds_whole_demonstrations_and_its_labels_are_the_trained_token
 
 def test_an_epoch_gives_every_demonstration_once_and_none_that_is_validated_on():
     module = data()
-    seen = [tokens for batch in TrainingDemonstrations(module, 0, 1) for tokens in read(batch)]
+    seen = [tokens for batch in TrainingBatches(module, 0, 1) for tokens in read(batch)]
     held_out = [tokens for batch in module.val_dataloader() for tokens in read(batch)]
     assert sorted(seen) == expected(module.training)
     assert sorted(held_out) == expected(module.validation)
@@ -86,21 +87,21 @@ def test_demonstrations_of_a_batch_are_of_similar_length():
     """Padding is a fifth or less of what a plain shuffle would leave, and the order of the batches says nothing."""
     made = demonstrations(80)
     module = data(made, packed=False)
-    batches = TrainingDemonstrations(module, 0, 1)
+    batches = TrainingBatches(module, 0, 1)
 
     def padding(order):
-        return sum(batches.lengths[one].max() * len(one) - batches.lengths[one].sum() for one in order)
+        return sum(batches.data.lengths[one].max() * len(one) - batches.data.lengths[one].sum() for one in order)
 
     sorted_within = batches._order()
-    shuffled = np.array_split(np.random.default_rng(0).permutation(len(batches.lengths)), batches.num_batches)
+    shuffled = np.array_split(np.random.default_rng(0).permutation(len(batches.data.lengths)), batches.num_batches)
     assert padding(sorted_within) < padding(shuffled) / 5
-    longest = [int(batches.lengths[one].max()) for one in sorted_within]
+    longest = [int(batches.data.lengths[one].max()) for one in sorted_within]
     assert longest not in (sorted(longest), sorted(longest, reverse=True))
 
 
 def test_epochs_differ_and_repeat_with_the_seed():
     def epochs(seed):
-        batches = TrainingDemonstrations(data(seed=seed), 0, 1)
+        batches = TrainingBatches(data(seed=seed), 0, 1)
         return [[read(batch) for batch in batches] for _ in range(2)]
 
     first, second = epochs(1)
@@ -111,20 +112,20 @@ def test_epochs_differ_and_repeat_with_the_seed():
 
 @pytest.mark.parametrize("stop", [0, 3, 8, 9])
 def test_a_resumed_loader_gives_exactly_the_batches_that_are_left(stop):
-    whole = TrainingDemonstrations(data(), 0, 1)
+    whole = TrainingBatches(data(), 0, 1)
     assert len(whole) == 9
     everything = [read(batch) for _ in range(2) for batch in whole]
-    began = TrainingDemonstrations(data(), 0, 1)
+    began = TrainingBatches(data(), 0, 1)
     given = [read(batch) for _, batch in zip(range(stop), began, strict=False)] if stop else []
-    resumed = TrainingDemonstrations(data(), 0, 1)
+    resumed = TrainingBatches(data(), 0, 1)
     resumed.load_state_dict(began.state_dict() if stop else whole.state_dict() | {"epoch": 0, "batch": 0})
     left = [read(batch) for batch in resumed]
     assert given + left == everything[: 18 if stop == 9 else 9]
 
 
 def test_processes_share_every_batch_without_loss_or_repetition():
-    whole = [read(batch) for batch in TrainingDemonstrations(data(), 0, 1)]
-    shares = [[read(batch) for batch in TrainingDemonstrations(data(), rank, 2)] for rank in range(2)]
+    whole = [read(batch) for batch in TrainingBatches(data(), 0, 1)]
+    shares = [[read(batch) for batch in TrainingBatches(data(), rank, 2)] for rank in range(2)]
     assert whole == [sorted(one + other) for one, other in zip(*shares, strict=True)]
 
 
@@ -152,15 +153,6 @@ def test_sizes_that_leave_nothing_are_refused(changes, message):
         data(**changes)
 
 
-def test_manifests_of_two_trainings_are_joined_and_no_question_is_lost():
-    """Question 1 of another suite has the same id and another text: both are kept."""
-    first = {"suite": "a" * 64, "questions": {"1": "one", "2": "two"}, "entities": ["Fiji", "Peru"]}
-    second = {"suite": "b" * 64, "questions": {"1": "another", "2": "two"}, "entities": ["Chad", "Peru"]}
-    both = joined(first, second)
-    assert both["questions"] == {"1": "another", "2": "two", "1 of aaaaaaaaaaaa": "one"}
-    assert both["entities"] == ["Chad", "Fiji", "Peru"]
-
-
 def test_own_episodes_are_learnt_from_but_for_validated_questions_and_repetitions():
     """q5, q15, q25 and q35 are validated on; the traces of q3, q10, ... are learnt (see above), q4's is not."""
     made = demonstrations()
@@ -178,7 +170,7 @@ def test_own_episodes_are_learnt_from_but_for_validated_questions_and_repetition
 
 
 def test_half_of_the_drills_come_first_and_the_rest_is_spread_over_the_epoch():
-    drills = [replace(demonstration(200 + at, 40), question_id="", entities=()) for at in range(16)]
+    drills = [replace(demonstration(200 + at, 40), question_id="") for at in range(16)]
     made = replace(demonstrations(), drills=drills)
     without, module = data(made), data(made, drills=1)
     assert module.training == made.drills + without.training
