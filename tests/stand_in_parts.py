@@ -100,6 +100,9 @@ class Stage(lightning.LightningModule):
         super().__init__()
         self.model, self.lr, self.fail_in_epoch = model, lr, fail_in_epoch
 
+    def initialise(self):
+        pass
+
     def configure_optimizers(self):
         optimizer = torch.optim.AdamW(self.parameters(), lr=self.lr)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 / (1 + step))

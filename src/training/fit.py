@@ -63,6 +63,7 @@ def fitted(
     from src.training.sharded import Sharded
     from src.training.tracking import ProgressBar, open_logs
 
+    stage.initialise()
     checkpoints = build(config["checkpointing"])(folder / "checkpoints")
     checkpoint_io = AtomicCheckpointIO()
     start = checkpoints.last if checkpoints.last.is_file() else None

@@ -15,7 +15,7 @@ from transformers import get_cosine_schedule_with_warmup
 from src.launch.errors import InputError
 from src.training.sharded import load_weights
 
-_WHAT_TO_TYPE = "Type:  stage.init_from=outputs/<recipe>/<run>/checkpoints/best.ckpt"
+_WHAT_TO_TYPE = "Type:  {}=outputs/<recipe>/<run>/checkpoints/best.ckpt"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,15 +35,30 @@ class Optimisation:
     warmup_ratio: float
 
 
+@dataclass(frozen=True, kw_only=True)
+class TrainingSettings(Optimisation):
+    """What a stage is told that may start from stored weights.
+
+    Attributes:
+        init_from: Checkpoint to take the weights from.
+    """
+
+    init_from: str | None
+
+
 class TrainingStage(lightning.LightningModule):
     """A stage whose subclass brings ``training_step``.
 
     Args:
         model: The network; its ``spec`` says in plain values what it is.
         settings: Plain values; checkpoints hold them, flatly, as hyperparameters.
+
+    Attributes:
+        continues: Kind of stage whose checkpoints it starts from; None for its own.
     """
 
     settings: Optimisation
+    continues: str | None = None
 
     def __init__(self, model: Any, settings: Optimisation) -> None:
         super().__init__()
@@ -138,13 +153,13 @@ class TrainingStage(lightning.LightningModule):
         Raises:
             InputError: the checkpoint belongs to another stage or model, or misses weights that are trained here.
         """
-        self._check(checkpoint, "the checkpoint")
+        self._check(checkpoint, "the checkpoint", _WHAT_TO_TYPE.format("stage.init_from"))
 
-    def _check(self, checkpoint: Mapping[str, Any], source: str, needed: str | None = None) -> None:
+    def _check(self, checkpoint: Mapping[str, Any], source: str, advice: str, needed: str | None = None) -> None:
         stage, model = checkpoint.get("stage"), checkpoint.get("model")
         if stage != (needed or self.kind):
             wanted = f"I need {needed!r}" if needed else f"this is {self.kind!r}"
-            raise InputError(f"{source} holds the stage {stage!r}, but {wanted}.\n{_WHAT_TO_TYPE}")
+            raise InputError(f"{source} holds the stage {stage!r}, but {wanted}.\n{advice}")
         if model != self.model.spec:
             raise InputError(
                 f"{source} holds another model:\n  there {model}\n  here  {self.model.spec}\n"
@@ -152,21 +167,38 @@ class TrainingStage(lightning.LightningModule):
             )
         missing = [name for name in self._trained_names() if name not in checkpoint["state_dict"]]
         if missing:
-            raise InputError(
-                f"{source} misses {len(missing)} trained weights, the first is {missing[0]}.\n{_WHAT_TO_TYPE}"
-            )
+            raise InputError(f"{source} misses {len(missing)} trained weights, the first is {missing[0]}.\n{advice}")
 
-    def _initialise(self, path: Path, needed: str | None = None) -> dict[str, Any]:
-        """Take the weights of a checkpoint of this stage, or of the one that is needed instead; return all of it."""
+    def initialise(self) -> dict[str, Any] | None:
+        """Take the weights that the settings say to start from, if any, before training; return their checkpoint.
+
+        Raises:
+            InputError: it cannot be read, or belongs to another stage or model.
+        """
+        settings = self.settings
+        if not isinstance(settings, TrainingSettings) or settings.init_from is None:
+            return None
+        return self.take_weights(Path(settings.init_from), "stage.init_from", needed=self.continues)
+
+    def take_weights(self, path: Path, setting: str, needed: str | None = None) -> dict[str, Any]:
+        """Take the weights of a checkpoint of this model, and return all of it.
+
+        Args:
+            path: The checkpoint.
+            setting: Which one names it.
+            needed: Kind of stage that it must be of; None for this one's.
+
+        Raises:
+            InputError: it cannot be read, or belongs to another stage or model.
+        """
+        source, advice = f"{setting}={str(path)!r}", _WHAT_TO_TYPE.format(setting)
         try:
             checkpoint = load_weights(path)
         except Exception as error:
             reason = str(error).partition("\n")[0]  # torch goes on with advice to trust the file
-            raise InputError(
-                f"stage.init_from={str(path)!r} is not a checkpoint that can be read: {reason}\n{_WHAT_TO_TYPE}"
-            ) from error
+            raise InputError(f"{source} is not a checkpoint that can be read: {reason}\n{advice}") from error
         if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
-            raise InputError(f"stage.init_from={str(path)!r} is not a checkpoint of this project.\n{_WHAT_TO_TYPE}")
-        self._check(checkpoint, f"stage.init_from={str(path)!r}", needed)
+            raise InputError(f"{source} is not a checkpoint of this project.\n{advice}")
+        self._check(checkpoint, source, advice, needed)
         self.load_state_dict(checkpoint["state_dict"], strict=False)
         return checkpoint

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from src.gisa.dataset.contamination import joined_manifest
 from src.launch.errors import InputError
 from src.model.causal_lm import CausalLM
-from src.training.stage import Optimisation, TrainingStage
+from src.training.stage import TrainingSettings, TrainingStage
 
 _LOGITS = 2**22  # most at once, as blocks of 32 MB and more go back to the system each time; see ``keep_memory``
 
@@ -39,16 +38,14 @@ class LearningStage(TrainingStage):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImitationSettings(Optimisation):
+class ImitationSettings(TrainingSettings):
     """What the stage is told.
 
     Attributes:
         frozen_blocks: Lowest transformer blocks that stay as they are, too, and take no backward pass.
-        init_from: Checkpoint of this stage to take the weights from.
     """
 
     frozen_blocks: int
-    init_from: str | None
 
 
 class ImitationStage(LearningStage):
@@ -63,14 +60,14 @@ class ImitationStage(LearningStage):
         settings: Those of ``ImitationSettings``.
 
     Raises:
-        InputError: no block would learn, or ``init_from`` holds another model.
+        InputError: no block would learn.
     """
 
     settings: ImitationSettings
 
     def __init__(self, *, model: CausalLM, **settings: Any) -> None:
         super().__init__(model, ImitationSettings(**settings))
-        frozen_blocks, init_from = self.settings.frozen_blocks, self.settings.init_from
+        frozen_blocks = self.settings.frozen_blocks
         if not 0 <= frozen_blocks < model.num_blocks:
             raise InputError(
                 f"stage.frozen_blocks={frozen_blocks}: the model has {model.num_blocks} blocks; I need a number from 0 "
@@ -78,8 +75,12 @@ class ImitationStage(LearningStage):
             )
         for part in (model.causal_network.get_input_embeddings(), *model.blocks[:frozen_blocks]):
             part.requires_grad_(False)
-        if init_from is not None:
-            self._manifest_before = self._initialise(Path(init_from))["manifest"]
+
+    def initialise(self) -> dict[str, Any] | None:
+        """Take the weights to start from, if any, and what they have learnt from."""
+        checkpoint = super().initialise()
+        self._manifest_before = checkpoint and checkpoint["manifest"]
+        return checkpoint
 
     def training_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> Tensor:
         """Return the mean loss over the trained tokens of one batch."""

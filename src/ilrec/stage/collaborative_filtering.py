@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,18 +12,7 @@ from torch.nn import functional as F  # noqa: N812 - the field's usual name
 from src.ilrec.evaluator.full_ranking import FullRankingEvaluator
 from src.ilrec.model.sequence_model import SequenceModel
 from src.ilrec.stage.next_item import NextItemStage
-from src.training.stage import Optimisation
-
-
-@dataclass(frozen=True, kw_only=True)
-class CollaborativeFilteringSettings(Optimisation):
-    """What the stage is told.
-
-    Attributes:
-        init_from: Checkpoint of this stage to take the weights from.
-    """
-
-    init_from: str | None
+from src.training.stage import TrainingSettings
 
 
 class CollaborativeFilteringStage(NextItemStage):
@@ -34,16 +21,14 @@ class CollaborativeFilteringStage(NextItemStage):
     Args:
         model: The collaborative model.
         evaluator: Ranks the target of every validation and test user.
-        settings: Those of ``CollaborativeFilteringSettings``.
+        settings: Those of ``TrainingSettings``.
     """
 
     model: SequenceModel
-    settings: CollaborativeFilteringSettings
+    settings: TrainingSettings
 
     def __init__(self, *, model: SequenceModel, evaluator: FullRankingEvaluator, **settings: Any) -> None:
-        super().__init__(model, evaluator, CollaborativeFilteringSettings(**settings))
-        if self.settings.init_from is not None:
-            self._initialise(Path(self.settings.init_from))
+        super().__init__(model, evaluator, TrainingSettings(**settings))
 
     def training_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> Tensor:
         """Return the loss of one batch."""

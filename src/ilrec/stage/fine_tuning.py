@@ -27,11 +27,11 @@ from src.losses.cross_layer import (
 )
 from src.model.causal_lm import CausalLM, Head, intermediate_blocks
 from src.training.sharded import gather, release, split
-from src.training.stage import Optimisation
+from src.training.stage import TrainingSettings
 
 
 @dataclass(frozen=True, kw_only=True)
-class FineTuningSettings(Optimisation):
+class FineTuningSettings(TrainingSettings):
     """What the stage is told.
 
     Attributes:
@@ -49,7 +49,6 @@ class FineTuningSettings(Optimisation):
         reward_temperature: See ``reward_loss``.
         reward_excludes_history: See ``RewardModel``.
         observe_layers: Log what the layers find also where no term reads them, at the log steps; nothing else changes.
-        init_from: Checkpoint of this stage to take the weights from.
 
     Raises:
         InputError: the ensemble is unknown, or rewards weigh and nothing gives them.
@@ -68,7 +67,6 @@ class FineTuningSettings(Optimisation):
     reward_temperature: float | None
     reward_excludes_history: bool | None
     observe_layers: bool
-    init_from: str | None
 
     def __post_init__(self) -> None:
         if self.ensemble not in ("logits", "probabilities", "final"):
@@ -106,8 +104,6 @@ class FineTuningStage(NextItemStage):
         read = self.learns_from_layers or self.settings.observe_layers
         self.blocks = intermediate_blocks(model, self.settings.layers) if read else []
         self.rewards: RewardModel | None = None
-        if self.settings.init_from is not None:
-            self._initialise(Path(self.settings.init_from))
 
     def configure_model(self) -> None:
         """Split the weights over the processes where the trainer asks for it."""

@@ -26,7 +26,7 @@ class NextItemStage(TrainingStage):
     def __init__(self, model: Any, evaluator: Any, settings: Optimisation) -> None:
         super().__init__(model, settings)
         self.evaluator = evaluator
-        self.test_ranks: dict[str, Any] | None = None
+        self.test_ranks: dict[str, Any] = {}
         self._found: list[tuple[np.ndarray, np.ndarray]] = []
 
     def on_validation_epoch_start(self) -> None:

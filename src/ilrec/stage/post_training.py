@@ -19,26 +19,20 @@ from src.ilrec.model.responses import response_log_probabilities
 from src.ilrec.model.trie import TokenTrie
 from src.ilrec.stage.next_item import NextItemStage
 from src.launch.errors import InputError
-from src.launch.storage import sha256_of
 from src.model.causal_lm import CausalLM
 from src.training.sharded import load_weights
-from src.training.stage import Optimisation
+from src.training.stage import TrainingSettings
 
 Batch = Mapping[str, Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
-class PostTrainingSettings(Optimisation):
+class PostTrainingSettings(TrainingSettings):
     """What these stages are told.
 
-    Attributes:
-        init_from: Checkpoint of a ``FineTuningStage`` of the same model: where training starts.
-
     Raises:
-        InputError: it is not given.
+        InputError: ``init_from`` is not given.
     """
-
-    init_from: str | None
 
     def __post_init__(self) -> None:
         if self.init_from is None:
@@ -65,9 +59,6 @@ class PostTrainingStage(NextItemStage):
 
     Attributes:
         draw: ``key``, which says what it belongs to, and tensors with one row for each pair.
-
-    Raises:
-        InputError: ``init_from`` is not such a checkpoint of this model.
     """
 
     model: CausalLM
@@ -75,11 +66,11 @@ class PostTrainingStage(NextItemStage):
 
     settings: PostTrainingSettings
 
+    continues = "FineTuningStage"
+
     def __init__(self, model: CausalLM, evaluator: RankingEvaluator, settings: PostTrainingSettings) -> None:
         super().__init__(model, evaluator, settings)
         self._start = Path(str(settings.init_from))
-        self._initialise(self._start, needed="FineTuningStage")
-        self._origin = sha256_of(self._start)
         self.draw: dict[str, Any] = {}
 
     @property

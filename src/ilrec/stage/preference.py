@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,6 +15,7 @@ from src.ilrec.evaluator.ranking import RankingEvaluator
 from src.ilrec.model.reward_model import history_states, load_sequence_model
 from src.ilrec.stage.post_training import Batch, PostTrainingSettings, PostTrainingStage, other_weights
 from src.launch.errors import InputError
+from src.launch.storage import sha256_of
 from src.losses.preference import dpo_loss, preference_smoothing, reward_margins, rosepo_loss, sdpo_loss
 from src.model.causal_lm import CausalLM
 
@@ -68,6 +70,10 @@ class PreferenceStage(PostTrainingStage):
 
     def __init__(self, *, model: CausalLM, evaluator: RankingEvaluator, **settings: Any) -> None:
         super().__init__(model, evaluator, PreferenceSettings(**settings))
+
+    @cached_property
+    def _origin(self) -> str:
+        return sha256_of(self._start)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the loss of one batch; see ``losses/preference.py``."""

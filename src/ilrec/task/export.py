@@ -5,10 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from src.ilrec.task.trained_run import load_trained_run
+from src.ilrec.task.assemble import load_trained
 from src.launch.errors import InputError
 from src.launch.record import Record
-from src.model.causal_lm import save_model
 
 
 class ExportTask:
@@ -25,8 +24,10 @@ class ExportTask:
         Raises:
             InputError: the checkpoint cannot be used, or holds no language model.
         """
-        trained = load_trained_run(config["checkpoint"])
-        if trained.model.tokenizer is None:
+        from src.model.causal_lm import CausalLM, save_model
+
+        trained = load_trained(config["checkpoint"])
+        if not isinstance(trained.model, CausalLM):
             raise InputError(f"checkpoint={config['checkpoint']} holds no language model; only these can be exported.")
         save_model(trained.model, folder / "model")
         trained.items.save_index(folder / "model" / "items.index.json", trained.interactions.item_ids)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from src.ilrec.task.trained_run import TrainedRun, load_trained_run
+from src.ilrec.task.assemble import Parts, load_trained
 from src.launch.errors import InputError
 from src.launch.record import Record
 from src.training.fit import use_processor
@@ -49,7 +49,7 @@ class RecommendTask:
         from src.ilrec.batches.next_item import prompt_batch
 
         use_processor(config)
-        trained = load_trained_run(config["checkpoint"], exclude_history=self.exclude_history)
+        trained = load_trained(config["checkpoint"], exclude_history=self.exclude_history)
         asked = list(self._asked(trained))
         record.lap("prepare")
         path = folder / "recommendations.jsonl"
@@ -71,7 +71,7 @@ class RecommendTask:
         users = record.content["evaluated_users"]
         print(f"{users:,} users, {self.count} items each: {record.path.parent / 'recommendations.jsonl'}")
 
-    def _asked(self, trained: TrainedRun) -> Iterator[tuple[str, NDArray[np.int64]]]:
+    def _asked(self, trained: Parts) -> Iterator[tuple[str, NDArray[np.int64]]]:
         """Yield each user's name and history."""
         data = trained.interactions
         rows = {user: row for row, user in enumerate(data.user_ids)}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from src.launch.config import build
+from src.ilrec.task.assemble import assemble
 from src.launch.record import Record, first_process
 from src.launch.storage import write_atomic
 from src.training.fit import fitted, prepare_training
@@ -28,21 +28,15 @@ class RecommendationTask:
         prepare_training(config)
         record.trace_origins(config["stage"])
 
-        interactions = build(config["dataset"])
-        items = build(config["tokenizer"]).fit(interactions)
-        model = build(config["model"])(items.vocabulary)
-        items = items.written_for(model)
-        prompt = build(config["prompt"])(model.tokenizer, items)
-        data = build(config["batches"])(interactions=interactions, prompt=prompt, seed=config["seed"])
-        evaluator = build(config["evaluator"])(items)
-        stage = build(config["stage"])(model=model, evaluator=evaluator)
-        show_inputs(interactions, items)
+        parts = assemble(config)
+        stage, interactions = parts.stage, parts.interactions
         if first_process():
-            items.save_index(folder / "items.index.json", interactions.item_ids)
+            print(f"\n{interactions.statistics_table()}\n\n{parts.items.report_table()}\n", flush=True)
+            parts.items.save_index(folder / "items.index.json", interactions.item_ids)
 
-        with fitted(stage, data, config, folder, record, sweep) as (trainer, checkpoints):
+        with fitted(stage, parts.data, config, folder, record, sweep) as (trainer, checkpoints):
             selected = {} if checkpoints.best_score is None else {checkpoints.monitor: checkpoints.best_score}
-            trainer.test(stage, datamodule=data, ckpt_path=checkpoints.selected, verbose=False)
+            trainer.test(stage, datamodule=parts.data, ckpt_path=checkpoints.selected, verbose=False)
             record.lap("test")
         if trainer.is_global_zero:
             save_ranks(stage.test_ranks, folder / "ranks.parquet")
@@ -94,9 +88,3 @@ def save_ranks(ranks: dict[str, Any], path: Path) -> None:
     import pyarrow.parquet as pq
 
     write_atomic(path, lambda stream: pq.write_table(pa.table(ranks), stream))
-
-
-def show_inputs(interactions: Any, items: Any) -> None:
-    """Print what is learned from."""
-    if first_process():
-        print(f"\n{interactions.statistics_table()}\n\n{items.report_table()}\n", flush=True)

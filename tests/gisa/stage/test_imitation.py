@@ -25,7 +25,9 @@ def model(folder, lora=None):
 
 def made(network, kind=ImitationStage, **changes):
     settings = {"learning_rate": 1e-2, "weight_decay": 0.0, "warmup_ratio": 0.1, "frozen_blocks": 0, "init_from": None}
-    return kind(model=network, seed=1, **{**settings, **changes})
+    module = kind(model=network, seed=1, **{**settings, **changes})
+    module.initialise()
+    return module
 
 
 def stage(network, **changes):

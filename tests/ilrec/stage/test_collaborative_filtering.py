@@ -37,7 +37,9 @@ def caser():
 def stage(model=None, **changes):
     settings = {"seed": 1, "learning_rate": 1e-2, "weight_decay": 0.0, "warmup_ratio": 0.1, "init_from": None}
     evaluator = FullRankingEvaluator(ITEMS, exclude_history=False, cutoffs=[5, 10])
-    return CollaborativeFilteringStage(model=model or sasrec(), evaluator=evaluator, **{**settings, **changes})
+    module = CollaborativeFilteringStage(model=model or sasrec(), evaluator=evaluator, **{**settings, **changes})
+    module.initialise()
+    return module
 
 
 def data():

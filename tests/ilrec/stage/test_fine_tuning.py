@@ -74,7 +74,9 @@ def stage(network=None, exclude_history=False, **changes):
         "init_from": None,
     }
     evaluator = RankingEvaluator(ITEMS, num_beams=10, exclude_history=exclude_history, cutoffs=[5, 10])
-    return FineTuningStage(model=network or model(), evaluator=evaluator, **{**settings, **changes})
+    module = FineTuningStage(model=network or model(), evaluator=evaluator, **{**settings, **changes})
+    module.initialise()
+    return module
 
 
 def data(network):

@@ -22,7 +22,9 @@ def stage(start, network=None, **changes):
         "kl_weight": 0.1,
         "init_from": str(start),
     }
-    return GroupRelativeStage(model=network or model(), evaluator=evaluator(), **{**settings, **changes})
+    module = GroupRelativeStage(model=network or model(), evaluator=evaluator(), **{**settings, **changes})
+    module.initialise()
+    return module
 
 
 def prompts(**changes):

@@ -59,7 +59,9 @@ def stage(start, network=None, **changes):
         "temperature": 1.0,
         "init_from": str(start),
     }
-    return PreferenceStage(model=network or model(), evaluator=evaluator(), **{**settings, **changes})
+    module = PreferenceStage(model=network or model(), evaluator=evaluator(), **{**settings, **changes})
+    module.initialise()
+    return module
 
 
 def fit(folder, module, data=None, **settings):

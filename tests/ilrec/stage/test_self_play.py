@@ -19,7 +19,9 @@ def stage(start, network=None, **changes):
         "beta": 0.1,
         "init_from": str(start),
     }
-    return SelfPlayStage(model=network or model(), evaluator=evaluator(), **{**settings, **changes})
+    module = SelfPlayStage(model=network or model(), evaluator=evaluator(), **{**settings, **changes})
+    module.initialise()
+    return module
 
 
 def rounds(**changes):

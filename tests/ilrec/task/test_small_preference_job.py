@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from src.ilrec.task.assemble import load_trained
 from src.launch.storage import sha256_of
 from tests.test_small_job import in_two_processes, kill_at, ranks, result, start, weights
 
@@ -44,6 +45,7 @@ def test_every_recipe_runs_and_says_what_it_goes_on_from(run, recipe, tmp_path, 
     assert {key: origin["path"] for key, origin in content["lineage"].items()} == expected
     for origin in content["lineage"].values():
         assert origin["sha256"] == sha256_of(Path(origin["path"]))
+    assert load_trained(str(tmp_path / name / "checkpoints" / "best.ckpt")).stage.settings.seed == 1
 
 
 def test_a_start_that_is_not_there_is_named_before_anything_is_built(run, recipe, tmp_path):

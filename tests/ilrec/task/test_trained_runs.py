@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from src.ilrec.task.trained_run import load_trained_run
+from src.ilrec.task.assemble import load_trained
 from src.model.causal_lm import _byte_tokenizer
 
 
@@ -27,7 +27,7 @@ def recommend(run, trained, folder, *overrides):
 
 def test_every_user_gets_items_that_are_not_in_the_history_best_first(run, trained, tmp_path):
     assert recommend(run, trained, tmp_path, "task.count=3", "task.batch_size=7") == 0
-    data = load_trained_run(str(trained)).interactions
+    data = load_trained(str(trained)).interactions
     found = lines(tmp_path)
     assert [line["user"] for line in found] == data.user_ids
     for number, line in enumerate(found):
@@ -53,7 +53,7 @@ def test_a_killed_run_goes_on_behind_its_last_whole_line(run, trained, tmp_path)
 
 
 def test_histories_of_anyone_are_answered_like_those_of_the_data_set(run, trained, tmp_path):
-    data = load_trained_run(str(trained)).interactions
+    data = load_trained(str(trained)).interactions
     history = [data.item_ids[item] for item in data.sequence(3)]
     asked = [{"user": data.user_ids[3]}, {"user": "guest", "history": history}]
     (tmp_path / "users.jsonl").write_text("".join(json.dumps(line) + "\n" for line in asked))
@@ -132,7 +132,7 @@ def by_plain_transformers(folder, text, count):
 def test_an_exported_model_gives_the_same_best_items_in_plain_transformers(run, trained, tmp_path):
     assert run("+experiment=export", f"checkpoint={trained}", f"hydra.run.dir={tmp_path / 'export'}") == 0
     assert recommend(run, trained, tmp_path / "ours", "task.exclude_history=false", "task.count=10") == 0
-    loaded = load_trained_run(str(trained))
+    loaded = load_trained(str(trained))
     for number, line in list(enumerate(lines(tmp_path / "ours")))[:5]:
         text = loaded.model.tokenizer.decode(loaded.prompt.prompt(loaded.interactions.sequence(number)))
         ours = [entry["item"] for entry in line["items"]]
@@ -141,7 +141,7 @@ def test_an_exported_model_gives_the_same_best_items_in_plain_transformers(run, 
 
 def test_adapters_are_merged_on_export(run, small_arguments, trained, tmp_path):
     base = tmp_path / "base"
-    tiny = load_trained_run(str(trained)).model
+    tiny = load_trained(str(trained)).model
     tiny.network.resize_token_embeddings(len(tiny.tokenizer) - len(tiny.item_token_ids))
     tiny.network.save_pretrained(base)
     _byte_tokenizer().save_pretrained(base)
@@ -159,7 +159,7 @@ def test_adapters_are_merged_on_export(run, small_arguments, trained, tmp_path):
     checkpoint = tmp_path / "lora" / "checkpoints" / "best.ckpt"
     assert run("+experiment=export", f"checkpoint={checkpoint}", f"hydra.run.dir={tmp_path / 'export'}") == 0
     plain = AutoModelForCausalLM.from_pretrained(tmp_path / "export" / "model").eval()
-    loaded = load_trained_run(str(checkpoint))
+    loaded = load_trained(str(checkpoint))
     ids = torch.from_numpy(loaded.prompt.prompt(loaded.interactions.sequence(0)))[None]
     with torch.no_grad():
         torch.testing.assert_close(plain(ids).logits, loaded.model.causal_network(ids).logits)
