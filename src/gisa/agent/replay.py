@@ -14,7 +14,7 @@ from src.gisa.agent.policy import Message, ScriptedPolicy
 from src.gisa.agent.react import Episode, ReActAgent
 from src.gisa.agent.trajectory import Attempt, Journal, Verdict, replies_of, tool_calls_of
 from src.gisa.agent.web import Web
-from src.gisa.metrics.process import ToolCall
+from src.gisa.metrics.behaviour import ToolCall
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import IO, Any, Literal
 
 from src.gisa.agent.cost import Account, Charge, Step
-from src.gisa.metrics.process import ToolCall
+from src.gisa.metrics.behaviour import ToolCall
 
 Outcome = Literal["answered", "format_error", "budget", "truncated", "refused", "infra_error"]
 

@@ -18,7 +18,7 @@ from src.gisa.dataset.human import HumanTrajectory, human_trajectory
 from src.gisa.metrics.answer_table import TableError, split_records, tsv_block
 from src.gisa.metrics.answer_text import decode_gold
 from src.gisa.metrics.answers import official_score
-from src.gisa.metrics.process import step_values
+from src.gisa.metrics.behaviour import step_values
 from src.launch.errors import InputError
 
 
