@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from src.gisa.dataset.predictions import read_predictions
 from src.gisa.report.answered import AnsweredCell, episodes_of, read_questions, suite_of
+from src.gisa.report.attempts import attempts_figure, curve, curve_table
 from src.gisa.report.benchmark import TABLE_3, benchmark_tables, kinds_figure
 from src.gisa.report.page import write_page
-from src.gisa.report.scaling import attempts_figure, curve, curve_table
 from src.launch.errors import InputError
 from src.launch.storage import write_atomic
 from src.report.comparison import Section
