@@ -13,9 +13,8 @@ from typing import NamedTuple
 import numpy as np
 
 from src.metrics.stats import Interval
-from src.report.comparison import Comparison, Report, Section, Summary
+from src.report.comparison import Comparison, Findings, Report, Section, Summary
 from src.report.runs import Collection, Run, as_typed
-from src.report.wings import Findings
 
 Row = dict[str, object]
 

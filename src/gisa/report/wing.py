@@ -17,10 +17,9 @@ from src.gisa.report.benchmark import TABLE_3, benchmark_tables, kinds_figure
 from src.gisa.report.page import write_page
 from src.launch.errors import InputError
 from src.launch.storage import write_atomic
-from src.report.comparison import Section
+from src.report.comparison import Findings, Scores, Section, Wing
 from src.report.runs import Run, as_typed
 from src.report.tables import cost_of
-from src.report.wings import Findings, Scores, Wing
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
