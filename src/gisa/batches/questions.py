@@ -14,8 +14,7 @@ from torch.utils.data import DataLoader
 
 from src.gisa.batches.demonstrations import answer_text, cells_of, manifest_of, refuse_benchmark
 from src.gisa.batches.imitation import TrainingDemonstrations, spread
-from src.gisa.dataset.gisa import Gisa, Question
-from src.gisa.dataset.human import human_trajectory
+from src.gisa.dataset.gisa import Gisa, Question, human_trajectory
 from src.gisa.metrics.answer_table import TableError
 from src.gisa.metrics.answers import official_score
 from src.launch.errors import InputError

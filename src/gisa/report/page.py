@@ -11,8 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from src.gisa.dataset.gisa import Gisa, Question
-from src.gisa.dataset.human import human_trajectory
+from src.gisa.dataset.gisa import Gisa, Question, human_trajectory
 from src.gisa.metrics.answer_diff import compare
 from src.gisa.metrics.answers import PARITY_FLAGS
 from src.gisa.metrics.behaviour import canonical_url

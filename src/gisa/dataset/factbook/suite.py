@@ -16,11 +16,10 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 from urllib.parse import quote_plus
 
-from src.gisa.dataset.factbook.answers import NoAnswerError, Rows
 from src.gisa.dataset.factbook.corpus import Corpus
-from src.gisa.dataset.factbook.families import Draft, Family, catalogue, worded
+from src.gisa.dataset.factbook.families import Draft, Family, Rows, catalogue, worded
 from src.gisa.dataset.factbook.pages import Page, factbook_web, page_listing, page_with
-from src.gisa.dataset.factbook.records import BY_KEY, FIRST, LATER, Facts, facts_of, is_for_training
+from src.gisa.dataset.factbook.records import BY_KEY, FIRST, LATER, Facts, NoAnswerError, facts_of, is_for_training
 from src.gisa.dataset.gisa import Gisa
 from src.launch.errors import InputError
 from src.launch.storage import cache_folder, locked, write_atomic, writing_to_cache
