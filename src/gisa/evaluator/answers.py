@@ -140,6 +140,11 @@ class ScoredQuestion:
     official: Score
     robust: Score
 
+    @property
+    def parts(self) -> list[str]:
+        """The parts of the suite that it belongs to: the whole, by type, change over time and topic."""
+        return ["all", self.answer_type, self.question_type, f"topic: {self.topic}"]
+
 
 @dataclass(frozen=True)
 class Mean:
@@ -238,17 +243,22 @@ def error_of(question: ScoredQuestion) -> str | None:
     return question.fault or ("infra_error" if question.outcome == "infra_error" else None)
 
 
+def order_of_part(part: str) -> tuple[int, str]:
+    """Return what parts of a suite are sorted by: the whole first, types, then by name."""
+    order = ("all", "uncontaminated", *get_args(AnswerType), *get_args(QuestionType))
+    return order.index(part) if part in order else len(order), part
+
+
 def _parts(questions: Sequence[ScoredQuestion]) -> list[tuple[str, list[ScoredQuestion]]]:
-    """Return the parts of a suite that have questions: the whole, by form, by change over time, by topic.
+    """Return the parts of a suite that have questions, in order.
 
     Where the benchmark's own pages turned up, the questions without them are a part too.
     """
     parts: dict[str, list[ScoredQuestion]] = {}
     for question in questions:
-        for part in ("all", question.answer_type, question.question_type, f"topic: {question.topic}"):
+        for part in question.parts:
             parts.setdefault(part, []).append(question)
     clean = [question for question in questions if not question.contaminated]
     if 0 < len(clean) < len(questions):
         parts["uncontaminated"] = clean
-    order = ("all", "uncontaminated", *get_args(AnswerType), *get_args(QuestionType))
-    return sorted(parts.items(), key=lambda part: (order.index(part[0]) if part[0] in order else len(order), part[0]))
+    return sorted(parts.items(), key=lambda part: order_of_part(part[0]))
