@@ -120,8 +120,8 @@ class Catalogue(BaseModel):
 
     def word_in(self, text: str) -> str:
         """Return the first word of a text that has a sign, empty if it has none."""
-        found = re.search(rf"\b({'|'.join(self.signs)})\b", text)
-        return found[0] if found else ""
+        word = re.search(rf"\b({'|'.join(self.signs)})\b", text)
+        return word[0] if word else ""
 
 
 @cache
@@ -173,8 +173,8 @@ def understand(text: str) -> Draft | None:
     Where several wordings fit, the one with the most words of its own is meant.
     """
     for pattern, family, wording in catalogue().patterns:
-        if found := pattern.fullmatch(text):
-            slots = {slot: _KEYS.get(value, value) for slot, value in found.groupdict().items()}
+        if match := pattern.fullmatch(text):
+            slots = {slot: _KEYS.get(value, value) for slot, value in match.groupdict().items()}
             return Draft(family, {"field": family.fields[0], **slots}, text, _word(family, wording))
     return None
 
@@ -238,8 +238,8 @@ def first(read: Reader, slots: Slots, sign: str) -> Rows:
 
 def common(read: Reader, slots: Slots, sign: str) -> Rows:
     """Find the values of a field that two entities share, in the order of the second."""
-    one, other = (read.values(name, slots["field"]) for name in asked_about(read, slots))
-    return _rows([value for value in other if value in one])
+    first_values, second_values = (read.values(name, slots["field"]) for name in asked_about(read, slots))
+    return _rows([value for value in second_values if value in first_values])
 
 
 def either(read: Reader, slots: Slots, sign: str) -> Rows:
@@ -257,10 +257,10 @@ def landlocked(read: Reader, slots: Slots, sign: str) -> Rows:
 def passing(read: Reader, slots: Slots, sign: str) -> Rows:
     """Find the entities whose field passes a limit: some, but not all."""
     sizes = {name: _value(read, name, slots["field"]) for name in asked_about(read, slots)}
-    found = [name for name, size in sizes.items() if sign_between(size, slots["limit"]) == sign]
-    if len(found) == len(sizes):
+    passed = [name for name, size in sizes.items() if sign_between(size, slots["limit"]) == sign]
+    if len(passed) == len(sizes):
         raise NoAnswerError
-    return _rows(found)
+    return _rows(passed)
 
 
 def ranking(read: Reader, slots: Slots, sign: str) -> Rows:

@@ -60,8 +60,8 @@ class Field:
     def values(self, shown: str) -> tuple[str, ...]:
         """Return the values in a text as a page shows it; none where it is not of the usual form."""
         entries = re.split("[;,] (?=[A-Z])", shown) if self.is_list else [shown]
-        found = [re.fullmatch(self.pattern, entry.strip() if self.is_list else entry) for entry in entries]
-        return tuple(ONE_NAME.get(entry[1], entry[1]) for entry in found if entry) if all(found) else ()
+        matches = [re.fullmatch(self.pattern, entry.strip() if self.is_list else entry) for entry in entries]
+        return tuple(ONE_NAME.get(match[1], match[1]) for match in matches if match) if all(matches) else ()
 
 
 @cache
