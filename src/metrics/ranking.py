@@ -13,8 +13,9 @@ def per_user_metric(ranks: NDArray[np.float64], metric: str) -> NDArray[np.float
 
     With one relevant item the ideal DCG is 1, so NDCG@k = 1 / log2(rank + 1) within the cutoff and Hit@k = Recall@k.
 
-    Source: leave-one-out full-ranking protocol of the sequential recommendation literature. That users without a
-    decoded target score 0, and that a fractional rank enters the formulas as it is, are our choices.
+    Users without a decoded target score 0; a fractional rank enters the formulas as it is.
+
+    Source: leave-one-out full-ranking protocol of the sequential recommendation literature.
 
     Args:
         ranks: Rank of each user's target, shape ``(users,)``; 1 is best, NaN where the target was not decoded. It is

@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING
 
 from src.launch.errors import InputError
 from src.launch.storage import write_atomic
-from src.report.comparison import Report, build_report
+from src.report.comparison import Findings, Report, build_report, wings
 from src.report.tables import as_csv, cell_rows, markdown, run_row
-from src.report.wings import Findings, wings
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

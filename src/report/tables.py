@@ -13,9 +13,8 @@ from typing import NamedTuple
 import numpy as np
 
 from src.metrics.stats import Interval
-from src.report.comparison import Comparison, Report, Section, Summary
+from src.report.comparison import Comparison, Findings, Report, Section, Summary
 from src.report.runs import Collection, Run, as_typed
-from src.report.wings import Findings
 
 Row = dict[str, object]
 
@@ -105,14 +104,7 @@ def as_csv(rows: Sequence[Row]) -> str:
 
 
 def markdown(report: Report, findings: Sequence[Findings], title: str, images: Sequence[str] = ()) -> str:
-    """Write the report as Markdown.
-
-    Args:
-        report: What is known about the runs.
-        findings: Those of each section.
-        title: Heading.
-        images: Names of files to show at the end.
-    """
+    """Write the report as Markdown, with the findings of each section and the image files, by name, at its end."""
     parts = [f"# {title}", _counts(report.collection)]
     warnings = [
         *report.collection.warnings,

@@ -13,10 +13,9 @@ from src.gisa.agent.cost import Part, Step
 from src.gisa.agent.policy import Reply, ScriptedPolicy
 from src.gisa.agent.web import Web
 from src.gisa.chat.format import Message
-from src.gisa.dataset.factbook.answers import NoAnswerError
 from src.gisa.dataset.factbook.families import understand
 from src.gisa.dataset.factbook.pages import page_listing, page_with
-from src.gisa.dataset.factbook.records import BY_KEY
+from src.gisa.dataset.factbook.records import BY_KEY, NoAnswerError
 
 _PAGE = re.compile(r"^Page \S+\n<untrusted>\n(?:# )?(.*?)\n+(.*?)\n</untrusted>", re.DOTALL | re.MULTILINE)
 _HIT = re.compile(r"^\d+\. (.*)\n(https?://\S+)$", re.MULTILINE)

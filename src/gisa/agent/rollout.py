@@ -19,7 +19,7 @@ from src.gisa.agent.tools import Cache, Toolbox
 from src.gisa.agent.trajectory import Attempt, Episode, Journal, Verdict, replies_of, tool_calls_of
 from src.gisa.agent.web import Web
 from src.gisa.chat.format import Message
-from src.gisa.metrics.process import ToolCall
+from src.gisa.metrics.behaviour import ToolCall
 from src.launch.config import build
 from src.launch.errors import InputError
 

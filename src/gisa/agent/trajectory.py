@@ -18,7 +18,7 @@ from src.gisa.agent.policy import ReplyTokens
 from src.gisa.agent.web import Web
 from src.gisa.chat.format import Message
 from src.gisa.dataset.gisa import Question
-from src.gisa.metrics.process import ToolCall
+from src.gisa.metrics.behaviour import ToolCall
 
 Outcome = Literal["answered", "format_error", "budget", "truncated", "refused", "infra_error"]
 _COUNTED = ("turns", "calls", "searches", "visits", "urls", "failed_urls", "invalid_calls", "skipped_calls", "cached")

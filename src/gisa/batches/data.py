@@ -15,8 +15,7 @@ from torch.utils.data import DataLoader
 
 from src.gisa.batches.demonstrations import Demonstration, Demonstrations, NotLearnableError, cells_of, exact_answer
 from src.gisa.dataset.contamination import manifest_of, refuse_benchmark
-from src.gisa.dataset.gisa import Gisa, Question
-from src.gisa.dataset.human import human_trajectory
+from src.gisa.dataset.gisa import Gisa, Question, human_trajectory
 from src.launch.errors import InputError
 from src.model.packing import Batch, lay_out
 

@@ -12,12 +12,11 @@ from src.gisa.agent.trajectory import Attempt
 from src.gisa.chat.format import ChatFormat, Marked
 from src.gisa.dataset.contamination import refuse_benchmark
 from src.gisa.dataset.factbook.demonstrations import renamed, training_aids
-from src.gisa.dataset.gisa import Gisa, Question
-from src.gisa.dataset.human import HumanTrajectory, human_trajectory
+from src.gisa.dataset.gisa import Gisa, HumanTrajectory, Question, human_trajectory
 from src.gisa.metrics.answer_table import TableError, split_records, tsv_block
 from src.gisa.metrics.answer_text import decode_gold
 from src.gisa.metrics.answers import official_score
-from src.gisa.metrics.process import step_values
+from src.gisa.metrics.behaviour import step_values
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The GISA benchmark on disk, as published: encrypted questions, gold answers, human traces; dated answers beside."""
+"""The GISA benchmark on disk, as published: encrypted questions, gold answers, human traces step by step."""
 
 from __future__ import annotations
 
@@ -18,11 +18,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from src.gisa.metrics.answer_table import TableError
 from src.gisa.metrics.answer_text import decode_gold
+from src.gisa.metrics.behaviour import canonical_url, query_of, redirected
 from src.launch.errors import InputError
 from src.launch.lines import existing_file, fault, read_json_lines, read_json_object
 
 AnswerType = Literal["item", "set", "list", "table"]
 QuestionType = Literal["stable", "live"]
+Evidence = Literal["typed", "results_page", "chain", "listed"]
 _NAME = re.compile(r"[\w-]+")  # of a file, without its ending: an id must not lead out of the folder
 _DAY = re.compile(r"\d{4}-\d{2}-\d{2}")
 
@@ -168,9 +170,9 @@ class Gisa:
             return Trace.model_validate(read_json_object(path))
         except ValidationError as error:
             first = error.errors(include_input=False)[0]
-            place = ".".join(map(str, first["loc"]))
+            location = ".".join(map(str, first["loc"]))
             raise InputError(
-                f"{path}: {place}: {first['msg']} ({error.error_count()} fault(s)).\nI need search [query], result "
+                f"{path}: {location}: {first['msg']} ({error.error_count()} fault(s)).\nI need search [query], result "
                 "{query: [{page, results: [{url, title, snippet}]}]}, click [{from, to}]."
             ) from error
 
@@ -182,7 +184,7 @@ class Gisa:
     def fingerprint_of(self, questions: Iterable[Question]) -> str:
         """Return the SHA-256 of the ids, types and gold answers that count of some of its questions."""
         digest = hashlib.sha256()
-        for question in sorted(questions, key=lambda one: one.id):
+        for question in sorted(questions, key=lambda question: question.id):
             gold = hashlib.sha256(self.gold(question)).hexdigest()
             digest.update(f"{question.id} {question.answer_type} {question.question_type} {gold}\n".encode())
         return digest.hexdigest()
@@ -251,6 +253,107 @@ def _compared(folder: Path, ending: str, needed: Iterable[str], known: Iterable[
     if not folder.is_dir():
         yield f"{folder.name}/ is missing"
         return
-    found = {path.name for path in folder.iterdir() if not path.name.startswith(".")}
-    yield from (f"{folder.name}/{name}{ending} is missing" for name in needed if f"{name}{ending}" not in found)
-    yield from (f"{folder.name}/{name} is extra" for name in sorted(found - {f"{name}{ending}" for name in known}))
+    present = {path.name for path in folder.iterdir() if not path.name.startswith(".")}
+    yield from (f"{folder.name}/{name}{ending} is missing" for name in needed if f"{name}{ending}" not in present)
+    yield from (f"{folder.name}/{name} is extra" for name in sorted(present - {f"{name}{ending}" for name in known}))
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of a human.
+
+    Attributes:
+        kind: What was done.
+        what: The query, or the address of the page, behind any redirect.
+        evidence: What tells the search that a visit belongs to, from sure to less sure: it was clicked on a
+            ``results_page``; on a page that the search had led to, by a ``chain`` of clicks; or it is just ``listed``
+            in the results of the search. A search was ``typed``.
+    """
+
+    kind: Literal["search", "visit"]
+    what: str
+    evidence: Evidence
+
+
+@dataclass(frozen=True)
+class HumanTrajectory:
+    """A human's way to an answer.
+
+    Attributes:
+        steps: Each search, followed by the visits that belong to it in the order of the clicks.
+        orphans: Addresses of the visits that belong to no search.
+        left_out: How many clicks are no step: to ``results_pages``, or ``repeats`` of a visit within one search.
+    """
+
+    steps: list[Step]
+    orphans: list[str]
+    left_out: Counter[str]
+
+
+def human_trajectory(trace: Trace) -> HumanTrajectory:
+    """Put the searches and clicks of a trace in order.
+
+    A click belongs to the query whose results page it came from; else to the one of the page it came from; else to one
+    whose results list it. Of several searches with that query, or that list it, the next one is meant, counted from the
+    search of the click before; after the last, the last.
+    """
+    resolver = ClickResolver(trace)
+    visits: list[list[Step]] = [[] for _ in trace.searches]
+    trajectory = HumanTrajectory([], [], Counter())
+    for click in trace.clicks:
+        if query_of(click.target) is not None:
+            trajectory.left_out["results_pages"] += 1
+            continue
+        address = redirected(click.target)
+        resolved = resolver.search_of(click)
+        if resolved is None:
+            trajectory.orphans.append(address)
+            continue
+        search, evidence = resolved
+        if canonical_url(address) in {canonical_url(step.what) for step in visits[search]}:
+            trajectory.left_out["repeats"] += 1
+        else:
+            visits[search].append(Step("visit", address, evidence))
+    for query, followed in zip(trace.searches, visits, strict=True):
+        trajectory.steps.extend([Step("search", query, "typed"), *followed])
+    return trajectory
+
+
+class ClickResolver:
+    """Where a human stands after some clicks."""
+
+    def __init__(self, trace: Trace) -> None:
+        self._queries = [_folded(query) for query in trace.searches]
+        listed: dict[str, set[str]] = {}
+        for query, pages in trace.results.items():
+            urls = {canonical_url(result.url) for page in pages for result in page.results}
+            listed.setdefault(_folded(query), set()).update(urls)
+        self._listed = [listed.get(query, set()) for query in self._queries]
+        self._reached: dict[str, int] = {}  # canonical address to the search that led there last
+        self._last = 0
+
+    def search_of(self, click: Click) -> tuple[int, Evidence] | None:
+        """Return the number of the search that a click belongs to and what tells so; None for an orphan."""
+        source, target = canonical_url(click.source), canonical_url(click.target)
+        asked = query_of(click.source)
+        resolved: tuple[int, Evidence] | None = None
+        same = [at for at, query in enumerate(self._queries) if asked is not None and query == _folded(asked)]
+        listing = [at for at, urls in enumerate(self._listed) if target in urls]
+        if same:
+            resolved = self._next(same), "results_page"
+        elif source in self._reached:
+            resolved = self._reached[source], "chain"
+        elif listing:
+            resolved = self._next(listing), "listed"
+        if resolved:
+            self._last = self._reached[target] = resolved[0]
+        else:  # what it leads to is an orphan again, wherever the same page had come from before
+            self._reached.pop(target, None)
+        return resolved
+
+    def _next(self, searches: list[int]) -> int:
+        return next((at for at in searches if at >= self._last), searches[-1])
+
+
+def _folded(query: str) -> str:
+    return " ".join(query.split()).casefold()

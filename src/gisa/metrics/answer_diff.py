@@ -61,25 +61,23 @@ class _Side(NamedTuple):
     rows: Sequence[Sequence[str]]
     table: Table
 
-    def cell(self, row: int, column: int) -> str:
+    def cell(self, row: int | None, column: int | None) -> tuple[str, str] | None:
+        """Return a cell as written and as compared; None where it is not there."""
+        if row is None or column is None:
+            return None
         cells = self.rows[row]
-        return cells[column] if column < len(cells) else ""
+        return cells[column] if column < len(cells) else "", self.table.column(column)[row]
 
-    def name(self, column: int) -> str:
-        return self.names[column] if column < len(self.names) else ""
+    def name(self, column: int | None) -> str:
+        return "" if column is None or column >= len(self.names) else self.names[column]
 
 
 def compare(prediction: object, gold: bytes, answer_type: str) -> Comparison:
-    """Lay an answer over the gold table; never raises.
+    """Lay an answer over the gold table, both as in ``answers.robust_score``; never raises.
 
     Columns of a table are paired by name, others from the last one on, which is the one that counts. Rows are paired if
     they are equal; of what is left, rows of a table with the most equal cells, entries of a list that stand between the
     same neighbours.
-
-    Args:
-        prediction: As in ``answers.robust_score``.
-        gold: As there.
-        answer_type: As there.
     """
     kind = answer_type.lower()
     try:
@@ -98,15 +96,18 @@ def compare(prediction: object, gold: bytes, answer_type: str) -> Comparison:
     their_keys = _keys(right.table, [theirs for _, theirs in compared])
     partner, moved = _paired_rows(my_keys, their_keys, kind) if both else ({}, set())
     rows = [
-        Row(mine, theirs, [_cell(given, right, mine, theirs, pair, moved=theirs in moved) for pair in columns])
+        Row(
+            mine,
+            theirs,
+            [
+                _cell(given.cell(mine, column), right.cell(theirs, its), moved=theirs in moved)
+                for column, its in columns
+            ],
+        )
         for mine, theirs in _in_order(partner, len(my_keys), len(their_keys))
     ]
     heads = [
-        Cell(
-            "extra" if theirs is None else "missing" if mine is None else "same",
-            "" if mine is None else given.name(mine),
-            "" if theirs is None else right.name(theirs),
-        )
+        Cell("extra" if theirs is None else "missing" if mine is None else "same", given.name(mine), right.name(theirs))
         for mine, theirs in columns
     ]
     return Comparison(heads, rows, left_out)
@@ -122,7 +123,7 @@ def _side(records: list[list[str]], kind: str) -> _Side:
 
 
 def _keys(table: Table, columns: Sequence[int]) -> list[Key]:
-    cells = [table.column(place)[:_MOST_ROWS] for place in columns]
+    cells = [table.column(column)[:_MOST_ROWS] for column in columns]
     return [tuple(column[row] for column in cells) for row in range(min(table.height, _MOST_ROWS))]
 
 
@@ -133,8 +134,8 @@ def _paired_columns(given: Table, right: Table, kind: str) -> list[tuple[int | N
         shift = mine - theirs
         pairs = [(at + shift if at + shift >= 0 else None, at) for at in range(theirs)]
         return [*((at, None) for at in range(shift)), *pairs]
-    found = [given.columns.index(name) if name in given.columns else None for name in right.columns]
-    return [*zip(found, range(theirs), strict=True), *((at, None) for at in range(mine) if at not in found)]
+    partners = [given.columns.index(name) if name in given.columns else None for name in right.columns]
+    return [*zip(partners, range(theirs), strict=True), *((at, None) for at in range(mine) if at not in partners)]
 
 
 def _paired_rows(given: Sequence[Key], right: Sequence[Key], kind: str) -> tuple[dict[int, int], set[int]]:
@@ -162,60 +163,50 @@ def _paired_rows(given: Sequence[Key], right: Sequence[Key], kind: str) -> tuple
 
 def _rest(rows: Sequence[Key], used: Iterable[int]) -> list[int]:
     taken = set(used)
-    return [place for place in range(len(rows)) if place not in taken]
+    return [row for row in range(len(rows)) if row not in taken]
 
 
 def _equal(given: Sequence[Key], mine: Sequence[int], right: Sequence[Key], theirs: Sequence[int]) -> dict[int, int]:
     """Pair equal rows among some of both sides, each once, the first ones first."""
     waiting: dict[Key, list[int]] = {}
-    for place in reversed(mine):
-        waiting.setdefault(given[place], []).append(place)
-    return {place: waiting[right[place]].pop() for place in theirs if waiting.get(right[place])}
+    for row in reversed(mine):
+        waiting.setdefault(given[row], []).append(row)
+    return {row: waiting[right[row]].pop() for row in theirs if waiting.get(right[row])}
 
 
 def _alike(given: Sequence[Key], right: Sequence[Key], partner: dict[int, int]) -> dict[int, int]:
     """Pair rows that have cells in common, the most similar first."""
-    mine, theirs = (_rest(given, partner.values())[:_MOST_LIKENED], _rest(right, partner)[:_MOST_LIKENED])
-    scores = [
-        (-sum(map(str.__eq__, given[one], right[other])), other, one) for other in theirs for one in mine
-    ]  # a first cell mostly names the row, but so may any other
+    mine, theirs = _rest(given, partner.values())[:_MOST_LIKENED], _rest(right, partner)[:_MOST_LIKENED]
+    # A first cell mostly names the row, but so may any other.
+    scores = [(-sum(map(str.__eq__, given[row], right[other])), other, row) for other in theirs for row in mine]
     pairs: dict[int, int] = {}
-    for score, other, one in sorted(scores):
-        if score and other not in pairs and one not in pairs.values():
-            pairs[other] = one
+    for score, other, row in sorted(scores):
+        if score and other not in pairs and row not in pairs.values():
+            pairs[other] = row
     return pairs
 
 
 def _in_order(partner: dict[int, int], mine: int, theirs: int) -> list[tuple[int | None, int | None]]:
     """Return pairs of places: the gold table's rows in order, extra ones behind the row they follow in the answer."""
-    place_of = {given: right for right, given in partner.items()}
+    partner_of = {given: right for right, given in partner.items()}
     order: list[tuple[float, int, int | None, int | None]] = [
         (right, -1, partner.get(right), right) for right in range(theirs)
     ]
     anchor = -1
     for given in range(mine):
-        anchor = place_of.get(given, anchor)
-        if given not in place_of:
+        anchor = partner_of.get(given, anchor)
+        if given not in partner_of:
             order.append((anchor, given, given, None))
-    return [(given, right) for *_, given, right in sorted(order, key=lambda one: one[:2])]
+    return [(given, right) for *_, given, right in sorted(order, key=lambda entry: entry[:2])]
 
 
-def _cell(
-    given: _Side,
-    right: _Side,
-    mine: int | None,
-    theirs: int | None,
-    pair: tuple[int | None, int | None],
-    *,
-    moved: bool,
-) -> Cell:
-    here = None if mine is None or pair[0] is None else (mine, pair[0])
-    there = None if theirs is None or pair[1] is None else (theirs, pair[1])
+def _cell(given: tuple[str, str] | None, right: tuple[str, str] | None, *, moved: bool) -> Cell:
+    """Compare two cells, each as written and as compared."""
     status: Status
-    if here is None or there is None:
-        status = "extra" if here else "missing" if there else "blank"
-    elif given.table.column(here[1])[here[0]] == right.table.column(there[1])[there[0]]:
+    if given is None or right is None:
+        status = "extra" if given else "missing" if right else "blank"
+    elif given[1] == right[1]:
         status = "moved" if moved else "same"
     else:
         status = "changed"
-    return Cell(status, given.cell(*here) if here else "", right.cell(*there) if there else "")
+    return Cell(status, given[0] if given else "", right[0] if right else "")

@@ -40,25 +40,19 @@ class Table:
     def __init__(
         self, columns: list[str], cells: Sequence[Sequence[str]], form: Callable[[Sequence[str], int], list[str]]
     ) -> None:
-        """Take names and raw cells.
-
-        Args:
-            columns: Normalised names.
-            cells: One sequence a column.
-            form: Normalises the first so many cells of a column, given whole.
-        """
+        """Take normalised names, raw cells by column, and what normalises the first so many cells of a whole column."""
         self.columns = columns
         self.height = len(cells[0]) if cells else 0
         self._cells = cells
         self._form = form
         self._known: dict[int, list[str]] = {}
 
-    def column(self, place: int) -> list[str]:
+    def column(self, number: int) -> list[str]:
         """Return the cells of one column, counted as in a list."""
-        place %= len(self.columns)
-        if place not in self._known:
-            self._known[place] = self._form(self._cells[place], self.height)
-        return self._known[place]
+        number %= len(self.columns)
+        if number not in self._known:
+            self._known[number] = self._form(self._cells[number], self.height)
+        return self._known[number]
 
     def first_row(self) -> list[str]:
         """Return the cells of the first row."""
@@ -76,7 +70,7 @@ class Table:
     def has_cells_of(self, other: Table) -> bool:
         """Tell whether all cells are equal, whatever the names."""
         same_shape = (len(self.columns), self.height) == (len(other.columns), other.height)
-        return same_shape and all(self.column(place) == other.column(place) for place in range(len(self.columns)))
+        return same_shape and all(self.column(number) == other.column(number) for number in range(len(self.columns)))
 
 
 def read_table(text: str, delimiter: str, *, header: bool) -> Table:
@@ -111,7 +105,7 @@ def read_table(text: str, delimiter: str, *, header: bool) -> Table:
     if not width:
         raise TableError("no rows")
     columns = filled_columns(chain([first] if first else [], records), width)
-    names = names or [str(place) for place in range(width)]
+    names = names or [str(number) for number in range(width)]
     return Table([normalised_name(name) for name in names], columns[width - len(names) :], _normalised_cells)
 
 
@@ -129,7 +123,7 @@ def filled_columns(records: Iterable[Sequence[str]], width: int) -> list[Sequenc
             raise TableError(f"more than {_MOST_CELLS:,} cells")
         cells.extend(record)
         cells.extend([""] * (width - len(record)))
-    return [cells[place::width] for place in range(width)]
+    return [cells[column::width] for column in range(width)]
 
 
 def _normalised_cells(cells: Sequence[str], count: int) -> list[str]:
@@ -157,11 +151,11 @@ def _keeps_missing(cells: Sequence[str]) -> bool:
 def _whole_number_fault(cells: Sequence[str], low: int, end: int) -> Literal["form", "range"] | None:
     """Return what is wrong with the first cell that is not a whole number from ``low`` to below ``end``."""
     for cell in cells:
-        found = _WHOLE.fullmatch(cell)
-        if not found:
+        whole = _WHOLE.fullmatch(cell)
+        if not whole:
             return "form"
         if not low <= int(cell[:4000]) < end:  # Python reads at most 4,300 digits
-            return "form" if found["trail"] else "range"
+            return "form" if whole["trail"] else "range"
     return None
 
 
@@ -197,20 +191,20 @@ def split_records(text: str, delimiter: str) -> Iterator[list[str]]:
         r'(?:"(?P<quoted>[^"]*+(?:""[^"]*+)*+)(?P<close>"?))?+'
         rf"(?P<plain>[^{delimiter}\r\n]*+)(?P<end>{delimiter}|\r\n|\n|\r|\Z)"
     )
-    place = 0
-    while place < len(text):
-        if skipped := blank_line.match(text, place):
-            place = skipped.end()
+    position = 0
+    while position < len(text):
+        if skipped := blank_line.match(text, position):
+            position = skipped.end()
             continue
         record, end = [], delimiter
         while end == delimiter:
-            found = field.match(text, place)
-            assert found
-            quoted, close, plain, end = found.group("quoted", "close", "plain", "end")
+            match = field.match(text, position)
+            assert match
+            quoted, close, plain, end = match.group("quoted", "close", "plain", "end")
             if close == "":
                 raise TableError("a quotation mark that is never closed")
             record.append(plain if quoted is None else quoted.replace('""', '"') + plain)
-            place = found.end()
+            position = match.end()
         yield record
 
 
@@ -219,7 +213,7 @@ def tsv_block(rows: Iterable[Sequence[str]]) -> str:
 
     Cells with quotation marks, tabs or line ends are quoted. A space, which the scorer strips, comes before each: so
     names have the tokens that they have in sentences and lists, while at the beginning of a line a model would have to
-    spell them from memory (our choice).
+    spell them from memory.
     """
     text = io.StringIO()
     csv.writer(text, delimiter="\t", lineterminator="\n").writerows([f" {cell}" for cell in row] for row in rows)
@@ -256,10 +250,10 @@ def normalised_name(name: str) -> str:
 
 def distinct(header: Sequence[str]) -> list[str]:
     """Name unnamed columns and number repeated names, as pandas does: a, a, a.1 become a, a.2, a.1."""
-    names = [name or f"Unnamed: {place}" for place, name in enumerate(header)]
+    names = [name or f"Unnamed: {number}" for number, name in enumerate(header)]
     present, met = Counter(names), Counter[str]()
-    for place in sorted(range(len(names)), key=lambda place: not header[place]):  # given names come first
-        given = name = names[place]
+    for column in sorted(range(len(names)), key=lambda column: not header[column]):  # given names come first
+        given = name = names[column]
         number = met[given]
         while number > 0:
             met[given] = number + 1
@@ -267,6 +261,6 @@ def distinct(header: Sequence[str]) -> list[str]:
             number = number + 1 if present[name] else met[name]
         present[given] -= 1
         present[name] += 1
-        names[place] = name
+        names[column] = name
         met[name] = number + 1
     return names

@@ -97,8 +97,8 @@ def robust_content(prediction: str) -> Content:
     if filled := [block for block in blocks if block.strip()]:
         text = filled[-1]
         passed.append("answer_block")
-    while fences := [found for found in _FENCE.finditer(text) if found["body"].strip()]:
-        text = ([found for found in fences if found["close"]] or fences)[-1]["body"]
+    while fences := [fence for fence in _FENCE.finditer(text) if fence["body"].strip()]:
+        text = ([fence for fence in fences if fence["close"]] or fences)[-1]["body"]
         passed.append("fence")
     return Content(_without_blank_lines(text), passed)
 
@@ -139,11 +139,11 @@ def robust_records(content: str, delimiter: str) -> list[list[str]]:
 def markdown_records(content: str) -> list[list[str]]:
     """Return the last Markdown table as records; an empty list where there is none."""
     lines = content.split("\n")
-    for place in range(len(lines) - 1, 0, -1):
-        rule, head = lines[place].strip(), lines[place - 1]
+    for number in range(len(lines) - 1, 0, -1):
+        rule, head = lines[number].strip(), lines[number - 1]
         if "-" in rule and "|" in rule and "|" in head and set(rule) <= set("|-: \t"):
-            end = next((at for at in range(place + 1, len(lines)) if "|" not in lines[at]), len(lines))
-            return [_markdown_cells(line) for line in [head, *lines[place + 1 : end]]]
+            end = next((at for at in range(number + 1, len(lines)) if "|" not in lines[at]), len(lines))
+            return [_markdown_cells(line) for line in [head, *lines[number + 1 : end]]]
     return []
 
 

@@ -95,8 +95,9 @@ class _Reading(NamedTuple):
 def official_score(prediction: object, gold: bytes, answer_type: str) -> Score:
     """Score an answer as the official script does, its quirks included; never raises.
 
-    Source: GISA (arXiv 2602.08543); the official script (RUC-NLPIR/GISA, commit 12f6150). Scoring 0 where that script
-    stops, see ``Fault``, is our choice.
+    Where that script stops, see ``Fault``, the score is 0.
+
+    Source: GISA (arXiv 2602.08543); the official script (RUC-NLPIR/GISA, commit 12f6150).
 
     Args:
         prediction: Text of the answer; whatever else it is scores 0.
@@ -110,17 +111,9 @@ def official_score(prediction: object, gold: bytes, answer_type: str) -> Score:
 
 
 def robust_score(prediction: object, gold: bytes, answer_type: str) -> Score:
-    """Score an answer as a careful reader would; never raises. ``PARITY_FLAGS`` lists the differences.
+    """Score an answer as a careful reader would; never raises.
 
-    Source: our choice.
-
-    Args:
-        prediction: As in :func:`official_score`.
-        gold: As in :func:`official_score`.
-        answer_type: As in :func:`official_score`.
-
-    Returns:
-        The keys of :func:`official_score`.
+    Arguments and keys are those of :func:`official_score`; ``PARITY_FLAGS`` lists the differences.
     """
     return _robust(prediction, gold, answer_type).score
 
@@ -261,8 +254,8 @@ def _precision_recall_f1(given: Counter[Any], right: Counter[Any]) -> dict[str, 
 
 def _distinct_rows(table: Table, names: Sequence[str]) -> set[tuple[str, ...]]:
     """Return the rows of some columns; a name stands for all columns that bear it."""
-    places = [place for name in names for place, other in enumerate(table.columns) if other == name]
-    return set(zip(*map(table.column, places), strict=True))
+    columns = [column for name in names for column, other in enumerate(table.columns) if other == name]
+    return set(zip(*map(table.column, columns), strict=True))
 
 
 def _items(table: Table, common: Collection[str]) -> Counter[tuple[str, str]]:
@@ -272,11 +265,11 @@ def _items(table: Table, common: Collection[str]) -> Counter[tuple[str, str]]:
     """
     shared = Counter(table.columns)
     items: Counter[tuple[str, str]] = Counter()
-    for place, name in enumerate(table.columns):
+    for column, name in enumerate(table.columns):
         if name not in common:
             items[name, ""] += table.height if shared[name] == 1 else shared[name]
         elif shared[name] == 1:
-            items.update((name, cell) for cell in table.column(place))
+            items.update((name, cell) for cell in table.column(column))
         else:
             items[name, name] += shared[name]
     return items
@@ -284,8 +277,8 @@ def _items(table: Table, common: Collection[str]) -> Counter[tuple[str, str]]:
 
 def _rows_by_name(table: Table) -> list[tuple[str, ...]]:
     """Return the rows with their cells in the order of the columns' names."""
-    places = sorted(range(len(table.columns)), key=table.columns.__getitem__)
-    return [tuple(row[place] for place in places) for row in table.rows]
+    columns = sorted(range(len(table.columns)), key=table.columns.__getitem__)
+    return [tuple(row[column] for column in columns) for row in table.rows]
 
 
 def _parity_flags(prediction: object, gold: bytes, official: _Reading, robust: _Reading) -> list[str]:
@@ -321,7 +314,7 @@ def _parity_flags(prediction: object, gold: bytes, official: _Reading, robust: _
         "row_order": kind == "table" and mine != theirs and Counter(mine) == Counter(theirs),
         "column_order": given.columns != right.columns and sorted(given.columns) == sorted(right.columns),
         "columns": kind != "table" and max(len(given.columns), len(right.columns)) > 1,
-        "folding": any(folded(one) != one for one in (content, gold_text)),
+        "folding": any(folded(part) != part for part in (content, gold_text)),
         "autojunk": kind == "list" and given.height >= 200,
         "gold_encoding": encoding != "utf-8-sig",
         "missing_values": not _KEPT.isdisjoint(cell for row in (*given.rows, *right.rows) for cell in row),

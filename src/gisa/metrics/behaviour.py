@@ -1,14 +1,17 @@
-"""How an agent searches and browses, beside a human who answered the same question."""
+"""How an agent searches and browses: beside a human who answered the same question, and what each step brings."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from urllib.parse import SplitResult, parse_qs, urlsplit
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+from src.gisa.metrics.answer_text import folded
 
 # Parameters that tell where a reader came from, and nothing about the page.
 _TRACKING = re.compile(
@@ -30,8 +33,7 @@ def search_similarity(human: Sequence[str], model: Sequence[str]) -> float | Non
     """Tell how close an agent's queries come to each of a human's.
 
     Source: GISA (arXiv 2602.08543), search similarity of Table 5: mean over the human's queries of the highest Jaccard
-    index that one of the model's reaches, on lower-cased terms. A term being a run of letters, digits and underscores,
-    and the two limits below, are our choices.
+    index that one of the model's reaches, on lower-cased terms: runs of letters, digits and underscores.
 
     Args:
         human: Queries of the human.
@@ -43,7 +45,7 @@ def search_similarity(human: Sequence[str], model: Sequence[str]) -> float | Non
     if not human:
         return None
     theirs = [_terms(query) for query in model]
-    best = [max((jaccard(_terms(query), one) for one in theirs), default=0.0) for query in human]
+    best = [max((jaccard(_terms(query), terms) for terms in theirs), default=0.0) for query in human]
     return sum(best) / len(best)
 
 
@@ -66,8 +68,8 @@ def adjacent_query_jaccard(queries: Sequence[str]) -> float | None:
 def browsing_similarity(human: Iterable[str], model: Iterable[str]) -> float | None:
     """Compare the pages that an agent and a human visited.
 
-    Source: GISA (arXiv 2602.08543), browsing similarity of Table 5: Jaccard index of the sets of addresses. How they
-    are made comparable, see :func:`canonical_url`, is our choice.
+    Source: GISA (arXiv 2602.08543), browsing similarity of Table 5: Jaccard index of the sets of addresses,
+    each in its :func:`canonical_url`.
 
     Returns:
         In [0, 1]; None where neither visited a page.
@@ -94,7 +96,7 @@ def canonical_url(url: str) -> str:
         parts = urlsplit(url)
     except ValueError:
         return url
-    query = "&".join(one for one in parts.query.split("&") if not _TRACKING.fullmatch(one.partition("=")[0].lower()))
+    query = "&".join(part for part in parts.query.split("&") if not _TRACKING.fullmatch(part.partition("=")[0].lower()))
     path = re.sub(r"[/\s]+\Z", "", parts.path)
     return SplitResult(parts.scheme, parts.netloc.lower(), path, query.strip(), "").geturl().strip()
 
@@ -104,9 +106,9 @@ def redirected(url: str) -> str:
     url = url.strip()
     while goals := [
         goal
-        for place, names in _REDIRECTS
+        for page, names in _REDIRECTS
         for name in names
-        for goal in _parameters(url, place).get(name, [])
+        for goal in _parameters(url, page).get(name, [])
         if goal.startswith(("http://", "https://"))
     ]:
         url = goals[0].strip()  # shorter each time, so it ends
@@ -118,11 +120,11 @@ def query_of(url: str) -> str | None:
     return next(iter(_parameters(url.strip(), _RESULTS).get("q", [])), None)
 
 
-def _parameters(url: str, place: re.Pattern[str]) -> dict[str, list[str]]:
+def _parameters(url: str, page: re.Pattern[str]) -> dict[str, list[str]]:
     """Return the parameters of an address whose host and path match; none of any other."""
     try:
         parts = urlsplit(url)
-        return parse_qs(parts.query) if place.fullmatch(f"{parts.netloc.lower()}{parts.path}") else {}
+        return parse_qs(parts.query) if page.fullmatch(f"{parts.netloc.lower()}{parts.path}") else {}
     except ValueError:
         return {}
 
@@ -130,8 +132,8 @@ def _parameters(url: str, place: re.Pattern[str]) -> dict[str, list[str]]:
 def high_and_low(values: ArrayLike) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Halve questions by how similar an agent's behaviour was to a human's.
 
-    Source: GISA (arXiv 2602.08543) compares the scores of two such groups. That equal values are never parted is our
-    choice: those at the median go to the side that makes the two more alike in size.
+    Source: GISA (arXiv 2602.08543) compares the scores of two such groups. Equal values are never parted: those at
+    the median go to the side that makes the two more alike in size.
 
     Args:
         values: Similarities, shape ``(N,)``; N questions.
@@ -147,3 +149,103 @@ def high_and_low(values: ArrayLike) -> tuple[NDArray[np.bool_], NDArray[np.bool_
 
 def _terms(query: str) -> frozenset[str]:
     return frozenset(re.findall(r"\w+", query.lower()))
+
+
+@dataclass(frozen=True)
+class ToolCall:
+    """What an agent did in one step, and what it got to read.
+
+    Attributes:
+        text: The result.
+        query: What was searched for; None for a visit.
+        urls: Addresses that were visited; none for a search.
+    """
+
+    text: str
+    query: str | None = None
+    urls: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class StepValue:
+    """What one step brought.
+
+    Attributes:
+        new_cells: Share of the answer's distinct cells that its result shows and no earlier one did, in [0, 1].
+        human_urls: Share of the pages that a human visited which it visits first, in [0, 1].
+        novelty: Of a query, 1 less the highest Jaccard index that an earlier one has with it, in [0, 1]; 0 for a visit.
+    """
+
+    new_cells: float
+    human_urls: float
+    novelty: float
+
+
+@dataclass(frozen=True)
+class Weights:
+    """How much counts what, in units of a right answer.
+
+    Attributes:
+        cells: All of the answer's cells seen.
+        human_urls: All of the human's pages visited.
+        novelty: A query that shares no term with an earlier one.
+        cost: Of one step; taken off.
+    """
+
+    cells: float = 0.5
+    human_urls: float = 0.2
+    novelty: float = 0.02
+    cost: float = 0.02
+
+
+def step_values(calls: Sequence[ToolCall], gold: Iterable[str], human_urls: Iterable[str]) -> list[StepValue]:
+    """Tell what each step of an episode brought.
+
+    A cell is seen where a result holds it as words of its own, whatever case, dashes, quotation marks and thousands
+    separators; a short one such as ``7`` may be seen by chance. A query without terms is not new.
+
+    Args:
+        calls: In their order.
+        gold: Cells of the answer; equal ones count once and empty ones never.
+        human_urls: Pages that a human visited.
+
+    Returns:
+        One value a call; the first two sum to at most 1 over an episode.
+    """
+    unseen = {form for cell in gold if (form := searchable(cell))}
+    unvisited = {canonical_url(url) for url in human_urls}
+    cells, pages = len(unseen), len(unvisited)
+    values, queries = [], [""]
+    for call in calls:
+        text = searchable(call.text)
+        seen = {cell for cell in unseen if holds(text, cell)}
+        visited = unvisited & {canonical_url(url) for url in call.urls}
+        unseen, unvisited = unseen - seen, unvisited - visited
+        novelty = 0.0
+        if call.query is not None and re.search(r"\w", call.query):
+            novelty = 1.0 - (search_similarity([call.query], queries) or 0.0)
+            queries.append(call.query)
+        values.append(StepValue(len(seen) / max(cells, 1), len(visited) / max(pages, 1), novelty))
+    return values
+
+
+def rewards(values: Sequence[StepValue], weights: Weights) -> list[float]:
+    """Return the reward of each step: what it brought, weighted, less its cost."""
+    return [
+        weights.cells * value.new_cells
+        + weights.human_urls * value.human_urls
+        + weights.novelty * value.novelty
+        - weights.cost
+        for value in values
+    ]
+
+
+def searchable(text: str) -> str:
+    """Return a text in one case and spelling, with single spaces and without separators of thousands."""
+    plain = re.sub(r"(?<=\d),(?=\d{3}(?!\d))", "", folded(text))
+    return " ".join(plain.casefold().split())
+
+
+def holds(text: str, cell: str) -> bool:
+    """Tell whether a text holds a cell that neither a longer word nor a longer number surrounds."""
+    return re.search(rf"(?<!\w)(?<!\d[.,]){re.escape(cell)}(?!\w)(?![.,]\d)", text) is not None

@@ -9,7 +9,8 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, get_args
 
 from src.gisa.agent.trajectory import Outcome
-from src.gisa.dataset.gisa import AnswerType, QuestionType
+from src.gisa.dataset.gisa import AnswerType
+from src.gisa.evaluator.answers import order_of_part
 from src.gisa.metrics.answers import F1
 from src.gisa.metrics.behaviour import adjacent_query_jaccard, high_and_low
 from src.gisa.report.answered import AnsweredCell, EpisodeSummary, estimate, scaled
@@ -73,9 +74,7 @@ def scores_table(cells: Sequence[AnsweredCell]) -> Table:
 def parts_table(cells: Sequence[AnsweredCell]) -> Table:
     """Return the exact match on every part of the suite: by type, by change over time, by pages needed, by topic."""
     rows = []
-    order = ("all", *get_args(AnswerType), *get_args(QuestionType))
-    parts = {part for cell in cells for answer in cell.answers for part in answer.parts}
-    for part in sorted(parts, key=lambda part: (order.index(part) if part in order else len(order), part)):
+    for part in sorted({part for cell in cells for answer in cell.answers for part in answer.parts}, key=order_of_part):
         for cell in cells:
             scores = {scorer: estimate(cell.exact(scorer, part)) for scorer in ("official", "robust")}
             if scores["official"]:

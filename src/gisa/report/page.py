@@ -11,8 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from src.gisa.dataset.gisa import Gisa, Question
-from src.gisa.dataset.human import human_trajectory
+from src.gisa.dataset.gisa import Gisa, Question, human_trajectory
 from src.gisa.metrics.answer_diff import compare
 from src.gisa.metrics.answers import PARITY_FLAGS
 from src.gisa.metrics.behaviour import canonical_url
@@ -49,11 +48,7 @@ def write_page(folder: Path, result: Mapping[str, Any], suite: Gisa) -> Path:
 
 
 def page_of(data: dict[str, Any]) -> bytes:
-    """Put the page together; texts are cut shorter and shorter until it is no larger than ``MOST_BYTES``.
-
-    Args:
-        data: See :func:`page_data`.
-    """
+    """Put the page together of :func:`page_data`, with texts cut until it is no larger than ``MOST_BYTES``."""
     names = ("page.html", "page.css", "page_scores.js", "page_questions.js")
     html, css, *scripts = (Path(__file__).with_name(name).read_text() for name in names)
     js = "".join(scripts)
@@ -137,16 +132,7 @@ def _without(question: Question | None, value: Any) -> Any:
 
 
 def page_data(folder: Path, result: Mapping[str, Any], suite: Gisa) -> dict[str, Any]:
-    """Gather what the page shows.
-
-    Args:
-        folder: Of a scored run.
-        result: Content of its ``result.json``.
-        suite: The questions.
-
-    Raises:
-        InputError: the folder holds no scores.
-    """
+    """Gather what the page shows; arguments and errors as in :func:`write_page`."""
     for name in ("questions.jsonl", "_all_evaluation_results.json", "summary.json"):
         existing_file(folder / name, "the scores of a run that a page is to show")
     scores = [json.loads(line) for line in (folder / "questions.jsonl").read_text().splitlines()]

@@ -10,17 +10,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from src.gisa.dataset.predictions import read_predictions
+from src.gisa.evaluator.answers import read_predictions
 from src.gisa.report.answered import AnsweredCell, episodes_of, read_questions, suite_of
+from src.gisa.report.attempts import attempts_figure, curve, curve_table
 from src.gisa.report.benchmark import TABLE_3, benchmark_tables, kinds_figure
 from src.gisa.report.page import write_page
-from src.gisa.report.scaling import attempts_figure, curve, curve_table
 from src.launch.errors import InputError
 from src.launch.storage import write_atomic
-from src.report.comparison import Section
+from src.report.comparison import Findings, Scores, Section, Wing
 from src.report.runs import Run, as_typed
 from src.report.tables import cost_of
-from src.report.wings import Findings, Scores, Wing
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

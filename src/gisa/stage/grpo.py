@@ -17,7 +17,7 @@ from src.gisa.agent.store import MemoryStore
 from src.gisa.agent.trajectory import Attempt, Episode, infra_failures, tool_calls_of
 from src.gisa.batches.data import GradedQuestion, QuestionData
 from src.gisa.metrics.answers import official_score
-from src.gisa.metrics.process import Weights, rewards, step_values
+from src.gisa.metrics.behaviour import Weights, rewards, step_values
 from src.gisa.stage.imitation import LearningStage
 from src.launch.errors import InputError
 from src.losses.preference import group_advantages, group_relative_loss, token_log_probabilities
@@ -45,8 +45,8 @@ class GrpoStage(LearningStage):
     """Group relative policy optimisation over real rollouts: every step answers its questions with the weights of now.
 
     The reward of an episode is its official exact match, plus ``process_weight`` times what its steps brought (see
-    ``src.gisa.metrics.process``). Potential-based shaping would add 0 to it whatever the episode, and so change nothing
-    here: it moves reward between the steps of an episode, and episodes are compared as wholes.
+    ``src.gisa.metrics.behaviour``). Potential-based shaping would change nothing here: it moves reward between the
+    steps of an episode and sums to 0, and episodes are compared as wholes.
 
     Only tokens that the model has written are learnt, those of malformed calls included; all others are read. The
     reference of the divergence is the model with its adapters switched off, which is what the run began with.

@@ -104,7 +104,7 @@ class ImitationEvalTask:
 
     def _report(self, folder: Path, seed: int) -> tuple[dict[str, float], dict[str, Any]]:
         """Write the comparison; return its metrics, and how the episodes of each rollout ended."""
-        from src.gisa.report.before_after import compare, markdown, valid_calls
+        from src.gisa.report.answered import compare_rollouts, comparison_table, valid_calls
 
         metrics: dict[str, float] = {}
         outcomes, content, text = {}, {}, []
@@ -113,10 +113,12 @@ class ImitationEvalTask:
             suite = build(result_of(folder / f"{test}_{self.pairs[0][1]}")["config"]["dataset"])
             for before, after in self.pairs:
                 first = folder / f"{test}_{before}" if f"{test}_{before}" in carried_out else None
-                compared = compare(suite, first, folder / f"{test}_{after}", seed=seed, resamples=self.resamples)
+                compared = compare_rollouts(
+                    suite, first, folder / f"{test}_{after}", seed=seed, resamples=self.resamples
+                )
                 heading = test if len(self.pairs) == 1 else f"{test}, {before} to {after}"
                 content[heading] = [asdict(one) for one in compared]
-                text += [f"## {heading}\n", markdown(compared), ""]
+                text += [f"## {heading}\n", comparison_table(compared), ""]
                 for one in (one for one in compared if not one.part.startswith("family")):
                     key = f"{test}/{one.metric}/{one.part}"
                     metrics |= {f"{key}/{after}": one.after.mean}

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from src.gisa.dataset.gisa import Gisa
-from src.gisa.dataset.predictions import read_predictions
+from src.gisa.evaluator.answers import read_predictions
 from src.gisa.report.page import write_page
 from src.gisa.task.score import ScoreTask, name_of, write_scores
 from src.launch.config import build

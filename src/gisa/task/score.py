@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from src.gisa.dataset.gisa import Gisa
-from src.gisa.dataset.predictions import Predictions, read_predictions
-from src.gisa.evaluator.answers import AnswerScores, Mean
+from src.gisa.evaluator.answers import AnswerScores, Mean, Predictions, read_predictions
 from src.gisa.report.page import write_page
 from src.launch.config import build
 from src.launch.errors import InputError

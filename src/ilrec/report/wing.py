@@ -13,10 +13,9 @@ import pyarrow.parquet as pq
 
 from src.launch.errors import InputError
 from src.metrics.ranking import per_user_metric
-from src.report.comparison import Section
+from src.report.comparison import Findings, Scores, Section, Wing
 from src.report.runs import Run
 from src.report.tables import metric_tables
-from src.report.wings import Findings, Scores, Wing
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

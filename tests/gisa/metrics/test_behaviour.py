@@ -4,16 +4,23 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from src.gisa.metrics.behaviour import (
+    StepValue,
+    ToolCall,
+    Weights,
     adjacent_query_jaccard,
     browsing_similarity,
     canonical_url,
     high_and_low,
     jaccard,
+    rewards,
     search_similarity,
+    step_values,
 )
 
 QUERIES = st.lists(st.text("abc XY-", max_size=8), max_size=4)
 URLS = st.lists(st.sampled_from(["https://a.org", "https://a.org/", "https://b.org/x", "http://b.org/x"]), max_size=4)
+CALLS = st.builds(ToolCall, text=st.text("ab ", max_size=6), query=st.none() | st.text("ab ", max_size=5),
+                  urls=st.lists(st.sampled_from(["u", "v"]), max_size=2).map(tuple))  # fmt: skip
 
 
 def test_each_human_query_counts_with_the_closest_one_of_the_model():
@@ -119,3 +126,48 @@ def test_the_halves_are_as_equal_as_any_cut_makes_them(values):
 
 def test_nothing_has_nothing_in_common_with_nothing():
     assert jaccard(frozenset(), frozenset()) == 0
+
+
+def test_each_step_gets_what_it_shows_first_as_worked_by_hand():
+    calls = [
+        ToolCall("1. Peru https://a.org/peru Area 1,285,216 sq km", query="peru area"),  # one of four cells: the area
+        ToolCall("Capital: LIMA. Area: 1285216", urls=("https://a.org/peru/?utm_source=x",)),  # Lima; one of two pages
+        ToolCall("Nothing.", query="Peru area Lima"),  # shares 2 of 3 terms with the first query
+        ToolCall("Côte d’Ivoire: 7.5%", urls=("https://a.org/peru", "https://b.org")),  # two cells, the other page
+    ]
+    gold = ["Lima", "1,285,216", "Côte d'Ivoire", "7.5%", "Lima", " "]
+    values = step_values(calls, gold, ["https://a.org/peru", "https://b.org/"])
+    assert values == [
+        StepValue(0.25, 0, 1), StepValue(0.25, 0.5, 0), StepValue(0, 0, pytest.approx(1 / 3)), StepValue(0.5, 0.5, 0),
+    ]  # fmt: skip
+    weights = Weights(cells=0.4, human_urls=0.2, novelty=0.3, cost=0.05)
+    # 0.4 * 0.25 + 0.3 - 0.05; 0.4 * 0.25 + 0.2 * 0.5 - 0.05; 0.3 / 3 - 0.05; 0.4 * 0.5 + 0.2 * 0.5 - 0.05
+    assert rewards(values, weights) == pytest.approx([0.35, 0.15, 0.05, 0.25])
+
+
+@pytest.mark.parametrize(
+    ("cell", "text", "seen"),
+    [
+        ("Niger", "Nigeria", False), ("Niger", "(Niger)", True), ("12", "3.12", False), ("12", "12.5", False),
+        ("12", "12.", True), ("12", "112", False), ("12", "12%", True), (".pe", "Code .pe", True),
+        ("1285216", "1,285,216", True), ("1,2", "1,2", True), ("216", "1,285,216", False), ("a - b", "A – B", True),
+        ("two words", "two\n words", True), ("x (y)", "x (y)", True),
+    ],
+)  # fmt: skip
+def test_a_cell_is_seen_as_words_of_its_own(cell, text, seen):
+    (value,) = step_values([ToolCall(text)], [cell], [])
+    assert value.new_cells == seen
+
+
+def test_without_answer_pages_or_terms_nothing_is_gained():
+    calls = [ToolCall("x", query=" - "), ToolCall("x", query="a"), ToolCall("x", query="a"), ToolCall("x", urls=("u",))]
+    assert step_values(calls, [], []) == [StepValue(0, 0, novelty) for novelty in (0, 1, 0, 0)]
+    assert step_values([], ["x"], ["u"]) == []
+    assert rewards([], Weights()) == []
+
+
+@given(st.lists(CALLS, max_size=6), st.lists(st.sampled_from(["a", "b", "a b", ""])))
+def test_shares_of_an_episode_sum_to_at_most_one(calls, gold):
+    values = step_values(calls, gold, ["u", "v"])
+    assert sum(value.new_cells for value in values) <= 1 + 1e-9
+    assert sum(value.human_urls for value in values) <= 1 + 1e-9

@@ -3,8 +3,7 @@
 import json
 
 from src.gisa.dataset.gisa import Gisa
-from src.gisa.dataset.predictions import read_predictions
-from src.gisa.evaluator.answers import AnswerEvaluator
+from src.gisa.evaluator.answers import AnswerEvaluator, read_predictions
 from src.gisa.task.score import name_of, write_scores
 from tests.gisa.gisa_files import question, write_suite
 

@@ -7,8 +7,7 @@ from pathlib import Path
 
 from src.gisa.agent.trajectory import Verdict
 from src.gisa.dataset.gisa import Gisa
-from src.gisa.dataset.predictions import read_predictions
-from src.gisa.evaluator.answers import AnswerEvaluator
+from src.gisa.evaluator.answers import AnswerEvaluator, read_predictions
 from src.gisa.task.score import write_scores
 from tests.gisa.gisa_files import answer_of, made_up, write_suite
 

@@ -4,11 +4,10 @@ import json
 import pytest
 
 from src.gisa.dataset.gisa import Gisa
-from src.gisa.dataset.predictions import read_predictions
-from src.gisa.evaluator.answers import AnswerEvaluator
+from src.gisa.evaluator.answers import AnswerEvaluator, read_predictions
 from src.gisa.report.answered import AnsweredCell
+from src.gisa.report.attempts import Point, attempts_figure
 from src.gisa.report.benchmark import PUBLISHED_QUESTIONS, exact_by_kind, kinds_figure, published
-from src.gisa.report.scaling import Point, attempts_figure
 from src.gisa.report.wing import WING
 from src.gisa.task.score import write_scores
 from src.launch.errors import InputError

@@ -9,7 +9,6 @@ import torch
 
 from src.gisa.batches.data import GradedQuestion
 from src.gisa.dataset.gisa import Question
-from src.gisa.metrics.process import StepValue, Weights, potentials, rewards, shaping
 from src.gisa.stage.grpo import GrpoStage, as_batch
 from src.launch.errors import InputError
 from src.losses.preference import group_advantages
@@ -221,14 +220,6 @@ def test_with_it_wrong_answers_are_compared_by_their_steps(folder, trained):
     loss, _ = step(trained, records)
     expected, _ = trained._loss(EPISODES[:2], group_advantages(torch.tensor([[0.0, 0.5 * 0.68]])))
     torch.testing.assert_close(loss, expected)
-
-
-def test_shaping_by_a_potential_adds_nothing_to_what_an_episode_is_worth():
-    """Which is why it is not part of the reward: over all actions, the answer's included, it sums to 0."""
-    values = [StepValue(0.5, 0.0, 1.0), StepValue(0.25, 1.0, 0.0)]
-    weights = Weights()
-    plain = sum(rewards(values, weights))
-    assert plain + sum(shaping(potentials(values, weights))) == pytest.approx(plain)
 
 
 def test_an_episode_that_failed_is_no_wrong_answer(trained):

@@ -195,8 +195,8 @@ def decode(body: bytes, declared: str | None = None) -> str:
     for mark, name in _MARKS.items():
         if body.startswith(mark):
             return body[len(mark) :].decode(name, "replace")
-    found = _META_CHARSET.search(body[:1024])
-    for candidate in (declared, found and found[1].decode("ascii", "replace")):
+    meta = _META_CHARSET.search(body[:1024])
+    for candidate in (declared, meta and meta[1].decode("ascii", "replace")):
         if codec := _codec(candidate):
             return body.decode(codec, "replace")
     try:

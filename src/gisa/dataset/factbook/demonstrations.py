@@ -9,8 +9,7 @@ import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
-from src.gisa.dataset.factbook.answers import asked_about, sign_between
-from src.gisa.dataset.factbook.families import Draft, catalogue
+from src.gisa.dataset.factbook.families import Draft, asked_about, catalogue, sign_between
 from src.gisa.dataset.factbook.pages import Page, in_address, page_with
 from src.gisa.dataset.factbook.records import BY_KEY, FIRST, ONE_NAME, Facts, facts_of, is_for_training
 from src.gisa.dataset.factbook.suite import Answer, Factbook, answer, draw
@@ -59,8 +58,8 @@ def training_aids(suite: Gisa) -> TrainingAids:
                 write_atomic(aids, json.dumps(_by_question(suite), indent=1))
     by_id = json.loads(aids.read_bytes()) if aids.is_file() else {}
     return TrainingAids(
-        {name: one["scratchpad"] for name, one in by_id.items()},
-        {name: one["renamed"] for name, one in by_id.items()},
+        {name: aid["scratchpad"] for name, aid in by_id.items()},
+        {name: aid["renamed"] for name, aid in by_id.items()},
         json.loads(drills.read_bytes()) if drills.is_file() else [],
     )
 
@@ -159,9 +158,9 @@ def order_notes(sizes: Mapping[str, str], word: str, *, only_first: bool) -> Ite
     """
     wanted, order = f"the {word}" if only_first else first_of(word), list[tuple[str, str]]()
     for name, size in sizes.items():
-        place = sum(not _passes(size, other, word) for _, other in order)  # sorted, so these come before the others
-        follows = [f"{placed(size, other, word)} {one}" for one, other in order[: place + 1]]
-        order.insert(place, (name, size))
+        before = sum(not _passes(size, other, word) for _, other in order)  # sorted, so these are the first ones
+        follows = [f"{placed(size, other, word)} {entity}" for entity, other in order[: before + 1]]
+        order.insert(before, (name, size))
         if only_first:
             del order[1:]
         if follows:
@@ -171,10 +170,10 @@ def order_notes(sizes: Mapping[str, str], word: str, *, only_first: bool) -> Ite
 
 def passing_notes(sizes: Mapping[str, str], limit: str, word: str) -> Iterator[Note]:
     """Yield which entities have a value that passes a limit, each with those found so far."""
-    found = list[str]()
+    passed = list[str]()
     for name, size in sizes.items():
-        found += [name] * _passes(size, limit, word)
-        follows = (placed(size, limit, word), f"found: {', '.join(found) or 'none'}")
+        passed += [name] * _passes(size, limit, word)
+        follows = (placed(size, limit, word), f"found: {', '.join(passed) or 'none'}")
         yield Note(name, size, signed(f"{word} {limit}", word), follows)
 
 
@@ -379,15 +378,15 @@ class _Drills:
             if not family.held_out and "all" in family.slots and (family.answer_type == "table" or not is_table)
         ]
         for number, family in enumerate(itertools.cycle(families)):
-            found: Answer | None = None
-            while not found or len(found.pages) > _PAGES:
+            solved: Answer | None = None
+            while not solved or len(solved.pages) > _PAGES:
                 some = self.rng.randint(2, max(family.count, 2))
                 draft = draw(family, self.facts, "train", self.rng, count=some)
-                found = answer(draft, self.facts)
-            pad, (_, first) = scratchpad(draft, found.pages, self.facts), next(notes_of(draft, self.facts))
+                solved = answer(draft, self.facts)
+            pad, (_, first) = scratchpad(draft, solved.pages, self.facts), next(notes_of(draft, self.facts))
             if is_table:
-                noted = [line for page in found.pages for line in pad[page][:-1]]  # without what is left
-                given, told = "\n".join([*noted, pad[found.pages[-1]][-1]]), tsv_block([draft.header, *found.rows])
+                noted = [line for page in solved.pages for line in pad[page][:-1]]  # without what is left
+                given, told = "\n".join([*noted, pad[solved.pages[-1]][-1]]), tsv_block([draft.header, *solved.rows])
             elif first.wanted:
                 given, told = f"- {first.about}: {first.value},", "; ".join([first.wanted, *first.follows])
             else:

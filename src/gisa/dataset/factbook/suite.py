@@ -16,11 +16,10 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 from urllib.parse import quote_plus
 
-from src.gisa.dataset.factbook.answers import NoAnswerError, Rows
 from src.gisa.dataset.factbook.corpus import Corpus
-from src.gisa.dataset.factbook.families import Draft, Family, catalogue, worded
+from src.gisa.dataset.factbook.families import Draft, Family, Rows, catalogue, worded
 from src.gisa.dataset.factbook.pages import Page, factbook_web, page_listing, page_with
-from src.gisa.dataset.factbook.records import BY_KEY, FIRST, LATER, Facts, facts_of, is_for_training
+from src.gisa.dataset.factbook.records import BY_KEY, FIRST, LATER, Facts, NoAnswerError, facts_of, is_for_training
 from src.gisa.dataset.gisa import Gisa
 from src.launch.errors import InputError
 from src.launch.storage import cache_folder, locked, write_atomic, writing_to_cache
@@ -170,12 +169,9 @@ class Question:
 
 
 def make_suite(now: Facts, later: Facts, rng: random.Random) -> list[Question]:
-    """Draw the questions of every family of the suite; those with few possibilities give what they have.
+    """Draw the questions of every family of the suite from the facts of both days.
 
-    Args:
-        now: The facts of the first day.
-        later: The facts of the later day.
-        rng: Source of chance.
+    Families with few possibilities give what they have.
     """
     suite: list[Question] = []
     for family in catalogue().families.values():
@@ -204,7 +200,7 @@ def make_set(
         split: ``train`` and ``entities`` need pages of entities of their own side only; ``families`` are those that are
             never learnt, about entities that are never asked about or read of in ``train``.
         now: The facts of the first day.
-        later: The facts of the later day.
+        later: Those of the later day.
         rng: Source of chance.
         per_type: Questions of each type of answer; fewer where there are no more.
         max_pages: Most pages that a question takes.
@@ -273,7 +269,7 @@ def draw(
         slots["limit"] = catalogue().limits[key]
     for slot in ("other", "third"):
         if slot in family.slots:
-            taken = {BY_KEY[slots[one]].label for one in ("field", "other") if one in slots}
+            taken = {BY_KEY[slots[known]].label for known in ("field", "other") if known in slots}
             slots[slot] = rng.choice([other for other in family.others if BY_KEY[other].label not in taken])
     return worded(family, slots, rng.choice(wordings or family.wordings))
 
@@ -295,10 +291,6 @@ def trace_of(pages: Sequence[Page], corpus: Corpus) -> Mapping[str, Any]:
 
     Each page is searched for and clicked where the results show it; where they don't, the human goes by way of the page
     above it.
-
-    Args:
-        pages: In order.
-        corpus: The web that is searched.
     """
     queries, results, clicks = [], {}, []
     for page in pages:
@@ -321,11 +313,7 @@ def write_suite(folder: Path, suite: Iterable[Question], corpus: Corpus, prefix:
     It says for every id its family, split, number of pages, the entities that they are about and what it asks for, and
     it comes last: a folder without it is not whole.
 
-    Args:
-        folder: Is made.
-        suite: The questions.
-        corpus: The web that the traces go through.
-        prefix: Of the ids, which are otherwise plain numbers.
+    The traces go through the corpus; ids are the prefix with a number, or plain numbers without one.
     """
     for part in ("answer", "trace", f"snapshot/{LATER}"):
         (folder / part).mkdir(parents=True)

@@ -3,7 +3,6 @@ import json
 import re
 from collections import Counter
 
-from src.gisa.dataset.factbook.answers import number
 from src.gisa.dataset.factbook.demonstrations import (
     START,
     common_notes,
@@ -16,7 +15,7 @@ from src.gisa.dataset.factbook.demonstrations import (
     scratchpad,
     training_aids,
 )
-from src.gisa.dataset.factbook.families import catalogue, understand
+from src.gisa.dataset.factbook.families import catalogue, number, understand
 from src.gisa.dataset.factbook.pages import page_with
 from src.gisa.dataset.factbook.records import BY_KEY, is_for_training
 from src.gisa.dataset.factbook.suite import factbook, factbook_set

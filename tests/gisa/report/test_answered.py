@@ -3,7 +3,7 @@ import json
 import pytest
 
 from src.gisa.dataset.gisa import Gisa
-from src.gisa.report.before_after import compare, markdown, valid_calls
+from src.gisa.report.answered import compare_rollouts, comparison_table, valid_calls
 from tests.gisa.gisa_files import question
 from tests.gisa.report.answered_runs import EPISODES, QUESTIONS, episode, write_answered_run
 
@@ -27,7 +27,7 @@ def runs(tmp_path):
 
 def compared(runs, before="before"):
     suite = Gisa(str(runs / "suite"))
-    return compare(suite, before and runs / before, runs / "after", seed=1, resamples=100)
+    return compare_rollouts(suite, before and runs / before, runs / "after", seed=1, resamples=100)
 
 
 def test_policies_are_compared_on_the_questions_that_both_were_asked(runs):
@@ -54,7 +54,7 @@ def test_parts_are_types_large_tables_numbers_of_pages_and_families_in_this_orde
 def test_without_a_policy_before_the_one_after_stands_alone(runs):
     alone = compared(runs, before=None)
     assert all((one.common, one.before, one.gain) == (0, None, None) for one in alone)
-    assert "| item | global_em | 1 | 100.0 [100.0, 100.0] | 0 |  |  |" in markdown(alone)
+    assert "| item | global_em | 1 | 100.0 [100.0, 100.0] | 0 |  |  |" in comparison_table(alone)
 
 
 def test_calls_that_are_well_formed_are_valid_whether_carried_out_or_not():
