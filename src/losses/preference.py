@@ -16,7 +16,7 @@ def token_log_probabilities(logits: Tensor, rows: Tensor, tokens: Tensor) -> Ten
     """Read the log-probability of each response token from the logits of the row that predicts it.
 
     Responses to one prompt share the row of their first token, so rows are fewer than tokens. The sum over the last
-    dimension is the sequence log-probability.
+    dimension is the sequence log-probability. Source: our choice.
 
     Args:
         logits: One row for every distinct state, shape ``(rows, V)``, float.
@@ -60,9 +60,7 @@ def reward_margins(policy: Tensor, reference: Tensor) -> Tensor:
 def dpo_loss(policy: Tensor, reference: Tensor, *, beta: float) -> Tensor:
     """Direct preference optimisation: ``-log sigmoid(beta (D(y+) - D(y-)))``, mean over pairs.
 
-    Several rejected responses count as so many pairs.
-
-    Source: DPO (arXiv 2305.18290), equation 7.
+    Source: DPO (arXiv 2305.18290), equation 7. Several rejected responses count as so many pairs, our choice.
 
     Args:
         policy: Sequence log-probabilities under the trained model, chosen response first, shape ``(N, 1 + K)``.
@@ -84,11 +82,11 @@ def sdpo_loss(policy: Tensor, reference: Tensor, *, beta: float) -> Tensor:
 
     Equal to ``-log sigmoid(-log sum_d exp(beta (D(y-_d) - D(y+))))`` without its overflow; with K = 1 it is DPO.
 
-    Source: S-DPO (arXiv 2406.09215).
+    Source: S-DPO (arXiv 2406.09215); the stable form is our choice.
 
     Args:
-        policy: Shape ``(N, 1 + K)``, as in :func:`dpo_loss`.
-        reference: As there.
+        policy: Sequence log-probabilities under the trained model, chosen response first, shape ``(N, 1 + K)``.
+        reference: The same under the reference model, shape ``(N, 1 + K)``; gets no gradient.
         beta: How strongly the reference holds the policy back; dimensionless, > 0.
 
     Returns:
@@ -105,7 +103,7 @@ def preference_smoothing(chosen_score: Tensor, rejected_score: Tensor, *, temper
     """Return the probability that a preference is the wrong way round, as an oracle sees it.
 
     ``e = sigmoid(-(s(y+) - s(y-)) / temperature)``. RosePO (arXiv 2410.12519) takes e from a preference oracle, a
-    sequential recommender, for each user, and gives no formula.
+    sequential recommender, for each user; this formula is our reading of that.
 
     Args:
         chosen_score: The oracle's score s(y+) of the chosen items, any shape, float; logits or log-probabilities.
@@ -130,8 +128,8 @@ def rosepo_loss(policy: Tensor, reference: Tensor, smoothing: Tensor, *, beta: f
     Source: RosePO (arXiv 2410.12519).
 
     Args:
-        policy: Shape ``(N, 1 + K)``, as in :func:`dpo_loss`.
-        reference: As there.
+        policy: Sequence log-probabilities under the trained model, chosen response first, shape ``(N, 1 + K)``.
+        reference: The same under the reference model, shape ``(N, 1 + K)``; gets no gradient.
         smoothing: Probability e that the rejected item is the better one, shape ``(N, K)``, 0 to 1; no gradient.
         beta: How strongly the reference holds the policy back; dimensionless, > 0.
 

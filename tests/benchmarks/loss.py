@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - the field's usual name
 
-from src.losses.ilrec import negative_weights, preference_loss, self_hard_negatives
+from src.losses.cross_layer import negative_weights, preference_loss, self_hard_negatives
 from tests.benchmarks.comparison import Row, config, interleaved, show_seconds
 
 
@@ -38,7 +38,7 @@ def rows(*, quick: bool) -> Iterator[Row]:
         verdict = "equal" if max(value, gradient) < 1e-3 else "NOT EQUAL"
         yield Row(
             f"Loss and gradient, N = {positions:,}, V = {vocabulary:,}, {share:.1%} negatives",
-            ("src.losses.ilrec", f"loop over {name}"),
+            ("src.losses.cross_layer", f"loop over {name}"),
             times,
             show_seconds,
             goal,

@@ -16,7 +16,7 @@ from src.ilrec.model.sequence_model import SequenceModel
 from src.ilrec.model.trie import TokenTrie
 from src.ilrec.prompt.examples import Windows
 from src.launch.errors import InputError
-from src.losses.ilrec import interval_rewards
+from src.losses.collaborative import interval_rewards
 
 KINDS: dict[str, type[SequenceModel]] = {kind.__name__: kind for kind in (SASRec, GRU4Rec, Caser)}
 _LARGEST_CHUNK = 1 << 22  # probabilities at once: about 100 MiB with their cumulative sums

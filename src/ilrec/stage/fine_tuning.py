@@ -16,14 +16,13 @@ from src.ilrec.evaluator.ranking import RankingEvaluator
 from src.ilrec.model.reward_model import RewardModel, load_sequence_model
 from src.ilrec.stage.next_item import NextItemStage
 from src.launch.errors import InputError
-from src.losses.ilrec import (
+from src.losses.collaborative import marked_entries, reward_loss
+from src.losses.cross_layer import (
     Form,
     Space,
     distillation_loss,
-    marked_entries,
     negative_weights,
     preference_loss,
-    reward_loss,
     self_hard_negatives,
 )
 from src.model.causal_lm import CausalLM, Head, intermediate_blocks

@@ -10,7 +10,7 @@ from src.ilrec.model.reward_model import RewardModel, history_states, load_seque
 from src.ilrec.model.sasrec import SASRec
 from src.ilrec.model.trie import TokenTrie
 from src.launch.errors import InputError
-from tests.losses.slow_rewards import slow_rewards
+from src.losses.collaborative import token_rewards
 
 # 12 items of two tokens: first 0 .. 2, second 3 .. 6.
 TOKENS = torch.tensor([[a, 3 + b] for a in range(3) for b in range(4)])
@@ -71,19 +71,20 @@ def test_a_larger_stride_shows_less_history_but_never_none():
 
 
 @pytest.mark.parametrize("chunk", [1, 30, 1 << 22])
-def test_rewards_equal_the_definition_whatever_the_chunk(monkeypatch, chunk):
+def test_rewards_equal_the_dense_definition_whatever_the_chunk(monkeypatch, chunk):
     monkeypatch.setattr(reward_model, "_LARGEST_CHUNK", chunk)
     model = make_model()
     interaction, target = positions(2, 8, 10, 13)
-    tokens = target.tolist()
-    prefixes = [tuple(tokens[place - place % 3 : place]) for place in range(12)]
+    prefixes = torch.full((12, 2), -1)
+    prefixes[1::3, 0] = target[0::3]
+    prefixes[2::3] = torch.stack([target[0::3], target[1::3]], dim=1)
     probabilities = torch.empty(12, 12)
     probabilities[:, TRIE.items] = model.probabilities(interaction)
-    slow = slow_rewards(probabilities, list(map(tuple, TOKENS.tolist())), prefixes, 7)
+    dense = token_rewards(probabilities, TOKENS, prefixes, vocabulary_size=7)
     row, token = torch.ones(12, 7).nonzero(as_tuple=True)
     # The probabilities are float32, and matrix products of other shapes may round them differently.
-    torch.testing.assert_close(model(interaction, target, row, token).view(12, 7), slow, rtol=1e-5, atol=1e-9)
-    torch.testing.assert_close(slow.sum(1), torch.tensor([1, 1, 0] * 4, dtype=torch.float64))
+    torch.testing.assert_close(model(interaction, target, row, token).view(12, 7), dense, rtol=1e-5, atol=1e-9)
+    torch.testing.assert_close(dense.sum(1), torch.tensor([1, 1, 0] * 4, dtype=torch.float64))
 
 
 def test_rewards_of_few_entries_are_those_among_all():

@@ -16,7 +16,7 @@ from src.ilrec.prompt.instruction import InstructionPrompt
 from src.ilrec.stage.fine_tuning import FineTuningStage, _layers_report
 from src.ilrec.tokenizer.item_tokens import ItemTokens
 from src.launch.errors import InputError
-from src.losses.ilrec import negative_weights, preference_loss, self_hard_negatives
+from src.losses.cross_layer import negative_weights, preference_loss, self_hard_negatives
 from src.model.causal_lm import from_scratch, intermediate_blocks
 
 CODES = np.stack(np.unravel_index(np.arange(20), (5, 4)), axis=1)

@@ -11,7 +11,7 @@ from src.ilrec.evaluator.ranking import RankingEvaluator
 from src.ilrec.prompt.instruction import InstructionPrompt
 from src.ilrec.stage.fine_tuning import FineTuningStage
 from src.ilrec.tokenizer.title import UnwrittenTitles
-from src.losses.ilrec import self_hard_negatives
+from src.losses.cross_layer import self_hard_negatives
 from src.model.causal_lm import from_scratch
 from tests.ilrec.stage.test_fine_tuning import collaborative_checkpoint, gradient_of, interactions, trainer
 

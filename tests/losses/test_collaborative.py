@@ -1,4 +1,4 @@
-"""CRR: token rewards and their loss against arithmetic by hand, limits, gradients and slow references."""
+"""Token rewards and their loss against arithmetic by hand, limits, gradients and slow references."""
 
 import math
 
@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 from torch.nn import functional as F  # noqa: N812
 
 from src.ilrec.model.trie import TokenTrie
-from src.losses.ilrec import interval_rewards, marked_entries, reward_loss
-from tests.losses.slow_rewards import slow_rewards
+from src.losses.collaborative import interval_rewards, marked_entries, reward_loss, token_rewards
 
 # Three items of two tokens: (0, 2), (0, 3), (1, 2).
 TOKENS = torch.tensor([[0, 2], [0, 3], [1, 2]])
@@ -19,6 +18,17 @@ PROBABILITIES = torch.tensor([[0.2, 0.3, 0.5]])
 
 def logits(*rows):
     return torch.tensor(rows, dtype=torch.float64)
+
+
+def starts_with(sequence, prefix):
+    return tuple(sequence[: len(prefix)]) == tuple(prefix)
+
+
+def brute_force(probabilities, catalogue, prefix, token):
+    """The definition, an item at a time."""
+    below = sum(p for p, item in zip(probabilities, catalogue, strict=True) if starts_with(item, prefix))
+    extended = sum(p for p, item in zip(probabilities, catalogue, strict=True) if starts_with(item, (*prefix, token)))
+    return extended / below
 
 
 def from_intervals(trie, probabilities, history, prefixes, token):
@@ -61,16 +71,11 @@ def random_case(seed, positions=6, vocabulary=12):
 
 def test_rewards_worked_by_hand():
     # First token: items 0 and 1 begin with 0: .2 + .3 = .5; item 2 with 1: .5. After 0: token 2 has .2 / .5 = .4,
-    # token 3 .3 / .5 = .6. After 1 only token 2: 1. After (1, 2) nothing follows.
-    expected = logits([0.5, 0.5, 0, 0], [0, 0, 0.4, 0.6], [0, 0, 1, 0], [0, 0, 0, 0])
-    prefixes = [(), (0,), (1,), (1, 2)]
-    slow = slow_rewards(PROBABILITIES.expand(4, -1), list(map(tuple, TOKENS.tolist())), prefixes, 4)
-    torch.testing.assert_close(slow, expected, check_dtype=False)
-    row, token = torch.ones(4, 4).nonzero(as_tuple=True)
-    padded = torch.tensor([[-1, -1], [0, -1], [1, -1], [1, 2]])
-    trie = TokenTrie.build(TOKENS, vocabulary_size=4)
-    rewards = from_intervals(trie, PROBABILITIES, torch.zeros_like(row), padded[row], token)
-    torch.testing.assert_close(rewards.view(4, 4), expected)
+    # token 3 .3 / .5 = .6. After 1 only token 2: 1. After (1, 2) nothing follows, and nothing starts with 3.
+    prefixes = torch.tensor([[-1, -1], [0, -1], [1, -1], [1, 2], [3, -1]])
+    rewards = token_rewards(PROBABILITIES.expand(5, -1), TOKENS, prefixes)
+    expected = [[0.5, 0.5, 0, 0], [0, 0, 0.4, 0.6], [0, 0, 1, 0], [0, 0, 0, 0], [0, 0, 0, 0]]
+    torch.testing.assert_close(rewards, logits(*expected))
 
 
 def test_interval_rewards_worked_by_hand():
@@ -101,12 +106,15 @@ def test_rewards_are_the_sum_over_items_and_add_up_to_one_over_the_legal_tokens(
     trie = TokenTrie.build(sequences, vocabulary_size=5)
     inner = sorted({item[:length] for item in catalogue for length in range(len(item))})
     prefixes = torch.tensor([list(prefix) + [-1] * (width - len(prefix)) for prefix in inner])
-    row, token = torch.ones(len(inner), 5).nonzero(as_tuple=True)
-    rewards = from_intervals(trie, probabilities, torch.zeros_like(row), prefixes[row], token).view(-1, 5)
-    slow = slow_rewards(probabilities.expand(len(inner), -1), catalogue, inner, 5)
-    torch.testing.assert_close(rewards, slow, rtol=1e-9, atol=1e-12)
+    dense = token_rewards(probabilities.expand(len(inner), -1), sequences, prefixes, vocabulary_size=5)
+    row, token = torch.ones_like(dense).nonzero(as_tuple=True)
+    sparse = from_intervals(trie, probabilities, torch.zeros_like(row), prefixes[row], token).view_as(dense)
+    slow = logits(*([brute_force(probabilities[0].tolist(), catalogue, p, v) for v in range(5)] for p in inner))
+    torch.testing.assert_close(dense, slow, rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(sparse, slow, rtol=1e-9, atol=1e-12)
     one = torch.ones(len(inner), dtype=torch.float64)
-    torch.testing.assert_close(rewards.sum(1), one, rtol=0, atol=1e-15)
+    torch.testing.assert_close(dense.sum(1), one)
+    torch.testing.assert_close(sparse.sum(1), one, rtol=0, atol=1e-15)
 
 
 def test_rare_items_behind_a_common_one_keep_their_shares():
@@ -120,6 +128,8 @@ def test_rare_items_behind_a_common_one_keep_their_shares():
 
 
 def test_a_prefix_without_probability_has_no_rewards():
+    one = torch.tensor([[0, -1]])
+    assert token_rewards(torch.tensor([[0.0, 0.0, 1.0]]), TOKENS, one).tolist() == [[0, 0, 0, 0]]
     bounds = torch.tensor([[0, 2]]), torch.tensor([[0, 1]])
     assert interval_rewards(torch.tensor([[0.0, 0.0, 1.0]]), torch.tensor([0]), *bounds).tolist() == [0]
 
@@ -200,5 +210,7 @@ def test_bad_arguments_are_named():
         reward_loss(final[:5], target, negatives, rewards)
     with pytest.raises(ValueError, match=r"rewards \(6, 11\); need \(6, 12\), or \(\d+,\), one for each negative"):
         reward_loss(final, target, negatives, rewards[:, :11])
+    with pytest.raises(ValueError, match=r"item_probabilities \(1, 2\), item_tokens \(3, 2\), prefixes \(1, 1\)"):
+        token_rewards(PROBABILITIES[:, :2], TOKENS, torch.tensor([[0]]))
     with pytest.raises(ValueError, match=r"history \(2,\), prefix \(1, 2\)"):
         interval_rewards(PROBABILITIES, torch.zeros(2), torch.zeros(1, 2), torch.zeros(2, 2))

@@ -1,4 +1,4 @@
-"""Self-hard negatives, CPO and CPD against arithmetic by hand, limits, gradients and slow references."""
+"""The cross-layer losses against arithmetic by hand, limits, gradients and slow references."""
 
 import math
 
@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F  # noqa: N812
 
-from src.losses.ilrec import distillation_loss, negative_weights, preference_loss, self_hard_negatives
+from src.losses.cross_layer import distillation_loss, negative_weights, preference_loss, self_hard_negatives
 
 
 def logits(*rows):

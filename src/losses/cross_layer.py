@@ -1,7 +1,6 @@
-"""ILRec's losses (arXiv 2602.17410): self-hard negatives, CPO and CPD between the layers, CRR from a second model.
+"""ILRec's cross-layer losses: self-hard negatives, the preference loss that uses them, distillation into the layers.
 
-Symbols used throughout: N label positions (response tokens only), V vocabulary size, L intermediate layers, I items,
-H histories, E marked entries of ``(N, V)``.
+Symbols used throughout: N label positions (response tokens only), V vocabulary size, L intermediate layers.
 """
 
 from __future__ import annotations
@@ -15,8 +14,6 @@ from torch.nn import functional as F  # noqa: N812 - the field's usual name
 
 Space = Literal["probability", "logit"]
 Form = Literal["scaled", "additive", "log"]
-# Probabilities become whole multiples of 2**-60, so that sums of up to 2**3 of mass fit into 63 bits.
-_UNITS = 2.0**60
 
 
 def self_hard_negatives(
@@ -33,7 +30,8 @@ def self_hard_negatives(
     ``Neg = {v != y : softmax(zbar)(v) >= ratio * softmax(z)(y)}`` in probability space; in logit space the same with
     ``zbar(v) >= ratio * z(y)``. No gradient flows through the mask.
 
-    Source: ILRec, self-hard negative extraction; logit space follows the released code.
+    Source: ILRec (arXiv 2602.17410), self-hard negative extraction. Comparing probabilities, the mean (not the sum)
+    over layers and ``max_negatives`` are our choices; logit space follows the released code.
 
     Args:
         ensemble_logits: Mean of the intermediate layers' logits, shape ``(N, V)``, float.
@@ -81,7 +79,7 @@ def negative_weights(ensemble_logits: Tensor, negatives: Tensor) -> Tensor:
 
     ``w(v) = softmax over Neg of zbar(v)``; 0 outside Neg and everywhere in a row without negatives. No gradient.
 
-    Source: ILRec, token-level weights of the self-hard negatives.
+    Source: ILRec (arXiv 2602.17410), token-level weights of the self-hard negatives.
 
     Args:
         ensemble_logits: Mean of the intermediate layers' logits, shape ``(N, V)``, float.
@@ -122,7 +120,8 @@ def preference_loss(
     as one strong negative's shift enlarges the softmax's denominator, it would relieve the weaker ones; the difference
     to plain cross-entropy is added back to their gradient, and leaves the loss's value alone.
 
-    Source: ILRec, CPO, which has ``z`` for ``|z|`` and neither the other forms nor the gradient floor.
+    Source: ILRec (arXiv 2602.17410), CPO. ``|z|`` instead of ``z``, the two other forms and the gradient floor are our
+    choices.
 
     Args:
         final_logits: Last layer's logits, shape ``(N, V)``, float.
@@ -176,8 +175,8 @@ def distillation_loss(
     ``L = mean over layers and kept positions of KL(softmax_S(z) || softmax_S(z^(l)))``. The final layer is the teacher
     and gets no gradient.
 
-    Source: ILRec, CPD, read as over the item tokens S without the end of the response; the released code sums where
-    this takes the mean.
+    Source: ILRec (arXiv 2602.17410), CPD. The restriction to the item tokens S and leaving the end of the response out
+    are ilrec.md's reading; the mean where the released code sums is our choice.
 
     Args:
         layer_logits: Intermediate layers' logits, shape ``(L, N, V)``, float.
@@ -207,111 +206,3 @@ def distillation_loss(
     teacher = final_logits.detach().log_softmax(1).expand_as(student)
     divergence = F.kl_div(student, teacher, reduction="sum", log_target=True)
     return divergence / max(student.shape[0] * student.shape[1], 1)
-
-
-@torch.no_grad()
-def interval_rewards(sorted_probabilities: Tensor, history: Tensor, prefix: Tensor, extended: Tensor) -> Tensor:
-    """Return the rewards of chosen tokens, from one cumulative sum a history.
-
-    ``r(v | prefix) = sum of P(i) over the items that start with prefix + v / sum over the items that start with
-    prefix``; over the tokens that may follow, they sum to 1.
-
-    With the items sorted by their tokens, those below a prefix are neighbours: their mass is a difference of two
-    entries of the cumulative sum. That sum is taken over whole numbers (multiples of 2**-60), so it is exact: a
-    prefix's rewards add up to 1 whatever stands before it in the order, and on every device.
-
-    Source: ILRec, CRR.
-
-    Args:
-        sorted_probabilities: P(i | history) in the order of the items' tokens, shape ``(H, I)``, float; each row sums
-            to 1.
-        history: Row of ``sorted_probabilities`` that each entry asks, shape ``(E,)``, int64.
-        prefix: First position of the items that start with the entry's prefix and one past the last, shape ``(E, 2)``,
-            int64.
-        extended: The same for the prefix with the entry's token, shape ``(E, 2)``, int64; twice the same number where
-            no item goes on with it.
-
-    Returns:
-        Rewards of shape ``(E,)``, float64; 0 where the items below the prefix have no probability (each less than
-        2**-61).
-
-    Raises:
-        ValueError: the shapes disagree.
-    """
-    if not prefix.shape == extended.shape == (len(history), 2):
-        raise ValueError(
-            f"shapes disagree: history {tuple(history.shape)}, prefix {tuple(prefix.shape)}, extended "
-            f"{tuple(extended.shape)}; need (E,), (E, 2), (E, 2)"
-        )
-    units = sorted_probabilities.double().mul_(_UNITS).round_().long()
-    cumulative = units.new_zeros(len(units), units.shape[1] + 1)
-    torch.cumsum(units, dim=1, out=cumulative[:, 1:])
-    whole, part = (
-        cumulative[history, bounds[:, 1]] - cumulative[history, bounds[:, 0]] for bounds in (prefix, extended)
-    )
-    return part.double() / whole.clamp(min=1).double()
-
-
-def marked_entries(target: Tensor, negatives: Tensor) -> tuple[Tensor, Tensor]:
-    """List the entries that :func:`reward_loss` looks at: every position's negatives and its true token.
-
-    Args:
-        target: True token ids, shape ``(N,)``, int64.
-        negatives: Mask of the negatives, shape ``(N, V)``, bool.
-
-    Returns:
-        Positions and token ids, each of shape ``(E,)``, int64, ordered by position, then token.
-    """
-    row, token = negatives.scatter(1, target[:, None], True).nonzero(as_tuple=True)
-    return row, token
-
-
-def reward_loss(
-    final_logits: Tensor, target: Tensor, negatives: Tensor, rewards: Tensor, *, temperature: float | None = None
-) -> Tensor:
-    """Collaborative reward regularisation (CRR): cross-entropy with the collaborative model's soft labels.
-
-    ``L = - mean over positions of sum_v s(v) log softmax(z)(v)`` where ``s`` is the reward restricted to Neg + {y} and
-    renormalised, or ``softmax(r / temperature)`` over Neg + {y}. No gradient reaches the rewards.
-
-    Positions without any reward (no history to ask about, end of the response) are left out of the mean.
-
-    Source: ILRec, CRR.
-
-    Args:
-        final_logits: Last layer's logits, shape ``(N, V)``, float.
-        target: True token ids, shape ``(N,)``, int64.
-        negatives: Mask from ``self_hard_negatives``, shape ``(N, V)``, bool.
-        rewards: Rewards >= 0 of all tokens, shape ``(N, V)``, or of those :func:`marked_entries` lists, shape ``(E,)``.
-        temperature: ``None`` renormalises the rewards; a number > 0 takes their softmax instead.
-
-    Returns:
-        Loss, shape ``()``, nats a position that has a reward. Without any it is 0 and its gradient is zeros.
-
-    Raises:
-        ValueError: the shapes disagree or ``temperature`` is not positive.
-    """
-    if temperature is not None and not temperature > 0:
-        raise ValueError(f"temperature={temperature} must be positive, or null for the rewards themselves")
-    if final_logits.shape != negatives.shape or final_logits.shape[:1] != target.shape:
-        raise ValueError(
-            f"shapes disagree: final_logits {tuple(final_logits.shape)}, negatives {tuple(negatives.shape)}, "
-            f"target {tuple(target.shape)}; need (N, V) twice and (N,)"
-        )
-    row, token = marked_entries(target, negatives)
-    if rewards.shape not in (final_logits.shape, row.shape):
-        raise ValueError(
-            f"shapes disagree: rewards {tuple(rewards.shape)}; need {tuple(final_logits.shape)}, "
-            f"or {tuple(row.shape)}, one for each negative and true token"
-        )
-    with torch.no_grad():
-        reward = (rewards[row, token] if rewards.ndim == 2 else rewards).double()
-        total = reward.new_zeros(len(target)).index_add_(0, row, reward)
-        share = reward
-        if temperature is not None:
-            largest = torch.zeros_like(total).scatter_reduce_(0, row, reward, "amax")
-            share = ((reward - largest[row]) / temperature).exp() * (total > 0)[row]
-        norm = torch.zeros_like(total).index_add_(0, row, share)
-        label = torch.where(norm[row] > 0, share / norm[row], 0.0).to(final_logits.dtype)
-    log_probability = final_logits[row, token] - final_logits.logsumexp(1)[row]
-    return -(label * log_probability).sum() / (total > 0).sum().clamp(min=1)

@@ -1,0 +1,155 @@
+"""Collaborative reward regularisation (CRR): what a collaborative model thinks of each token, and its loss.
+
+Symbols used throughout: N label positions, V vocabulary size, I items, H histories, E marked entries of ``(N, V)``.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+# Probabilities become whole multiples of 2**-60, so that sums of up to 2**3 of mass fit into 63 bits.
+_UNITS = 2.0**60
+
+
+def token_rewards(
+    item_probabilities: Tensor, item_tokens: Tensor, prefixes: Tensor, *, vocabulary_size: int | None = None
+) -> Tensor:
+    """Return the reward of every token after every prefix, from the definition.
+
+    ``r(v | prefix) = sum of P(i) over the items that start with prefix + v / sum over the items that start with
+    prefix``. It costs ``N * (I + V)`` memory: for tests and small sets; see :func:`interval_rewards` for the rest.
+
+    Source: ILRec (arXiv 2602.17410), CRR.
+
+    Args:
+        item_probabilities: P(i | history) of each position's history, shape ``(N, I)``, float.
+        item_tokens: Tokens of each item, shape ``(I, length)``, int64; -1 pads shorter items on the right.
+        prefixes: Tokens written so far, shape ``(N, at most length)``, int64; -1 pads on the right.
+        vocabulary_size: V; ``None`` takes the largest token of the items plus one.
+
+    Returns:
+        Rewards of shape ``(N, V)``, float64. Each row sums to 1 over the tokens that may follow; it is all 0 where no
+        item starts so, where none goes on, or where the items that do have no probability.
+
+    Raises:
+        ValueError: the shapes disagree.
+    """
+    width = prefixes.shape[1]
+    expected = (len(prefixes), len(item_tokens))
+    if item_probabilities.shape != expected or width > item_tokens.shape[1]:
+        raise ValueError(
+            f"shapes disagree: item_probabilities {tuple(item_probabilities.shape)}, item_tokens "
+            f"{tuple(item_tokens.shape)}, prefixes {tuple(prefixes.shape)}; need (N, I), (I, length), (N, <= length)"
+        )
+    size = int(item_tokens.max()) + 1 if vocabulary_size is None else vocabulary_size
+    starts_so = ((item_tokens[None, :, :width] == prefixes[:, None]) | (prefixes[:, None] < 0)).all(2)
+    ended = torch.full((len(item_tokens), 1), -1, device=item_tokens.device)
+    following = torch.cat([item_tokens, ended], dim=1).T[(prefixes >= 0).sum(1)]  # (N, I)
+    mass = item_probabilities.double() * (starts_so & (following >= 0))
+    rewards = mass.new_zeros(len(prefixes), size).scatter_add_(1, following.clamp(min=0), mass)
+    return torch.where(rewards.sum(1, keepdim=True) > 0, rewards / mass.sum(1, keepdim=True), 0.0)
+
+
+@torch.no_grad()
+def interval_rewards(sorted_probabilities: Tensor, history: Tensor, prefix: Tensor, extended: Tensor) -> Tensor:
+    """Return the rewards of chosen tokens only, from one cumulative sum a history.
+
+    With the items sorted by their tokens, those below a prefix are neighbours: their mass is a difference of two
+    entries of the cumulative sum. That sum is taken over whole numbers (multiples of 2**-60), so it is exact: a
+    prefix's rewards add up to 1 whatever stands before it in the order, and on every device.
+
+    Source: prefix intervals as ilrec.md and baselines.md suggest; whole numbers instead of float64 are our choice.
+
+    Args:
+        sorted_probabilities: P(i | history) in the order of the items' tokens, shape ``(H, I)``, float; each row sums
+            to 1.
+        history: Row of ``sorted_probabilities`` that each entry asks, shape ``(E,)``, int64.
+        prefix: First position of the items that start with the entry's prefix and one past the last, shape ``(E, 2)``,
+            int64.
+        extended: The same for the prefix with the entry's token, shape ``(E, 2)``, int64; twice the same number where
+            no item goes on with it.
+
+    Returns:
+        Rewards of shape ``(E,)``, float64; 0 where the items below the prefix have no probability (each less than
+        2**-61).
+
+    Raises:
+        ValueError: the shapes disagree.
+    """
+    if not prefix.shape == extended.shape == (len(history), 2):
+        raise ValueError(
+            f"shapes disagree: history {tuple(history.shape)}, prefix {tuple(prefix.shape)}, extended "
+            f"{tuple(extended.shape)}; need (E,), (E, 2), (E, 2)"
+        )
+    units = sorted_probabilities.double().mul_(_UNITS).round_().long()
+    cumulative = units.new_zeros(len(units), units.shape[1] + 1)
+    torch.cumsum(units, dim=1, out=cumulative[:, 1:])
+    whole, part = (
+        cumulative[history, bounds[:, 1]] - cumulative[history, bounds[:, 0]] for bounds in (prefix, extended)
+    )
+    return part.double() / whole.clamp(min=1).double()
+
+
+def marked_entries(target: Tensor, negatives: Tensor) -> tuple[Tensor, Tensor]:
+    """List the entries that :func:`reward_loss` looks at: every position's negatives and its true token.
+
+    Args:
+        target: True token ids, shape ``(N,)``, int64.
+        negatives: Mask of the negatives, shape ``(N, V)``, bool.
+
+    Returns:
+        Positions and token ids, each of shape ``(E,)``, int64, ordered by position, then token.
+    """
+    row, token = negatives.scatter(1, target[:, None], True).nonzero(as_tuple=True)
+    return row, token
+
+
+def reward_loss(
+    final_logits: Tensor, target: Tensor, negatives: Tensor, rewards: Tensor, *, temperature: float | None = None
+) -> Tensor:
+    """Collaborative reward regularisation (CRR): cross-entropy with the collaborative model's soft labels.
+
+    ``L = - mean over positions of sum_v s(v) log softmax(z)(v)`` where ``s`` is the reward restricted to Neg + {y} and
+    renormalised, or ``softmax(r / temperature)`` over Neg + {y}. No gradient reaches the rewards.
+
+    Source: ILRec (arXiv 2602.17410), CRR; the formula is ilrec.md's reading. That positions without any reward
+    (no history to ask about, end of the response) are left out of the mean is our choice.
+
+    Args:
+        final_logits: Last layer's logits, shape ``(N, V)``, float.
+        target: True token ids, shape ``(N,)``, int64.
+        negatives: Mask from ``self_hard_negatives``, shape ``(N, V)``, bool.
+        rewards: Rewards >= 0 of all tokens, shape ``(N, V)``, or of those :func:`marked_entries` lists, shape ``(E,)``.
+        temperature: ``None`` renormalises the rewards; a number > 0 takes their softmax instead.
+
+    Returns:
+        Loss, shape ``()``, nats a position that has a reward. Without any it is 0 and its gradient is zeros.
+
+    Raises:
+        ValueError: the shapes disagree or ``temperature`` is not positive.
+    """
+    if temperature is not None and not temperature > 0:
+        raise ValueError(f"temperature={temperature} must be positive, or null for the rewards themselves")
+    if final_logits.shape != negatives.shape or final_logits.shape[:1] != target.shape:
+        raise ValueError(
+            f"shapes disagree: final_logits {tuple(final_logits.shape)}, negatives {tuple(negatives.shape)}, "
+            f"target {tuple(target.shape)}; need (N, V) twice and (N,)"
+        )
+    row, token = marked_entries(target, negatives)
+    if rewards.shape not in (final_logits.shape, row.shape):
+        raise ValueError(
+            f"shapes disagree: rewards {tuple(rewards.shape)}; need {tuple(final_logits.shape)}, "
+            f"or {tuple(row.shape)}, one for each negative and true token"
+        )
+    with torch.no_grad():
+        reward = (rewards[row, token] if rewards.ndim == 2 else rewards).double()
+        total = reward.new_zeros(len(target)).index_add_(0, row, reward)
+        share = reward
+        if temperature is not None:
+            largest = torch.zeros_like(total).scatter_reduce_(0, row, reward, "amax")
+            share = ((reward - largest[row]) / temperature).exp() * (total > 0)[row]
+        norm = torch.zeros_like(total).index_add_(0, row, share)
+        label = torch.where(norm[row] > 0, share / norm[row], 0.0).to(final_logits.dtype)
+    log_probability = final_logits[row, token] - final_logits.logsumexp(1)[row]
+    return -(label * log_probability).sum() / (total > 0).sum().clamp(min=1)
