@@ -6,7 +6,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pandas as pd
 import pytest
 import torch
 
@@ -23,6 +22,8 @@ def result(folder):
 
 def outcome(folder):
     """Everything about a finished run that must not depend on whether it was killed and resumed."""
+    import pandas as pd
+
     last = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
     weights = {name: value.tolist() for name, value in last["state_dict"].items()}
     ranks = pd.read_parquet(folder / "ranks.parquet").to_dict("list")

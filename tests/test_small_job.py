@@ -9,7 +9,6 @@ import sys
 from pathlib import Path
 from unittest.mock import ANY
 
-import pandas as pd
 import pytest
 import torch
 
@@ -25,6 +24,8 @@ def result(folder):
 
 
 def ranks(folder):
+    import pandas as pd
+
     return pd.read_parquet(folder / "ranks.parquet").to_dict("list")
 
 
@@ -182,6 +183,8 @@ def test_two_processes_train_what_one_trains(run, small_arguments, tmp_path):
 
 @pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true"])
 def test_a_job_trains_in_lower_precision(run, small_arguments, tmp_path, precision):
+    import pandas as pd
+
     job = [*small_arguments, f"trainer.precision={precision}", "trainer.max_epochs=1", f"hydra.run.dir={tmp_path}"]
     assert run(*job) == 0
     rows = pd.read_csv(tmp_path / "metrics.csv")

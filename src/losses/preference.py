@@ -198,7 +198,7 @@ def group_relative_loss(
     Args:
         policy: Token log-probabilities under the trained model, shape ``(N, G, M)``, float.
         reference: The same under the reference model; gets no gradient. ``None`` where ``kl_weight`` is 0.
-        advantages: Advantage of each answer, shape ``(N, G)``; no gradient.
+        advantages: See :func:`group_advantages`, shape ``(N, G)``; no gradient.
         present: False at padding, shape ``(N, G, M)``, bool; every answer has a token.
         kl_weight: Weight of the divergence (the papers' beta); dimensionless, >= 0.
 

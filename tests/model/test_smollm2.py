@@ -5,7 +5,6 @@ import resource
 import sys
 from pathlib import Path
 
-import pandas as pd
 import pytest
 import torch
 
@@ -54,6 +53,8 @@ def test_a_full_disk_is_told_and_leaves_nothing_half_converted(tmp_path, monkeyp
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_the_main_job_trains_its_adapters_and_item_tokens_and_ranks_users(run, tmp_path):
+    import pandas as pd
+
     folder = tmp_path / "run"
     changes = ["model=smollm2", "trainer.max_steps=2", "batches.max_users=4", "batches.batch_size=2", "logger=none"]
     assert run("+experiment=ilrec_stage1", *changes, f"hydra.run.dir={folder}") == 0

@@ -1,4 +1,7 @@
-"""The official scoring rules as one would write them with pandas: the slow reference of src/metrics/answers.py."""
+"""The official scoring rules as one would write them with pandas: the slow reference of src/gisa/metrics/answers.py.
+
+pandas is imported where it is used, so that collecting the tests need not wait for it.
+"""
 
 import difflib
 import io
@@ -6,7 +9,6 @@ import re
 from collections import Counter
 
 import numpy as np
-import pandas as pd
 
 
 def cell_form(value):
@@ -23,12 +25,16 @@ def cell_form(value):
 
 
 def read(source, **options):
+    import pandas as pd
+
     table = pd.read_csv(source, **options)
     table.columns = [str(name).strip().lower().replace(" ", "") for name in table.columns]
     return table.map(cell_form)
 
 
 def read_prediction(prediction):
+    import pandas as pd
+
     fence = re.search(r"```(?:tsv)?\s*(.*?)```", prediction, re.DOTALL)
     lines = (fence[1] if fence else prediction).split("\n")
     try:
@@ -86,6 +92,8 @@ def reference_score(prediction, gold, kind):
 
 
 def reference_summary(scores):
+    import pandas as pd
+
     table = pd.DataFrame(scores)
     # pandas 3.1 adds rows that come sorted by group without compensation, so that ties may round otherwise than by any
     # version before it. A last group at both ends keeps the rows unsorted.

@@ -1,6 +1,5 @@
 import io
 
-import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -199,6 +198,8 @@ def without_pandas(text, delimiter, header):
 
 
 def with_pandas(text, delimiter, header):
+    import pandas as pd
+
     try:
         table = read(io.StringIO(text), sep=delimiter, header="infer" if header else None)
     except (pd.errors.ParserError, pd.errors.EmptyDataError):

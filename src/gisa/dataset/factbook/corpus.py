@@ -46,13 +46,7 @@ _HIDDEN = re.compile(r"display\s*:\s*none|visibility\s*:\s*hidden", re.IGNORECAS
 
 @dataclass(frozen=True)
 class Document:
-    """A page of the collection.
-
-    Attributes:
-        url: Its address.
-        html: Its source.
-        date: Its date as shown in search results; empty for none.
-    """
+    """A page of the collection; its date is shown in search results, and empty for none."""
 
     url: str
     html: str
@@ -100,12 +94,7 @@ class Corpus:
         return read_html(document.html, document.url) if document else None
 
     def search(self, query: str, count: int) -> list[Hit]:
-        """Return the best pages by BM25, best first; pages without any of the words are left out.
-
-        Args:
-            query: Words in any form.
-            count: Most results.
-        """
+        """Return at most so many pages by BM25, best first; pages without any of the words are left out."""
         index, hits = self._index
         words = [word for word in words_of(query) if word in index.vocab_dict]
         if not words:
@@ -169,12 +158,7 @@ def _documents_in(path: Path) -> Iterator[Document]:
 
 @dataclass(frozen=True)
 class ReadablePage:
-    """What a page says.
-
-    Attributes:
-        title: Its title, on one line; empty if it has none.
-        text: Its visible text.
-    """
+    """What a page says: its title, on one line and perhaps empty, and its visible text."""
 
     title: str
     text: str
