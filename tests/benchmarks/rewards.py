@@ -11,7 +11,7 @@ from torch import Tensor
 
 from src.ilrec.dataset.interactions import Interactions
 from src.ilrec.model.reward_model import RewardModel
-from src.ilrec.model.sasrec import SASRec
+from src.ilrec.model.sequence_models import SASRec
 from src.ilrec.model.trie import TokenTrie
 from tests.benchmarks.comparison import Row, config, interleaved, show_seconds
 from tests.benchmarks.models import LEVELS, semantic_ids

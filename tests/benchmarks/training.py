@@ -26,7 +26,7 @@ import torch
 from src.ilrec.batches.next_item import RecommendationData
 from src.ilrec.dataset.interactions import Interactions
 from src.ilrec.evaluator.ranking import RankingEvaluator
-from src.ilrec.model.sasrec import SASRec
+from src.ilrec.model.sequence_models import SASRec
 from src.ilrec.prompt.instruction import InstructionPrompt
 from src.ilrec.stage.fine_tuning import FineTuningStage
 from src.model.causal_lm import CausalLM

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from src.ilrec.dataset.interactions import Interactions
-from src.ilrec.model.sequence_model import SequenceModel
+from src.ilrec.model.sequence_models import SequenceModel
 from src.ilrec.tokenizer.item_tokens import ItemTokens
 from src.launch.errors import InputError
 

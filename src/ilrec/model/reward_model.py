@@ -2,59 +2,17 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from src.ilrec.dataset.interactions import Interactions
-from src.ilrec.model.caser import Caser
-from src.ilrec.model.gru4rec import GRU4Rec
-from src.ilrec.model.sasrec import SASRec
-from src.ilrec.model.sequence_model import SequenceModel
+from src.ilrec.model.sequence_models import SequenceModel
 from src.ilrec.model.trie import TokenTrie
 from src.ilrec.prompt.examples import Windows
-from src.launch.errors import InputError
 from src.losses.collaborative import interval_rewards
 
-KINDS: dict[str, type[SequenceModel]] = {kind.__name__: kind for kind in (SASRec, GRU4Rec, Caser)}
 _LARGEST_CHUNK = 1 << 22  # probabilities at once: about 100 MiB with their cumulative sums
-
-
-def load_sequence_model(path: Path, interactions: Interactions) -> SequenceModel:
-    """Load a collaborative model, frozen and in eval mode.
-
-    Args:
-        path: Checkpoint of ``stage=collaborative_filtering``.
-        interactions: The data set it must have been trained on.
-
-    Returns:
-        The model.
-
-    Raises:
-        InputError: the file cannot be read, holds something else, or was trained on other data.
-    """
-    advice = "Train one:  python -m src.run +experiment=sasrec dataset=..."
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-        spec, trained_on, weights = dict(checkpoint["model"]), checkpoint["dataset"], checkpoint["state_dict"]
-    except Exception as error:  # torch.load answers damage with errors of a dozen types
-        raise InputError(f"{path} is not a checkpoint of this project that can be read: {error}\n{advice}") from error
-    if spec.get("kind") not in KINDS:
-        raise InputError(f"{path} holds {spec.get('kind')!r}; I need one of {', '.join(KINDS)}.\n{advice}")
-    if trained_on != interactions.fingerprint:
-        raise InputError(
-            f"{path} was trained on the data set {trained_on[:12]}, but this one is {interactions.name} "
-            f"({interactions.fingerprint[:12]}).\n{advice}"
-        )
-    kind, items = KINDS[spec.pop("kind")], spec.pop("items")
-    network = kind([""] * items, **spec, seed=0)
-    try:
-        network.load_state_dict({name.removeprefix("model."): weight for name, weight in weights.items()})
-    except RuntimeError as error:
-        raise InputError(f"{path} was written by a version with other weights: {error}\n{advice}") from error
-    return network.eval().requires_grad_(False)
 
 
 @torch.no_grad()

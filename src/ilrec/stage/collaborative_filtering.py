@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - the field's usual name
 
 from src.ilrec.evaluator.full_ranking import FullRankingEvaluator
-from src.ilrec.model.sequence_model import SequenceModel
+from src.ilrec.model.sequence_models import SequenceModel
 from src.ilrec.stage.next_item import NextItemStage
 from src.training.stage import TrainingSettings
 

@@ -13,7 +13,8 @@ from torch.nn import functional as F  # noqa: N812 - the field's usual name
 
 from src.ilrec.evaluator.grounding import GroundedEvaluator
 from src.ilrec.evaluator.ranking import RankingEvaluator
-from src.ilrec.model.reward_model import RewardModel, load_sequence_model
+from src.ilrec.model.reward_model import RewardModel
+from src.ilrec.model.sequence_models import load_sequence_model
 from src.ilrec.stage.next_item import NextItemStage
 from src.launch.errors import InputError
 from src.losses.collaborative import marked_entries, reward_loss

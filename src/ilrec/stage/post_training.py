@@ -19,6 +19,7 @@ from src.ilrec.model.responses import response_log_probabilities
 from src.ilrec.model.trie import TokenTrie
 from src.ilrec.stage.next_item import NextItemStage
 from src.launch.errors import InputError
+from src.losses.preference import reward_margins
 from src.model.causal_lm import CausalLM
 from src.training.sharded import load_weights
 from src.training.stage import TrainingSettings
@@ -130,6 +131,12 @@ class PostTrainingStage(NextItemStage):
         return response_log_probabilities(
             self.model, batch["input_ids"], batch["attention_mask"], batch["anchor"], response
         )
+
+    def _log_preferences(self, loss: Tensor, policy: Tensor, reference: Tensor, **more: Tensor) -> None:
+        """Log the loss of some pairs, and by how much their chosen items are preferred to the rejected ones."""
+        margins = reward_margins(policy.detach(), reference)
+        parts = {"loss": loss, "margin": margins.mean(), "accuracy": (margins > 0).float().mean(), **more}
+        self._log_training({**parts, "negatives": torch.tensor(float(margins.numel()))})
 
     def _scores(self, epoch: int) -> Tensor:
         """Return the sequence log-probability of every response to every pair's prompt, shape ``(n, 1 + K)``."""

@@ -12,11 +12,12 @@ from torch import Tensor
 
 from src.ilrec.batches.pairs import Pairs
 from src.ilrec.evaluator.ranking import RankingEvaluator
-from src.ilrec.model.reward_model import history_states, load_sequence_model
+from src.ilrec.model.reward_model import history_states
+from src.ilrec.model.sequence_models import load_sequence_model
 from src.ilrec.stage.post_training import Batch, PostTrainingSettings, PostTrainingStage, other_weights
 from src.launch.errors import InputError
 from src.launch.storage import sha256_of
-from src.losses.preference import dpo_loss, preference_smoothing, reward_margins, rosepo_loss, sdpo_loss
+from src.losses.preference import dpo_loss, preference_smoothing, rosepo_loss, sdpo_loss
 from src.model.causal_lm import CausalLM
 
 
@@ -83,15 +84,7 @@ class PreferenceStage(PostTrainingStage):
             loss = rosepo_loss(policy, reference, self.draw["smoothing"][batch["pair"]], beta=beta)
         else:
             loss = (sdpo_loss if objective == "sdpo" else dpo_loss)(policy, reference, beta=beta)
-        margins = reward_margins(policy.detach(), reference)
-        self._log_training(
-            {
-                "loss": loss,
-                "margin": margins.mean(),
-                "accuracy": (margins > 0).float().mean(),
-                "negatives": torch.tensor(float(margins.numel())),
-            }
-        )
+        self._log_preferences(loss, policy, reference)
         return loss * self._share_of_positions(len(policy))
 
     def _prepare(self, epoch: int) -> None:

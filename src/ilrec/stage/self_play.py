@@ -10,7 +10,7 @@ from torch import Tensor
 from src.ilrec.evaluator.ranking import RankingEvaluator
 from src.ilrec.stage.post_training import Batch, PostTrainingSettings, PostTrainingStage
 from src.launch.errors import InputError
-from src.losses.preference import dpo_loss, reward_margins
+from src.losses.preference import dpo_loss
 from src.model.causal_lm import CausalLM
 
 
@@ -73,16 +73,7 @@ class SelfPlayStage(PostTrainingStage):
             return log_p.sum() * 0.0 * self._share_of_positions(1)
         policy, reference = log_p.sum(2)[wrong], self.draw["reference"][batch["pair"]][wrong]
         loss = dpo_loss(policy, reference, beta=self.settings.beta)
-        margins = reward_margins(policy.detach(), reference)
-        self._log_training(
-            {
-                "loss": loss,
-                "margin": margins.mean(),
-                "accuracy": (margins > 0).float().mean(),
-                "wrong_answers": wrong.float().mean(),
-                "negatives": wrong.float().sum(),
-            }
-        )
+        self._log_preferences(loss, policy, reference, wrong_answers=wrong.float().mean())
         return loss * self._share_of_positions(count)
 
     def _prepare(self, epoch: int) -> None:

@@ -15,7 +15,7 @@ from src.launch.errors import InputError
 if TYPE_CHECKING:
     from src.ilrec.batches.next_item import RecommendationData
     from src.ilrec.dataset.interactions import Interactions
-    from src.ilrec.model.sequence_model import SequenceModel
+    from src.ilrec.model.sequence_models import SequenceModel
     from src.ilrec.prompt.ids import IdsPrompt
     from src.ilrec.prompt.instruction import InstructionPrompt
     from src.ilrec.prompt.items import ItemsPrompt

@@ -13,6 +13,7 @@ import numpy as np
 from src.launch.storage import write_atomic
 
 if TYPE_CHECKING:
+    from src.ilrec.dataset.interactions import Interactions
     from src.model.causal_lm import CausalLM
 
 ReportValue = float | list[int] | list[float]
@@ -79,6 +80,15 @@ class ItemTokens:
             item_ids: Original item ids, in row order.
         """
         write_atomic(path, json.dumps(self.index(item_ids), ensure_ascii=False))
+
+
+class OneTokenPerItem:
+    """The item's number is its only token, so that positions in the vocabulary are item indices."""
+
+    def fit(self, interactions: Interactions) -> ItemTokens:
+        """Name the tokens ``<a_0>, <a_1>, ...`` in the order of the items."""
+        items = interactions.num_items
+        return ItemTokens.from_codes(np.arange(items)[:, None], [range(items)], {})
 
 
 def id_statistics(codes: np.ndarray, codebook_sizes: Sequence[int]) -> dict[str, ReportValue]:

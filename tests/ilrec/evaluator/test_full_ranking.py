@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from src.ilrec.evaluator.full_ranking import FullRankingEvaluator
-from src.ilrec.model.sequence_model import SequenceModel
+from src.ilrec.model.sequence_models import SequenceModel, SequenceModelSettings
 from src.ilrec.tokenizer.item_tokens import ItemTokens
 from src.launch.errors import InputError
 
@@ -16,7 +16,7 @@ class LastItem(SequenceModel):
     """The state is the last item's embedding: a table of similarities, worked by hand."""
 
     def __init__(self):
-        super().__init__(ITEMS.vocabulary, hidden_size=2, max_history=9)
+        super().__init__(ITEMS.vocabulary, SequenceModelSettings(hidden_size=2, dropout=0.0, max_history=9, seed=0))
         self.item_embedding.weight.data = torch.tensor([[1.0, 0.0], [2.0, 1.0], [3.0, 0.0], [2.0, 0.0]])
 
     def forward(self, items):

@@ -6,8 +6,8 @@ import torch
 
 from src.ilrec.dataset.interactions import Interactions
 from src.ilrec.model import reward_model
-from src.ilrec.model.reward_model import RewardModel, history_states, load_sequence_model
-from src.ilrec.model.sasrec import SASRec
+from src.ilrec.model.reward_model import RewardModel, history_states
+from src.ilrec.model.sequence_models import SASRec, load_sequence_model
 from src.ilrec.model.trie import TokenTrie
 from src.launch.errors import InputError
 from src.losses.collaborative import token_rewards

@@ -6,9 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F  # noqa: N812
 
-from src.ilrec.model.caser import Caser
-from src.ilrec.model.gru4rec import GRU4Rec
-from src.ilrec.model.sasrec import SASRec
+from src.ilrec.model.sequence_models import Caser, GRU4Rec, SASRec
 from src.launch.errors import InputError
 
 ITEMS = [f"<a_{n}>" for n in range(12)]

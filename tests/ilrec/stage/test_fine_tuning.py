@@ -9,8 +9,8 @@ from torch.nn import functional as F  # noqa: N812
 from src.ilrec.batches.next_item import RecommendationData
 from src.ilrec.dataset.interactions import Interactions
 from src.ilrec.evaluator.ranking import RankingEvaluator
-from src.ilrec.model.reward_model import RewardModel, load_sequence_model
-from src.ilrec.model.sasrec import SASRec
+from src.ilrec.model.reward_model import RewardModel
+from src.ilrec.model.sequence_models import SASRec, load_sequence_model
 from src.ilrec.prompt.ids import IdsPrompt
 from src.ilrec.prompt.instruction import InstructionPrompt
 from src.ilrec.stage.fine_tuning import FineTuningStage, _layers_report

@@ -10,7 +10,7 @@ import torch
 
 from src.ilrec.batches.pairs import PreferenceData
 from src.ilrec.evaluator.ranking import RankingEvaluator
-from src.ilrec.model.sasrec import SASRec
+from src.ilrec.model.sequence_models import SASRec
 from src.ilrec.prompt.ids import IdsPrompt
 from src.ilrec.stage.post_training import other_weights
 from src.ilrec.stage.preference import PreferenceStage

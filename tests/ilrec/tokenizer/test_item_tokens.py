@@ -6,7 +6,8 @@ import math
 import numpy as np
 import pytest
 
-from src.ilrec.tokenizer.item_tokens import ItemTokens, id_statistics
+from src.ilrec.dataset.interactions import Interactions
+from src.ilrec.tokenizer.item_tokens import ItemTokens, OneTokenPerItem, id_statistics
 
 # Items 0 and 1 share an ID.
 CODES = np.array([[0, 0], [0, 0], [0, 2], [1, 0]])
@@ -72,3 +73,13 @@ def test_one_code_for_all_items_has_perplexity_one():
     report = id_statistics(np.zeros((5, 1), dtype=int), [8])
     assert report["perplexity"] == [pytest.approx(1)]
     assert math.isclose(float(report["collision_rate"]), 1)
+
+
+def test_an_items_token_is_its_index():
+    interactions = Interactions(
+        "three", np.array([0, 3]), np.array([2, 0, 1]), ["u"], ["x", "y", "z"], [""] * 3, [""] * 3, "f" * 64, {}
+    )
+    items = OneTokenPerItem().fit(interactions)
+    assert items.tokens.tolist() == [[0], [1], [2]]
+    assert items.vocabulary == ["<a_0>", "<a_1>", "<a_2>"]
+    assert items.report["collision_rate"] == 0

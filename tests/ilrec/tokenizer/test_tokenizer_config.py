@@ -11,7 +11,7 @@ from src.ilrec.tokenizer.embeddings import CollaborativeEmbedding, FileEmbedding
 from src.ilrec.tokenizer.index_file import IndexFile
 from src.ilrec.tokenizer.rq_vae import RqVae
 from src.ilrec.tokenizer.semantic_id import ResidualKMeans
-from src.ilrec.tokenizer.transformer_embedding import TransformerEmbedding
+from src.ilrec.tokenizer.sentence_embedding import SentenceEmbedding
 
 CONF = Path(__file__).parents[3] / "conf"
 
@@ -71,8 +71,8 @@ def test_rq_vae_composes_builds_and_fits(composed, make_interactions, tmp_path, 
 @pytest.mark.parametrize(
     ("name", "overrides", "kind"),
     [
-        ("language_model", [], TransformerEmbedding),
-        ("sentence_encoder", ["tokenizer.embedding.name=folder"], TransformerEmbedding),
+        ("language_model", [], SentenceEmbedding),
+        ("sentence_encoder", ["tokenizer.embedding.name=folder"], SentenceEmbedding),
         ("file", ["tokenizer.embedding.path=x.npy"], FileEmbedding),
     ],
 )
@@ -83,4 +83,4 @@ def test_every_tokenizer_takes_the_embeddings_of_others(composed, tokenizer, nam
 
 def test_a_language_model_can_be_the_text_half_of_the_joint_embedding(composed):
     config = composed("tokenizer/embedding=joint", "tokenizer/embedding@tokenizer.embedding.text=language_model")
-    assert isinstance(instantiate(config).embedding.text, TransformerEmbedding)
+    assert isinstance(instantiate(config).embedding.text, SentenceEmbedding)

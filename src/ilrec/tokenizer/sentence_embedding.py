@@ -1,9 +1,10 @@
-"""Item embeddings by a pre-trained transformer: a language model or a sentence encoder reads each item's text."""
+"""Item embeddings by sentence-transformers: a language model or a sentence encoder reads each item's text."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +12,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from src.ilrec.tokenizer.embeddings import Content, documents, unit_rows
 from src.launch.errors import InputError
@@ -23,14 +23,13 @@ if TYPE_CHECKING:
 
 # Part of the cache key: raise it whenever the same texts, model and settings give other vectors.
 _FORMAT = 1
-_POOLINGS = ("mean_tokens", "cls_token", "lasttoken")
 
 
-class TransformerEmbedding:
+class SentenceEmbedding:
     """The last hidden states of a transformers model over an item's text, pooled into one vector.
 
-    Pooled as the folder says where sentence-transformers wrote it, and otherwise by the mean over the tokens. The
-    vectors stay in the cache folder under the hash of texts, model and settings.
+    Pooled, and more, as the folder says where sentence-transformers wrote it, and otherwise by the mean over the
+    tokens. The vectors stay in the cache folder under the hash of texts, model and settings.
 
     Source: text embeddings as in LC-Rec (arXiv 2311.09049), which takes the mean over a LLaMA's last hidden states.
     """
@@ -99,46 +98,36 @@ class TransformerEmbedding:
                     write_atomic(path, lambda stream: np.save(stream, vectors))
         return vectors
 
-    @torch.inference_mode()
     def _read(self, name: str, texts: list[str]) -> np.ndarray:
         """Run the model over all texts, those of about the same length together."""
-        from rich.progress import track
-
+        try:
+            from sentence_transformers import SentenceTransformer
+            from sentence_transformers.util import is_sentence_transformer_model
+        except ImportError as error:
+            raise InputError(
+                "tokenizer/embedding=language_model and sentence_encoder need the package sentence-transformers.\n"
+                "Type:  pip install -e '.[embeddings]'\n"
+                "or embed the items without it:  tokenizer/embedding=text"
+            ) from error
+        # Of a model of another kind it says that it pools it, and how, which is decided here.
+        logging.getLogger("sentence_transformers").setLevel(logging.ERROR)
         with _told(name):
-            pooling, subfolder = _recipe(name)
-            tokenizer, network = _load(name, subfolder, getattr(torch, self.dtype))
-        network.to(self.accelerator)
-        limits = (tokenizer.model_max_length, getattr(network.config, "max_position_embeddings", None))
-        cut = {"truncation": True, "max_length": min(self.max_tokens, *(limit for limit in limits if limit))}
-        lengths = [len(tokens) for tokens in tokenizer(texts, **cut)["input_ids"]]
-        order = sorted(range(len(texts)), key=lambda row: -lengths[row])  # what is too long for the memory comes first
-        batches = [order[start : start + self.batch_size] for start in range(0, len(order), self.batch_size)]
-        parts = []
-        for rows in track(batches, description=f"Embedding {len(texts):,} texts"):
-            batch = tokenizer([texts[row] for row in rows], **cut, padding=True, return_tensors="pt")
-            batch = batch.to(self.accelerator)
-            states = network(**batch).last_hidden_state.float()
-            parts.append(pooled(states, batch["attention_mask"], pooling).cpu().numpy())
-        return unit_rows(np.concatenate(parts)[np.argsort(order)])
-
-
-def pooled(states: Tensor, attention_mask: Tensor, pooling: str) -> Tensor:
-    """Make one vector of the states of each text.
-
-    Args:
-        states: Shape ``(B, T, D)``, float; padded on the right.
-        attention_mask: 1 for tokens, 0 for padding, shape ``(B, T)``.
-        pooling: ``mean_tokens``, ``cls_token`` (the first one) or ``lasttoken``.
-
-    Returns:
-        Shape ``(B, D)``, float.
-    """
-    if pooling == "cls_token":
-        return states[:, 0]
-    count = attention_mask.sum(1)
-    if pooling == "lasttoken":
-        return states[torch.arange(len(states)), count - 1]
-    return (states * attention_mask[:, :, None]).sum(1) / count[:, None]
+            encoder: Any = SentenceTransformer(
+                name, device=self.accelerator, model_kwargs={"dtype": getattr(torch, self.dtype)}
+            )
+            if not is_sentence_transformer_model(name):  # it would ask a language model by its chat template,
+                encoder[0].modality_config.pop("message", None)  # and take the state of the last token
+                encoder[1].pooling_mode = "mean"
+        tokenizer = encoder.tokenizer
+        tokenizer.padding_side = "right"  # so that positions are those of the text alone
+        if tokenizer.pad_token is None:
+            tokenizer.pad_token = tokenizer.eos_token
+        limits = (encoder.max_seq_length, getattr(encoder[0].auto_model.config, "max_position_embeddings", None))
+        encoder.max_seq_length = min(self.max_tokens, *(limit for limit in limits if limit))
+        vectors = encoder.encode(
+            texts, prompt="", batch_size=self.batch_size, show_progress_bar=True, convert_to_numpy=True
+        )
+        return unit_rows(np.asarray(vectors, dtype=np.float32))
 
 
 def _identity(name: str) -> Any:
@@ -150,51 +139,6 @@ def _identity(name: str) -> Any:
     from transformers import AutoConfig
 
     return [name, AutoConfig.from_pretrained(name)._commit_hash]
-
-
-def _recipe(name: str) -> tuple[str, str]:
-    """Return the pooling and the model's subfolder that sentence-transformers recorded; the mean where it did not.
-
-    Raises:
-        InputError: it recorded a step that is not done here, such as a dense layer.
-    """
-    modules = _stored(name, "modules.json")
-    if modules is None:
-        return "mean_tokens", ""
-    steps = {module["type"].rpartition(".")[2]: module["path"] for module in modules}
-    config = _stored(name, f"{steps['Pooling']}/config.json") if "Pooling" in steps else None
-    marked = "pooling_mode_"
-    poolings = [key.removeprefix(marked) for key, value in (config or {}).items() if key.startswith(marked) and value]
-    known = {"Transformer", "Pooling"} <= steps.keys() <= {"Transformer", "Pooling", "Normalize"}
-    if not known or len(poolings) != 1 or poolings[0] not in _POOLINGS:
-        raise InputError(
-            f"tokenizer.embedding.name={name!r} is a sentence encoder of the steps {', '.join(steps)}, pooled by "
-            f"{' and '.join(poolings) or 'nothing'}; I know Transformer, Pooling by one of {', '.join(_POOLINGS)}, and "
-            "Normalize.\nEmbed the items with sentence-transformers, save the array, and type:  "
-            "tokenizer/embedding=file tokenizer.embedding.path=<X.npy>"
-        )
-    return poolings[0], steps["Transformer"]
-
-
-def _stored(name: str, file: str) -> Any:
-    """Return the content of a JSON file of a folder or hub repository; None where there is no such file."""
-    from transformers.utils import cached_file
-
-    path = cached_file(
-        name, file, _raise_exceptions_for_missing_entries=False, _raise_exceptions_for_connection_errors=False
-    )
-    return json.loads(Path(path).read_text(encoding="utf-8")) if path else None
-
-
-def _load(name: str, subfolder: str, dtype: torch.dtype) -> tuple[Any, Any]:
-    """Return tokenizer and network, ready to read batches padded on the right."""
-    from transformers import AutoModel, AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(name, subfolder=subfolder, padding_side="right")
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    network = AutoModel.from_pretrained(name, subfolder=subfolder, dtype=dtype).eval()
-    return tokenizer, network.get_encoder() if network.config.is_encoder_decoder else network
 
 
 @contextmanager

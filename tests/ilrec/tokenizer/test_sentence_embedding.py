@@ -1,11 +1,13 @@
 """Embeddings by small transformers saved on the spot: pooling, batches, cache, folders of sentence-transformers."""
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from sentence_transformers.base.modules import Dense
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
     AutoModel,
@@ -18,7 +20,7 @@ from transformers import (
     T5Model,
 )
 
-from src.ilrec.tokenizer.transformer_embedding import TransformerEmbedding, pooled
+from src.ilrec.tokenizer.sentence_embedding import SentenceEmbedding
 from src.launch.errors import InputError
 from src.model.smollm2 import local_folder
 
@@ -80,7 +82,7 @@ def embedding(name, **settings):
         "dtype": "float32",
         "accelerator": "cpu",
     }
-    return TransformerEmbedding(name=str(name), **{**defaults, **settings})
+    return SentenceEmbedding(name=str(name), **{**defaults, **settings})
 
 
 def one_by_one(folder, texts, pool=lambda states: states.mean(0)):
@@ -95,14 +97,6 @@ def one_by_one(folder, texts, pool=lambda states: states.mean(0)):
     return torch.stack(rows).numpy()
 
 
-def test_pooling_by_hand():
-    states = torch.tensor([[[1.0, 2], [3, 6], [9, 9]], [[4, 0], [5, 5], [9, 9]]])
-    mask = torch.tensor([[1, 1, 0], [1, 0, 0]])
-    assert pooled(states, mask, "mean_tokens").tolist() == [[2, 4], [4, 0]]
-    assert pooled(states, mask, "cls_token").tolist() == [[1, 2], [4, 0]]
-    assert pooled(states, mask, "lasttoken").tolist() == [[3, 6], [4, 0]]
-
-
 @pytest.mark.parametrize("kind", ["llama", "bert"])
 @pytest.mark.parametrize("batch_size", [1, 2, 10])
 def test_batches_of_any_size_equal_one_text_at_a_time(tmp_path, shop, kind, batch_size):
@@ -110,6 +104,13 @@ def test_batches_of_any_size_equal_one_text_at_a_time(tmp_path, shop, kind, batc
     vectors = embedding(folder, batch_size=batch_size).embed(shop)
     assert vectors.dtype == np.float32
     np.testing.assert_allclose(vectors, one_by_one(folder, TITLES), atol=1e-5)
+
+
+def test_a_chat_model_reads_the_text_and_not_its_template(tmp_path, shop):
+    folder = save(tmp_path / "llama")
+    template = "{% for message in messages %}red {{ message['content'] }} blue{% endfor %}"
+    (tmp_path / "llama" / "chat_template.jinja").write_text(template)
+    np.testing.assert_allclose(embedding(folder).embed(shop), one_by_one(folder, TITLES), atol=1e-5)
 
 
 def test_of_a_model_with_a_decoder_the_encoder_reads(tmp_path, shop):
@@ -142,6 +143,7 @@ def test_long_texts_are_cut_at_the_setting_and_at_the_model_s_own_limit(tmp_path
         ("cls_token", lambda states: states[0]),
         ("lasttoken", lambda states: states[-1]),
         ("mean_tokens", lambda states: states.mean(0)),
+        ("max_tokens", lambda states: states.max(0).values),
     ],
 )
 @pytest.mark.parametrize("subfolder", ["", "0_Transformer"])
@@ -152,28 +154,39 @@ def test_a_folder_of_sentence_transformers_is_pooled_as_it_says(tmp_path, shop, 
     np.testing.assert_allclose(vectors, one_by_one(tmp_path / "encoder" / subfolder, TITLES, pool), atol=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("pooling", "more", "told"),
-    [
-        ("mean_tokens", ["Dense"], "of the steps Transformer, Pooling, Dense, pooled by mean_tokens"),
-        ("max_tokens", [], "of the steps Transformer, Pooling, pooled by max_tokens"),
-        ("none", [], "pooled by nothing"),
-    ],
-)
-def test_an_encoder_of_other_steps_is_refused_with_another_way(tmp_path, shop, pooling, more, told):
+def test_a_layer_behind_the_pooling_is_applied(tmp_path, shop):
     save(tmp_path / "encoder", "bert")
-    record(tmp_path / "encoder", pooling, *more)
-    with pytest.raises(InputError, match=told) as error:
-        embedding(tmp_path / "encoder").embed(shop)
-    assert "tokenizer/embedding=file" in str(error.value)
+    record(tmp_path / "encoder", "mean_tokens", "Dense")
+    dense = Dense(WIDTH, 3, activation_function=torch.nn.Tanh())
+    (tmp_path / "encoder" / "2_Dense").mkdir()
+    dense.save(str(tmp_path / "encoder" / "2_Dense"))
+    vectors = embedding(tmp_path / "encoder").embed(shop)
+    with torch.no_grad():
+        expected = one_by_one(
+            tmp_path / "encoder",
+            TITLES,
+            lambda states: dense({"sentence_embedding": states.mean(0)})["sentence_embedding"],
+        )
+    np.testing.assert_allclose(vectors, expected, atol=1e-5)
+
+
+def test_without_the_package_only_the_cache_is_read(tmp_path, shop, monkeypatch):
+    folder = save(tmp_path / "llama")
+    first = embedding(folder).embed(shop)
+    monkeypatch.setitem(sys.modules, "sentence_transformers", None)
+    np.testing.assert_array_equal(embedding(folder).embed(shop), first)
+    with pytest.raises(
+        InputError, match=r"need the package sentence-transformers.\nType:  pip install -e '.\[embeddings\]'"
+    ):
+        embedding(folder, max_tokens=2).embed(shop)
 
 
 def test_the_second_call_reads_the_cache_until_texts_model_or_settings_change(tmp_path, shop, cache, monkeypatch):
     folder = save(tmp_path / "llama")
     first = embedding(folder).embed(shop)
     calls = []
-    read = TransformerEmbedding._read
-    monkeypatch.setattr(TransformerEmbedding, "_read", lambda *given: (calls.append(given), read(*given))[1])
+    read = SentenceEmbedding._read
+    monkeypatch.setattr(SentenceEmbedding, "_read", lambda *given: (calls.append(given), read(*given))[1])
     np.testing.assert_array_equal(embedding(folder).embed(shop), first)
     assert not calls
     (path,) = cache.rglob("vectors.npy")
