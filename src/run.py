@@ -11,12 +11,11 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from src.launch.config import as_typed, build, help_text, prepare_arguments, resolve
+from src.launch.config import CONF, as_typed, build, help_text, prepare_arguments, resolve
 from src.launch.errors import InputError
 from src.launch.job import keep_memory, run_job
 from src.launch.record import Record
 
-CONF = Path(__file__).resolve().parents[1] / "conf"
 log = logging.getLogger("run")
 
 

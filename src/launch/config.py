@@ -25,6 +25,8 @@ from src.launch.record import first_process, older_version
 Node = dict[str, Any]
 _INSTRUCTIONS = ("_target_", "_partial_", "_args_", "_recursive_", "_convert_")
 _MISSING = "???"
+
+CONF = Path(__file__).resolve().parents[2] / "conf"
 _SHOWS_ONLY = ("--hydra-help", "--cfg", "-c", "--info", "-i", "--version", "--shell-completion", "-sc")
 _MULTIRUN = ("-m", "--multirun")
 _ADDED_BY_HAND = ("experiment", "sweep", "ablation")  # groups that are not in the defaults list

@@ -143,16 +143,24 @@ def test_a_run_killed_from_outside_resumes_to_the_bit(run, place, tmp_path):
 
 def chain(place, folder):
     """A command line of the whole chain, with the small model on both sides."""
-    training = [one for one in command(place, "trainer.max_epochs=1") if not one.startswith(("+exp", "logger"))]
-    tests = [f"task.tests.{name}=['dataset=gisa','dataset.root={place / name}']" for name in ("entities", "families")]
-    before = f"task.before=['agent/policy=local','agent.policy.name={place / 'model'}','task.max_questions=2']"
+    choices = {"model": "hub", "dataset": "gisa"}
+    training = command(place, "trainer.max_epochs=1")
+    settings = [one for one in training if not one.startswith(("+", "logger", *(f"{key}=" for key in choices)))]
     limits = ("agent.policy.max_output_tokens=12", "agent.budget.max_calls=1", "agent.policy.dtype=float32")
-    short = "task.more_rollout=[" + ",".join(f"'{one}'" for one in limits) + "]"
-    quoted = ",".join(f"'{one}'" for one in training)
     return [
-        "+experiment=gisa_imitation_eval", "logger=none", f"task.more_train=[{quoted}]", *tests, before, short,
-        "task.resamples=50", f"hydra.run.dir={folder}",
+        "+experiment=gisa_imitation_eval", "logger=none", "task.resamples=50", f"hydra.run.dir={folder}",
+        "task.train.choices={model: hub, dataset: gisa}", *(f"task.train.{one}" for one in settings),
+        "task.before.choices={agent/policy: local}", f"task.before.agent.policy.name={place / 'model'}",
+        "task.before.task.max_questions=2", *(f"task.rollout.{one}" for one in limits), *on_suites(place),
     ]  # fmt: skip
+
+
+def on_suites(place):
+    """Ask the tests of a chain about the suites at hand, and not about those of the recipe."""
+    for name in ("entities", "families"):
+        dataset = f"dataset: {{root: {place / name}}}"
+        yield f"~task.tests.{name}"
+        yield f"+task.tests.{name}={{choices: {{dataset: gisa}}, {dataset}}}"
 
 
 def test_one_command_trains_and_answers_before_and_after_and_goes_on_where_it_was(run, place, tmp_path, capsys):
@@ -199,7 +207,7 @@ def test_one_command_trains_and_answers_before_and_after_and_goes_on_where_it_wa
 def test_the_chain_names_a_fault_of_any_of_its_runs_before_the_first_begins(run, tmp_path, capsys):
     folder = tmp_path / "chain"
     status = run(
-        "+experiment=gisa_imitation_eval", "logger=none", "task.more_rollout=['++agent.policy.tempature=1']",
+        "+experiment=gisa_imitation_eval", "logger=none", "task.rollout.agent.policy.tempature=1",
         f"hydra.run.dir={folder}",
     )  # fmt: skip
     assert status == 2

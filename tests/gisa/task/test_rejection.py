@@ -6,26 +6,21 @@ import pytest
 
 from src.gisa.task.rejection import RejectionTask
 from tests.gisa.demonstrations import AGENT
-from tests.gisa.task.test_imitation import read
+from tests.gisa.task.test_imitation import on_suites, read
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 PARTS = ("entities_round0", "families_round0", "round1_sample", "round1_train", "entities_round1", "families_round1")
 
 
-def quoted(values):
-    return "[" + ",".join(f"'{one}'" for one in values) + "]"
-
-
 def rejection(place, checkpoint, folder, *overrides):
+    rollouts = (*AGENT, "agent.policy.dtype=float32", "evaluator.resamples=50")
     short = ("agent.policy.max_output_tokens=12", "agent.budget.max_calls=1")
-    tests = {name: ("dataset=gisa", f"dataset.root={place / name}", *short) for name in ("entities", "families")}
     return [
         "+experiment=gisa_rejection", "logger=none", f"checkpoint={checkpoint}", "task.resamples=50",
-        "task.temperature=0.05", "task.samples=2", "task.questions=3",
-        "task.sample=[]",  # the questions are those that the checkpoint's run had
-        *(f"task.tests.{name}={quoted(changes)}" for name, changes in tests.items()),
-        f"task.more_rollout={quoted([*AGENT, 'agent.policy.dtype=float32', 'evaluator.resamples=50'])}",
-        f"task.more_train={quoted(['trainer.max_epochs=1', 'trainer.check_val_every_n_epoch=1'])}",
+        "task.temperature=0.05", "task.samples=2", "task.questions=3", *on_suites(place),
+        *(f"task.tests.{name}.{one}" for name in ("entities", "families") for one in short),
+        *(f"task.rollout.{one}" for one in rollouts),
+        "task.train.trainer.max_epochs=1", "task.train.trainer.check_val_every_n_epoch=1",
         f"hydra.run.dir={folder}", *overrides,
     ]  # fmt: skip
 
@@ -61,33 +56,45 @@ def test_a_round_keeps_exact_episodes_trains_and_tests_and_goes_on_where_it_was(
 
 def task(**changes):
     settings = {
-        "checkpoint": None, "rounds": 2, "samples": 4, "temperature": 0.7, "questions": 240, "keep": 2,
-        "every": ["seed=3"], "rollout": ["+experiment=gisa_rollout"], "sample": ["dataset.split=train"],
-        "tests": {"entities": ["dataset.split=entities"]}, "more_train": ["x=1"], "more_rollout": ["y=1"],
+        "checkpoint": "a/checkpoints/best.ckpt", "rounds": 2, "samples": 4, "temperature": 0.7, "questions": 240,
+        "keep": 2, "train": {"x": 1}, "rollout": {"experiment": "gisa_rollout", "y": 1},
+        "sample": {"choices": {"dataset": "factbook_set"}}, "tests": {"entities": {"dataset": {"split": "entities"}}},
         "resamples": 50,
     }  # fmt: skip
     return RejectionTask(**{**settings, **changes})
 
 
 def test_a_second_round_asks_the_first_rounds_policy_and_learns_from_the_episodes_of_both(tmp_path):
-    two = task(checkpoint="a/checkpoints/best.ckpt")
-    two.training, two.episodes_before = ["+experiment=gisa_imitation"], ["earlier"]
-    plan = two._plan(tmp_path)
-    assert list(plan) == [
+    trained = {
+        "overrides": ["+experiment=gisa_imitation", "dataset=gisa", "dataset.root=r", "model.lora.rank=8"],
+        "config": {"task": {"episodes_from": ["earlier"]}},
+    }
+    two = task()
+    children = two._children(tmp_path, trained)
+    assert list(children) == [
         "entities_round0", "round1_sample", "round1_train", "entities_round1", "round2_sample", "round2_train",
         "entities_round2",
     ]  # fmt: skip
-    first = f'checkpoint="{tmp_path / "round1_train" / "checkpoints" / "best.ckpt"}"'
-    assert 'checkpoint="a/checkpoints/best.ckpt"' in plan["round1_sample"]
-    assert first in plan["entities_round1"]
-    assert first in plan["round2_sample"]
-    assert {"task.allow_contaminated=true", "task.samples=4", "agent.policy.temperature=0.7"} < set(
-        plan["round2_sample"]
-    )
-    assert not {"task.allow_contaminated=true", "agent.policy.temperature=0.7"} & set(plan["entities_round2"])
-    episodes = json.dumps(["earlier", str(tmp_path / "round1_sample"), str(tmp_path / "round2_sample")])
-    assert f"task.episodes_from={episodes}" in plan["round2_train"]
-    assert "name=gisa_round2_train" in plan["round2_train"]  # a report tells policies apart by it
+    policy = ["+experiment=gisa_rollout", "agent/policy=imitation"]
+    first = str(tmp_path / "round1_train" / "checkpoints" / "best.ckpt")
+    assert children["round1_sample"].settings["checkpoint"] == "a/checkpoints/best.ckpt"
+    assert children["entities_round1"].recipe == policy
+    test = {"checkpoint": first, "dataset": {"split": "entities"}, "y": 1}
+    assert children["entities_round1"].settings == test
+    sample = children["round2_sample"]
+    assert sample.recipe == [*policy, "dataset=factbook_set", "dataset=gisa", "dataset.root=r"]
+    assert sample.settings == {
+        "checkpoint": first, "y": 1, "agent": {"policy": {"temperature": 0.7}},
+        "task": {"samples": 4, "max_questions": 240, "allow_contaminated": True},
+    }  # fmt: skip
+    episodes = ["earlier", str(tmp_path / "round1_sample"), str(tmp_path / "round2_sample")]
+    train = children["round2_train"]
+    assert train.recipe == trained["overrides"]
+    # A report tells policies apart by the name.
+    assert train.settings == {
+        "x": 1, "task": {"episodes_from": episodes, "keep": 2}, "name": "gisa_round2_train",
+    }  # fmt: skip
+    assert children["round1_train"].settings["task"]["episodes_from"] == episodes[:2]
     assert two.pairs == [("round0", "round1"), ("round1", "round2"), ("round0", "round2")]
     assert task(rounds=1).pairs == [("round0", "round1")]
 
