@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from src.gisa.metrics.answer_table import TableError
 from src.gisa.metrics.answer_text import decode_gold
 from src.gisa.metrics.behaviour import canonical_url, query_of, redirected
+from src.launch.config import build
 from src.launch.errors import InputError
 from src.launch.lines import existing_file, fault, read_json_lines, read_json_object
 
@@ -128,6 +129,11 @@ class Gisa:
                 "\nGive one of these, or dataset.snapshot=null for the published answers."
             )
 
+    @property
+    def protocol(self) -> dict[str, str | None]:
+        """What a run notes down of it, so that two runs can be told to be comparable."""
+        return {"dataset": f"gisa ({self.fingerprint[:12]})", "snapshot": self.snapshot}
+
     @cached_property
     def snapshots(self) -> list[str]:
         """The days that have answers of their own, the earliest first."""
@@ -212,6 +218,22 @@ class Gisa:
                 if encoding != "utf-8-sig":
                     remarks.append(f"{path.relative_to(self.root)}: read as {encoding}, as it is not UTF-8")
         return remarks
+
+
+def load_suite(node: dict[str, Any], needed: str) -> Gisa:
+    """Build the data set of a config.
+
+    Args:
+        node: Of the config.
+        needed: What is said after the data set's target where it is no suite of questions.
+
+    Raises:
+        InputError: it is none.
+    """
+    suite = build(node)
+    if not isinstance(suite, Gisa):
+        raise InputError(f"dataset is {node['_target_']}, and {needed}")
+    return suite
 
 
 def decrypt(text: str, password: str) -> str:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from src.gisa.task.imitation import keep_model, suite_of
+from src.gisa.dataset.gisa import load_suite
+from src.gisa.task.imitation import NEEDED, learn, show_trained
 from src.launch.config import build
 from src.launch.record import Record
-from src.training.fit import fitted, prepare_training
+from src.training.fit import prepare_training
 
 
 class GrpoTask:
@@ -36,25 +37,11 @@ class GrpoTask:
         policy = build({**config["agent"]["policy"], "_partial_": True})(model=chat)
         rollout = rollout_with(policy, config["agent"])
         record.trace_origins({"checkpoint_from": config["checkpoint"]})
-        suite = suite_of(config)
+        suite = load_suite(config["dataset"], NEEDED)
         data = build(config["batches"])(suite=suite, seed=config["seed"])
         stage = build(config["stage"])(model=model, rollout=rollout)
-        with fitted(stage, data, config, folder, record, sweep) as (trainer, checkpoints):
-            trainer.validate(stage, datamodule=data, ckpt_path=checkpoints.selected, verbose=False)
-            record.lap("test")
-            if trainer.is_global_zero:
-                keep_model(model, stage.manifest, folder)
-        record.finish(
-            metrics={name: value.item() for name, value in trainer.callback_metrics.items() if name.startswith("val/")},
-            protocol={"dataset": f"gisa ({suite.fingerprint[:12]})", "snapshot": suite.snapshot},
-        )
+        record.finish(metrics=learn(stage, data, config, folder, record, sweep), protocol=suite.protocol)
 
     def show(self, record: Record) -> None:
         """Say how it went and how to go on."""
-        for name, value in record.content["metrics"].items():
-            print(f"{name} {value:.4f}")
-        print(
-            "\nLet it answer:  python -m src.run +experiment=gisa_rollout agent/policy=imitation "
-            "dataset=factbook_set dataset.split=entities \\\n"
-            f"  checkpoint={record.path.parent / 'checkpoints' / 'best.ckpt'}"
-        )
+        show_trained(record)

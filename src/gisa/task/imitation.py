@@ -8,11 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from src.gisa.dataset.gisa import Gisa
+from src.gisa.dataset.gisa import load_suite
 from src.launch.config import build
-from src.launch.errors import InputError
 from src.launch.record import Record
 from src.training.fit import fitted, prepare_training
+
+NEEDED = "I need a suite of questions with traces:\n  dataset=factbook_set, or dataset=gisa dataset.root=<folder>"
 
 
 class ImitationTask:
@@ -52,7 +53,7 @@ class ImitationTask:
 
         prepare_training(config)
         record.trace_origins(config["stage"])
-        suite = suite_of(config)
+        suite = load_suite(config["dataset"], NEEDED)
         model = build(config["model"])(())
         rollout = rollout_with(HeuristicPolicy(), config["agent"])  # which is not asked, and without weights
         chat, allowed = ChatFormat(model.tokenizer), self.allow_train_on_benchmark
@@ -66,42 +67,37 @@ class ImitationTask:
             demonstrations=demonstrations, pad_token_id=model.tokenizer.pad_token_id, seed=config["seed"]
         )
         stage = build(config["stage"])(model=model)
-        with fitted(stage, data, config, folder, record, sweep) as (trainer, checkpoints):
-            trainer.validate(stage, datamodule=data, ckpt_path=checkpoints.selected, verbose=False)
-            record.lap("test")
-            if trainer.is_global_zero:
-                keep_model(model, stage.manifest, folder)
-        record.finish(
-            metrics={name: value.item() for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
-            | {f"demonstrations/{name}": count for name, count in demonstrations.counts.items()},
-            dropped={reason: len(ids) for reason, ids in demonstrations.dropped.items()},
-            protocol={"dataset": f"gisa ({suite.fingerprint[:12]})", "snapshot": suite.snapshot},
-        )
+        more = {f"demonstrations/{name}": count for name, count in demonstrations.counts.items()}
+        dropped = {reason: len(ids) for reason, ids in demonstrations.dropped.items()}
+        metrics = learn(stage, data, config, folder, record, sweep)
+        record.finish(metrics=metrics | more, dropped=dropped, protocol=suite.protocol)
 
     def show(self, record: Record) -> None:
         """Say how it went and how to go on."""
-        for name, value in record.content["metrics"].items():
-            print(f"{name} {value:.4f}" if name.startswith("val/") else f"{name} {value:,}")
-        print(
-            "\nLet it answer:  python -m src.run +experiment=gisa_rollout agent/policy=imitation "
-            "dataset=factbook_set dataset.split=entities \\\n"
-            f"  checkpoint={record.path.parent / 'checkpoints' / 'best.ckpt'}"
-        )
+        show_trained(record)
 
 
-def suite_of(config: dict[str, Any]) -> Gisa:
-    """Build the questions to learn from.
+def learn(
+    stage: Any, data: Any, config: dict[str, Any], folder: Path, record: Record, sweep: str | None
+) -> dict[str, float]:
+    """Train a ``LearningStage``, validate the selected weights, save the model; return the metrics of validation."""
+    with fitted(stage, data, config, folder, record, sweep) as (trainer, checkpoints):
+        trainer.validate(stage, datamodule=data, ckpt_path=checkpoints.selected, verbose=False)
+        record.lap("test")
+        if trainer.is_global_zero:
+            keep_model(stage.model, stage.manifest, folder)
+    return {name: value.item() for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
 
-    Raises:
-        InputError: the data set is no suite of questions.
-    """
-    suite = build(config["dataset"])
-    if not isinstance(suite, Gisa):
-        raise InputError(
-            f"dataset is {config['dataset']['_target_']}, and I need a suite of questions with traces:\n"
-            "  dataset=factbook_set, or dataset=gisa dataset.root=<folder>"
-        )
-    return suite
+
+def show_trained(record: Record) -> None:
+    """Say how a training went and how to go on."""
+    for name, value in record.content["metrics"].items():
+        print(f"{name} {value:.4f}" if name.startswith("val/") else f"{name} {value:,}")
+    print(
+        "\nLet it answer:  python -m src.run +experiment=gisa_rollout agent/policy=imitation "
+        "dataset=factbook_set dataset.split=entities \\\n"
+        f"  checkpoint={record.path.parent / 'checkpoints' / 'best.ckpt'}"
+    )
 
 
 def keep_model(model: Any, manifest: dict[str, Any], folder: Path) -> None:

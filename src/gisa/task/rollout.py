@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from src.gisa.dataset.gisa import Gisa
+from src.gisa.dataset.gisa import Gisa, load_suite
 from src.gisa.evaluator.answers import read_predictions
-from src.gisa.report.page import write_page
-from src.gisa.task.score import ScoreTask, name_of, write_scores
+from src.gisa.task.score import ScoreTask
 from src.launch.config import build
 from src.launch.errors import InputError
 from src.launch.record import Record
@@ -57,28 +57,16 @@ class RolloutTask(ScoreTask):
 
         from src.gisa.agent.store import RunStore
         from src.gisa.agent.trajectory import Attempt, infra_failures
-        from src.gisa.dataset.contamination import refuse_contaminated
         from src.training.tracking import open_logs
 
         logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
         lightning.seed_everything(config["seed"], verbose=False)
         use_processor(config)
-        suite = build(config["dataset"])
-        if not isinstance(suite, Gisa):
-            raise InputError(
-                f"dataset is {config['dataset']['_target_']}, and the agent needs a suite of questions:\n"
-                "  dataset=factbook, or dataset=gisa dataset.root=<folder>"
-            )
-        remarks = suite.remarks()
-        if self.max_questions is not None and self.max_questions < len(suite.questions):
-            count = len(suite.questions)
-            suite.questions = [suite.questions[at * count // self.max_questions] for at in range(self.max_questions)]
+        suite, remarks = self._suite(config)
         attempts = [Attempt.at(question, sample) for sample in range(self.samples) for question in suite.questions]
         agent = {key: value for key, value in config["agent"].items() if key not in _NO_MATTER}
         settings = {"questions": suite.fingerprint, "agent": agent, "seed": config["seed"]}
-        rollout = build(config["agent"])
-        if rollout.manifest is not None and not self.allow_contaminated:
-            refuse_contaminated(suite, rollout.manifest)
+        rollout = self._rollout(config, suite)
         if config.get("checkpoint"):
             record.trace_origins({"checkpoint_from": config["checkpoint"]})
         stage = build(config["stage"])(rollout=rollout, attempts=attempts, folder=folder, settings=settings)
@@ -91,43 +79,50 @@ class RolloutTask(ScoreTask):
             record.lap("rollout")
             if not trainer.is_global_zero:
                 return
-            outcomes, counts = _tally(RunStore(folder, settings))
+            store = RunStore(folder, settings)
+            outcomes, counts = _tally(store.records())
             if outcomes["infra_error"] > self.max_infra_errors:
                 raise InputError(
-                    f"{infra_failures(RunStore(folder, settings).records())}\n"
+                    f"{infra_failures(store.records())}\n"
                     f"Try them again, and only them:  python -m src.run resume={folder}\n"
                     "or score them as wrong:  task.max_infra_errors=<number>"
                 )
             predictions = read_predictions(folder, self.sample)
-            scores = build(config["evaluator"]).score(suite, predictions)
-            write_scores(scores, suite, predictions, [*remarks, *predictions.remarks], folder)
-            write_page(folder, record.content, suite)
-            metrics = {
-                f"test/{name_of(mean)}": mean.mean for mean in scores.means if not mean.part.startswith("topic")
-            } | {f"test/{name}_per_question": count / len(attempts) for name, count in counts.items()}
+            results = self.score(config, suite, predictions, [*remarks, *predictions.remarks], folder, record)
+            results["metrics"] |= {f"test/{name}_per_question": count / len(attempts) for name, count in counts.items()}
             for log in logs:
-                log.log_metrics(metrics)
+                log.log_metrics(results["metrics"])
             record.lap("score")
-        record.finish(
-            metrics=metrics,
-            outcomes=dict(outcomes),
-            evaluated_questions=len(scores.questions),
-            errors=scores.errors(),
-            protocol={
-                "dataset": f"gisa ({suite.fingerprint[:12]})",
-                "snapshot": suite.snapshot,
-                "sample": self.sample,
-                "budget": config["agent"]["budget"]["semantics"],
-                **({"questions": "learnt from, perhaps"} if self.allow_contaminated else {}),
-            },
+        results["protocol"] |= {"budget": config["agent"]["budget"]["semantics"]}
+        results["protocol"] |= {"questions": "learnt from, perhaps"} if self.allow_contaminated else {}
+        record.finish(**results, outcomes=dict(outcomes))
+
+    def _suite(self, config: dict[str, Any]) -> tuple[Gisa, list[str]]:
+        """Return the questions to ask, and what is odd about the files of the whole suite."""
+        suite = load_suite(
+            config["dataset"],
+            "the agent needs a suite of questions:\n  dataset=factbook, or dataset=gisa dataset.root=<folder>",
         )
+        remarks, count, most = suite.remarks(), len(suite.questions), self.max_questions
+        if most is not None and most < count:
+            suite.questions = [suite.questions[at * count // most] for at in range(most)]
+        return suite, remarks
+
+    def _rollout(self, config: dict[str, Any], suite: Gisa) -> Any:
+        """Build the agent, unless its policy has learnt from the questions and that is not allowed."""
+        from src.gisa.dataset.contamination import refuse_contaminated
+
+        rollout = build(config["agent"])
+        if rollout.manifest is not None and not self.allow_contaminated:
+            refuse_contaminated(suite, rollout.manifest)
+        return rollout
 
 
-def _tally(store: Any) -> tuple[Counter[str], Counter[str]]:
+def _tally(records: Iterable[Mapping[str, Any]]) -> tuple[Counter[str], Counter[str]]:
     """Count outcomes, and sum calls, tokens and costs over all episodes."""
     outcomes: Counter[str] = Counter()
     counts: Counter[str] = Counter()
-    for record in store.records():
+    for record in records:
         outcomes[record["outcome"]] += 1
         counts.update(record["counts"])
         for part, spent in record["spent"].items():

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from src.gisa.dataset.gisa import Gisa
+from src.gisa.dataset.gisa import Gisa, load_suite
 from src.gisa.evaluator.answers import AnswerScores, Mean, Predictions, read_predictions
 from src.gisa.report.page import write_page
 from src.launch.config import build
@@ -38,12 +38,11 @@ class ScoreTask:
         Raises:
             InputError: the data set is not GISA's, there are no answers, or none belongs to a question of the suite.
         """
-        suite = build(config["dataset"])
-        if not isinstance(suite, Gisa):
-            raise InputError(
-                f"dataset is {config['dataset']['_target_']}, and I can only score answers to a suite of questions:\n"
-                "  python -m src.run +experiment=gisa_score dataset.root=<folder> predictions=<folder or .jsonl>"
-            )
+        suite = load_suite(
+            config["dataset"],
+            "I can only score answers to a suite of questions:\n"
+            "  python -m src.run +experiment=gisa_score dataset.root=<folder> predictions=<folder or .jsonl>",
+        )
         predictions = read_predictions(Path(config["predictions"]), self.sample)
         ids = {question.id for question in suite.questions}
         if not ids & predictions.values.keys():
@@ -54,16 +53,31 @@ class ScoreTask:
         extra = [f"answer to question {name}, which there is not" for name in predictions.values if name not in ids]
         remarks = [*suite.remarks(), *predictions.remarks, *extra]
         record.lap("prepare")
-        scores = build(config["evaluator"]).score(suite, predictions)
+        results = self.score(config, suite, predictions, remarks, folder, record)
         record.lap("score")
+        record.finish(**results)
+
+    def score(
+        self,
+        config: dict[str, Any],
+        suite: Gisa,
+        predictions: Predictions,
+        remarks: list[str],
+        folder: Path,
+        record: Record,
+    ) -> dict[str, Any]:
+        """Score answers and write all files; return what a record keeps of it."""
+        scores = build(config["evaluator"]).score(suite, predictions)
         write_scores(scores, suite, predictions, remarks, folder)
         write_page(folder, record.content, suite)
-        record.finish(
-            metrics={f"test/{name_of(mean)}": mean.mean for mean in scores.means if not mean.part.startswith("topic")},
-            evaluated_questions=len(scores.questions),
-            errors=scores.errors(),
-            protocol={"dataset": f"gisa ({suite.fingerprint[:12]})", "snapshot": suite.snapshot, "sample": self.sample},
-        )
+        return {
+            "metrics": {
+                f"test/{name_of(mean)}": mean.mean for mean in scores.means if not mean.part.startswith("topic")
+            },
+            "evaluated_questions": len(scores.questions),
+            "errors": scores.errors(),
+            "protocol": {**suite.protocol, "sample": self.sample},
+        }
 
     def show(self, record: Record) -> None:
         """Print the means."""

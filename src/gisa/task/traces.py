@@ -8,7 +8,8 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from src.gisa.dataset.gisa import Gisa
+from src.gisa.dataset.gisa import Gisa, load_suite
+from src.gisa.task.imitation import NEEDED
 from src.launch.config import build
 from src.launch.errors import InputError
 from src.launch.record import Record
@@ -65,12 +66,7 @@ class TracesTask:
         from src.gisa.batches.demonstrations import make_demonstrations
         from src.gisa.chat.format import load_chat_format
 
-        suite = build(config["dataset"])
-        if not isinstance(suite, Gisa):
-            raise InputError(
-                f"dataset is {config['dataset']['_target_']}, and I need a suite of questions with traces:\n"
-                "  dataset=factbook_set, or dataset=gisa dataset.root=<folder>"
-            )
+        suite = load_suite(config["dataset"], NEEDED)
         name = config["agent"]["policy"].get("name")
         if name is None:
             raise InputError(
@@ -105,7 +101,7 @@ class TracesTask:
         record.finish(
             metrics={f"demonstrations/{key}": count for key, count in counts.items()},
             dropped=dropped,
-            protocol={"dataset": f"gisa ({suite.fingerprint[:12]})", "snapshot": suite.snapshot},
+            protocol=suite.protocol,
         )
 
     def show(self, record: Record) -> None:
