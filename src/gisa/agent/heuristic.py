@@ -5,13 +5,10 @@ from __future__ import annotations
 import json
 import random
 import re
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 from urllib.parse import urljoin
 
-from src.gisa.agent.cost import Part, Step
-from src.gisa.agent.policy import Reply, ScriptedPolicy
-from src.gisa.agent.web import Web
+from src.gisa.agent.policy import Reply, Request, ScriptedPolicy
 from src.gisa.chat.format import Message
 from src.gisa.dataset.factbook.families import understand
 from src.gisa.dataset.factbook.pages import page_listing, page_with
@@ -39,24 +36,15 @@ class HeuristicPolicy:
         """
         self._error_rate, self._seed = error_rate, seed
 
-    async def reply(
-        self,
-        messages: Sequence[Message],
-        tools: Sequence[Mapping[str, Any]],
-        step: Step,
-        web: Web,
-        *,
-        may_call: bool = True,
-        part: Part = "chain",
-    ) -> Reply:
+    async def reply(self, request: Request) -> Reply:
         """See ``Policy``."""
-        episode = step.name.partition("/")[0]  # the same in each of its steps
+        episode = request.step.name.partition("/")[0]  # the same in each of its steps
 
         def errs_at(title: str) -> bool:
             return random.Random(f"{self._seed} {episode} {title}").random() < self._error_rate
 
         script = ScriptedPolicy(lambda said: _say(said, errs_at))
-        return await script.reply(messages, tools, step, web, may_call=may_call, part=part)
+        return await script.reply(request)
 
 
 class _PageNeededError(Exception):

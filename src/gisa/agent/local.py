@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from weakref import WeakKeyDictionary
 
-from src.gisa.agent.cost import Charge, Part, Step
-from src.gisa.agent.policy import ContextOverflowError, Reply, ReplyTokens
-from src.gisa.agent.web import Web
+from src.gisa.agent.cost import Charge
+from src.gisa.agent.policy import ContextOverflowError, Reply, ReplyTokens, Request
 from src.gisa.chat.format import Message, read_reply
 from src.launch.errors import InputError
 from src.launch.record import older_version
@@ -26,7 +25,7 @@ _GATHER_S = 0.01  # how long a batch waits for others to join: nothing beside th
 
 
 @dataclass(frozen=True, eq=False)
-class Request:
+class Waiting:
     """A conversation that waits for its reply."""
 
     tokens: list[int]
@@ -89,20 +88,12 @@ class LocalPolicy:
             self.manifest = json.loads(manifest.read_bytes())
         self._generators: WeakKeyDictionary[asyncio.AbstractEventLoop, Generator] = WeakKeyDictionary()
         self._examples = [message for number, one in enumerate(self.examples) for message in worked(one, number)]
-        self._waiting: list[Request] = []
+        self._waiting: list[Waiting] = []
         self._at_work: asyncio.Task[None] | None = None
 
-    async def reply(
-        self,
-        messages: Sequence[Message],
-        tools: Sequence[Mapping[str, Any]],
-        step: Step,
-        web: Web,
-        *,
-        may_call: bool = True,
-        part: Part = "chain",
-    ) -> Reply:
+    async def reply(self, request: Request) -> Reply:
         """See ``Policy``."""
+        messages, tools, step = request.messages, request.tools, request.step
         shown = [*messages[:1], *self._examples, *messages[1:]] if tools else list(messages)
         tokens = self._model.tokens_of(shown, tools)
         most = self._model.context_tokens
@@ -111,13 +102,13 @@ class LocalPolicy:
                 f"{len(tokens)} tokens to read and {self.max_output_tokens} to write, for a model of {most}"
             )
         place = f"{self.seed} {step.name} {tokens}".encode()
-        request = Request(tokens, int.from_bytes(hashlib.sha256(place).digest()[:8]))
-        self._waiting.append(request)
+        waiting = Waiting(tokens, int.from_bytes(hashlib.sha256(place).digest()[:8]))
+        self._waiting.append(waiting)
         if self._at_work is None or self._at_work.done():
             self._at_work = asyncio.create_task(self._work())
-        generation = await request.reply
+        generation = await waiting.reply
         written = [*generation.tokens, *([] if generation.end is None else [generation.end])]
-        step.charge(Charge(part, len(tokens), len(written)))
+        step.charge(Charge(request.part, len(tokens), len(written)))
         text = self._model.text_of(generation.tokens)
         if not generation.ended:
             return Reply({"role": "assistant", "content": text}, "length", ReplyTokens(tokens, written))
@@ -144,12 +135,12 @@ class LocalPolicy:
                     replies = await asyncio.to_thread(self._generate, batch, generator)
                 except Exception as error:
                     replies = [error] * len(batch)
-                for request, reply in zip(batch, replies, strict=True):
+                for waiting, reply in zip(batch, replies, strict=True):
                     with suppress(asyncio.InvalidStateError):  # its episode has given up meanwhile
                         if isinstance(reply, Exception):
-                            request.reply.set_exception(reply)
+                            waiting.reply.set_exception(reply)
                         else:
-                            request.reply.set_result(reply)
+                            waiting.reply.set_result(reply)
         finally:
             self._at_work = None  # which would hold the loop, and so the generator and what it remembers
 
@@ -166,7 +157,7 @@ class LocalPolicy:
             before = len(self._waiting)
             await asyncio.sleep(_GATHER_S)
 
-    def _next_batch(self) -> list[Request]:
+    def _next_batch(self) -> list[Waiting]:
         """Take the one that waits longest, with those of about its length: all are padded to the longest.
 
         One more row costs less than another batch, which reads the weights again for every token: none is left out.
@@ -176,7 +167,7 @@ class LocalPolicy:
         self._waiting = [request for request in waiting if request not in batch]
         return batch
 
-    def _generate(self, batch: Sequence[Request], generator: Generator) -> list[Generation]:
+    def _generate(self, batch: Sequence[Waiting], generator: Generator) -> list[Generation]:
         return generator.generate(
             [request.tokens for request in batch],
             seeds=[request.seed for request in batch],

@@ -24,6 +24,27 @@ _OVERFLOW_SIGNS = (
 )
 
 
+@dataclass(frozen=True)
+class Request:
+    """What a policy is asked.
+
+    Attributes:
+        messages: The conversation so far.
+        tools: Tools in the form of the chat completions API; empty for none.
+        step: Where charges and failed attempts are noted.
+        web: The connections.
+        may_call: False where an answer is wanted and no call.
+        part: Whom to charge.
+    """
+
+    messages: Sequence[Message]
+    tools: Sequence[Mapping[str, Any]]
+    step: Step
+    web: Web
+    may_call: bool = True
+    part: Part = "chain"
+
+
 class ReplyTokens(NamedTuple):
     """Tokens of one reply: those that were read, and those that were written, the one that ends it included."""
 
@@ -49,25 +70,8 @@ class Reply:
 class Policy(Protocol):
     """Continues a conversation; anything that can is a policy, a local model with batched generation included."""
 
-    async def reply(
-        self,
-        messages: Sequence[Message],
-        tools: Sequence[Mapping[str, Any]],
-        step: Step,
-        web: Web,
-        *,
-        may_call: bool = True,
-        part: Part = "chain",
-    ) -> Reply:
+    async def reply(self, request: Request) -> Reply:
         """Return the next message.
-
-        Args:
-            messages: The conversation so far.
-            tools: Tools in the form of the chat completions API; empty for none.
-            step: Where charges and failed attempts are noted.
-            web: The connections.
-            may_call: False where an answer is wanted and no call.
-            part: Whom to charge.
 
         Raises:
             RequestError: there is no reply; that is a failure of the infrastructure.
@@ -119,35 +123,26 @@ class ChatEndpoint:
         if self.temperature is not None:
             self._fields["temperature"] = self.temperature
 
-    async def reply(
-        self,
-        messages: Sequence[Message],
-        tools: Sequence[Mapping[str, Any]],
-        step: Step,
-        web: Web,
-        *,
-        may_call: bool = True,
-        part: Part = "chain",
-    ) -> Reply:
+    async def reply(self, request: Request) -> Reply:
         """See ``Policy``."""
-        body: dict[str, Any] = {**self._fields, "messages": list(messages)}
-        if tools:
-            body["tools"] = list(tools)
-            if not may_call:
+        step, body = request.step, {**self._fields, "messages": list(request.messages)}
+        if request.tools:
+            body["tools"] = list(request.tools)
+            if not request.may_call:
                 body["tool_choice"] = "none"  # the tools stay: some servers want them beside messages that called them
             elif self.parallel_calls is not None:
                 body["parallel_tool_calls"] = self.parallel_calls
         url = self.base_url.rstrip("/") + "/chat/completions"
         with step.account.reserve(self._most_usd(body, step)):
             try:
-                reply, usage = await web.call(
+                reply, usage = await request.web.call(
                     url, _first_choice, step, body=body, key=self._key, timeout_s=self.timeout_s
                 )
             except RequestError as error:
                 if error.status in (400, 413, 422) and any(sign in str(error).lower() for sign in _OVERFLOW_SIGNS):
                     raise ContextOverflowError(str(error)) from error
                 raise
-            step.charge(Charge(part, *usage, usd=self.prices.usd(self.model, *usage)))
+            step.charge(Charge(request.part, *usage, usd=self.prices.usd(self.model, *usage)))
         return reply
 
     def _most_usd(self, body: Mapping[str, Any], step: Step) -> float:
@@ -171,19 +166,10 @@ class ScriptedPolicy:
         """Take the function; it returns an assistant's message."""
         self._say = say
 
-    async def reply(
-        self,
-        messages: Sequence[Message],
-        tools: Sequence[Mapping[str, Any]],
-        step: Step,
-        web: Web,
-        *,
-        may_call: bool = True,
-        part: Part = "chain",
-    ) -> Reply:
+    async def reply(self, request: Request) -> Reply:
         """See ``Policy``."""
-        step.charge(Charge(part))
-        message = {"role": "assistant", **self._say(messages)}
+        request.step.charge(Charge(request.part))
+        message = {"role": "assistant", **self._say(request.messages)}
         return Reply(message, "tool_calls" if message.get("tool_calls") else "stop")
 
 

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from src.gisa.agent.cost import CeilingReachedError, Step
 from src.gisa.agent.fetch import RequestError
-from src.gisa.agent.policy import ContextOverflowError, Policy, Reply, text_of
+from src.gisa.agent.policy import ContextOverflowError, Policy, Reply, Request, text_of
 from src.gisa.agent.prompts import OUT_OF_BUDGET, Instructions, opening
 from src.gisa.agent.tools import CallError, Search, Toolbox, Visit, specs
 from src.gisa.agent.trajectory import Episode, Verdict
@@ -139,7 +139,7 @@ class ReActAgent:
 
     async def _next_reply(self, episode: Episode, turn: int, may_call: bool) -> Reply:
         async def ask(step: Step) -> dict[str, Any]:
-            reply = await self.policy.reply(episode.messages, self.specs, step, episode.web, may_call=may_call)
+            reply = await self.policy.reply(Request(episode.messages, self.specs, step, episode.web, may_call))
             if reply.tokens:
                 episode.tokens.append(reply.tokens)
             return {"message": reply.message, "finish_reason": reply.finish_reason}

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 from src.gisa.agent.backends import PageError, PageSource, SearchEngine
 from src.gisa.agent.cost import Step
-from src.gisa.agent.policy import ContextOverflowError, Policy, text_of
+from src.gisa.agent.policy import ContextOverflowError, Policy, Request, text_of
 from src.gisa.agent.prompts import Instructions, extraction, neutral, untrusted
 from src.gisa.agent.web import Web
 from src.gisa.dataset.factbook.corpus import Hit
@@ -254,7 +254,7 @@ class Toolbox:
             if self._is_denied(found):
                 return ToolResult(f"{heading} may not be visited.", [url], failed=1, contaminated=[found])
             if self.extractor and text.strip():
-                reply = await self.extractor.reply(extraction(text, goal), (), step, web, part="extractor")
+                reply = await self.extractor.reply(Request(extraction(text, goal), (), step, web, part="extractor"))
                 text, left_out = text_of(reply.message), 0
         except (PageError, ContextOverflowError) as error:
             return ToolResult(f"{heading} could not be read: {neutral(str(error))}.", [url], failed=1)

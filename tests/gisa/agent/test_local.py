@@ -7,7 +7,7 @@ import pytest
 
 from src.gisa.agent.cost import Account, Step
 from src.gisa.agent.local import LocalPolicy, trained_folder
-from src.gisa.agent.policy import ContextOverflowError
+from src.gisa.agent.policy import ContextOverflowError, Request
 from src.gisa.agent.react import Budget, ReActAgent
 from src.gisa.agent.store import RunStore
 from src.gisa.agent.tools import specs
@@ -58,7 +58,7 @@ def policy_of(folder, **settings):
 
 def ask(policy, messages=ASKED, tools=TOOLS, name="", **more):
     step = Step(Account("question", None), name=name)
-    return asyncio.run(policy.reply(messages, tools, step, Web(), **more)), step
+    return asyncio.run(policy.reply(Request(messages, tools, step, Web(), **more))), step
 
 
 @pytest.mark.parametrize("kind", ["plain", "tools"])
@@ -137,7 +137,7 @@ def test_requests_that_come_together_are_answered_together_up_to_the_batch_size(
 
     async def main():
         steps = [Step(Account("question", None), name=str(number)) for number in range(5)]
-        return await asyncio.gather(*(policy.reply(ASKED, (), step, Web()) for step in steps))
+        return await asyncio.gather(*(policy.reply(Request(ASKED, (), step, Web())) for step in steps))
 
     replies = asyncio.run(main())
     assert [reply.message["content"] for reply in replies] == list("abcde")
@@ -153,7 +153,7 @@ def test_conversations_of_a_length_go_together_and_none_waits_for_ever(folders):
         step = Step(Account("question", None))
         questions = ["a" * 90, "b", "a" * 80, "b"]
         await asyncio.gather(
-            *(policy.reply([{"role": "user", "content": text}], (), step, Web()) for text in questions)
+            *(policy.reply(Request([{"role": "user", "content": text}], (), step, Web())) for text in questions)
         )
 
     asyncio.run(main())
@@ -171,7 +171,7 @@ def test_none_is_left_out_of_a_batch_that_is_not_full(folders):
 
         async def late(wait, messages):
             await asyncio.sleep(wait)
-            await policy.reply(messages, (), step, Web())
+            await policy.reply(Request(messages, (), step, Web()))
 
         await asyncio.gather(*map(late, waits, kinds))
 
@@ -194,10 +194,10 @@ def test_the_event_loop_goes_on_while_it_generates_and_late_requests_are_collect
 
     async def main():
         step = Step(Account("question", None))
-        first = asyncio.create_task(policy.reply(ASKED, (), step, Web()))
+        first = asyncio.create_task(policy.reply(Request(ASKED, (), step, Web())))
         while not begun.is_set():
             await asyncio.sleep(0.001)
-        late = [asyncio.create_task(policy.reply(ASKED, (), step, Web())) for _ in range(3)]
+        late = [asyncio.create_task(policy.reply(Request(ASKED, (), step, Web()))) for _ in range(3)]
         await asyncio.sleep(0)
         go_on.set()
         await asyncio.gather(first, *late)
@@ -212,7 +212,7 @@ def test_an_episode_that_gives_up_takes_no_other_with_it(folders):
 
     async def main():
         step = Step(Account("question", None))
-        gone, kept = (asyncio.create_task(policy.reply(ASKED, (), step, Web())) for _ in range(2))
+        gone, kept = (asyncio.create_task(policy.reply(Request(ASKED, (), step, Web()))) for _ in range(2))
         await asyncio.sleep(0)
         gone.cancel()
         return await kept
@@ -241,7 +241,7 @@ def test_draws_hang_on_the_seed_and_the_step_and_not_on_the_company(folders):
 
         async def main():
             steps = [Step(Account("question", None), name=name) for name in names]
-            return await asyncio.gather(*(policy.reply(ASKED, (), step, Web()) for step in steps))
+            return await asyncio.gather(*(policy.reply(Request(ASKED, (), step, Web())) for step in steps))
 
         return [reply.message["content"] for reply in asyncio.run(main())]
 
@@ -265,7 +265,7 @@ def test_a_rollout_remembers_and_weights_that_changed_after_it_are_read_with_ane
     def contents(policy):
         async def main():
             step = Step(Account("question", None))
-            return [(await policy.reply(ASKED, (), step, Web())).message["content"] for _ in range(2)]
+            return [(await policy.reply(Request(ASKED, (), step, Web()))).message["content"] for _ in range(2)]
 
         return asyncio.run(main())
 

@@ -5,7 +5,7 @@ import pytest
 
 from src.gisa.agent.cost import Account, CeilingReachedError, Charge, PriceList, Step
 from src.gisa.agent.fetch import RequestError
-from src.gisa.agent.policy import ChatEndpoint, ContextOverflowError, ScriptedPolicy, text_of
+from src.gisa.agent.policy import ChatEndpoint, ContextOverflowError, Request, ScriptedPolicy, text_of
 from src.gisa.agent.web import Web
 from src.launch.errors import InputError
 from tests.gisa.agent.servers import completion, reply, serve
@@ -29,7 +29,7 @@ def ask(replies, *, tools=(), account=None, **settings):
         async with serve(respond) as port, Web(base_delay_s=0.001) as web:
             settings.setdefault("key_env", None)
             endpoint = ChatEndpoint(base_url=f"http://127.0.0.1:{port}/v1/", model="m", prices=PRICES, **settings)
-            return await endpoint.reply(ASKED, tools, step, web, **call)
+            return await endpoint.reply(Request(ASKED, tools, step, web, **call))
 
     answer = asyncio.run(main())
     assert all(request.path == "/v1/chat/completions" for request in seen)
@@ -133,7 +133,7 @@ def test_a_ceiling_needs_a_price():
     async def main():
         async with Web() as web:
             endpoint = ChatEndpoint(base_url="http://127.0.0.1:1", model="new", prices=PRICES, key_env=None)
-            await endpoint.reply(ASKED, (), Step(Account("question", 1.0)), web)
+            await endpoint.reply(Request(ASKED, (), Step(Account("question", 1.0)), web))
 
     with pytest.raises(InputError, match=r"2026-01-31 does not know 'new'.*\nAdd it:  agent\.prices\.models:  new:"):
         asyncio.run(main())
@@ -147,7 +147,7 @@ def test_a_missing_key_is_noticed_before_anything_is_sent(monkeypatch):
 
 def test_a_script_sees_the_conversation():
     policy = ScriptedPolicy(lambda messages: {"content": messages[-1]["content"].upper()})
-    answer = asyncio.run(policy.reply(ASKED, (), Step(Account("question", None)), Web()))
+    answer = asyncio.run(policy.reply(Request(ASKED, (), Step(Account("question", None)), Web())))
     assert (answer.message["content"], answer.finish_reason) == ("ZOË?", "stop")
 
 

@@ -241,12 +241,12 @@ class Failing:
         self.error = error
         self.asked = 0
 
-    async def reply(self, messages, tools, step, web, *, may_call=True, part="chain"):
+    async def reply(self, request):
         self.asked += 1
-        step.charge(Charge("chain", 10, 5, 0.25))
-        if messages[-1]["role"] == "tool" and self.error:
+        request.step.charge(Charge("chain", 10, 5, 0.25))
+        if request.messages[-1]["role"] == "tool" and self.error:
             raise self.error
-        said = ANSWER if messages[-1]["role"] == "tool" else calls(search())
+        said = ANSWER if request.messages[-1]["role"] == "tool" else calls(search())
         return Reply({"role": "assistant", **said}, "stop")
 
 
@@ -289,7 +289,7 @@ def test_an_interrupted_episode_goes_on_without_repeating_or_paying_a_step_again
 
 def test_a_stalled_episode_ends(path):
     class Stalling:
-        async def reply(self, *arguments, **settings):
+        async def reply(self, request):
             await asyncio.Event().wait()
 
     verdict, _, _ = run(Stalling(), path, timeout_s=0.05)

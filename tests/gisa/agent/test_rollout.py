@@ -83,14 +83,14 @@ def test_no_more_episodes_are_under_way_than_allowed_and_attempts_are_read_as_ne
     under_way, most, read = set(), [], []
 
     class Slow:
-        async def reply(self, messages, tools, step, web, **how):
-            under_way.add(messages[1]["content"])
+        async def reply(self, request):
+            under_way.add(request.messages[1]["content"])
             most.append(len(under_way))
             assert len(read) <= 20
             await asyncio.sleep(0.001)
-            said = await ScriptedPolicy(say).reply(messages, tools, step, web)
+            said = await ScriptedPolicy(say).reply(request)
             if not said.message.get("tool_calls"):
-                under_way.remove(messages[1]["content"])
+                under_way.remove(request.messages[1]["content"])
             return said
 
     def reading():
@@ -105,10 +105,10 @@ def test_no_more_episodes_are_under_way_than_allowed_and_attempts_are_read_as_ne
 
 def test_the_run_stops_at_its_ceiling_and_goes_on_with_a_higher_one(tmp_path):
     class Costly(ScriptedPolicy):
-        async def reply(self, messages, tools, step, web, **how):
-            with step.account.reserve(1.0):
-                step.charge(Charge("chain", usd=1.0))
-                return await super().reply(messages, tools, step, web)
+        async def reply(self, request):
+            with request.step.account.reserve(1.0):
+                request.step.charge(Charge("chain", usd=1.0))
+                return await super().reply(request)
 
     # Three calls of 1 USD a question: 7 USD last for two questions and a third of the next.
     with pytest.raises(InputError, match=r"ceiling: 7\.0 USD, of which 7\.0000 are spent\.\n2 episodes are done"):
@@ -121,9 +121,9 @@ def test_the_run_stops_at_its_ceiling_and_goes_on_with_a_higher_one(tmp_path):
 
 def test_a_questions_ceiling_ends_that_question_only(tmp_path):
     class Costly(ScriptedPolicy):
-        async def reply(self, messages, tools, step, web, **how):
-            with step.account.reserve(3.0 if "Question 1?" in messages[1]["content"] else 1.0):
-                return await super().reply(messages, tools, step, web)
+        async def reply(self, request):
+            with request.step.account.reserve(3.0 if "Question 1?" in request.messages[1]["content"] else 1.0):
+                return await super().reply(request)
 
     assert work(tmp_path, 4, Costly(say), question_usd=2.0) == {"answered": 3, "budget": 1}
 
@@ -140,9 +140,9 @@ def test_a_defect_met_by_one_question_leaves_the_others_alone(tmp_path):
 
 def _work_slowly(folder, count, pause_s):
     class Paced(ScriptedPolicy):
-        async def reply(self, *arguments, **settings):
+        async def reply(self, request):
             await asyncio.sleep(pause_s)
-            return await super().reply(*arguments, **settings)
+            return await super().reply(request)
 
     work(folder, count, Paced(say), concurrency=4)
 
@@ -338,9 +338,9 @@ def without_ids(messages):
 
 def test_tokens_travel_with_the_episode_and_are_in_no_record(tmp_path):
     class Telling(ScriptedPolicy):
-        async def reply(self, messages, tools, step, web, **how):
-            said = await super().reply(messages, tools, step, web)
-            return replace(said, tokens=ReplyTokens([len(messages)], [7_777_777]))
+        async def reply(self, request):
+            said = await super().reply(request)
+            return replace(said, tokens=ReplyTokens([len(request.messages)], [7_777_777]))
 
     store = MemoryStore()
     assert rollout(Telling(say)).run(attempts(2), store) == {"answered": 2}
