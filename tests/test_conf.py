@@ -102,11 +102,16 @@ def test_a_recipe_that_builds_on_another_run_names_it_where_it_is_missing():
         assert f"stage.{key}=outputs/{name}/<run>/checkpoints/best.ckpt: no such file" in str(caught.value)
 
 
-@pytest.mark.parametrize("sweep", SWEEPS)
-def test_every_sweep_composes_with_every_recipe_and_names_what_is_swept(sweep):
-    for recipe in RECIPES:
-        _, hydra = composed(f"+experiment={recipe}", f"+sweep={sweep}")
-        assert hydra.sweeper.params
+@pytest.mark.parametrize(
+    ("recipe", "sweep"),
+    [
+        *((recipe, "main_table") for recipe in RECIPES),
+        *((recipe, s) for s in SWEEPS for recipe in ("ilrec", "gisa_rollout")),
+    ],
+)
+def test_every_sweep_composes_with_recipes_of_both_wings_and_names_what_is_swept(recipe, sweep):
+    _, hydra = composed(f"+experiment={recipe}", f"+sweep={sweep}")
+    assert hydra.sweeper.params
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
