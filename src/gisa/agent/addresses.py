@@ -58,7 +58,7 @@ def is_public(address: str) -> bool:
         return False
     if isinstance(parsed, ipaddress.IPv4Address):
         return not any(parsed in network for network in _CLOSED_IPV4)
-    return parsed.scope_id is None and parsed in _OPEN_IPV6 and not any(parsed in one for one in _CLOSED_IPV6)
+    return parsed.scope_id is None and parsed in _OPEN_IPV6 and not any(parsed in network for network in _CLOSED_IPV6)
 
 
 def is_disguised(host: str) -> bool:

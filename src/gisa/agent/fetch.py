@@ -312,11 +312,11 @@ class _Decompressor:
 async def _system_lookup(host: str, port: int) -> list[str]:
     """Ask the system's resolver for the addresses of a host."""
     try:
-        found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        answers = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (socket.gaierror, UnicodeError) as error:
         passing = getattr(error, "errno", None) == socket.EAI_AGAIN
         raise RequestError("connection", f"{host} cannot be resolved", retryable=passing) from error
-    return [str(address[0]) for *_, address in found]
+    return [str(address[0]) for *_, address in answers]
 
 
 def _is_numeric(host: str) -> bool:

@@ -87,7 +87,7 @@ class LocalPolicy:
         if manifest.is_file():
             self.manifest = json.loads(manifest.read_bytes())
         self._generators: WeakKeyDictionary[asyncio.AbstractEventLoop, Generator] = WeakKeyDictionary()
-        self._examples = [message for number, one in enumerate(self.examples) for message in worked(one, number)]
+        self._examples = [message for number, shown in enumerate(self.examples) for message in worked(shown, number)]
         self._waiting: list[Waiting] = []
         self._at_work: asyncio.Task[None] | None = None
 
@@ -101,8 +101,8 @@ class LocalPolicy:
             raise ContextOverflowError(
                 f"{len(tokens)} tokens to read and {self.max_output_tokens} to write, for a model of {most}"
             )
-        place = f"{self.seed} {step.name} {tokens}".encode()
-        waiting = Waiting(tokens, int.from_bytes(hashlib.sha256(place).digest()[:8]))
+        identity = f"{self.seed} {step.name} {tokens}".encode()
+        waiting = Waiting(tokens, int.from_bytes(hashlib.sha256(identity).digest()[:8]))
         self._waiting.append(waiting)
         if self._at_work is None or self._at_work.done():
             self._at_work = asyncio.create_task(self._work())
@@ -114,7 +114,7 @@ class LocalPolicy:
             return Reply({"role": "assistant", "content": text}, "length", ReplyTokens(tokens, written))
         message = read_reply(text, [tool["function"]["name"] for tool in tools])
         for number, call in enumerate(message.get("tool_calls", [])):  # some templates want ids of this form
-            call["id"] = hashlib.sha256(place + b"%d" % number).hexdigest()[:9]
+            call["id"] = hashlib.sha256(identity + b"%d" % number).hexdigest()[:9]
         reason = "tool_calls" if "tool_calls" in message else "stop"
         return Reply(message, reason, ReplyTokens(tokens, written))
 
@@ -163,7 +163,7 @@ class LocalPolicy:
         One more row costs less than another batch, which reads the weights again for every token: none is left out.
         """
         waiting = [request for request in self._waiting if not request.reply.done()]  # done: its episode gave up
-        batch = sorted(waiting, key=lambda one: abs(len(one.tokens) - len(waiting[0].tokens)))[: self.batch_size]
+        batch = sorted(waiting, key=lambda other: abs(len(other.tokens) - len(waiting[0].tokens)))[: self.batch_size]
         self._waiting = [request for request in waiting if request not in batch]
         return batch
 

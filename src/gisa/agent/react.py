@@ -170,20 +170,17 @@ class ReActAgent:
                 result = await self.toolbox.run(call, step, episode.web)
                 return {"tool": type(call).__name__.lower(), **vars(call), **vars(result)}
 
-            found = await episode.journal.step(f"call/{turn}/{index}", episode.account, make)
-            return dict(found)
+            return dict(await episode.journal.step(f"call/{turn}/{index}", episode.account, make))
 
         # All are awaited before one's failure is raised, so that those that succeeded are in the journal.
         results = await asyncio.gather(*map(result, range(len(calls))), return_exceptions=True)
-        for index, one in enumerate(results):
-            if isinstance(one, BaseException):
-                raise one
-            _count(counts, parsed[index], one)
-        return [
-            {"role": "tool", "tool_call_id": call["id"], "content": one["content"]}
-            for call, one in zip(calls, results, strict=True)
-            if isinstance(one, dict)
-        ]
+        messages = []
+        for call, made, outcome in zip(calls, parsed, results, strict=True):
+            if isinstance(outcome, BaseException):
+                raise outcome
+            _count(counts, made, outcome)
+            messages.append({"role": "tool", "tool_call_id": call["id"], "content": outcome["content"]})
+        return messages
 
     def _parsed(self, call: Message) -> Search | Visit | str:
         """Read a call, or say what is wrong with it."""

@@ -41,9 +41,9 @@ class RunStore:
         wanted = json.loads(json.dumps(settings, sort_keys=True, default=str))
         if not manifest.is_file():
             write_atomic(manifest, json.dumps(wanted, indent=1))
-        found = json.loads(manifest.read_bytes())
-        if found != wanted:
-            changed = sorted(key for key in found.keys() | wanted.keys() if found.get(key) != wanted.get(key))
+        kept = json.loads(manifest.read_bytes())
+        if kept != wanted:
+            changed = sorted(key for key in kept.keys() | wanted.keys() if kept.get(key) != wanted.get(key))
             raise InputError(
                 f"{folder} holds a run with other settings; these differ: {', '.join(changed)}.\n"
                 "Answers of two settings may not be mixed. Give the same settings again, or start in a new folder."

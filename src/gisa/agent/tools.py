@@ -128,10 +128,10 @@ class Cache:
     def get(self, *key: str) -> Any:
         """Return a kept result, None if there is none."""
         try:
-            found = json.loads(self._path(key).read_bytes())
+            kept = json.loads(self._path(key).read_bytes())
         except (FileNotFoundError, ValueError):
             return None
-        return found["result"] if found["key"] == [self._bucket, *key] else None
+        return kept["result"] if kept["key"] == [self._bucket, *key] else None
 
     def put(self, result: Any, *key: str) -> None:
         """Keep a success; it must be plain JSON."""
@@ -225,8 +225,8 @@ class Toolbox:
         async def search() -> list[dict[str, str]]:
             return [dict(vars(hit)) for hit in await engine.search(call.query, self.results, step, web)]
 
-        found, cached = await self._cached(search, "search", engine.name, str(self.results), call.query)
-        hits = [Hit(**hit) for hit in found]
+        results, cached = await self._cached(search, "search", engine.name, str(self.results), call.query)
+        hits = [Hit(**result) for result in results]
         denied = [hit.url for hit in hits if self._is_denied(hit.url)]
         open_hits = [hit for hit in hits if hit.url not in denied]
         blocks = [
@@ -244,15 +244,15 @@ class Toolbox:
         heading = f"Page {neutral(url)}"
 
         async def read() -> list[Any]:
-            found, page = await self.pages.read(url, step, web)
-            return [found or url, page.title, page.text[: self.page_chars], max(0, len(page.text) - self.page_chars)]
+            address, page = await self.pages.read(url, step, web)
+            return [address or url, page.title, page.text[: self.page_chars], max(0, len(page.text) - self.page_chars)]
 
         if self._is_denied(url):
             return ToolResult(f"{heading} may not be visited.", [url], failed=1, contaminated=[url])
         try:
-            (found, title, text, left_out), cached = await self._cached(read, "visit", self.pages.name, url)
-            if self._is_denied(found):
-                return ToolResult(f"{heading} may not be visited.", [url], failed=1, contaminated=[found])
+            (address, title, text, left_out), cached = await self._cached(read, "visit", self.pages.name, url)
+            if self._is_denied(address):
+                return ToolResult(f"{heading} may not be visited.", [url], failed=1, contaminated=[address])
             if self.extractor and text.strip():
                 reply = await self.extractor.reply(Request(extraction(text, goal), (), step, web, part="extractor"))
                 text, left_out = text_of(reply.message), 0

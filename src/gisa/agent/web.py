@@ -78,7 +78,7 @@ def _forms_of(value: str) -> set[str]:
 
 def _unescaped(text: str) -> str:
     """Undo what JSON may do to the characters of a key, in a text that need not be JSON."""
-    return re.sub(r"\\u00([2-7][0-9a-f])", lambda found: chr(int(found[1], 16)), text, flags=re.I).replace("\\/", "/")
+    return re.sub(r"\\u00([2-7][0-9a-f])", lambda code: chr(int(code[1], 16)), text, flags=re.I).replace("\\/", "/")
 
 
 @dataclass(eq=False)

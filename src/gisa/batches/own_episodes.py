@@ -99,7 +99,7 @@ def _records(folder: Path, suite: Gisa) -> list[Record]:
         ) from None
     records = [json.loads(path.read_bytes()) for path in sorted((folder / "episodes").glob("*.json"))]
     answered = {record["question_id"] for record in records}
-    part = suite.fingerprint_of(one for one in suite.questions if one.id in answered)
+    part = suite.fingerprint_of(question for question in suite.questions if question.id in answered)
     if asked not in (suite.fingerprint, part):  # a part: task.max_questions
         raise InputError(
             f"task.episodes_from: the episodes of {folder} answer other questions than those below {suite.root}, or "
@@ -111,7 +111,7 @@ def _records(folder: Path, suite: Gisa) -> list[Record]:
 
 
 def _is_exact(suite: Gisa, record: Record) -> bool:
-    question = next((one for one in suite.questions if one.id == record["question_id"]), None)
+    question = next((question for question in suite.questions if question.id == record["question_id"]), None)
     if question is None or record["outcome"] != "answered":
         return False
     gold = suite.gold(question)
@@ -125,4 +125,6 @@ def _length(record: Record) -> tuple[int, int]:
 def _said(record: Record) -> str:
     """Return all that the policy said, without the ids of its calls."""
     messages = replies_of(record["steps"])
-    return json.dumps([[one["content"], [call["function"] for call in one.get("tool_calls", [])]] for one in messages])
+    return json.dumps(
+        [[said["content"], [call["function"] for call in said.get("tool_calls", [])]] for said in messages]
+    )

@@ -97,7 +97,7 @@ class ChatFormat:
         """
         shown = with_parsed_arguments(messages) if self.knows_tools else in_plain_text(messages, tools)
         written = json.dumps(shown, ensure_ascii=False).encode("utf-8", "replace").decode()
-        safe = json.loads(self._special.sub(lambda found: f"{found[0][0]} {found[0][1:]}", written))
+        safe = json.loads(self._special.sub(lambda token: f"{token[0][0]} {token[0][1:]}", written))
         return self._rendered(safe, tools if self.knows_tools else (), reply_follows)
 
     def tokens_of(self, messages: Sequence[dict[str, Any]], tools: Sequence[Mapping[str, Any]]) -> list[int]:
@@ -218,8 +218,8 @@ def read_reply(text: str, names: Collection[str]) -> Message:
         text: The reply, without the control tokens of the model.
         names: Tools that may be called without tags; none where no call is wanted.
     """
-    thought, found, said = text.rpartition("</think>")
-    reasoning = {"reasoning_content": thought.replace("<think>", "", 1).strip()} if found else {}
+    thought, marker, said = text.rpartition("</think>")
+    reasoning = {"reasoning_content": thought.replace("<think>", "", 1).strip()} if marker else {}
     if names and "<tool_call>" in said:
         calls = [call for part in _TAGGED.findall(said) for call in _calls(part.strip())]
         said = said.partition("<tool_call>")[0]
@@ -240,24 +240,25 @@ def in_plain_text(messages: Sequence[Message], tools: Sequence[Mapping[str, Any]
         messages: In the form of the chat completions API.
         tools: In the same form; empty for none.
     """
-    plain = [{"role": "user" if one["role"] == "tool" else one["role"], "content": _written(one)} for one in messages]
+    roles = ["user" if message["role"] == "tool" else message["role"] for message in messages]
+    plain = [{"role": role, "content": _written(said)} for role, said in zip(roles, messages, strict=True)]
     if tools:
         described = _HOW_TO_CALL.format(tools="\n".join(_signature(tool["function"]) for tool in tools))
         if plain[0]["role"] != "system":
             plain.insert(0, {"role": "system", "content": described})
         else:
             plain[0]["content"] += f"\n\n{described}"
-    turns = [(role, list(turn)) for role, turn in groupby(plain, key=lambda one: one["role"])]
-    return [{"role": role, "content": "\n\n".join(one["content"] for one in turn)} for role, turn in turns]
+    turns = [(role, list(turn)) for role, turn in groupby(plain, key=lambda said: said["role"])]
+    return [{"role": role, "content": "\n\n".join(said["content"] for said in turn)} for role, turn in turns]
 
 
 def with_parsed_arguments(messages: Sequence[Message]) -> list[Message]:
     """Return a conversation with the arguments of calls as objects, which templates want, and not as JSON text."""
     return [
-        {**one, "tool_calls": [{**call, "function": _as_object(call["function"])} for call in one["tool_calls"]]}
-        if one.get("tool_calls")
-        else one
-        for one in messages
+        {**said, "tool_calls": [{**call, "function": _as_object(call["function"])} for call in said["tool_calls"]]}
+        if said.get("tool_calls")
+        else said
+        for said in messages
     ]
 
 
@@ -296,14 +297,14 @@ def _calls(written: str) -> list[Message]:
     except (ValueError, RecursionError):
         named = _NAMED.search(written)
         return [_call(named[1] if named else None, written)]
-    return [_call_of(one) for one in (read if isinstance(read, list) else [read])]
+    return [_call_of(call) for call in (read if isinstance(read, list) else [read])]
 
 
 def _first_bare_call(text: str, names: Collection[str]) -> int | None:
     """Return where the first object begins that names a tool first."""
     known = "|".join(map(re.escape, names))
-    found = re.search(rf'\{{\s*"name"\s*:\s*"(?:{known})"\s*,', text) if names else None
-    return found.start() if found else None
+    begun = re.search(rf'\{{\s*"name"\s*:\s*"(?:{known})"\s*,', text) if names else None
+    return begun.start() if begun else None
 
 
 def _bare_calls(text: str, names: Collection[str]) -> list[Message]:

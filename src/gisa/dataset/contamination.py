@@ -20,7 +20,7 @@ def manifest_of(suite: Gisa, learnt: Collection[str]) -> dict[str, Any]:
         learnt: Their ids.
     """
     questions = [question for question in suite.questions if question.id in learnt]
-    entities = {name for one in questions for name in suite.metadata.get(one.id, {}).get("entities", ())}
+    entities = {name for asked in questions for name in suite.metadata.get(asked.id, {}).get("entities", ())}
     return {
         "suite": suite.fingerprint,
         "questions": {question.id: _digest(question) for question in questions},
@@ -43,7 +43,7 @@ def refuse_benchmark(suite: Gisa, allowed: bool) -> None:
     Raises:
         InputError: there are such questions, and it is not allowed.
     """
-    tested = [one.id for one in suite.questions if suite.metadata.get(one.id, {}).get("split") != "train"]
+    tested = [asked.id for asked in suite.questions if suite.metadata.get(asked.id, {}).get("split") != "train"]
     if tested and not allowed:
         raise InputError(
             f"{len(tested)} of the {len(suite.questions)} questions below {suite.root} are there to test with "

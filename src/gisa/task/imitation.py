@@ -61,7 +61,7 @@ class ImitationTask:
             suite, rollout, chat, max_tokens=self.max_tokens, allow_train_on_benchmark=allowed
         )
         if self.episodes_from:
-            folders = [Path(one) for one in self.episodes_from]
+            folders = [Path(folder) for folder in self.episodes_from]
             add_episodes(demonstrations, folders, rollout, chat, most=self.keep, max_tokens=self.max_tokens)
         data = build(config["batches"])(
             demonstrations=demonstrations, pad_token_id=model.tokenizer.pad_token_id, seed=config["seed"]
