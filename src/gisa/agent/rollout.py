@@ -14,9 +14,17 @@ from src.gisa.agent.cost import Account, CeilingReachedError, PriceList
 from src.gisa.agent.policy import Policy, ScriptedPolicy
 from src.gisa.agent.prompts import Instructions
 from src.gisa.agent.react import Budget, ReActAgent
-from src.gisa.agent.store import MemoryStore, RunStore
 from src.gisa.agent.tools import Cache, Toolbox
-from src.gisa.agent.trajectory import Attempt, Episode, Journal, Verdict, replies_of, tool_calls_of
+from src.gisa.agent.trajectory import (
+    Attempt,
+    Episode,
+    Journal,
+    MemoryStore,
+    RunStore,
+    Verdict,
+    replies_of,
+    tool_calls_of,
+)
 from src.gisa.agent.web import Web
 from src.gisa.chat.format import Message
 from src.gisa.metrics.behaviour import ToolCall

@@ -13,8 +13,7 @@ from torch import Tensor
 
 from src.gisa.agent.policy import ReplyTokens
 from src.gisa.agent.rollout import Rollout
-from src.gisa.agent.store import MemoryStore
-from src.gisa.agent.trajectory import Attempt, Episode, infra_failures, tool_calls_of
+from src.gisa.agent.trajectory import Attempt, Episode, MemoryStore, infra_failures, tool_calls_of
 from src.gisa.batches.data import GradedQuestion, QuestionData
 from src.gisa.metrics.answers import official_score
 from src.gisa.metrics.behaviour import Weights, rewards, step_values

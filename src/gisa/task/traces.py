@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from src.gisa.dataset.gisa import Gisa, load_suite
-from src.gisa.task.imitation import NEEDED
+from src.gisa.task.learning import NEEDED
 from src.launch.config import build
 from src.launch.errors import InputError
 from src.launch.record import Record
