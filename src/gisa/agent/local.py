@@ -184,10 +184,7 @@ def smollm2_folder() -> str:
 
 
 def trained_folder(checkpoint: str | None) -> str:
-    """Return the folder of the model that a run of ``task=gisa_imitation`` trained: ``model/`` of the run.
-
-    Args:
-        checkpoint: The run's ``checkpoints/best.ckpt``.
+    """Return the folder of the model that a run of imitation has trained, given its ``checkpoints/best.ckpt``.
 
     Raises:
         InputError: there is no such checkpoint, or the run did not end with a model.
@@ -218,10 +215,8 @@ def _refuse_older(model: Path, setting: str) -> None:
 def worked(example: Mapping[str, Any], number: int) -> list[Message]:
     """Return a worked episode as messages.
 
-    Args:
-        example: ``question``; ``calls``, each with the ``name`` of the tool, its ``arguments`` and its ``result``; and
-            ``answer``.
-        number: Of the example, for the ids of its calls.
+    It has a ``question``; ``calls``, each with ``name``, ``arguments`` and ``result``; and an ``answer``. Its number is
+    for the ids of its calls.
     """
     messages: list[Message] = [{"role": "user", "content": example["question"]}]
     for index, call in enumerate(example["calls"]):

@@ -206,12 +206,9 @@ def _count(counts: dict[str, int], call: Search | Visit | str, result: Mapping[s
 
 
 def with_unique_ids(calls: Any, turn: int, used: set[str]) -> list[Message]:
-    """Return a reply's tool calls with ids that occur once in the conversation; missing and repeated ones are replaced.
+    """Return a reply's tool calls, in whatever state, with ids that occur once in the conversation.
 
-    Args:
-        calls: ``tool_calls`` of a message, in whatever state.
-        turn: Number of the reply.
-        used: Ids so far; the new ones are added.
+    Missing ids and those that were used before are replaced; all are added to the used ones.
     """
     if not isinstance(calls, list):
         return []

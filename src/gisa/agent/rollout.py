@@ -134,10 +134,7 @@ class Rollout:
     ) -> Counter[str]:
         """Answer what the store does not hold yet.
 
-        Args:
-            attempts: What to answer; read as needed.
-            store: Where ended episodes go.
-            processes: How many processes share the run's ceiling; what is left of it is divided among them.
+        Attempts are read as needed. What is left of the run's ceiling is divided among the processes.
 
         Returns:
             How many episodes ended here, by outcome; under ``passed_over`` those that were complete, or elsewhere in
@@ -199,9 +196,6 @@ class Rollout:
 
     def recall(self, episodes: Iterable[tuple[Attempt, Mapping[str, Any]]]) -> list[Replayed]:
         """Go through recorded episodes again: replies and results are those recorded, and nothing is carried out.
-
-        Args:
-            episodes: What was asked, and the record of an episode that ended with an answer.
 
         Returns:
             What came of each; its outcome is an ``infra_error`` if the agent would have gone on where the record ends.

@@ -32,36 +32,32 @@ BENCHMARK_PAGES = (
     "alphaxiv.org/abs/2602.08543",
 )
 
-_SEARCH = {
-    "name": "search",
-    "description": "Search the web. Returns titles, addresses, dates and snippets of the best results.",
-    "parameters": {
-        "type": "object",
-        "properties": {"query": {"type": "string", "description": "What to search for."}},
-        "required": ["query"],
-        "additionalProperties": False,
-    },
-}
-_VISIT = {
-    "name": "visit",
-    "description": "Read web pages and bring back what serves a goal.",
-    "parameters": {
-        "type": "object",
-        "properties": {
-            "url": {"type": "array", "items": {"type": "string"}, "description": "Addresses of the pages."},
-            "goal": {"type": "string", "description": "What to look for on them."},
-        },
-        "required": ["url", "goal"],
-        "additionalProperties": False,
-    },
-}
+
+def _tool(name: str, description: str, **arguments: dict[str, Any]) -> dict[str, Any]:
+    schema = {"type": "object", "properties": arguments, "required": [*arguments], "additionalProperties": False}
+    return {"name": name, "description": description, "parameters": schema}
+
+
+_TEXT = {"type": "string"}
+_TOOLS = (
+    _tool(
+        "search",
+        "Search the web. Returns titles, addresses, dates and snippets of the best results.",
+        query=_TEXT | {"description": "What to search for."},
+    ),
+    _tool(
+        "visit",
+        "Read web pages and bring back what serves a goal.",
+        url={"type": "array", "items": _TEXT, "description": "Addresses of the pages."},
+        goal=_TEXT | {"description": "What to look for on them."},
+    ),
+)
 
 
 def specs(instructions: Instructions = "full") -> tuple[Mapping[str, Any], ...]:
     """Return the tools in the form of the chat completions API; ``brief`` ones say nothing but how to call them."""
     return tuple(
-        {"type": "function", "function": _undescribed(tool) if instructions == "brief" else tool}
-        for tool in (_SEARCH, _VISIT)
+        {"type": "function", "function": _undescribed(tool) if instructions == "brief" else tool} for tool in _TOOLS
     )
 
 
@@ -110,18 +106,12 @@ class ToolResult:
 
 
 class Cache:
-    """Results of searches and visits on disk, one file each: successes only, good for a day or a month.
+    """Results of searches and visits on disk, one file each: successes only. Processes may share the folder.
 
-    Several processes may share the folder.
+    The ``bucket`` is the time they stand for, as a date or month; another one sees none of them.
     """
 
     def __init__(self, folder: str, *, bucket: str) -> None:
-        """Open a cache.
-
-        Args:
-            folder: Where it is.
-            bucket: The time its results stand for, as a date or month; another bucket sees none of them.
-        """
         self._folder = Path(folder)
         self._bucket = bucket
 

@@ -72,16 +72,11 @@ class Journal:
 
     A step is asked for by its key. The first time it is carried out and its result appended; after a restart the
     result is read from the file, and nothing is called or paid again. Lines reach the operating system at once, which
-    survives a kill of the process at any moment; a line cut short is dropped.
+    survives a kill of the process at any moment; a line cut short is dropped. The stream is the file, open for reading
+    and writing, locked by the caller.
     """
 
     def __init__(self, path: Path, stream: IO[bytes]) -> None:
-        """Read what an earlier process left.
-
-        Args:
-            path: The file.
-            stream: The same file, open for reading and writing, locked by the caller.
-        """
         self.path = path
         self._stream = stream
         content = stream.read()
@@ -104,12 +99,9 @@ class Journal:
         return sum(charge["usd"] or 0.0 for line in self.lines for charge in line.get("charges", []))
 
     async def step(self, key: str, account: Account, make: Callable[[Step], Awaitable[Any]]) -> Any:
-        """Carry out a step, or return what it gave before.
+        """Carry out a step, or return what it gave before: plain JSON.
 
-        Args:
-            key: Names the step within its episode, the same after a restart.
-            account: The episode's account.
-            make: Carries it out; what it returns must be plain JSON.
+        Its key names it within its episode, the same after a restart.
         """
         if key in self._results:
             return self._results[key]["value"]
@@ -191,11 +183,7 @@ class Episode:
 
 
 def tool_calls_of(steps: Iterable[Mapping[str, Any]]) -> list[ToolCall]:
-    """Return the calls that were carried out, in their order.
-
-    Args:
-        steps: ``steps`` of a record, or the lines of a journal.
-    """
+    """Return the calls that were carried out, in their order; the steps are those of a record, or a journal's lines."""
     values = [step["value"] for step in steps if step.get("key", "").startswith("call/") and "value" in step]
     return [
         ToolCall(value["content"], value.get("query"), () if "query" in value else tuple(value["urls"]))
@@ -240,19 +228,17 @@ class RunStore:
     ``episodes/<id>.<sample>.json`` is the record of an ended episode; ``episodes/<id>.<sample>.events.jsonl`` is the
     journal of one under way, or of one that an infrastructure failure ended. Several processes may work in one folder:
     who holds a journal's lock works on that episode, and a killed process holds none.
+
+    Args:
+        folder: The run folder.
+        settings: Everything that changes an answer: questions, policy, tools, prompts, budget. What does not
+            (concurrency, ceilings) stays out, and may differ between resumes.
+
+    Raises:
+        InputError: the folder holds a run with other settings.
     """
 
     def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
-        """Open the store of a run folder, or begin it.
-
-        Args:
-            folder: The run folder.
-            settings: Everything that changes an answer: questions, policy, tools, prompts, budget. What does not
-                (concurrency, ceilings) stays out, and may differ between resumes.
-
-        Raises:
-            InputError: the folder holds a run with other settings.
-        """
         self.folder = folder / "episodes"
         self.folder.mkdir(parents=True, exist_ok=True)
         manifest = folder / "agent.json"
@@ -334,11 +320,7 @@ class RunStore:
 
 
 class MemoryStore:
-    """Episodes that are kept nowhere else, for a policy that learns from them at once.
-
-    Attributes:
-        ended: What has ended, by attempt.
-    """
+    """Episodes that are kept nowhere else, by attempt, for a policy that learns from them at once."""
 
     def __init__(self) -> None:
         self.ended: dict[Attempt, Episode] = {}

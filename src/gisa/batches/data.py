@@ -68,11 +68,7 @@ class LearningData(lightning.LightningDataModule):
                 raise InputError(f"batches.{name}={value}: I need a whole number of at least 1.")
 
     def _split(self, questions: Sequence[str], what: str) -> tuple[list[str], list[str]]:
-        """Choose the questions to learn from and those to validate on.
-
-        Raises:
-            InputError: there are too few.
-        """
+        """Choose the questions to learn from and those to validate on."""
         count = self.settings.validation_questions
         if not 1 <= count < len(questions):
             raise InputError(
@@ -180,14 +176,7 @@ class DemonstrationData(LearningData):
 
 @dataclass(frozen=True)
 class GradedQuestion:
-    """A question with all that an episode about it is judged by.
-
-    Attributes:
-        question: What is asked.
-        gold: Content of the answer's file.
-        cells: Of the answer.
-        human_urls: What a human visited.
-    """
+    """A question with what an episode about it is judged by: the answer's file, its cells, what a human visited."""
 
     question: Question
     gold: bytes
@@ -255,12 +244,9 @@ def spread(things: Sequence[T], count: int) -> list[T]:
 
 
 class TrainingBatches:
-    """All training batches of one process; knows where it stands, so that a resumed run sees each batch once.
+    """All training batches of one process, which takes every ``world_size``-th example of each.
 
-    Args:
-        data: Whose examples they hold.
-        rank: This process, from 0.
-        world_size: Number of processes; each takes every ``world_size``-th example of a batch.
+    They know where they stand, so that a resumed run sees each batch once.
     """
 
     def __init__(self, data: LearningData, rank: int, world_size: int) -> None:

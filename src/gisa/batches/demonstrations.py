@@ -117,14 +117,9 @@ def make_demonstrations(
 def demonstrations_of(
     question_id: str, replayed: Replayed, answer: str, chat: ChatFormat, max_tokens: int
 ) -> list[Demonstration]:
-    """Turn an episode into demonstrations.
+    """Turn an episode, acted out or recalled, into demonstrations.
 
-    Args:
-        question_id: Of its question.
-        replayed: The episode, acted out or recalled.
-        answer: The right one, as ``answer_text`` writes it; the scratchpad may come first.
-        chat: How conversations are written for the model.
-        max_tokens: Most tokens of a sequence.
+    Its answer is the right one, as ``answer_text`` writes it; the scratchpad may come first.
 
     Raises:
         NotLearnableError: it did not end with the answer, not all of it went well, or it is too long.
@@ -269,13 +264,8 @@ def shortest_episodes(suite: Gisa, records: Iterable[Record], most: int) -> list
     Of a question's episodes the shortest come first, by calls and then by tokens written; of those that say the same
     word for word, one counts.
 
-    Args:
-        suite: The questions.
-        records: Of episodes with exact answers.
-        most: Most episodes of a question.
-
     Returns:
-        What was asked and the record, in the order of the questions.
+        What was asked and the record, at most so many of a question, in the order of the questions.
     """
     by_question: dict[str, dict[str, Record]] = {}
     for record in sorted(records, key=_length):

@@ -54,22 +54,19 @@ class ChatFormat:
     A template with a place for tools is given them; for any other they are described in the system message, and calls
     and results are written as plain text.
 
+    Args:
+        tokenizer: As transformers loads it.
+        ends: Ids of tokens that end a reply, beside the tokenizer's own.
+
     Attributes:
-        tokenizer: The model's.
-        knows_tools: Whether its template has a place for tools.
-        ends: Ids of the tokens that end a reply.
+        knows_tools: Whether the template has a place for tools.
+        ends: Ids of all tokens that end a reply.
+
+    Raises:
+        InputError: there is no chat template, or no token that ends a reply.
     """
 
     def __init__(self, tokenizer: Any, ends: Collection[int] = ()) -> None:
-        """Take a tokenizer.
-
-        Args:
-            tokenizer: As transformers loads it.
-            ends: Ids of tokens that end a reply, beside the tokenizer's own.
-
-        Raises:
-            InputError: it has no chat template, or there is no token that ends a reply.
-        """
         self.tokenizer = tokenizer
         if not tokenizer.chat_template:
             raise InputError(
@@ -86,14 +83,9 @@ class ChatFormat:
     def text(
         self, messages: Sequence[dict[str, Any]], tools: Sequence[Mapping[str, Any]], *, reply_follows: bool = True
     ) -> str:
-        """Write a conversation.
+        """Write a conversation in the form of the chat completions API, up to where a reply begins if one follows.
 
         Control tokens within the messages are broken by a space: pages must not be able to forge a speaker.
-
-        Args:
-            messages: In the form of the chat completions API.
-            tools: In the same form; empty for none.
-            reply_follows: Whether it ends where the assistant's next reply begins.
         """
         shown = with_parsed_arguments(messages) if self.knows_tools else in_plain_text(messages, tools)
         written = json.dumps(shown, ensure_ascii=False).encode("utf-8", "replace").decode()
@@ -187,10 +179,7 @@ class ChatFormat:
 
 
 def load_chat_format(name: str) -> ChatFormat:
-    """Load a model's tokenizer, without the model.
-
-    Args:
-        name: Hub name, or a folder written by ``save_pretrained``.
+    """Load the tokenizer of a model, a hub name or a folder written by ``save_pretrained``, without the model.
 
     Raises:
         InputError: there is no tokenizer by that name; or see ``ChatFormat``.
@@ -212,11 +201,8 @@ def read_reply(text: str, names: Collection[str]) -> Message:
 
     Calls stand between ``<tool_call>`` and ``</tool_call>``, or bare: alone, in a list or in a code block, as JSON with
     a tool's ``name`` and ``arguments`` (or ``parameters``). What follows a call is dropped: the model has not seen the
-    result yet. A call that is no JSON is kept as it is, so that the model can be told.
-
-    Args:
-        text: The reply, without the control tokens of the model.
-        names: Tools that may be called without tags; none where no call is wanted.
+    result yet. A call that is no JSON is kept as it is, so that the model can be told. Without names of tools, none is
+    wanted.
     """
     thought, marker, said = text.rpartition("</think>")
     reasoning = {"reasoning_content": thought.replace("<think>", "", 1).strip()} if marker else {}
@@ -235,10 +221,6 @@ def in_plain_text(messages: Sequence[Message], tools: Sequence[Mapping[str, Any]
 
     The tools are described in the system message, calls are put between tags, results come from the user, and messages
     of one speaker that follow each other become one, as many templates want speakers to take turns.
-
-    Args:
-        messages: In the form of the chat completions API.
-        tools: In the same form; empty for none.
     """
     roles = ["user" if message["role"] == "tool" else message["role"] for message in messages]
     plain = [{"role": role, "content": _written(said)} for role, said in zip(roles, messages, strict=True)]

@@ -28,12 +28,7 @@ _ROOM = 128  # tokens for which a copy of a cache makes room; most replies are s
 
 
 class Generation(NamedTuple):
-    """What a model wrote.
-
-    Attributes:
-        tokens: Without the one that ends a reply.
-        end: That one; None where the limit of tokens came first.
-    """
+    """What a model wrote: tokens, and the one that ends the reply; None where the limit of tokens came first."""
 
     tokens: list[int]
     end: int | None
@@ -61,19 +56,16 @@ class Generator(Protocol):
 
 
 class ChatModel(ChatFormat):
-    """A transformers causal LM with a chat template.
+    """A transformers causal LM with a chat template; it is put into the mode of evaluation, with packed attention.
 
     Attributes:
-        network: The model.
         context_tokens: Most tokens it can read and write in one conversation; None where its config does not say.
+
+    Raises:
+        InputError: see ``ChatFormat``.
     """
 
     def __init__(self, network: Any, tokenizer: Any) -> None:
-        """Take a network and its tokenizer; the network changes to the mode of evaluation and to packed attention.
-
-        Raises:
-            InputError: see ``ChatFormat``.
-        """
         ends = network.generation_config.eos_token_id if network.generation_config else None
         super().__init__(tokenizer, ends if isinstance(ends, list) else [] if ends is None else [ends])
         self.network = network.eval()
@@ -82,12 +74,7 @@ class ChatModel(ChatFormat):
 
 
 def load_chat_model(name: str, *, dtype: Literal["float32", "bfloat16"], device: str) -> ChatModel:
-    """Load a chat model of the hub or of a local folder.
-
-    Args:
-        name: Hub name such as ``Qwen/Qwen3-4B``, or a folder written by ``save_pretrained``.
-        dtype: Type of the weights in memory.
-        device: Where to compute, such as ``cpu`` or ``cuda:1``.
+    """Load a chat model: a hub name such as ``Qwen/Qwen3-4B``, or a folder written by ``save_pretrained``.
 
     Raises:
         InputError: no chat model could be loaded by that name, or onto that device.
@@ -248,13 +235,9 @@ class PrefixCache:
         return [self._blocks[name] for name in names]
 
     def add(self, tokens: Sequence[int], cache: Cache, row: int, columns: Tensor) -> None:
-        """Remember a sequence as far as it fills blocks; nothing where the layers differ in the shapes of keys.
+        """Remember a sequence of T tokens as far as it fills blocks; nothing where the layers' keys differ in shape.
 
-        Args:
-            tokens: Of T tokens.
-            cache: Of ``GrowingLayer``, which holds it.
-            row: Its row.
-            columns: Where its tokens are in the row, shape ``(T,)``.
+        A cache of ``GrowingLayer`` holds it in a row, its tokens in the columns, shape ``(T,)``.
         """
         held = [tensor[row] for layer in cache.layers for tensor in (layer.keys, layer.values)]
         if len({tensor.shape for tensor in held}) > 1:
@@ -336,13 +319,7 @@ def _rows_of(cache: Cache, rows: slice, length: int) -> Cache:
 
 
 def _growing_cache(layers: int, known: Sequence[Sequence[Tensor]], more: int) -> Cache:
-    """Return a cache that begins with what is remembered.
-
-    Args:
-        layers: Of the model.
-        known: Blocks of each row; shorter ones follow on a gap.
-        more: Tokens that are to be read next.
-    """
+    """Return a cache that begins with the remembered blocks of each row, shorter ones behind a gap, and has room."""
     cache = Cache(layers=[GrowingLayer() for _ in range(layers)])
     length = BLOCK * max(map(len, known))
     if length:

@@ -104,11 +104,7 @@ class GrpoStage(LearningStage):
         return outcome + self.settings.process_weight * process
 
     def _rewarded(self, batch: Tensor, first: int) -> tuple[list[Episode], Tensor, Tensor]:
-        """Answer each question ``group_size`` times.
-
-        Args:
-            batch: Indices of the questions.
-            first: Number of the first sample, which with seed and question makes every number that is drawn.
+        """Answer each question ``group_size`` times; seed, question and number of the sample make what is drawn.
 
         Returns:
             Episodes, those of a question next to each other, with exact match and process reward of each, ``(E,)``.
