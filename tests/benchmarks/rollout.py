@@ -15,13 +15,12 @@ from pathlib import Path
 
 from aiohttp import web as server
 
-from src.gisa.agent.backends import EmbeddedPages, EmbeddedSearch
+from src.gisa.agent.backends import EmbeddedWeb
 from src.gisa.agent.cost import PriceList
 from src.gisa.agent.policy import ChatEndpoint
 from src.gisa.agent.react import Budget
 from src.gisa.agent.rollout import Rollout
-from src.gisa.agent.store import RunStore
-from src.gisa.agent.trajectory import Attempt
+from src.gisa.agent.trajectory import Attempt, RunStore
 from src.gisa.agent.web import Web
 from src.gisa.dataset.factbook.corpus import Corpus, Document
 from tests.benchmarks.comparison import Row, interleaved, show_seconds
@@ -112,7 +111,7 @@ def _roll_out(url: str, numbers: range, folder: Path, concurrency: int) -> int:
     prices = PriceList(date="2026-01-31")
     rollout = Rollout(
         policy=ChatEndpoint(base_url=url, model="m", prices=prices, key_env=None),
-        search=EmbeddedSearch(_corpus()), pages=EmbeddedPages(_corpus()), prices=prices, budget=Budget(),
+        search=EmbeddedWeb(_corpus()), pages=EmbeddedWeb(_corpus()), prices=prices, budget=Budget(),
         web=Web(concurrency_per_host=concurrency), today="2026-01-31", concurrency=concurrency,
     )  # fmt: skip
     attempts = (Attempt(str(number), 0, f"What is the capital of place {number}?", "item") for number in numbers)

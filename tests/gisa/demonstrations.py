@@ -1,14 +1,28 @@
 """A suite of one question of each type on the embedded web, and a small model whose tokens are the words of it."""
 
+from src.gisa.agent.backends import EmbeddedWeb
+from src.gisa.agent.cost import PriceList
+from src.gisa.agent.heuristic import HeuristicPolicy
+from src.gisa.agent.react import Budget
+from src.gisa.agent.rollout import Rollout
+from src.gisa.agent.web import Web
 from src.gisa.batches.demonstrations import make_demonstrations
 from src.gisa.chat.format import ChatFormat
 from src.gisa.dataset.factbook.pages import factbook_web
 from src.gisa.dataset.factbook.suite import factbook_set
-from tests.gisa.batches.test_demonstrations import agent
 from tests.gisa.chat_models import PLAIN, tokenizer, write_folder
 
 # Two pages at most, and little to read of each: demonstrations of some 700 tokens.
 AGENT = ("agent.results=1", "agent.page_chars=300")
+
+
+def agent(corpus, max_calls=8, instructions="full"):
+    return Rollout(
+        policy=HeuristicPolicy(), search=EmbeddedWeb(corpus), pages=EmbeddedWeb(corpus), extractor=None,
+        cache=None, prices=PriceList(date="2026-01-31", models={}), budget=Budget(max_calls=max_calls), web=Web(),
+        today="2024-07-01", instructions=instructions, results=3, max_urls=5, page_chars=1500, episode_timeout_s=60,
+        concurrency=1, question_usd=None, run_usd=None,
+    )  # fmt: skip
 
 
 def small_suite(split="train", max_pages=2):

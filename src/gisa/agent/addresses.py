@@ -47,10 +47,7 @@ def is_public(address: str) -> bool:
     """Tell whether an address belongs to the public internet.
 
     Source: IANA's special-purpose address registries; closing tunnels and translations (6to4, Teredo, NAT64,
-    v4-mapped) as a whole, whatever address they carry, is our choice.
-
-    Args:
-        address: A numeric address, as a resolver or a socket gives it; what is none is not public.
+    v4-mapped) as a whole, whatever address they carry, is our choice. What is no numeric address is not public.
     """
     try:
         parsed = ipaddress.ip_address(address)
@@ -58,15 +55,11 @@ def is_public(address: str) -> bool:
         return False
     if isinstance(parsed, ipaddress.IPv4Address):
         return not any(parsed in network for network in _CLOSED_IPV4)
-    return parsed.scope_id is None and parsed in _OPEN_IPV6 and not any(parsed in one for one in _CLOSED_IPV6)
+    return parsed.scope_id is None and parsed in _OPEN_IPV6 and not any(parsed in network for network in _CLOSED_IPV6)
 
 
 def is_disguised(host: str) -> bool:
-    """Tell whether a host is an IPv4 address in a spelling that hides it: decimal, octal, hexadecimal or short.
-
-    Args:
-        host: Host of a URL, without brackets.
-    """
+    """Tell whether the host of a URL is an IPv4 address in a spelling that hides it: decimal, octal, hex or short."""
     try:
         return socket.inet_ntoa(socket.inet_aton(host.rstrip("."))) != host
     except (OSError, ValueError):

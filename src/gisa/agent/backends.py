@@ -32,8 +32,8 @@ class SearchEngine(Protocol):
         """
 
 
-class EmbeddedSearch:
-    """BM25 over a corpus."""
+class EmbeddedWeb:
+    """BM25 over a corpus, and its pages."""
 
     name = ""
 
@@ -44,10 +44,17 @@ class EmbeddedSearch:
         """See ``SearchEngine``."""
         return self._corpus.search(query, count)
 
+    async def read(self, url: str, step: Step, web: Web) -> tuple[str, ReadablePage]:
+        """See ``PageSource``."""
+        page = self._corpus.read(url)
+        if page is None:
+            raise PageError("HTTP 404")
+        return url, page
 
-def embedded_search(day: str) -> EmbeddedSearch:
-    """Search the embedded web as of a day; see ``factbook_web``."""
-    return EmbeddedSearch(factbook_web(day))
+
+def embedded_web(day: str) -> EmbeddedWeb:
+    """Search and read the embedded web as of a day; see ``factbook_web``."""
+    return EmbeddedWeb(factbook_web(day))
 
 
 def own_corpus(path: str) -> Corpus:
@@ -161,27 +168,6 @@ class PageSource(Protocol):
             PageError: the page cannot be read.
             RequestError: the source itself failed; that is a failure of the infrastructure.
         """
-
-
-class EmbeddedPages:
-    """Pages of a corpus."""
-
-    name = ""
-
-    def __init__(self, corpus: Corpus) -> None:
-        self._corpus = corpus
-
-    async def read(self, url: str, step: Step, web: Web) -> tuple[str, ReadablePage]:
-        """See ``PageSource``."""
-        page = self._corpus.read(url)
-        if page is None:
-            raise PageError("HTTP 404")
-        return url, page
-
-
-def embedded_pages(day: str) -> EmbeddedPages:
-    """Read the embedded web as of a day; see ``factbook_web``."""
-    return EmbeddedPages(factbook_web(day))
 
 
 class DirectPages:

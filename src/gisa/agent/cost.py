@@ -14,14 +14,9 @@ _MILLION = 1_000_000
 
 
 class CeilingReachedError(Exception):
-    """A call that could have cost more than is left, and was not made.
-
-    Attributes:
-        account: ``question`` or ``run``.
-    """
+    """A call that could have cost more than is left to the ``account``, and was not made."""
 
     def __init__(self, account: str, ceiling_usd: float) -> None:
-        """Name the account whose ceiling it is."""
         super().__init__(f"the ceiling of {ceiling_usd:g} USD per {account} does not cover the next call")
         self.account = account
 

@@ -72,13 +72,7 @@ class RequestError(Exception):
 
 @dataclass(frozen=True)
 class Page:
-    """A page as text.
-
-    Attributes:
-        url: Where it was found, after redirects.
-        content_type: Its media type, lower case, without parameters; empty if the server named none.
-        text: The decoded body.
-    """
+    """A page as text: where it was after redirects, its media type (empty if none was named), its decoded body."""
 
     url: str
     content_type: str
@@ -103,7 +97,13 @@ class FetchLimits:
 
 
 class SafeFetcher:
-    """Fetches pages over http and https; to be used as an async context manager."""
+    """Fetches pages over http and https; to be used as an async context manager.
+
+    Args:
+        limits: Caps of one fetch; None for the defaults.
+        lookup: Gives the numeric addresses of a host and port; None asks the system.
+        test_only_loopback_ports: Ports on which addresses of this machine are let through; for tests only.
+    """
 
     def __init__(
         self,
@@ -112,13 +112,6 @@ class SafeFetcher:
         lookup: Lookup | None = None,
         test_only_loopback_ports: Collection[int] = (),
     ) -> None:
-        """Set the caps.
-
-        Args:
-            limits: Caps of one fetch; None for the defaults.
-            lookup: Gives the numeric addresses of a host and port; None asks the system.
-            test_only_loopback_ports: Ports on which addresses of this machine are let through; for tests only.
-        """
         self._limits = limits or FetchLimits()
         self._lookup = lookup or _system_lookup
         self._loopback_ports = frozenset(test_only_loopback_ports)
@@ -312,11 +305,11 @@ class _Decompressor:
 async def _system_lookup(host: str, port: int) -> list[str]:
     """Ask the system's resolver for the addresses of a host."""
     try:
-        found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        answers = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (socket.gaierror, UnicodeError) as error:
         passing = getattr(error, "errno", None) == socket.EAI_AGAIN
         raise RequestError("connection", f"{host} cannot be resolved", retryable=passing) from error
-    return [str(address[0]) for *_, address in found]
+    return [str(address[0]) for *_, address in answers]
 
 
 def _is_numeric(host: str) -> bool:

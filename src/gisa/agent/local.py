@@ -87,7 +87,7 @@ class LocalPolicy:
         if manifest.is_file():
             self.manifest = json.loads(manifest.read_bytes())
         self._generators: WeakKeyDictionary[asyncio.AbstractEventLoop, Generator] = WeakKeyDictionary()
-        self._examples = [message for number, one in enumerate(self.examples) for message in worked(one, number)]
+        self._examples = [message for number, shown in enumerate(self.examples) for message in worked(shown, number)]
         self._waiting: list[Waiting] = []
         self._at_work: asyncio.Task[None] | None = None
 
@@ -101,8 +101,8 @@ class LocalPolicy:
             raise ContextOverflowError(
                 f"{len(tokens)} tokens to read and {self.max_output_tokens} to write, for a model of {most}"
             )
-        place = f"{self.seed} {step.name} {tokens}".encode()
-        waiting = Waiting(tokens, int.from_bytes(hashlib.sha256(place).digest()[:8]))
+        identity = f"{self.seed} {step.name} {tokens}".encode()
+        waiting = Waiting(tokens, int.from_bytes(hashlib.sha256(identity).digest()[:8]))
         self._waiting.append(waiting)
         if self._at_work is None or self._at_work.done():
             self._at_work = asyncio.create_task(self._work())
@@ -114,7 +114,7 @@ class LocalPolicy:
             return Reply({"role": "assistant", "content": text}, "length", ReplyTokens(tokens, written))
         message = read_reply(text, [tool["function"]["name"] for tool in tools])
         for number, call in enumerate(message.get("tool_calls", [])):  # some templates want ids of this form
-            call["id"] = hashlib.sha256(place + b"%d" % number).hexdigest()[:9]
+            call["id"] = hashlib.sha256(identity + b"%d" % number).hexdigest()[:9]
         reason = "tool_calls" if "tool_calls" in message else "stop"
         return Reply(message, reason, ReplyTokens(tokens, written))
 
@@ -163,7 +163,7 @@ class LocalPolicy:
         One more row costs less than another batch, which reads the weights again for every token: none is left out.
         """
         waiting = [request for request in self._waiting if not request.reply.done()]  # done: its episode gave up
-        batch = sorted(waiting, key=lambda one: abs(len(one.tokens) - len(waiting[0].tokens)))[: self.batch_size]
+        batch = sorted(waiting, key=lambda other: abs(len(other.tokens) - len(waiting[0].tokens)))[: self.batch_size]
         self._waiting = [request for request in waiting if request not in batch]
         return batch
 
@@ -184,10 +184,7 @@ def smollm2_folder() -> str:
 
 
 def trained_folder(checkpoint: str | None) -> str:
-    """Return the folder of the model that a run of ``task=gisa_imitation`` trained: ``model/`` of the run.
-
-    Args:
-        checkpoint: The run's ``checkpoints/best.ckpt``.
+    """Return the folder of the model that a run of imitation has trained, given its ``checkpoints/best.ckpt``.
 
     Raises:
         InputError: there is no such checkpoint, or the run did not end with a model.
@@ -218,10 +215,8 @@ def _refuse_older(model: Path, setting: str) -> None:
 def worked(example: Mapping[str, Any], number: int) -> list[Message]:
     """Return a worked episode as messages.
 
-    Args:
-        example: ``question``; ``calls``, each with the ``name`` of the tool, its ``arguments`` and its ``result``; and
-            ``answer``.
-        number: Of the example, for the ids of its calls.
+    It has a ``question``; ``calls``, each with ``name``, ``arguments`` and ``result``; and an ``answer``. Its number is
+    for the ids of its calls.
     """
     messages: list[Message] = [{"role": "user", "content": example["question"]}]
     for index, call in enumerate(example["calls"]):

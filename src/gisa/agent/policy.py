@@ -68,7 +68,7 @@ class Reply:
 
 
 class Policy(Protocol):
-    """Continues a conversation; anything that can is a policy, a local model with batched generation included."""
+    """Continues a conversation."""
 
     async def reply(self, request: Request) -> Reply:
         """Return the next message.

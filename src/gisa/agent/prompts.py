@@ -74,11 +74,8 @@ def opening(
 ) -> list[dict[str, str]]:
     """Return the messages a conversation begins with.
 
-    Args:
-        attempt: At the question.
-        today: The day the run stands for, ``YYYY-MM-DD``.
-        limit: The budget in words; None for the mode without tools.
-        instructions: ``brief`` ones do for a model that has learnt the rest; without tools there are only full ones.
+    Without a ``limit``, the budget in words, there are no tools, and only full instructions; ``brief`` ones do for a
+    model that has learnt the rest.
     """
     shape = _SHAPES.get(attempt.answer_type, _SHAPES["table"])
     system = _SINGLE_SHOT if limit is None else _BRIEF if instructions == "brief" else _AGENT

@@ -170,20 +170,17 @@ class ReActAgent:
                 result = await self.toolbox.run(call, step, episode.web)
                 return {"tool": type(call).__name__.lower(), **vars(call), **vars(result)}
 
-            found = await episode.journal.step(f"call/{turn}/{index}", episode.account, make)
-            return dict(found)
+            return dict(await episode.journal.step(f"call/{turn}/{index}", episode.account, make))
 
         # All are awaited before one's failure is raised, so that those that succeeded are in the journal.
         results = await asyncio.gather(*map(result, range(len(calls))), return_exceptions=True)
-        for index, one in enumerate(results):
-            if isinstance(one, BaseException):
-                raise one
-            _count(counts, parsed[index], one)
-        return [
-            {"role": "tool", "tool_call_id": call["id"], "content": one["content"]}
-            for call, one in zip(calls, results, strict=True)
-            if isinstance(one, dict)
-        ]
+        messages = []
+        for call, made, outcome in zip(calls, parsed, results, strict=True):
+            if isinstance(outcome, BaseException):
+                raise outcome
+            _count(counts, made, outcome)
+            messages.append({"role": "tool", "tool_call_id": call["id"], "content": outcome["content"]})
+        return messages
 
     def _parsed(self, call: Message) -> Search | Visit | str:
         """Read a call, or say what is wrong with it."""
@@ -209,12 +206,9 @@ def _count(counts: dict[str, int], call: Search | Visit | str, result: Mapping[s
 
 
 def with_unique_ids(calls: Any, turn: int, used: set[str]) -> list[Message]:
-    """Return a reply's tool calls with ids that occur once in the conversation; missing and repeated ones are replaced.
+    """Return a reply's tool calls, in whatever state, with ids that occur once in the conversation.
 
-    Args:
-        calls: ``tool_calls`` of a message, in whatever state.
-        turn: Number of the reply.
-        used: Ids so far; the new ones are added.
+    Missing ids and those that were used before are replaced; all are added to the used ones.
     """
     if not isinstance(calls, list):
         return []

@@ -14,9 +14,17 @@ from src.gisa.agent.cost import Account, CeilingReachedError, PriceList
 from src.gisa.agent.policy import Policy, ScriptedPolicy
 from src.gisa.agent.prompts import Instructions
 from src.gisa.agent.react import Budget, ReActAgent
-from src.gisa.agent.store import MemoryStore, RunStore
 from src.gisa.agent.tools import Cache, Toolbox
-from src.gisa.agent.trajectory import Attempt, Episode, Journal, Verdict, replies_of, tool_calls_of
+from src.gisa.agent.trajectory import (
+    Attempt,
+    Episode,
+    Journal,
+    MemoryStore,
+    RunStore,
+    Verdict,
+    replies_of,
+    tool_calls_of,
+)
 from src.gisa.agent.web import Web
 from src.gisa.chat.format import Message
 from src.gisa.metrics.behaviour import ToolCall
@@ -126,10 +134,7 @@ class Rollout:
     ) -> Counter[str]:
         """Answer what the store does not hold yet.
 
-        Args:
-            attempts: What to answer; read as needed.
-            store: Where ended episodes go.
-            processes: How many processes share the run's ceiling; what is left of it is divided among them.
+        Attempts are read as needed. What is left of the run's ceiling is divided among the processes.
 
         Returns:
             How many episodes ended here, by outcome; under ``passed_over`` those that were complete, or elsewhere in
@@ -191,9 +196,6 @@ class Rollout:
 
     def recall(self, episodes: Iterable[tuple[Attempt, Mapping[str, Any]]]) -> list[Replayed]:
         """Go through recorded episodes again: replies and results are those recorded, and nothing is carried out.
-
-        Args:
-            episodes: What was asked, and the record of an episode that ended with an answer.
 
         Returns:
             What came of each; its outcome is an ``infra_error`` if the agent would have gone on where the record ends.

@@ -32,36 +32,32 @@ BENCHMARK_PAGES = (
     "alphaxiv.org/abs/2602.08543",
 )
 
-_SEARCH = {
-    "name": "search",
-    "description": "Search the web. Returns titles, addresses, dates and snippets of the best results.",
-    "parameters": {
-        "type": "object",
-        "properties": {"query": {"type": "string", "description": "What to search for."}},
-        "required": ["query"],
-        "additionalProperties": False,
-    },
-}
-_VISIT = {
-    "name": "visit",
-    "description": "Read web pages and bring back what serves a goal.",
-    "parameters": {
-        "type": "object",
-        "properties": {
-            "url": {"type": "array", "items": {"type": "string"}, "description": "Addresses of the pages."},
-            "goal": {"type": "string", "description": "What to look for on them."},
-        },
-        "required": ["url", "goal"],
-        "additionalProperties": False,
-    },
-}
+
+def _tool(name: str, description: str, **arguments: dict[str, Any]) -> dict[str, Any]:
+    schema = {"type": "object", "properties": arguments, "required": [*arguments], "additionalProperties": False}
+    return {"name": name, "description": description, "parameters": schema}
+
+
+_TEXT = {"type": "string"}
+_TOOLS = (
+    _tool(
+        "search",
+        "Search the web. Returns titles, addresses, dates and snippets of the best results.",
+        query=_TEXT | {"description": "What to search for."},
+    ),
+    _tool(
+        "visit",
+        "Read web pages and bring back what serves a goal.",
+        url={"type": "array", "items": _TEXT, "description": "Addresses of the pages."},
+        goal=_TEXT | {"description": "What to look for on them."},
+    ),
+)
 
 
 def specs(instructions: Instructions = "full") -> tuple[Mapping[str, Any], ...]:
     """Return the tools in the form of the chat completions API; ``brief`` ones say nothing but how to call them."""
     return tuple(
-        {"type": "function", "function": _undescribed(tool) if instructions == "brief" else tool}
-        for tool in (_SEARCH, _VISIT)
+        {"type": "function", "function": _undescribed(tool) if instructions == "brief" else tool} for tool in _TOOLS
     )
 
 
@@ -110,28 +106,22 @@ class ToolResult:
 
 
 class Cache:
-    """Results of searches and visits on disk, one file each: successes only, good for a day or a month.
+    """Results of searches and visits on disk, one file each: successes only. Processes may share the folder.
 
-    Several processes may share the folder.
+    The ``bucket`` is the time they stand for, as a date or month; another one sees none of them.
     """
 
     def __init__(self, folder: str, *, bucket: str) -> None:
-        """Open a cache.
-
-        Args:
-            folder: Where it is.
-            bucket: The time its results stand for, as a date or month; another bucket sees none of them.
-        """
         self._folder = Path(folder)
         self._bucket = bucket
 
     def get(self, *key: str) -> Any:
         """Return a kept result, None if there is none."""
         try:
-            found = json.loads(self._path(key).read_bytes())
+            kept = json.loads(self._path(key).read_bytes())
         except (FileNotFoundError, ValueError):
             return None
-        return found["result"] if found["key"] == [self._bucket, *key] else None
+        return kept["result"] if kept["key"] == [self._bucket, *key] else None
 
     def put(self, result: Any, *key: str) -> None:
         """Keep a success; it must be plain JSON."""
@@ -225,8 +215,8 @@ class Toolbox:
         async def search() -> list[dict[str, str]]:
             return [dict(vars(hit)) for hit in await engine.search(call.query, self.results, step, web)]
 
-        found, cached = await self._cached(search, "search", engine.name, str(self.results), call.query)
-        hits = [Hit(**hit) for hit in found]
+        results, cached = await self._cached(search, "search", engine.name, str(self.results), call.query)
+        hits = [Hit(**result) for result in results]
         denied = [hit.url for hit in hits if self._is_denied(hit.url)]
         open_hits = [hit for hit in hits if hit.url not in denied]
         blocks = [
@@ -244,15 +234,15 @@ class Toolbox:
         heading = f"Page {neutral(url)}"
 
         async def read() -> list[Any]:
-            found, page = await self.pages.read(url, step, web)
-            return [found or url, page.title, page.text[: self.page_chars], max(0, len(page.text) - self.page_chars)]
+            address, page = await self.pages.read(url, step, web)
+            return [address or url, page.title, page.text[: self.page_chars], max(0, len(page.text) - self.page_chars)]
 
         if self._is_denied(url):
             return ToolResult(f"{heading} may not be visited.", [url], failed=1, contaminated=[url])
         try:
-            (found, title, text, left_out), cached = await self._cached(read, "visit", self.pages.name, url)
-            if self._is_denied(found):
-                return ToolResult(f"{heading} may not be visited.", [url], failed=1, contaminated=[found])
+            (address, title, text, left_out), cached = await self._cached(read, "visit", self.pages.name, url)
+            if self._is_denied(address):
+                return ToolResult(f"{heading} may not be visited.", [url], failed=1, contaminated=[address])
             if self.extractor and text.strip():
                 reply = await self.extractor.reply(Request(extraction(text, goal), (), step, web, part="extractor"))
                 text, left_out = text_of(reply.message), 0

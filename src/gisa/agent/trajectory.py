@@ -1,24 +1,30 @@
-"""The course of an episode: the question it answers, the journal of its steps, its outcome and its record."""
+"""The course of an episode: question, journal, outcome, record; and where episodes are kept, resumable and shared."""
 
 from __future__ import annotations
 
+import fcntl
+import hashlib
 import io
 import json
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Literal
+from urllib.parse import quote
 
-from src.gisa.agent.cost import Account, Charge, Step
+from src.gisa.agent.cost import Account, Step
 from src.gisa.agent.policy import ReplyTokens
 from src.gisa.agent.web import Web
 from src.gisa.chat.format import Message
 from src.gisa.dataset.gisa import Question
 from src.gisa.metrics.behaviour import ToolCall
+from src.launch.errors import InputError
+from src.launch.storage import write_atomic
 
 Outcome = Literal["answered", "format_error", "budget", "truncated", "refused", "infra_error"]
 _COUNTED = ("turns", "calls", "searches", "visits", "urls", "failed_urls", "invalid_calls", "skipped_calls", "cached")
@@ -66,16 +72,11 @@ class Journal:
 
     A step is asked for by its key. The first time it is carried out and its result appended; after a restart the
     result is read from the file, and nothing is called or paid again. Lines reach the operating system at once, which
-    survives a kill of the process at any moment; a line cut short is dropped.
+    survives a kill of the process at any moment; a line cut short is dropped. The stream is the file, open for reading
+    and writing, locked by the caller.
     """
 
     def __init__(self, path: Path, stream: IO[bytes]) -> None:
-        """Read what an earlier process left.
-
-        Args:
-            path: The file.
-            stream: The same file, open for reading and writing, locked by the caller.
-        """
         self.path = path
         self._stream = stream
         content = stream.read()
@@ -98,12 +99,9 @@ class Journal:
         return sum(charge["usd"] or 0.0 for line in self.lines for charge in line.get("charges", []))
 
     async def step(self, key: str, account: Account, make: Callable[[Step], Awaitable[Any]]) -> Any:
-        """Carry out a step, or return what it gave before.
+        """Carry out a step, or return what it gave before: plain JSON.
 
-        Args:
-            key: Names the step within its episode, the same after a restart.
-            account: The episode's account.
-            make: Carries it out; what it returns must be plain JSON.
+        Its key names it within its episode, the same after a restart.
         """
         if key in self._results:
             return self._results[key]["value"]
@@ -169,13 +167,14 @@ class Episode:
     def record(self) -> dict[str, Any]:
         """Return what is kept of it; the question's text is left out, as questions may not be published."""
         steps = [line for line in self.journal.lines if "key" in line]
+        values = [line["value"] for line in steps if isinstance(line.get("value"), dict)]
         return {
             "question_id": self.attempt.question_id,
             "sample": self.attempt.sample,
             "answer_type": self.attempt.answer_type,
             **vars(self.verdict),
             "counts": self.counts,
-            "contaminated": sorted({url for line in steps for url in _contaminated(line)}),
+            "contaminated": sorted({url for value in values for url in value.get("contaminated", [])}),
             "spent": _spent(steps),
             "seconds": round(sum(line["seconds"] for line in steps), 3),
             "opened": [line["opened"] for line in self.journal.lines if "opened" in line],
@@ -184,11 +183,7 @@ class Episode:
 
 
 def tool_calls_of(steps: Iterable[Mapping[str, Any]]) -> list[ToolCall]:
-    """Return the calls that were carried out, in their order.
-
-    Args:
-        steps: ``steps`` of a record, or the lines of a journal.
-    """
+    """Return the calls that were carried out, in their order; the steps are those of a record, or a journal's lines."""
     values = [step["value"] for step in steps if step.get("key", "").startswith("call/") and "value" in step]
     return [
         ToolCall(value["content"], value.get("query"), () if "query" in value else tuple(value["urls"]))
@@ -214,26 +209,130 @@ def infra_failures(records: Iterable[Mapping[str, Any]]) -> str:
     )
 
 
-def _contaminated(line: dict[str, Any]) -> list[str]:
-    """Return the benchmark's own pages that a tool call came upon."""
-    value = line.get("value")
-    return list(value.get("contaminated", [])) if isinstance(value, dict) else []
-
-
-def _spent(steps: list[dict[str, Any]]) -> dict[str, dict[str, float | None]]:
+def _spent(steps: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """Sum tokens and price by part; one unknown price makes its part's sum unknown."""
-    parts: dict[str, list[Charge]] = {}
-    for line in steps:
-        for charge in line["charges"]:
-            parts.setdefault(charge["part"], []).append(Charge(**charge))
-    return {
-        part: {
-            "calls": len(charges),
-            "prompt_tokens": sum(charge.prompt_tokens for charge in charges),
-            "completion_tokens": sum(charge.completion_tokens for charge in charges),
-            "usd": None
-            if any(charge.usd is None for charge in charges)
-            else sum(charge.usd or 0 for charge in charges),
-        }
-        for part, charges in parts.items()
-    }
+    parts: dict[str, dict[str, Any]] = {}
+    for charge in (charge for line in steps for charge in line["charges"]):
+        nothing = {"calls": 0, "prompt_tokens": 0, "completion_tokens": 0, "usd": 0}
+        spent = parts.setdefault(charge["part"], nothing)
+        spent["calls"] += 1
+        spent["prompt_tokens"] += charge["prompt_tokens"]
+        spent["completion_tokens"] += charge["completion_tokens"]
+        spent["usd"] = None if None in (spent["usd"], charge["usd"]) else spent["usd"] + charge["usd"]
+    return parts
+
+
+class RunStore:
+    """The episodes of one run.
+
+    ``episodes/<id>.<sample>.json`` is the record of an ended episode; ``episodes/<id>.<sample>.events.jsonl`` is the
+    journal of one under way, or of one that an infrastructure failure ended. Several processes may work in one folder:
+    who holds a journal's lock works on that episode, and a killed process holds none.
+
+    Args:
+        folder: The run folder.
+        settings: Everything that changes an answer: questions, policy, tools, prompts, budget. What does not
+            (concurrency, ceilings) stays out, and may differ between resumes.
+
+    Raises:
+        InputError: the folder holds a run with other settings.
+    """
+
+    def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
+        self.folder = folder / "episodes"
+        self.folder.mkdir(parents=True, exist_ok=True)
+        manifest = folder / "agent.json"
+        wanted = json.loads(json.dumps(settings, sort_keys=True, default=str))
+        if not manifest.is_file():
+            write_atomic(manifest, json.dumps(wanted, indent=1))
+        kept = json.loads(manifest.read_bytes())
+        if kept != wanted:
+            changed = sorted(key for key in kept.keys() | wanted.keys() if kept.get(key) != wanted.get(key))
+            raise InputError(
+                f"{folder} holds a run with other settings; these differ: {', '.join(changed)}.\n"
+                "Answers of two settings may not be mixed. Give the same settings again, or start in a new folder."
+            )
+
+    def is_complete(self, attempt: Attempt) -> bool:
+        """Tell whether an episode has ended other than by an infrastructure failure, and its record is whole."""
+        try:
+            return bool(json.loads(self._record(attempt).read_bytes())["outcome"] != "infra_error")
+        except (FileNotFoundError, ValueError):
+            return False
+
+    def open_journal(self, attempt: Attempt) -> Journal | None:
+        """Open the journal of an episode that is still to be done; None if it is complete or another process has it."""
+        path = self._path(attempt, "events.jsonl")
+        if self.is_complete(attempt):
+            self._discard(path)  # a kill may have come between the record and this
+            return None
+        stream = path.open("a+b")
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            stream.close()
+            return None
+        if self.is_complete(attempt):  # ended by another process between the look and the lock
+            stream.close()
+            self._discard(path)
+            return None
+        stream.seek(0)
+        return Journal(path, stream)
+
+    def finish(self, episode: Episode) -> None:
+        """Write the record of an ended episode; its journal is kept only if the episode is to be retried."""
+        record = episode.record()
+        write_atomic(self._record(episode.attempt), json.dumps(record))
+        if record["outcome"] != "infra_error":
+            self._discard(self._path(episode.attempt, "events.jsonl"))
+
+    def records(self) -> Iterator[dict[str, Any]]:
+        """Read the records one by one, by file name."""
+        for path in sorted(self.folder.glob("*.json")):
+            yield json.loads(path.read_bytes())
+
+    def spent_usd(self) -> float:
+        """Return what the whole run has cost so far, episodes under way included."""
+        charges = 0.0
+        for path in self.folder.glob("*.json"):
+            with suppress(ValueError):  # a torn record; its episode is done again
+                if not path.with_suffix(".events.jsonl").is_file():
+                    spent = json.loads(path.read_bytes())["spent"]
+                    charges += sum(part["usd"] or 0.0 for part in spent.values())
+        for path in self.folder.glob("*.events.jsonl"):
+            for line in path.read_bytes().split(b"\n")[:-1]:
+                charges += sum(charge["usd"] or 0.0 for charge in json.loads(line).get("charges", []))
+        return charges
+
+    def _record(self, attempt: Attempt) -> Path:
+        return self._path(attempt, "json")
+
+    def _path(self, attempt: Attempt, ending: str) -> Path:
+        name = quote(attempt.question_id, safe="")
+        if len(name) > 150 or name.startswith("."):  # no file system takes more than 255 bytes
+            name = hashlib.sha256(attempt.question_id.encode("utf-8", "replace")).hexdigest()
+        return self.folder / f"{name}.{attempt.sample}.{ending}"
+
+    @staticmethod
+    def _discard(path: Path) -> None:
+        with suppress(FileNotFoundError):
+            path.unlink()
+
+
+class MemoryStore:
+    """Episodes that are kept nowhere else, by attempt, for a policy that learns from them at once."""
+
+    def __init__(self) -> None:
+        self.ended: dict[Attempt, Episode] = {}
+
+    def open_journal(self, attempt: Attempt) -> Journal:
+        """Begin the journal of an episode."""
+        return Journal.in_memory(attempt)
+
+    def finish(self, episode: Episode) -> None:
+        """Keep an ended episode, with the tokens of its replies."""
+        self.ended[episode.attempt] = episode
+
+    def spent_usd(self) -> float:
+        """Return 0: nothing was spent before."""
+        return 0.0

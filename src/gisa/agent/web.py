@@ -28,22 +28,19 @@ _SHORTEST_FORM = 8  # of a key in base64; shorter ones are words
 
 
 class Key:
-    """An API key that stays in the environment: it is read for every request and kept nowhere."""
+    """An API key that stays in the environment: it is read for every request and kept nowhere.
+
+    Args:
+        variable: Environment variable that holds it; None for a service without keys.
+        header: Where the service expects it.
+        prefix: What stands before it there.
+
+    Raises:
+        InputError: the variable is not set, or holds what no header can carry.
+    """
 
     def __init__(self, variable: str | None, *, header: str = "Authorization", prefix: str = "Bearer ") -> None:
-        """Name the key.
-
-        Args:
-            variable: Environment variable that holds it; None for a service without keys.
-            header: Where the service expects it.
-            prefix: What stands before it there.
-
-        Raises:
-            InputError: the variable is not set, or holds what no header can carry.
-        """
-        self._variable = variable
-        self._header = header
-        self._prefix = prefix
+        self._variable, self._header, self._prefix = variable, header, prefix
         if variable is not None and not (self._value().isascii() and self._value().isprintable() and self._value()):
             raise InputError(
                 f"The environment variable {variable} holds no API key.\nSet it:  export {variable}=<your key>\n"
@@ -78,7 +75,7 @@ def _forms_of(value: str) -> set[str]:
 
 def _unescaped(text: str) -> str:
     """Undo what JSON may do to the characters of a key, in a text that need not be JSON."""
-    return re.sub(r"\\u00([2-7][0-9a-f])", lambda found: chr(int(found[1], 16)), text, flags=re.I).replace("\\/", "/")
+    return re.sub(r"\\u00([2-7][0-9a-f])", lambda code: chr(int(code[1], 16)), text, flags=re.I).replace("\\/", "/")
 
 
 @dataclass(eq=False)
@@ -217,12 +214,9 @@ class Gate:
     """
 
     def __init__(self, most: int) -> None:
-        self.limit = float(most)
-        self._most = float(most)
-        self._active = 0
-        self._waiting = 0
-        self._closed_until = 0.0
-        self._slowed_at = 0.0
+        self.limit = self._most = float(most)
+        self._active = self._waiting = 0
+        self._closed_until = self._slowed_at = 0.0
         self._changed = asyncio.Condition()
 
     async def __aenter__(self) -> Gate:
@@ -249,11 +243,9 @@ class Gate:
         self.limit = min(self._most, self.limit + 1 / self.limit)
 
     def slow_down(self, began: float, wait_s: float) -> None:
-        """Halve the limit, once for all requests that were under way together, and close for a while.
+        """Halve the limit, once for all requests that were under way together, and let none through for a while.
 
-        Args:
-            began: When the refused request was let through, on the monotonic clock.
-            wait_s: How long to let none through.
+        ``began`` is when the refused request was let through, on the monotonic clock.
         """
         now = time.monotonic()
         self._closed_until = max(self._closed_until, now + wait_s)

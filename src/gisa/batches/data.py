@@ -68,11 +68,7 @@ class LearningData(lightning.LightningDataModule):
                 raise InputError(f"batches.{name}={value}: I need a whole number of at least 1.")
 
     def _split(self, questions: Sequence[str], what: str) -> tuple[list[str], list[str]]:
-        """Choose the questions to learn from and those to validate on.
-
-        Raises:
-            InputError: there are too few.
-        """
+        """Choose the questions to learn from and those to validate on."""
         count = self.settings.validation_questions
         if not 1 <= count < len(questions):
             raise InputError(
@@ -172,22 +168,15 @@ class DemonstrationData(LearningData):
     def batch(self, examples: Sequence[Demonstration]) -> Batch:
         """Lay demonstrations out in rows; ``owner`` is the demonstration's place among them."""
         labelled = [
-            (np.array(demonstration.marked.tokens), np.where(demonstration.marked.trained, place, -1))
-            for place, demonstration in enumerate(examples)
+            (np.array(demonstration.marked.tokens), np.where(demonstration.marked.trained, owner, -1))
+            for owner, demonstration in enumerate(examples)
         ]
         return lay_out(labelled, pad_token_id=self.pad_token_id, packed=self.settings.packed)
 
 
 @dataclass(frozen=True)
 class GradedQuestion:
-    """A question with all that an episode about it is judged by.
-
-    Attributes:
-        question: What is asked.
-        gold: Content of the answer's file.
-        cells: Of the answer.
-        human_urls: What a human visited.
-    """
+    """A question with what an episode about it is judged by: the answer's file, its cells, what a human visited."""
 
     question: Question
     gold: bytes
@@ -196,7 +185,7 @@ class GradedQuestion:
 
 
 class QuestionData(LearningData):
-    """Questions to learn from and others to validate on; a batch is a tensor of places in ``questions``.
+    """Questions to learn from and others to validate on; a batch is a tensor of indices into ``questions``.
 
     Args:
         suite: The questions. Those without an answer that can be scored are left out.
@@ -206,8 +195,8 @@ class QuestionData(LearningData):
 
     Attributes:
         questions: All that are used.
-        training: Places of those that are learnt from.
-        validation: Places of those that are validated on.
+        training: Indices of those that are learnt from.
+        validation: Indices of those that are validated on.
 
     Raises:
         InputError: it is not allowed to learn from these questions, there are too few, or a size is below 1.
@@ -218,12 +207,12 @@ class QuestionData(LearningData):
     def __init__(self, *, suite: Gisa, seed: int, allow_train_on_benchmark: bool, **settings: Any) -> None:
         super().__init__(seed, LearningSettings(**settings))
         refuse_benchmark(suite, allow_train_on_benchmark)
-        graded = {one.question.id: one for question in suite.questions if (one := _graded(suite, question))}
+        graded = {question.id: made for question in suite.questions if (made := _graded(suite, question))}
         learnt, held_out = self._split(list(graded), "an answer")
-        self.questions = [one for name, one in graded.items() if name in {*learnt, *held_out}]
-        names = [one.question.id for one in self.questions]
-        self.training = [place for place, name in enumerate(names) if name in learnt]
-        self.validation = [place for place, name in enumerate(names) if name in held_out]
+        self.questions = [made for name, made in graded.items() if name in {*learnt, *held_out}]
+        names = [graded.question.id for graded in self.questions]
+        self.training = [index for index, name in enumerate(names) if name in learnt]
+        self.validation = [index for index, name in enumerate(names) if name in held_out]
         self.manifest = manifest_of(suite, names)
         self.lengths = np.zeros(len(self.training))  # all alike: which ones meet in a batch is chance
 
@@ -234,7 +223,7 @@ class QuestionData(LearningData):
         return DataLoader(mine, max(len(mine), 1), collate_fn=self.batch)  # type: ignore[arg-type]
 
     def batch(self, examples: Sequence[int]) -> Tensor:
-        """Return the places as they are."""
+        """Return the indices as they are."""
         return torch.tensor(examples)
 
 
@@ -255,12 +244,9 @@ def spread(things: Sequence[T], count: int) -> list[T]:
 
 
 class TrainingBatches:
-    """All training batches of one process; knows where it stands, so that a resumed run sees each batch once.
+    """All training batches of one process, which takes every ``world_size``-th example of each.
 
-    Args:
-        data: Whose examples they hold.
-        rank: This process, from 0.
-        world_size: Number of processes; each takes every ``world_size``-th example of a batch.
+    They know where they stand, so that a resumed run sees each batch once.
     """
 
     def __init__(self, data: LearningData, rank: int, world_size: int) -> None:
@@ -299,17 +285,17 @@ class TrainingBatches:
         rng = np.random.default_rng([self.data.seed, self.epoch])
         drills, others = (self._shuffled(part, rng) for part in self.parts)
         half = len(drills) // 2
-        places = np.concatenate([np.linspace(0, 1, len(part), endpoint=False) for part in (drills[half:], others)])
+        moments = np.concatenate([np.linspace(0, 1, len(part), endpoint=False) for part in (drills[half:], others)])
         mixed = [*drills[half:], *others]
-        return [*drills[:half], *(mixed[place] for place in np.argsort(places, kind="stable"))]
+        return [*drills[:half], *(mixed[index] for index in np.argsort(moments, kind="stable"))]
 
     def _shuffled(self, part: NDArray[np.int64], rng: np.random.Generator) -> list[NDArray[np.int64]]:
         """Shuffle examples, sort them by length within spans, cut them into batches and shuffle these."""
         if not len(part):
             return []
         shuffled = rng.permutation(part)
-        span = _BATCHES_SORTED_TOGETHER * self.data.settings.batch_size
-        spans = (shuffled[start : start + span] for start in range(0, len(shuffled), span))
-        by_length = np.concatenate([one[np.argsort(self.data.lengths[one], kind="stable")] for one in spans])
+        size = _BATCHES_SORTED_TOGETHER * self.data.settings.batch_size
+        spans = (shuffled[start : start + size] for start in range(0, len(shuffled), size))
+        by_length = np.concatenate([span[np.argsort(self.data.lengths[span], kind="stable")] for span in spans])
         batches = np.array_split(by_length, self._batches_of(part))
-        return [batches[place] for place in rng.permutation(len(batches))]
+        return [batches[index] for index in rng.permutation(len(batches))]

@@ -54,22 +54,19 @@ class ChatFormat:
     A template with a place for tools is given them; for any other they are described in the system message, and calls
     and results are written as plain text.
 
+    Args:
+        tokenizer: As transformers loads it.
+        ends: Ids of tokens that end a reply, beside the tokenizer's own.
+
     Attributes:
-        tokenizer: The model's.
-        knows_tools: Whether its template has a place for tools.
-        ends: Ids of the tokens that end a reply.
+        knows_tools: Whether the template has a place for tools.
+        ends: Ids of all tokens that end a reply.
+
+    Raises:
+        InputError: there is no chat template, or no token that ends a reply.
     """
 
     def __init__(self, tokenizer: Any, ends: Collection[int] = ()) -> None:
-        """Take a tokenizer.
-
-        Args:
-            tokenizer: As transformers loads it.
-            ends: Ids of tokens that end a reply, beside the tokenizer's own.
-
-        Raises:
-            InputError: it has no chat template, or there is no token that ends a reply.
-        """
         self.tokenizer = tokenizer
         if not tokenizer.chat_template:
             raise InputError(
@@ -86,18 +83,13 @@ class ChatFormat:
     def text(
         self, messages: Sequence[dict[str, Any]], tools: Sequence[Mapping[str, Any]], *, reply_follows: bool = True
     ) -> str:
-        """Write a conversation.
+        """Write a conversation in the form of the chat completions API, up to where a reply begins if one follows.
 
         Control tokens within the messages are broken by a space: pages must not be able to forge a speaker.
-
-        Args:
-            messages: In the form of the chat completions API.
-            tools: In the same form; empty for none.
-            reply_follows: Whether it ends where the assistant's next reply begins.
         """
         shown = with_parsed_arguments(messages) if self.knows_tools else in_plain_text(messages, tools)
         written = json.dumps(shown, ensure_ascii=False).encode("utf-8", "replace").decode()
-        safe = json.loads(self._special.sub(lambda found: f"{found[0][0]} {found[0][1:]}", written))
+        safe = json.loads(self._special.sub(lambda token: f"{token[0][0]} {token[0][1:]}", written))
         return self._rendered(safe, tools if self.knows_tools else (), reply_follows)
 
     def tokens_of(self, messages: Sequence[dict[str, Any]], tools: Sequence[Mapping[str, Any]]) -> list[int]:
@@ -187,10 +179,7 @@ class ChatFormat:
 
 
 def load_chat_format(name: str) -> ChatFormat:
-    """Load a model's tokenizer, without the model.
-
-    Args:
-        name: Hub name, or a folder written by ``save_pretrained``.
+    """Load the tokenizer of a model, a hub name or a folder written by ``save_pretrained``, without the model.
 
     Raises:
         InputError: there is no tokenizer by that name; or see ``ChatFormat``.
@@ -212,14 +201,11 @@ def read_reply(text: str, names: Collection[str]) -> Message:
 
     Calls stand between ``<tool_call>`` and ``</tool_call>``, or bare: alone, in a list or in a code block, as JSON with
     a tool's ``name`` and ``arguments`` (or ``parameters``). What follows a call is dropped: the model has not seen the
-    result yet. A call that is no JSON is kept as it is, so that the model can be told.
-
-    Args:
-        text: The reply, without the control tokens of the model.
-        names: Tools that may be called without tags; none where no call is wanted.
+    result yet. A call that is no JSON is kept as it is, so that the model can be told. Without names of tools, none is
+    wanted.
     """
-    thought, found, said = text.rpartition("</think>")
-    reasoning = {"reasoning_content": thought.replace("<think>", "", 1).strip()} if found else {}
+    thought, marker, said = text.rpartition("</think>")
+    reasoning = {"reasoning_content": thought.replace("<think>", "", 1).strip()} if marker else {}
     if names and "<tool_call>" in said:
         calls = [call for part in _TAGGED.findall(said) for call in _calls(part.strip())]
         said = said.partition("<tool_call>")[0]
@@ -235,29 +221,26 @@ def in_plain_text(messages: Sequence[Message], tools: Sequence[Mapping[str, Any]
 
     The tools are described in the system message, calls are put between tags, results come from the user, and messages
     of one speaker that follow each other become one, as many templates want speakers to take turns.
-
-    Args:
-        messages: In the form of the chat completions API.
-        tools: In the same form; empty for none.
     """
-    plain = [{"role": "user" if one["role"] == "tool" else one["role"], "content": _written(one)} for one in messages]
+    roles = ["user" if message["role"] == "tool" else message["role"] for message in messages]
+    plain = [{"role": role, "content": _written(said)} for role, said in zip(roles, messages, strict=True)]
     if tools:
         described = _HOW_TO_CALL.format(tools="\n".join(_signature(tool["function"]) for tool in tools))
         if plain[0]["role"] != "system":
             plain.insert(0, {"role": "system", "content": described})
         else:
             plain[0]["content"] += f"\n\n{described}"
-    turns = [(role, list(turn)) for role, turn in groupby(plain, key=lambda one: one["role"])]
-    return [{"role": role, "content": "\n\n".join(one["content"] for one in turn)} for role, turn in turns]
+    turns = [(role, list(turn)) for role, turn in groupby(plain, key=lambda said: said["role"])]
+    return [{"role": role, "content": "\n\n".join(said["content"] for said in turn)} for role, turn in turns]
 
 
 def with_parsed_arguments(messages: Sequence[Message]) -> list[Message]:
     """Return a conversation with the arguments of calls as objects, which templates want, and not as JSON text."""
     return [
-        {**one, "tool_calls": [{**call, "function": _as_object(call["function"])} for call in one["tool_calls"]]}
-        if one.get("tool_calls")
-        else one
-        for one in messages
+        {**said, "tool_calls": [{**call, "function": _as_object(call["function"])} for call in said["tool_calls"]]}
+        if said.get("tool_calls")
+        else said
+        for said in messages
     ]
 
 
@@ -296,14 +279,14 @@ def _calls(written: str) -> list[Message]:
     except (ValueError, RecursionError):
         named = _NAMED.search(written)
         return [_call(named[1] if named else None, written)]
-    return [_call_of(one) for one in (read if isinstance(read, list) else [read])]
+    return [_call_of(call) for call in (read if isinstance(read, list) else [read])]
 
 
 def _first_bare_call(text: str, names: Collection[str]) -> int | None:
     """Return where the first object begins that names a tool first."""
     known = "|".join(map(re.escape, names))
-    found = re.search(rf'\{{\s*"name"\s*:\s*"(?:{known})"\s*,', text) if names else None
-    return found.start() if found else None
+    begun = re.search(rf'\{{\s*"name"\s*:\s*"(?:{known})"\s*,', text) if names else None
+    return begun.start() if begun else None
 
 
 def _bare_calls(text: str, names: Collection[str]) -> list[Message]:

@@ -6,11 +6,13 @@ import hashlib
 from array import array
 from collections import Counter, OrderedDict
 from collections.abc import Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F  # noqa: N812 - the field's usual name
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
@@ -26,12 +28,7 @@ _ROOM = 128  # tokens for which a copy of a cache makes room; most replies are s
 
 
 class Generation(NamedTuple):
-    """What a model wrote.
-
-    Attributes:
-        tokens: Without the one that ends a reply.
-        end: That one; None where the limit of tokens came first.
-    """
+    """What a model wrote: tokens, and the one that ends the reply; None where the limit of tokens came first."""
 
     tokens: list[int]
     end: int | None
@@ -59,19 +56,16 @@ class Generator(Protocol):
 
 
 class ChatModel(ChatFormat):
-    """A transformers causal LM with a chat template.
+    """A transformers causal LM with a chat template; it is put into the mode of evaluation, with packed attention.
 
     Attributes:
-        network: The model.
         context_tokens: Most tokens it can read and write in one conversation; None where its config does not say.
+
+    Raises:
+        InputError: see ``ChatFormat``.
     """
 
     def __init__(self, network: Any, tokenizer: Any) -> None:
-        """Take a network and its tokenizer; the network changes to the mode of evaluation and to packed attention.
-
-        Raises:
-            InputError: see ``ChatFormat``.
-        """
         ends = network.generation_config.eos_token_id if network.generation_config else None
         super().__init__(tokenizer, ends if isinstance(ends, list) else [] if ends is None else [ends])
         self.network = network.eval()
@@ -80,12 +74,7 @@ class ChatModel(ChatFormat):
 
 
 def load_chat_model(name: str, *, dtype: Literal["float32", "bfloat16"], device: str) -> ChatModel:
-    """Load a chat model of the hub or of a local folder.
-
-    Args:
-        name: Hub name such as ``Qwen/Qwen3-4B``, or a folder written by ``save_pretrained``.
-        dtype: Type of the weights in memory.
-        device: Where to compute, such as ``cpu`` or ``cuda:1``.
+    """Load a chat model: a hub name such as ``Qwen/Qwen3-4B``, or a folder written by ``save_pretrained``.
 
     Raises:
         InputError: no chat model could be loaded by that name, or onto that device.
@@ -137,25 +126,25 @@ class CachedGenerator:
         for count in range(1, max_tokens + 1):
             tokens = _chosen(logits, [draws[row] for row in going], temperature)
             kept = []
-            for place, (row, token) in enumerate(zip(going, tokens.tolist(), strict=True)):
+            for slot, (row, token) in enumerate(zip(going, tokens.tolist(), strict=True)):
                 if token in self.model.ends:
                     ends[row] = token
                 else:
                     written[row].append(token)
-                    kept.append(place)
+                    kept.append(slot)
             if count == max_tokens:
                 kept = []
             if self.memory is not None and self._keeps_all_keys:
-                for place in {*range(len(going))} - {*kept}:
-                    _remember(self.memory, prompts[going[place]] + written[going[place]], cache, place, mask)
+                for slot in {*range(len(going))} - {*kept}:
+                    _remember(self.memory, prompts[going[slot]] + written[going[slot]], cache, slot, mask)
             if not kept:
                 break
             if len(kept) < len(going):
                 kept = _moved_forward(kept)
-                going = [going[place] for place in kept]
-                places = torch.tensor(kept, device=device)
-                cache.batch_select_indices(places)
-                tokens, mask, position = tokens[places], mask[places], position[places]
+                going = [going[slot] for slot in kept]
+                slots = torch.tensor(kept, device=device)
+                cache.batch_select_indices(slots)
+                tokens, mask, position = tokens[slots], mask[slots], position[slots]
             mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
             logits = self._forward(tokens[:, None], mask, position, cache)[0]
             position = position + 1
@@ -165,11 +154,13 @@ class CachedGenerator:
         """Read prompts as ``_read`` does, once what several of them begin with."""
         at_hand = PrefixCache() if self.memory is None else self.memory
         if self._keeps_all_keys:
-            shared = [one for one in _shared_beginnings(prompts) if BLOCK * len(at_hand.find(one)) < len(one)]
+            shared = [
+                tokens for tokens in _shared_beginnings(prompts) if BLOCK * len(at_hand.find(tokens)) < len(tokens)
+            ]
             if shared:
                 cache, mask, _, order = self._read(shared, at_hand)
-                for place, row in enumerate(order):
-                    _remember(at_hand, shared[row], cache, place, mask)
+                for slot, row in enumerate(order):
+                    _remember(at_hand, shared[row], cache, slot, mask)
         return self._read(prompts, at_hand)
 
     def _read(self, prompts: Sequence[list[int]], memory: PrefixCache) -> tuple[Any, Tensor, Tensor, list[int]]:
@@ -179,10 +170,10 @@ class CachedGenerator:
             The model's cache with a row a prompt; which of its columns are tokens, shape ``(B, T)``; the logits of the
             next token, ``(B, V)``; and the prompt of each row, as those with the most to read come first.
         """
-        found = [memory.find(prompt[:-1]) for prompt in prompts]  # of each, a token is left to be read
-        new = [prompt[BLOCK * len(blocks) :] for prompt, blocks in zip(prompts, found, strict=True)]
+        remembered = [memory.find(prompt[:-1]) for prompt in prompts]  # of each, a token is left to be read
+        new = [prompt[BLOCK * len(blocks) :] for prompt, blocks in zip(prompts, remembered, strict=True)]
         order = sorted(range(len(prompts)), key=lambda row: -len(new[row]))
-        known, rest = [found[row] for row in order], [new[row] for row in order]
+        known, rest = [remembered[row] for row in order], [new[row] for row in order]
         ids, mask = _left_padded(rest, self.model.network.device)
         past = _left_padded([[0] * BLOCK * len(blocks) for blocks in known], self.model.network.device)[1]
         mask = torch.cat([past, mask], dim=1)
@@ -238,30 +229,22 @@ class PrefixCache:
         Returns:
             Each of shape ``(2 x layers, heads, BLOCK, D)``: the keys of a layer, its values, the keys of the next ...
         """
-        found = []
-        for name in _block_names(tokens):
-            if name not in self._blocks:
-                break
-            found.append(name)
-        for name in reversed(found):  # the end of a sequence is to be forgotten before its beginning
+        names = list(takewhile(self._blocks.__contains__, _block_names(tokens)))
+        for name in reversed(names):  # the end of a sequence is to be forgotten before its beginning
             self._blocks.move_to_end(name)
-        return [self._blocks[name] for name in found]
+        return [self._blocks[name] for name in names]
 
     def add(self, tokens: Sequence[int], cache: Cache, row: int, columns: Tensor) -> None:
-        """Remember a sequence as far as it fills blocks; nothing where the layers differ in the shapes of keys.
+        """Remember a sequence of T tokens as far as it fills blocks; nothing where the layers' keys differ in shape.
 
-        Args:
-            tokens: Of T tokens.
-            cache: Of ``GrowingLayer``, which holds it.
-            row: Its row.
-            columns: Where its tokens are in the row, shape ``(T,)``.
+        A cache of ``GrowingLayer`` holds it in a row, its tokens in the columns, shape ``(T,)``.
         """
-        held = [one[row] for layer in cache.layers for one in (layer.keys, layer.values)]
-        if len({one.shape for one in held}) > 1:
+        held = [tensor[row] for layer in cache.layers for tensor in (layer.keys, layer.values)]
+        if len({tensor.shape for tensor in held}) > 1:
             return
-        for name, places in reversed(list(zip(_block_names(tokens), torch.split(columns, BLOCK), strict=False))):
+        for name, block in reversed(list(zip(_block_names(tokens), torch.split(columns, BLOCK), strict=False))):
             if name not in self._blocks:
-                self._blocks[name] = torch.stack([one[:, places] for one in held])
+                self._blocks[name] = torch.stack([tensor[:, block] for tensor in held])
                 self.bytes += self._blocks[name].nbytes
             self._blocks.move_to_end(name)
             while self.bytes > self.most_bytes:
@@ -284,7 +267,7 @@ class GrowingLayer(DynamicLayer):  # type: ignore[misc]
         if self.length > self.keys.shape[2]:
             more = self.length + _ROOM - self.keys.shape[2]
             # Zeros, as masked columns are multiplied by a weight of 0.
-            self.keys, self.values = (torch.nn.functional.pad(one, (0, 0, 0, more)) for one in (self.keys, self.values))
+            self.keys, self.values = (F.pad(tensor, (0, 0, 0, more)) for tensor in (self.keys, self.values))
         self.keys[:, :, begin : self.length] = key_states
         self.values[:, :, begin : self.length] = value_states
         return self.keys[:, :, : self.length], self.values[:, :, : self.length]
@@ -301,8 +284,8 @@ class GrowingLayer(DynamicLayer):  # type: ignore[misc]
     def batch_select_indices(self, indices: Tensor) -> None:
         """Keep rows: each in its place, or moved forward to the place of one that is not kept."""
         moved = (indices != torch.arange(len(indices), device=indices.device)).nonzero()[:, 0]
-        for one in (self.keys, self.values):
-            one[moved] = one[indices[moved]]
+        for tensor in (self.keys, self.values):
+            tensor[moved] = tensor[indices[moved]]
         self.keys, self.values = self.keys[: len(indices)], self.values[: len(indices)]
 
 
@@ -336,26 +319,19 @@ def _rows_of(cache: Cache, rows: slice, length: int) -> Cache:
 
 
 def _growing_cache(layers: int, known: Sequence[Sequence[Tensor]], more: int) -> Cache:
-    """Return a cache that begins with what is remembered.
-
-    Args:
-        layers: Of the model.
-        known: Blocks of each row; shorter ones follow on a gap.
-        more: Tokens that are to be read next.
-    """
+    """Return a cache that begins with the remembered blocks of each row, shorter ones behind a gap, and has room."""
     cache = Cache(layers=[GrowingLayer() for _ in range(layers)])
     length = BLOCK * max(map(len, known))
     if length:
-        joined = [torch.cat(list(blocks), 2) if blocks else None for blocks in known]
-        like = next(one for one in joined if one is not None)
+        joined = {row: torch.cat(list(blocks), 2) for row, blocks in enumerate(known) if blocks}
+        like = next(iter(joined.values()))
         shape = (len(known), like.shape[1], length + more + _ROOM, like.shape[3])
         for layer in cache.layers:
             layer.begin(like.new_zeros(shape), like.new_zeros(shape), length)
-        for row, one in enumerate(joined):
-            if one is not None:
-                for layer, keys, values in zip(cache.layers, one[::2], one[1::2], strict=True):
-                    layer.keys[row, :, length - one.shape[2] : length] = keys
-                    layer.values[row, :, length - one.shape[2] : length] = values
+        for row, tensors in joined.items():
+            columns = slice(length - tensors.shape[2], length)
+            for layer, keys, values in zip(cache.layers, tensors[::2], tensors[1::2], strict=True):
+                layer.keys[row, :, columns], layer.values[row, :, columns] = keys, values
     return cache
 
 
@@ -366,8 +342,8 @@ def _remember(memory: PrefixCache, tokens: Sequence[int], cache: Any, row: int, 
 
 def _moved_forward(kept: Sequence[int]) -> list[int]:
     """Return the places of the rows that are kept, with the last of them where one is not."""
-    last = [place for place in kept if place >= len(kept)]
-    return [place if place in kept else last.pop() for place in range(len(kept))]
+    last = [slot for slot in kept if slot >= len(kept)]
+    return [slot if slot in kept else last.pop() for slot in range(len(kept))]
 
 
 def _left_padded(prompts: Sequence[list[int]], device: torch.device) -> tuple[Tensor, Tensor]:

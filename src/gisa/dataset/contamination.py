@@ -14,13 +14,9 @@ def manifest_of(suite: Gisa, learnt: Collection[str]) -> dict[str, Any]:
     """Name the questions that a model has seen, and the entities that they are about as far as the suite says so.
 
     Questions are named by their ids, with a digest of the text, as other suites have the same ids.
-
-    Args:
-        suite: Where the questions come from.
-        learnt: Their ids.
     """
     questions = [question for question in suite.questions if question.id in learnt]
-    entities = {name for one in questions for name in suite.metadata.get(one.id, {}).get("entities", ())}
+    entities = {name for asked in questions for name in suite.metadata.get(asked.id, {}).get("entities", ())}
     return {
         "suite": suite.fingerprint,
         "questions": {question.id: _digest(question) for question in questions},
@@ -43,7 +39,7 @@ def refuse_benchmark(suite: Gisa, allowed: bool) -> None:
     Raises:
         InputError: there are such questions, and it is not allowed.
     """
-    tested = [one.id for one in suite.questions if suite.metadata.get(one.id, {}).get("split") != "train"]
+    tested = [asked.id for asked in suite.questions if suite.metadata.get(asked.id, {}).get("split") != "train"]
     if tested and not allowed:
         raise InputError(
             f"{len(tested)} of the {len(suite.questions)} questions below {suite.root} are there to test with "
@@ -54,11 +50,7 @@ def refuse_benchmark(suite: Gisa, allowed: bool) -> None:
 
 
 def refuse_contaminated(suite: Gisa, manifest: Mapping[str, Any]) -> None:
-    """Refuse to test a model on questions that it has learnt from.
-
-    Args:
-        suite: The questions of the test.
-        manifest: Of the model's checkpoint; see ``manifest_of``.
+    """Refuse to test a model, given by its manifest, on questions that it has learnt from.
 
     Raises:
         InputError: the model has seen one of them.

@@ -32,15 +32,7 @@ _DAY = re.compile(r"\d{4}-\d{2}-\d{2}")
 
 @dataclass(frozen=True)
 class Question:
-    """One question. Its text stays out of ``repr``, and so of logs and messages: published, it would spoil the test.
-
-    Attributes:
-        id: Always as text.
-        text: Decrypted.
-        answer_type: Form of the answer.
-        question_type: Whether the answer changes with time.
-        topic: One of ten.
-    """
+    """One question. Its text stays out of ``repr``, and so of logs and messages: published, it would spoil the test."""
 
     id: str
     text: str = field(repr=False)
@@ -74,13 +66,7 @@ class Click(BaseModel):
 
 
 class Trace(BaseModel):
-    """What a human did to answer a question.
-
-    Attributes:
-        searches: Queries in their order.
-        results: Pages of hits by query.
-        clicks: In their order.
-    """
+    """What a human did to answer a question: queries, pages of hits by query, and clicks in their order."""
 
     model_config = ConfigDict(populate_by_name=True)
 
@@ -96,25 +82,21 @@ class Gisa:
     published on the HuggingFace hub. Our addition: ``snapshot/<YYYY-MM-DD>/<id>.csv`` holds the answer of a live
     question from that day on, so that an old run can be scored by answers of another day.
 
-    Attributes:
+    Args:
         root: The folder.
-        questions: In the order of the file.
-        snapshot: Day whose answers count; None for the published ones.
-        show_questions: Whether a report may hold the text of the questions.
+        snapshot: A day that has a folder of its own in ``snapshot/``; answers come from the latest one up to it. None
+            for the published ones.
+        show_questions: Whether a report may hold the text of the questions; published, it would spoil the test.
+
+    Attributes:
+        questions: In the order of the file; answers and traces are read when asked for.
+
+    Raises:
+        InputError: the folder has no questions, a line of them is faulty, two share an id, or there is no such
+            snapshot.
     """
 
     def __init__(self, root: str, snapshot: str | None = None, *, show_questions: bool = False) -> None:
-        """Read the questions; answers and traces are read when asked for.
-
-        Args:
-            root: The folder.
-            snapshot: A day that has a folder of its own in ``snapshot/``; answers come from the latest one up to it.
-            show_questions: Whether a report may hold the text of the questions; published, it would spoil the test.
-
-        Raises:
-            InputError: the folder has no questions, a line of them is faulty, two share an id, or there is no such
-                snapshot.
-        """
         self.root, self.snapshot, self.show_questions = Path(root), snapshot, show_questions
         encrypted, plain = self.root / "encrypted_question.jsonl", self.root / "question.jsonl"
         path = plain if plain.is_file() and not encrypted.is_file() else encrypted
@@ -223,12 +205,8 @@ class Gisa:
 def load_suite(node: dict[str, Any], needed: str) -> Gisa:
     """Build the data set of a config.
 
-    Args:
-        node: Of the config.
-        needed: What is said after the data set's target where it is no suite of questions.
-
     Raises:
-        InputError: it is none.
+        InputError: it is no suite of questions; the message ends with what is needed.
     """
     suite = build(node)
     if not isinstance(suite, Gisa):

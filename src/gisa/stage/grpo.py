@@ -13,8 +13,7 @@ from torch import Tensor
 
 from src.gisa.agent.policy import ReplyTokens
 from src.gisa.agent.rollout import Rollout
-from src.gisa.agent.store import MemoryStore
-from src.gisa.agent.trajectory import Attempt, Episode, infra_failures, tool_calls_of
+from src.gisa.agent.trajectory import Attempt, Episode, MemoryStore, infra_failures, tool_calls_of
 from src.gisa.batches.data import GradedQuestion, QuestionData
 from src.gisa.metrics.answers import official_score
 from src.gisa.metrics.behaviour import Weights, rewards, step_values
@@ -105,11 +104,7 @@ class GrpoStage(LearningStage):
         return outcome + self.settings.process_weight * process
 
     def _rewarded(self, batch: Tensor, first: int) -> tuple[list[Episode], Tensor, Tensor]:
-        """Answer each question ``group_size`` times.
-
-        Args:
-            batch: Places of the questions.
-            first: Number of the first sample, which with seed and question makes every number that is drawn.
+        """Answer each question ``group_size`` times; seed, question and number of the sample make what is drawn.
 
         Returns:
             Episodes, those of a question next to each other, with exact match and process reward of each, ``(E,)``.
@@ -118,7 +113,7 @@ class GrpoStage(LearningStage):
             InputError: an episode failed for reasons of infrastructure; such an episode is no wrong answer.
         """
         data: QuestionData = self.trainer.datamodule  # type: ignore[attr-defined]
-        questions = [data.questions[place] for place in batch.tolist()]
+        questions = [data.questions[index] for index in batch.tolist()]
         numbers = range(first, first + self.settings.group_size)
         attempts = [Attempt.at(graded.question, number) for graded in questions for number in numbers]
         training, store = self.model.training, MemoryStore()
@@ -147,7 +142,8 @@ class GrpoStage(LearningStage):
 
     def _loss(self, turns: Sequence[Sequence[ReplyTokens]], advantages: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return the loss of episodes with advantages ``(Q, G)``, and by how much their log-probability has grown."""
-        batch = {name: one.to(self.device) for name, one in as_batch(turns, self.model.tokenizer.pad_token_id).items()}
+        laid_out = as_batch(turns, self.model.tokenizer.pad_token_id)
+        batch = {name: tensor.to(self.device) for name, tensor in laid_out.items()}
         reference = None
         if self.settings.kl_weight > 0:
             with torch.no_grad(), self._without_adapters():
@@ -202,8 +198,8 @@ def _behaviour(episodes: Sequence[Episode]) -> dict[str, Tensor]:
     """Return the share of calls that are valid, of episodes that ended with an answer, and calls and tokens of one."""
     records = [episode.record() for episode in episodes]
     counts = [record["counts"] for record in records]
-    valid = sum(one["calls"] + one["skipped_calls"] for one in counts)
-    every = valid + sum(one["invalid_calls"] for one in counts)
+    valid = sum(count["calls"] + count["skipped_calls"] for count in counts)
+    every = valid + sum(count["invalid_calls"] for count in counts)
     written = sum(record["spent"].get("chain", {}).get("completion_tokens", 0) for record in records)
     answered = sum(record["outcome"] == "answered" for record in records)
     return {

@@ -12,8 +12,7 @@ import lightning
 from torch import Tensor
 
 from src.gisa.agent.rollout import Rollout
-from src.gisa.agent.store import RunStore
-from src.gisa.agent.trajectory import Attempt
+from src.gisa.agent.trajectory import Attempt, RunStore
 
 
 class RolloutStage(lightning.LightningModule):

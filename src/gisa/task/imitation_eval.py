@@ -87,15 +87,10 @@ def rollouts_on(name: str, policy: Node, tests: Node, rollout: Node) -> dict[str
 def write_report(
     title: str, tests: Mapping[str, Any], pairs: Sequence[tuple[str, str]], folder: Path, seed: int, resamples: int
 ) -> tuple[dict[str, float], dict[str, Any]]:
-    """Compare policies on tests by their rollouts, and write it down.
+    """Compare pairs of policies on tests by their rollouts, and write ``report.md`` and ``report.json``.
 
-    Args:
-        title: Of the report.
-        tests: By name.
-        pairs: Policies to compare, each rollout in ``<test>_<policy>``; a first one need not be there.
-        folder: Holds the rollouts; ``report.md`` and ``report.json`` are written there.
-        seed: Of the bootstrap.
-        resamples: Of the bootstrap.
+    Each rollout is in ``<test>_<policy>`` of the folder; that of the first of a pair need not be there. Seed and
+    resamples are those of the bootstrap.
 
     Returns:
         Its metrics, and how the episodes of each rollout ended.

@@ -87,7 +87,7 @@ class RejectionTask:
         checkpoint = self.settings.checkpoint
         trained_folder(checkpoint)
         trained = result_of(Path(str(checkpoint)).parent.parent)
-        if trained["config"]["task"]["_target_"] != "src.gisa.task.imitation.ImitationTask":
+        if trained["config"]["task"]["_target_"] != "src.gisa.task.learning.ImitationTask":
             raise InputError(
                 f"checkpoint={checkpoint} was trained by {trained['name']}, and I train as the run of the checkpoint "
                 "did, with more to learn from; so it has to be one of imitation.\n"

@@ -55,8 +55,7 @@ class RolloutTask(ScoreTask):
         import lightning  # seconds of imports that --help must not wait for
         from torch.utils.data import DataLoader
 
-        from src.gisa.agent.store import RunStore
-        from src.gisa.agent.trajectory import Attempt, infra_failures
+        from src.gisa.agent.trajectory import Attempt, RunStore, infra_failures
         from src.training.tracking import open_logs
 
         logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)

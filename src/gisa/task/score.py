@@ -104,7 +104,9 @@ def write_scores(scores: AnswerScores, suite: Gisa, predictions: Predictions, re
         "remarks": remarks,
     }
     # ASCII in JSON: an answer may hold half a surrogate pair, which no encoding of files takes.
-    write_atomic(folder / "questions.jsonl", "".join(json.dumps(asdict(one)) + "\n" for one in scores.questions))
+    write_atomic(
+        folder / "questions.jsonl", "".join(json.dumps(asdict(question)) + "\n" for question in scores.questions)
+    )
     write_atomic(folder / "_all_evaluation_results.json", json.dumps(official, indent=1))
     write_atomic(folder / "_final_scores.json", json.dumps(summary["official"], indent=4))
     write_atomic(folder / "summary.json", json.dumps(summary, indent=1))

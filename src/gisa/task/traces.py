@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from src.gisa.dataset.gisa import Gisa, load_suite
-from src.gisa.task.imitation import NEEDED
+from src.gisa.task.learning import NEEDED
 from src.launch.config import build
 from src.launch.errors import InputError
 from src.launch.record import Record
@@ -95,7 +95,7 @@ class TracesTask:
         drills = [*made.drills[:1], *made.drills[1:][-1:]]  # a block of the first kind, one of the last
         page = _PAGE.format(
             statistics="".join(_rows(counts, made.dropped)),
-            demonstrations="\n".join(_shown(one, suite, chat.tokenizer) for one in [*shown, *drills]),
+            demonstrations="\n".join(_shown(example, suite, chat.tokenizer) for example in [*shown, *drills]),
         )
         write_atomic(folder / "traces.html", page)
         record.finish(

@@ -3,7 +3,7 @@ from dataclasses import replace
 
 import pytest
 
-from src.gisa.agent.backends import EmbeddedPages, EmbeddedSearch
+from src.gisa.agent.backends import EmbeddedWeb
 from src.gisa.agent.cost import Account
 from src.gisa.agent.heuristic import HeuristicPolicy
 from src.gisa.agent.react import Budget, ReActAgent
@@ -18,7 +18,7 @@ from src.gisa.metrics.answers import official_score
 @pytest.fixture(scope="module")
 def agent():
     web = factbook_web()
-    toolbox = Toolbox(search=EmbeddedSearch(web), pages=EmbeddedPages(web))
+    toolbox = Toolbox(search=EmbeddedWeb(web), pages=EmbeddedWeb(web))
     return ReActAgent(policy=HeuristicPolicy(), toolbox=toolbox, budget=Budget(), today="2024-07-01")
 
 

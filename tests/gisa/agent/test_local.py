@@ -9,9 +9,8 @@ from src.gisa.agent.cost import Account, Step
 from src.gisa.agent.local import LocalPolicy, trained_folder
 from src.gisa.agent.policy import ContextOverflowError, Request
 from src.gisa.agent.react import Budget, ReActAgent
-from src.gisa.agent.store import RunStore
 from src.gisa.agent.tools import specs
-from src.gisa.agent.trajectory import Attempt, Episode
+from src.gisa.agent.trajectory import Attempt, Episode, RunStore
 from src.gisa.agent.web import Web
 from src.gisa.chat.generation import Generation
 from src.launch.errors import InputError

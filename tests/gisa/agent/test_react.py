@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from src.gisa.agent.backends import EmbeddedPages, EmbeddedSearch
+from src.gisa.agent.backends import EmbeddedWeb
 from src.gisa.agent.cost import Account, CeilingReachedError, Charge
 from src.gisa.agent.fetch import RequestError
 from src.gisa.agent.policy import ContextOverflowError, Reply, ScriptedPolicy
@@ -18,7 +18,7 @@ from src.gisa.dataset.factbook.corpus import Corpus, Document
 from src.launch.errors import InputError
 
 CORPUS = Corpus([Document("https://atlas.example/peru", "<title>Peru</title><p>Capital: Lima")])
-TOOLBOX = Toolbox(search=EmbeddedSearch(CORPUS), pages=EmbeddedPages(CORPUS))
+TOOLBOX = Toolbox(search=EmbeddedWeb(CORPUS), pages=EmbeddedWeb(CORPUS))
 ANSWER = {"content": "```tsv\nCapital\nLima\n```"}
 ATTEMPT = Attempt("7", 0, "What is the capital of Peru?", "item")
 

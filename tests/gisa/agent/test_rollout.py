@@ -13,15 +13,14 @@ from dataclasses import replace
 
 import pytest
 
-from src.gisa.agent.backends import DirectPages, EmbeddedPages, EmbeddedSearch, SerperSearch
+from src.gisa.agent.backends import DirectPages, EmbeddedWeb, SerperSearch
 from src.gisa.agent.cost import Charge, PriceList
 from src.gisa.agent.fetch import FetchLimits
 from src.gisa.agent.heuristic import HeuristicPolicy
 from src.gisa.agent.policy import ChatEndpoint, ReplyTokens, ScriptedPolicy
 from src.gisa.agent.react import Budget
 from src.gisa.agent.rollout import Rollout, Script
-from src.gisa.agent.store import MemoryStore, RunStore
-from src.gisa.agent.trajectory import Attempt
+from src.gisa.agent.trajectory import Attempt, MemoryStore, RunStore
 from src.gisa.agent.web import Web
 from src.gisa.dataset.factbook.corpus import Corpus, Document
 from src.launch.errors import InputError
@@ -53,7 +52,7 @@ def say(messages, page="https://atlas.example/peru"):
 
 def rollout(policy, **parts):
     settings = {
-        "search": EmbeddedSearch(CORPUS), "pages": EmbeddedPages(CORPUS), "prices": PRICES,
+        "search": EmbeddedWeb(CORPUS), "pages": EmbeddedWeb(CORPUS), "prices": PRICES,
         "budget": Budget(max_calls=6), "web": Web(), "today": "2026-01-31",
     }  # fmt: skip
     return Rollout(policy=policy, **{**settings, **parts})
@@ -317,7 +316,7 @@ def rules():
 
 def on_pages(*pages):
     web = Corpus(pages)
-    backends = {"search": EmbeddedSearch(web), "pages": EmbeddedPages(web)}
+    backends = {"search": EmbeddedWeb(web), "pages": EmbeddedWeb(web)}
     return rollout(HeuristicPolicy(), **backends, results=2, budget=Budget(max_calls=3), today="2024-07-01")
 
 

@@ -3,7 +3,7 @@ import json
 
 import pytest
 
-from src.gisa.agent.backends import DirectPages, EmbeddedPages, EmbeddedSearch, JinaPages, RecordedSearch, SerperSearch
+from src.gisa.agent.backends import DirectPages, EmbeddedWeb, JinaPages, RecordedSearch, SerperSearch
 from src.gisa.agent.cost import Account, Charge, PriceList, Step
 from src.gisa.agent.fetch import RequestError
 from src.gisa.agent.policy import ChatEndpoint, ScriptedPolicy
@@ -25,7 +25,7 @@ CORPUS = Corpus(
 
 
 def embedded(**settings):
-    return Toolbox(search=EmbeddedSearch(CORPUS), pages=EmbeddedPages(CORPUS), **settings)
+    return Toolbox(search=EmbeddedWeb(CORPUS), pages=EmbeddedWeb(CORPUS), **settings)
 
 
 def new_step():
@@ -177,7 +177,7 @@ def with_serper(replies, tmp_path=None, bucket="2026-01", queries=("lima",)):
             engine = SerperSearch(prices=PRICES, key_env=None, url=f"http://127.0.0.1:{port}/search", country="de")
             engine.name = "serper"  # the port differs from server to server
             cache = Cache(str(tmp_path), bucket=bucket) if tmp_path else None
-            toolbox = Toolbox(search=engine, pages=EmbeddedPages(CORPUS), cache=cache, results=2)
+            toolbox = Toolbox(search=engine, pages=EmbeddedWeb(CORPUS), cache=cache, results=2)
             step = new_step()
             return [await toolbox.run(Search(query), step, web) for query in queries], step
 
@@ -237,7 +237,7 @@ def read_with(source, url_of, respond):
 
     async def main():
         async with serve(respond) as port, Web(base_delay_s=0.001, attempts=2, test_only_loopback_ports=[port]) as web:
-            toolbox = Toolbox(search=EmbeddedSearch(CORPUS), pages=source(port), denied=("127.0.0.1/secret",))
+            toolbox = Toolbox(search=EmbeddedWeb(CORPUS), pages=source(port), denied=("127.0.0.1/secret",))
             step = new_step()
             return await toolbox.run(Visit((url_of(port),), "g"), step, web), step
 
@@ -320,7 +320,7 @@ def test_one_failing_service_lets_the_other_pages_of_a_visit_end_first():
             ended.append(url)
             return url, CORPUS.read("https://atlas.example/peru")
 
-    toolbox = Toolbox(search=EmbeddedSearch(CORPUS), pages=Pages())
+    toolbox = Toolbox(search=EmbeddedWeb(CORPUS), pages=Pages())
     with pytest.raises(RequestError, match="HTTP 500"):
         run(toolbox, Visit(("https://a.example/bad", "https://a.example/good"), "g"))
     assert ended == ["https://a.example/good"]
@@ -333,7 +333,7 @@ def test_the_embedded_backends_need_no_cache(tmp_path):
 
 def test_a_page_that_begins_with_its_title_shows_it_once():
     page = Document("https://atlas.example/peru", "<title>Peru</title><h1>Peru</h1><p>Capital: Lima")
-    toolbox = Toolbox(search=EmbeddedSearch(Corpus([page])), pages=EmbeddedPages(Corpus([page])))
+    toolbox = Toolbox(search=EmbeddedWeb(Corpus([page])), pages=EmbeddedWeb(Corpus([page])))
     shown = run(toolbox, Visit(("https://atlas.example/peru",), "capital")).content
     assert shown == "Page https://atlas.example/peru\n<untrusted>\n# Peru\nCapital: Lima\n</untrusted>"
 

@@ -1,10 +1,15 @@
 import asyncio
 import json
+import multiprocessing
+import os
+import signal
+import time
 
 import pytest
 
 from src.gisa.agent.cost import Account, Charge
-from src.gisa.agent.trajectory import Attempt, Episode, Journal, Verdict
+from src.gisa.agent.trajectory import Attempt, Episode, Journal, RunStore, Verdict
+from src.launch.errors import InputError
 
 ATTEMPT = Attempt("7", 0, "Which?", "item")
 
@@ -83,3 +88,137 @@ def test_the_record_sums_tokens_and_prices_by_part_and_leaves_the_question_out(t
     assert (record["outcome"], record["prediction"], record["reason"]) == ("answered", "Lima", "")
     assert [step["key"] for step in record["steps"]] == ["reply/0", "call/0/0", "reply/1"]
     assert "Which?" not in json.dumps(record)
+
+
+SETTINGS = {"policy": {"model": "m"}, "budget": {"max_calls": 30}}
+
+
+def attempt(question_id="7", sample=0):
+    return Attempt(question_id, sample, "Which?", "item")
+
+
+def work(store, one, steps=1, pause_s=0.0, outcome="answered"):
+    """Do an episode of a few steps, each a charge of 1 USD; return whether there was something to do."""
+
+    async def make(step):
+        step.charge(Charge("chain", usd=1.0))
+        return "x"
+
+    journal = store.open_journal(one)
+    if journal is None:
+        return False
+    with journal:
+        for number in range(steps):
+            asyncio.run(journal.step(f"reply/{number}", Account("question", None), make))
+            time.sleep(pause_s)
+        store.finish(Episode(one, journal, None, None, counts={}, verdict=Verdict(outcome, prediction="p")))
+    return True
+
+
+def test_an_ended_episode_is_complete_and_leaves_one_file(tmp_path):
+    store = RunStore(tmp_path, SETTINGS)
+    assert not store.is_complete(attempt())
+    assert work(store, attempt())
+    assert store.is_complete(attempt())
+    assert not work(store, attempt())
+    assert [path.name for path in store.folder.iterdir()] == ["7.0.json"]
+    assert [record["question_id"] for record in store.records()] == ["7"]
+
+
+@pytest.mark.parametrize("length", [0, 1, 40])
+def test_a_torn_record_is_none_and_its_episode_is_done_again(tmp_path, length):
+    store = RunStore(tmp_path, SETTINGS)
+    work(store, attempt())
+    path = store.folder / "7.0.json"
+    path.write_bytes(path.read_bytes()[:length])
+    assert not store.is_complete(attempt())
+    assert store.spent_usd() == 0
+    assert work(store, attempt())
+    assert store.is_complete(attempt())
+
+
+def test_an_infrastructure_failure_is_taken_up_where_it_ended(tmp_path):
+    store = RunStore(tmp_path, SETTINGS)
+    work(store, attempt(), steps=2, outcome="infra_error")
+    assert not store.is_complete(attempt())
+    assert store.spent_usd() == 2
+    assert work(store, attempt(), steps=3)
+    (record,) = store.records()
+    assert (len(record["steps"]), len(record["opened"]), record["outcome"]) == (3, 2, "answered")
+    assert store.spent_usd() == 3
+
+
+def test_other_settings_are_refused_and_named(tmp_path):
+    RunStore(tmp_path, SETTINGS)
+    RunStore(tmp_path, {"budget": {"max_calls": 30}, "policy": {"model": "m"}})  # the order is no difference
+    with pytest.raises(InputError, match=r"these differ: budget, extra\.\n.*start in a new folder"):
+        RunStore(tmp_path, {**SETTINGS, "budget": {"max_calls": 10}, "extra": 1})
+
+
+def test_samples_and_awkward_ids_have_files_of_their_own(tmp_path):
+    store = RunStore(tmp_path, SETTINGS)
+    named = ["7", "../7", "a/b", ".7", "é" * 300, "7.0", ""]
+    attempts = [attempt("7", 1), *map(attempt, named)]
+    assert all([work(store, one) for one in attempts])
+    assert {(record["question_id"], record["sample"]) for record in store.records()} == {
+        (one.question_id, one.sample) for one in attempts
+    }
+    assert [path.name for path in tmp_path.iterdir()] in (["agent.json", "episodes"], ["episodes", "agent.json"])
+
+
+def test_a_journal_is_open_in_one_place_at_a_time(tmp_path):
+    store = RunStore(tmp_path, SETTINGS)
+    with store.open_journal(attempt()) as journal:
+        assert journal is not None
+        assert RunStore(tmp_path, SETTINGS).open_journal(attempt()) is None
+    with store.open_journal(attempt()) as journal:
+        assert journal is not None
+
+
+def test_a_kill_between_record_and_journal_changes_nothing(tmp_path):
+    store = RunStore(tmp_path, SETTINGS)
+    with store.open_journal(attempt()):
+        pass
+    journal = (store.folder / "7.0.events.jsonl").read_bytes()
+    work(store, attempt())
+    (store.folder / "7.0.events.jsonl").write_bytes(journal)
+    assert not work(store, attempt())
+    assert [path.name for path in store.folder.iterdir()] == ["7.0.json"]
+
+
+def _work_through(folder, count, pause_s):
+    store = RunStore(folder, SETTINGS)
+    for number in range(count):
+        work(store, attempt(str(number)), steps=3, pause_s=pause_s)
+
+
+def test_processes_share_a_run_and_a_killed_one_leaves_its_episode_to_the_others(tmp_path):
+    context = multiprocessing.get_context("fork")
+    victim = context.Process(target=_work_through, args=(tmp_path, 8, 0.01))
+    victim.start()
+    while not list((tmp_path / "episodes").glob("*.events.jsonl")):
+        assert victim.is_alive()
+        os.sched_yield()
+    os.kill(victim.pid, signal.SIGKILL)
+    victim.join()
+    others = [context.Process(target=_work_through, args=(tmp_path, 8, 0.0)) for _ in range(2)]
+    for process in others:
+        process.start()
+    for process in others:
+        process.join()
+    store = RunStore(tmp_path, SETTINGS)
+    records = list(store.records())
+    assert [record["question_id"] for record in records] == [str(number) for number in range(8)]
+    assert all([step["key"] for step in record["steps"]] == ["reply/0", "reply/1", "reply/2"] for record in records)
+    assert store.spent_usd() == 8 * 3
+    assert not list(store.folder.glob("*.events.jsonl"))
+
+
+def test_records_are_valid_json_of_known_keys(tmp_path):
+    store = RunStore(tmp_path, SETTINGS)
+    work(store, attempt())
+    record = json.loads((store.folder / "7.0.json").read_bytes())
+    assert record.keys() == {
+        *("question_id", "sample", "answer_type", "outcome", "reason", "prediction"),
+        *("counts", "contaminated", "spent", "seconds", "opened", "steps"),
+    }

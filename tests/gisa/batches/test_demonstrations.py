@@ -1,22 +1,23 @@
 import itertools
 import json
 import re
+from collections import Counter
 from urllib.parse import quote
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from src.gisa.agent.backends import EmbeddedPages, EmbeddedSearch
-from src.gisa.agent.cost import PriceList
-from src.gisa.agent.heuristic import HeuristicPolicy
 from src.gisa.agent.prompts import opening
-from src.gisa.agent.react import Budget
-from src.gisa.agent.rollout import Rollout
 from src.gisa.agent.tools import specs
-from src.gisa.agent.trajectory import Attempt
-from src.gisa.agent.web import Web
-from src.gisa.batches.demonstrations import answer_text, make_demonstrations
+from src.gisa.agent.trajectory import Attempt, RunStore
+from src.gisa.batches.demonstrations import (
+    Demonstrations,
+    add_episodes,
+    answer_text,
+    make_demonstrations,
+    shortest_episodes,
+)
 from src.gisa.chat.format import ChatFormat
 from src.gisa.dataset.factbook.corpus import Corpus, Document
 from src.gisa.dataset.factbook.demonstrations import training_aids
@@ -27,17 +28,10 @@ from src.gisa.metrics.answer_table import TableError
 from src.gisa.metrics.answers import official_score
 from src.launch.errors import InputError
 from src.model.smollm2 import local_folder
+from tests.gisa.batches.test_data import SUITE
 from tests.gisa.chat_models import PLAIN, WITH_TOOLS, tokenizer
+from tests.gisa.demonstrations import agent, small_suite
 from tests.gisa.gisa_files import question, write_suite
-
-
-def agent(corpus, max_calls=8, instructions="full"):
-    return Rollout(
-        policy=HeuristicPolicy(), search=EmbeddedSearch(corpus), pages=EmbeddedPages(corpus), extractor=None,
-        cache=None, prices=PriceList(date="2026-01-31", models={}), budget=Budget(max_calls=max_calls), web=Web(),
-        today="2024-07-01", instructions=instructions, results=3, max_urls=5, page_chars=1500, episode_timeout_s=60,
-        concurrency=1, question_usd=None, run_usd=None,
-    )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -241,3 +235,150 @@ def test_the_benchmark_is_not_learnt_from_unless_that_is_said(tmp_path, train):
     assert "allow_train_on_benchmark=true" in str(caught.value)
     with pytest.raises(InputError, match="dataset=factbook_set dataset.split=train"):
         make_demonstrations(factbook(), agent(factbook_web()), ChatFormat(tokenizer(PLAIN)), max_tokens=10)
+
+
+CHAT = ChatFormat(tokenizer(PLAIN))
+
+
+@pytest.fixture(scope="module")
+def suite(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("src.gisa.dataset.factbook.suite.cache_folder", lambda: folder)
+        yield small_suite()
+
+
+@pytest.fixture(scope="module")
+def asked(suite, tmp_path_factory):
+    """A run folder: rules that know the suite's wordings have answered every question twice."""
+    folder = tmp_path_factory.mktemp("asked")
+    attempts = [Attempt.at(question, sample) for sample in range(2) for question in suite.questions]
+    outcomes = agent(factbook_web()).run(attempts, RunStore(folder, {"questions": suite.fingerprint}))
+    assert outcomes == {"answered": 8}
+    return folder
+
+
+def records(folder):
+    return {path.name: json.loads(path.read_bytes()) for path in sorted((folder / "episodes").glob("*.json"))}
+
+
+def add(suite, folders, **changes):
+    made = Demonstrations([], suite)
+    settings = {"most": 2, "max_tokens": 10**6, **changes}
+    add_episodes(made, folders, agent(factbook_web(), settings.pop("max_calls", 8)), CHAT, **settings)
+    return made
+
+
+def test_exact_episodes_become_demonstrations_with_what_was_really_said_and_read(suite, asked):
+    made = add(suite, [asked])
+    assert [demonstration.question_id for demonstration in made.own] == [one.id for one in suite.questions]
+    for demonstration in made.own:
+        record = records(asked)[f"{demonstration.question_id}.0.json"]
+        said = [step["value"]["message"] for step in record["steps"] if step["key"].startswith("reply/")]
+        read = [step["value"]["content"] for step in record["steps"] if step["key"].startswith("call/")]
+        own = [
+            token
+            for token, trained in zip(demonstration.marked.tokens, demonstration.marked.trained, strict=True)
+            if trained
+        ]
+        assert CHAT.text_of(own) == "".join(demonstration.marked.actions)
+        assert len(demonstration.marked.actions) == len(said) == len(read) + 1
+        assert demonstration.marked.actions[-1] == record["prediction"]
+        for message, action in zip(said[:-1], demonstration.marked.actions, strict=False):
+            (call,) = message["tool_calls"]
+            assert json.loads(action.split("\n")[1])["arguments"] == json.loads(call["function"]["arguments"])
+        assert all(result in demonstration.marked.text for result in read)
+        assert 0.5 < demonstration.shown <= 1
+
+
+def test_counts_tell_what_was_learnt_from(suite, asked):
+    made = add(suite, [asked])
+    # Two attempts at four questions by rules: all exact, and the second ones repeat the first.
+    assert made.counts == Counter(own_sampled=8, own_exact=8, own_episodes=4, own_questions=4)
+
+
+def test_wrong_and_unfinished_answers_are_not_learnt_from(suite, asked, tmp_path):
+    """Of four questions, one is answered wrongly, one too late, one not at all by an error; the fourth is left."""
+    first, second, third, fourth = (one.id for one in suite.questions)
+    changed = records(asked)
+    changed[f"{first}.0.json"]["prediction"] = changed[f"{first}.1.json"]["prediction"] = "```tsv\nA\nnonsense\n```"
+    for sample in range(2):
+        changed[f"{second}.{sample}.json"]["outcome"] = "budget"
+        changed[f"{third}.{sample}.json"]["outcome"] = "infra_error"
+    (tmp_path / "episodes").mkdir()
+    for name, record in changed.items():
+        (tmp_path / "episodes" / name).write_text(json.dumps(record))
+    (tmp_path / "agent.json").write_text((asked / "agent.json").read_text())
+    made = add(suite, [tmp_path])
+    assert [demonstration.question_id for demonstration in made.own] == [fourth]
+    assert made.counts["own_exact"] == 2
+
+
+def test_an_episode_that_the_agent_at_hand_would_end_otherwise_is_named_and_not_cut(suite, asked):
+    made = add(suite, [asked], max_calls=2)
+    assert all(reason.startswith("own episode: ") for reason in made.dropped)
+    assert sum(map(len, made.dropped.values())) + len(made.own) == 4
+    assert 0 < len(made.own) < 4
+    longest = max(len(demonstration.marked.tokens) for demonstration in add(suite, [asked]).own)
+    made = add(suite, [asked], max_tokens=longest - 1)
+    assert made.dropped.keys() == {f"own episode: longer than {longest - 1} tokens"}
+
+
+def record(at=0, sample=0, calls=("a",), answer="x", tokens=10, **counts):
+    """A record with as many searches as it says queries."""
+    said = [{"content": "", "tool_calls": [{"id": f"{sample}", "function": {"name": query}}]} for query in calls]
+    said.append({"content": answer})
+    return {
+        "question_id": f"q{at}", "sample": sample,
+        "counts": {"calls": len(calls), "invalid_calls": 0, "skipped_calls": 0, **counts},
+        "spent": {"chain": {"completion_tokens": tokens}},
+        "steps": [{"key": f"reply/{turn}", "value": {"message": one}} for turn, one in enumerate(said)],
+    }  # fmt: skip
+
+
+def chosen(records, most):
+    return [(attempt.question_id, attempt.sample) for attempt, _ in shortest_episodes(SUITE, records, most)]
+
+
+def test_the_shortest_are_kept_at_most_so_many_a_question_and_none_twice():
+    asked = [
+        record(1, 0, "abc"), record(1, 1, "ab", tokens=30), record(1, 2, "ab", answer="y", tokens=20),
+        record(1, 3, "ab", tokens=30), record(0, 0, "abcd"),
+    ]  # fmt: skip
+    # By calls, then tokens: sample 2 (2 calls, 20), sample 1 (2, 30), the same again as sample 3, sample 0 (3 calls).
+    assert chosen(asked, 1) == [("q0", 0), ("q1", 2)]
+    assert chosen(asked, 2) == [("q0", 0), ("q1", 2), ("q1", 1)]
+    assert chosen(asked, 9) == [("q0", 0), ("q1", 2), ("q1", 1), ("q1", 0)]
+    assert chosen(asked[::-1], 1) == [("q0", 0), ("q1", 2)]
+
+
+def test_episodes_with_malformed_calls_or_more_than_one_at_a_time_are_not_imitated():
+    asked = [record(0, 0, invalid_calls=1), record(1, 0, skipped_calls=1), record(2, 0)]
+    assert chosen(asked, 2) == [("q2", 0)]
+    assert chosen([*asked, record(0, 1, "abc")], 2) == [("q0", 1), ("q2", 0)]
+
+
+def test_nothing_exact_is_refused_with_what_to_type(suite, asked, tmp_path):
+    (tmp_path / "agent.json").write_text((asked / "agent.json").read_text())
+    with pytest.raises(InputError) as caught:
+        add(suite, [tmp_path])
+    assert str(caught.value).startswith(f"None of the 0 episodes below {tmp_path} is an exact answer")
+    assert "task.samples=" in str(caught.value)
+    assert "batches.training_questions=null" in str(caught.value)
+
+
+def test_episodes_of_other_questions_and_folders_without_any_are_refused(suite, asked, tmp_path):
+    with pytest.raises(InputError, match="task.episodes_from: .* holds no episodes. I need a run folder of"):
+        add(suite, [asked / "episodes"])
+    (tmp_path / "agent.json").write_text(json.dumps({"questions": "0" * 64}))
+    with pytest.raises(InputError, match="answer other questions than those below"):
+        add(suite, [tmp_path])
+    with pytest.raises(InputError, match="task.keep=0: I need a whole number of at least 1"):
+        add(suite, [asked], most=0)
+
+
+def test_every_kept_answer_is_exact_by_the_official_scorer(suite, asked):
+    assert isinstance(suite, Gisa)
+    for demonstration in add(suite, [asked]).own:
+        one = next(one for one in suite.questions if one.id == demonstration.question_id)
+        assert official_score(demonstration.marked.actions[-1], suite.gold(one), one.answer_type)["global_em"] == 1

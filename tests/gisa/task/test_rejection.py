@@ -6,7 +6,8 @@ import pytest
 
 from src.gisa.task.rejection import RejectionTask
 from tests.gisa.demonstrations import AGENT
-from tests.gisa.task.test_imitation import on_suites, read
+from tests.gisa.task.test_imitation_eval import on_suites
+from tests.gisa.task.test_learning import read
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 PARTS = ("entities_round0", "families_round0", "round1_sample", "round1_train", "entities_round1", "families_round1")

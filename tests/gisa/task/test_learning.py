@@ -1,4 +1,4 @@
-"""Imitation as whole runs: learnt by heart and answered, killed and resumed, refused, before beside after."""
+"""Imitation and GRPO as whole runs: learnt by heart and answered, killed and resumed to the bit, refused."""
 
 import json
 import os
@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from src.gisa.stage.grpo import GrpoStage
 from tests.gisa.demonstrations import AGENT, command, rollout
 from tests.gisa.gisa_files import question, write_suite
 
@@ -141,82 +142,103 @@ def test_a_run_killed_from_outside_resumes_to_the_bit(run, place, tmp_path):
     assert read(tmp_path / "whole" / "result.json")["metrics"] == read(folder / "result.json")["metrics"]
 
 
-def chain(place, folder):
-    """A command line of the whole chain, with the small model on both sides."""
-    choices = {"model": "hub", "dataset": "gisa"}
-    training = command(place, "trainer.max_epochs=1")
-    settings = [one for one in training if not one.startswith(("+", "logger", *(f"{key}=" for key in choices)))]
-    limits = ("agent.policy.max_output_tokens=12", "agent.budget.max_calls=1", "agent.policy.dtype=float32")
+def grpo(place, checkpoint, folder, *overrides):
     return [
-        "+experiment=gisa_imitation_eval", "logger=none", "task.resamples=50", f"hydra.run.dir={folder}",
-        "task.train.choices={model: hub, dataset: gisa}", *(f"task.train.{one}" for one in settings),
-        "task.before.choices={agent/policy: local}", f"task.before.agent.policy.name={place / 'model'}",
-        "task.before.task.max_questions=2", *(f"task.rollout.{one}" for one in limits), *on_suites(place),
+        "+experiment=gisa_grpo", "logger=none", "dataset=gisa", f"dataset.root={place / 'train'}", *AGENT,
+        f"checkpoint={checkpoint}", "agent.policy.temperature=0.3",
+        "model.dtype=float32", "model.lora.rank=2", "batches.validation_questions=1", "batches.batch_size=1",
+        "stage.group_size=2", "stage.learning_rate=1e-2", "trainer.precision=32-true", "trainer.accelerator=cpu",
+        "trainer.enable_progress_bar=false", "trainer.max_epochs=2", "trainer.max_steps=4",
+        "trainer.val_check_interval=1.0", "checkpointing.every_steps=1", f"hydra.run.dir={folder}", *overrides,
     ]  # fmt: skip
 
 
-def on_suites(place):
-    """Ask the tests of a chain about the suites at hand, and not about those of the recipe."""
-    for name in ("entities", "families"):
-        dataset = f"dataset: {{root: {place / name}}}"
-        yield f"~task.tests.{name}"
-        yield f"+task.tests.{name}={{choices: {{dataset: gisa}}, {dataset}}}"
+def curves(folder):
+    rows = [line.split(",") for line in (folder / "metrics.csv").read_text().splitlines()[1:]]
+    found = {}
+    for number, _, name, value in rows:
+        found.setdefault(name, {})[int(number)] = float(value)
+    return found
 
 
-def test_one_command_trains_and_answers_before_and_after_and_goes_on_where_it_was(run, place, tmp_path, capsys):
-    folder = tmp_path / "chain"
-    assert run(*chain(place, folder)) == 0
-    assert "## entities" in capsys.readouterr().out
-    parts = {name: read(folder / name / "result.json") for name in (
-        "train", "entities_before", "entities_after", "families_after"
-    )}  # fmt: skip
-    assert not (folder / "families_before").exists()  # the one before is asked about entities only
-    assert {part["status"] for part in parts.values()} == {"finished"}
-    assert parts["families_after"]["lineage"]["checkpoint_from"]["path"] == str(
-        folder / "train" / "checkpoints" / "best.ckpt"
+def test_a_policy_learns_from_real_rollouts_resumes_to_the_bit_and_answers(run, place, learnt, tmp_path, monkeypatch):
+    checkpoint = learnt / "checkpoints" / "best.ckpt"
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    assert run(*grpo(place, checkpoint, whole)) == 0
+    found = curves(whole)
+    for name in ("reward", "em", "valid_calls", "calls", "tokens", "process", "answered", "mixed_groups", "loss"):
+        assert sorted(found[f"train/{name}"]) == [0, 1, 2, 3], name
+    # It begins with questions learnt by heart.
+    assert max(found["train/em"].values()) > 0
+    assert all(0 <= value <= 8 for value in found["train/calls"].values())
+    assert set(found["train/em"].values()) <= {0.0, 0.5, 1.0}
+    result = read(whole / "result.json")
+    assert (result["status"], result["steps"]) == ("finished", 4)
+    assert {"val/em", "val/reward", "val/valid_calls"} <= result["metrics"].keys()
+    assert result["lineage"]["checkpoint_from"]["name"] == "gisa_imitation"
+    before, after = (read(one / "model" / "manifest.json") for one in (learnt, whole))
+    assert before == after  # the same four questions
+    assert torch.load(whole / "checkpoints" / "best.ckpt", weights_only=True)["manifest"] == after
+
+    step = GrpoStage.training_step
+
+    def stopped(self, batch, batch_idx):
+        if self.global_step == 2:
+            raise RuntimeError("pulled plug")
+        return step(self, batch, batch_idx)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(GrpoStage, "training_step", stopped)
+        assert run(*grpo(place, checkpoint, cut)) == 1
+    assert run(f"resume={cut}") == 0
+    first, second = weights(whole), weights(cut)
+    assert all("lora" in name for name in first)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert curves(cut) == found
+
+    # It is loaded as any trained policy is, and is not tested on what it has learnt from.
+    folder = tmp_path / "answers"
+    best = f"checkpoint={whole / 'checkpoints' / 'best.ckpt'}"
+    limits = (*AGENT, "agent.policy.dtype=float32", "agent.policy.max_output_tokens=12", "agent.budget.max_calls=1")
+    arguments = rollout(place, "agent/policy=imitation", *limits, best, f"hydra.run.dir={folder}")
+    assert run(*arguments, f"dataset.root={place / 'families'}") == 0
+    assert sum(read(folder / "result.json")["outcomes"].values()) == 4
+    assert run(*arguments, f"hydra.run.dir={tmp_path / 'refused'}") == 2
+
+
+def test_what_it_cannot_begin_with_is_refused(run, place, learnt, tmp_path, capsys):
+    def said(checkpoint, *overrides):
+        folder = tmp_path / str(len(list(tmp_path.iterdir())))
+        arguments = [one for one in grpo(place, checkpoint, folder) if checkpoint or "checkpoint=" not in one]
+        assert run(*arguments, *overrides) == 2
+        return capsys.readouterr().out
+
+    assert "checkpoint: needs a value; type checkpoint=..." in said(None)
+    assert "and name them: checkpoint=outputs/gisa_imitation/" in said(tmp_path / "none.ckpt")
+    other = tmp_path / "other" / "checkpoints" / "best.ckpt"
+    other.parent.mkdir(parents=True)
+    other.touch()
+    assert "holds no model/ with manifest.json" in said(other)
+    checkpoint = learnt / "checkpoints" / "best.ckpt"
+    assert "4 of the 4 questions below" in said(checkpoint, f"dataset.root={place / 'families'}")
+    assert "batches.validation_questions=4, and 4 question(s) have an answer" in said(
+        checkpoint, "batches.validation_questions=4"
     )
-    report = read(folder / "report.json")
-    compared = {one["part"]: one for one in report["entities"] if one["metric"] == "global_em"}
-    assert [compared[part]["questions"] for part in ("all", "item", "set", "list", "table")] == [4, 1, 1, 1, 1]
-    assert [compared[part]["common"] for part in ("all", "item", "set", "list", "table")] in (
-        [2, 1, 0, 1, 0],
-        [2, 0, 1, 0, 1],
-    )
-    assert all((one["before"] is None) == (one["gain"] is None) == (not one["common"]) for one in compared.values())
-    assert sum(one["questions"] for part, one in compared.items() if "page" in part) == 4
-    assert sum(one["questions"] for part, one in compared.items() if part.startswith("family: ")) == 4
-    alone = [one for one in report["families"] if one["part"] == "all"]
-    assert [(one["questions"], one["common"], one["before"], one["gain"]) for one in alone] == [(4, 0, None, None)]
-    result = read(folder / "result.json")
-    assert "families/valid_calls_after" in result["metrics"]
-    assert not any(key.startswith("families/") and key.endswith("before") for key in result["metrics"])
-    assert result["metrics"]["entities/global_em/all/after"] == 0  # an epoch of three demonstrations teaches nothing
-    assert sum(result["rollouts"]["families_after"].values()) == 4
-
-    # As if it had been killed within its last part: that one alone is done again.
-    began = {name: read(folder / name / "result.json")["resumed"] for name in parts}
-    for path, status in ((folder / "families_after", "running"), (folder, "running")):
-        content = read(path / "result.json") | {"status": status}
-        (path / "result.json").write_text(json.dumps(content))
-    assert run(f"resume={folder}") == 0
-    again = {name: read(folder / name / "result.json")["resumed"] - count for name, count in began.items()}
-    assert again == dict.fromkeys(parts, 0) | {"families_after": 1}
-    assert read(folder / "report.json") == report
+    assert "batches.batch_size=0: I need a whole number of at least 1" in said(checkpoint, "batches.batch_size=0")
 
 
-def test_the_chain_names_a_fault_of_any_of_its_runs_before_the_first_begins(run, tmp_path, capsys):
-    folder = tmp_path / "chain"
-    status = run(
-        "+experiment=gisa_imitation_eval", "logger=none", "task.rollout.agent.policy.tempature=1",
-        f"hydra.run.dir={folder}",
+def test_every_question_of_training_and_validation_is_in_the_manifest_and_no_other(place):
+    from src.gisa.batches.data import QuestionData
+    from src.gisa.dataset.gisa import Gisa
+
+    data = QuestionData(
+        suite=Gisa(str(place / "train")), seed=1, batch_size=2, training_questions=2, validation_questions=1,
+        allow_train_on_benchmark=False,
     )  # fmt: skip
-    assert status == 2
-    assert "agent.policy.tempature: src.gisa.agent.local.LocalPolicy has no such setting" in capsys.readouterr().out
-    assert not (folder / "train").exists()
-
-
-def test_the_chain_refuses_a_test_that_is_not_there(run, tmp_path, capsys):
-    folder = tmp_path / "chain"
-    assert run("+experiment=gisa_imitation_eval", "task.before_tests=[countries]", f"hydra.run.dir={folder}") == 2
-    said = "task.before_tests: there is no test countries; there are: entities, families."
-    assert said in capsys.readouterr().out
+    assert data.manifest["questions"].keys() == {one.question.id for one in data.questions}
+    assert sorted(data.training + data.validation) == [0, 1, 2]
+    assert [sorted(batch.tolist()) for batch in data.train_dataloader()] == [sorted(data.training)]
+    assert all(one.cells and one.human_urls for one in data.questions)
+    notes = json.loads((place / "train" / "suite.json").read_text())
+    entities = {name for one in data.questions for name in notes[one.question.id]["entities"]}
+    assert data.manifest["entities"] == sorted(entities)

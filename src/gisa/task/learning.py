@@ -1,4 +1,4 @@
-"""Let the agent's model learn from human traces, and keep it where any agent can load it."""
+"""Let the agent's model learn, from human traces or from rewards of its own episodes, and keep it for any agent."""
 
 from __future__ import annotations
 
@@ -47,8 +47,7 @@ class ImitationTask:
         """
         from src.gisa.agent.heuristic import HeuristicPolicy
         from src.gisa.agent.rollout import rollout_with
-        from src.gisa.batches.demonstrations import make_demonstrations
-        from src.gisa.batches.own_episodes import add_episodes
+        from src.gisa.batches.demonstrations import add_episodes, make_demonstrations
         from src.gisa.chat.format import ChatFormat
 
         prepare_training(config)
@@ -61,7 +60,7 @@ class ImitationTask:
             suite, rollout, chat, max_tokens=self.max_tokens, allow_train_on_benchmark=allowed
         )
         if self.episodes_from:
-            folders = [Path(one) for one in self.episodes_from]
+            folders = [Path(folder) for folder in self.episodes_from]
             add_episodes(demonstrations, folders, rollout, chat, most=self.keep, max_tokens=self.max_tokens)
         data = build(config["batches"])(
             demonstrations=demonstrations, pad_token_id=model.tokenizer.pad_token_id, seed=config["seed"]
@@ -71,6 +70,41 @@ class ImitationTask:
         dropped = {reason: len(ids) for reason, ids in demonstrations.dropped.items()}
         metrics = learn(stage, data, config, folder, record, sweep)
         record.finish(metrics=metrics | more, dropped=dropped, protocol=suite.protocol)
+
+    def show(self, record: Record) -> None:
+        """Say how it went and how to go on."""
+        show_trained(record)
+
+
+class GrpoTask:
+    """Train, and write the selected weights into ``model/`` as ``ImitationTask`` does, so that any agent can load them.
+
+    ``metrics.csv`` has reward, exact match, share of valid calls and calls an episode by step.
+    """
+
+    needs = ("dataset", "agent", "batches", "model", "stage", "trainer", "checkpointing", "checkpoint")
+
+    def run(self, config: dict[str, Any], folder: Path, record: Record, sweep: str | None) -> None:
+        """Load the trained policy, train it on, save the model.
+
+        Raises:
+            InputError: the checkpoint is none of imitation, the data set is no suite of questions, it may not be learnt
+                from, or there are too few questions.
+        """
+        from src.gisa.agent.rollout import rollout_with
+        from src.gisa.chat.generation import ChatModel
+
+        prepare_training(config)
+        model = build(config["model"])(())
+        chat = ChatModel(model.network, model.tokenizer)
+        model.train()  # which the line above has ended; the stage ends it for its rollouts only
+        policy = build({**config["agent"]["policy"], "_partial_": True})(model=chat)
+        rollout = rollout_with(policy, config["agent"])
+        record.trace_origins({"checkpoint_from": config["checkpoint"]})
+        suite = load_suite(config["dataset"], NEEDED)
+        data = build(config["batches"])(suite=suite, seed=config["seed"])
+        stage = build(config["stage"])(model=model, rollout=rollout)
+        record.finish(metrics=learn(stage, data, config, folder, record, sweep), protocol=suite.protocol)
 
     def show(self, record: Record) -> None:
         """Say how it went and how to go on."""
