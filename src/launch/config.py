@@ -192,7 +192,7 @@ def _missing(arguments: Node) -> list[str]:
 def _parameters(target: Callable[..., Any]) -> tuple[dict[str, inspect.Parameter], dict[str, Any]]:
     """Return a callable's parameters, and their type hints where they can be resolved.
 
-    Those of ``**settings`` of a class are the fields of the dataclass that it annotates its attribute ``settings``
+    Those of the ``**settings`` of a class are the fields of the dataclass that it annotates its attribute of that name
     with: so configs are flat, and constructors short.
     """
     parameters = dict(inspect.signature(target).parameters)
@@ -200,13 +200,13 @@ def _parameters(target: Callable[..., Any]) -> tuple[dict[str, inspect.Parameter
         hints = typing.get_type_hints(target.__init__ if inspect.isclass(target) else target)
     except (NameError, TypeError):
         hints = {}
-    kinds = inspect.getmro(target) if inspect.isclass(target) else ()
-    told = next((kind for kind in kinds if "settings" in inspect.get_annotations(kind)), None)
-    if told and "settings" in parameters:
-        del parameters["settings"]
-        settings = inspect.get_annotations(told, eval_str=True)["settings"]
-        parameters |= inspect.signature(settings).parameters
-        hints |= typing.get_type_hints(settings)
+    for name in [name for name, one in parameters.items() if one.kind is one.VAR_KEYWORD and inspect.isclass(target)]:
+        kinds = (kind for kind in inspect.getmro(cast(type, target)) if name in inspect.get_annotations(kind))
+        if owner := next(kinds, None):
+            del parameters[name]
+            settings = inspect.get_annotations(owner, eval_str=True)[name]
+            parameters |= inspect.signature(settings).parameters
+            hints |= typing.get_type_hints(settings)
     return parameters, hints
 
 

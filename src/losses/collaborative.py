@@ -59,8 +59,6 @@ def interval_rewards(sorted_probabilities: Tensor, history: Tensor, prefix: Tens
     entries of the cumulative sum. That sum is taken over whole numbers (multiples of 2**-60), so it is exact: a
     prefix's rewards add up to 1 whatever stands before it in the order, and on every device.
 
-    Source: prefix intervals as ilrec.md and baselines.md suggest; whole numbers instead of float64 are our choice.
-
     Args:
         sorted_probabilities: P(i | history) in the order of the items' tokens, shape ``(H, I)``, float; each row sums
             to 1.
@@ -113,8 +111,8 @@ def reward_loss(
     ``L = - mean over positions of sum_v s(v) log softmax(z)(v)`` where ``s`` is the reward restricted to Neg + {y} and
     renormalised, or ``softmax(r / temperature)`` over Neg + {y}. No gradient reaches the rewards.
 
-    Source: ILRec (arXiv 2602.17410), CRR; the formula is ilrec.md's reading. That positions without any reward
-    (no history to ask about, end of the response) are left out of the mean is our choice.
+    Source: ILRec (arXiv 2602.17410), CRR, as we read it: positions without any reward (no history to ask
+    about, end of the response) are left out of the mean.
 
     Args:
         final_logits: Last layer's logits, shape ``(N, V)``, float.

@@ -30,8 +30,8 @@ def self_hard_negatives(
     ``Neg = {v != y : softmax(zbar)(v) >= ratio * softmax(z)(y)}`` in probability space; in logit space the same with
     ``zbar(v) >= ratio * z(y)``. No gradient flows through the mask.
 
-    Source: ILRec (arXiv 2602.17410), self-hard negative extraction. Comparing probabilities, the mean (not the sum)
-    over layers and ``max_negatives`` are our choices; logit space follows the released code.
+    Source: ILRec (arXiv 2602.17410), self-hard negative extraction. The released code compares in logit space, and
+    sums over layers.
 
     Args:
         ensemble_logits: Mean of the intermediate layers' logits, shape ``(N, V)``, float.
@@ -117,11 +117,10 @@ def preference_loss(
 
     For every negative the gradient with respect to ``z(v)`` is at least that of plain cross-entropy. Two details see
     to that. Where ``z < 0``, ``|z|`` carries no gradient (it would pull the logit up, towards a smaller penalty). And
-    as one strong negative's shift enlarges the softmax's denominator, it would relieve the weaker ones; the difference
-    to plain cross-entropy is added back to their gradient, and leaves the loss's value alone.
+    what one strong negative's shift relieves the weaker ones of, by the softmax's denominator, is added back to their
+    gradient, and leaves the loss's value alone.
 
-    Source: ILRec (arXiv 2602.17410), CPO. ``|z|`` instead of ``z``, the two other forms and the gradient floor are our
-    choices.
+    Source: ILRec (arXiv 2602.17410), CPO; there ``scaled``, with ``z`` for ``|z|`` and without that floor.
 
     Args:
         final_logits: Last layer's logits, shape ``(N, V)``, float.
@@ -135,7 +134,7 @@ def preference_loss(
         Loss, shape ``()``, nats a label position.
 
     Raises:
-        ValueError: ``strength`` is negative, ``form`` is unknown or the shapes disagree.
+        ValueError: an argument is out of range, or the shapes disagree.
     """
     if not strength >= 0:
         raise ValueError(f"strength={strength} must not be negative")
@@ -146,24 +145,20 @@ def preference_loss(
             f"shapes disagree: final_logits {tuple(final_logits.shape)}, negatives {tuple(negatives.shape)}, "
             f"weights {tuple(weights.shape)}, target {tuple(target.shape)}; need (N, V) three times and (N,)"
         )
-    # Only the marked entries are touched: they are few, and the rest of (N, V) is left to one fused cross-entropy.
-    row, column = negatives.nonzero(as_tuple=True)
+    row, column = negatives.nonzero(as_tuple=True)  # the few marked entries; the rest is left to a fused cross-entropy
     if strength == 0 or len(row) == 0:
         return F.cross_entropy(final_logits, target)
     penalty = strength * weights[row, column].detach()
     logit = final_logits[row, column]
+    shift, slope = penalty if form == "additive" else penalty.log1p(), torch.ones_like(penalty)
     if form == "scaled":
         shift = penalty * (logit.relu() + (-logit.detach()).relu())
         slope = 1 + penalty * (logit.detach() > 0)  # relu has gradient 0 at 0
-    else:
-        shift = penalty if form == "additive" else penalty.log1p()
-        slope = torch.ones_like(penalty)
     penalised = final_logits.index_put((row, column), shift, accumulate=True)
     with torch.no_grad():
         plain = (logit - final_logits.logsumexp(1)[row]).exp()
         raised = (logit + shift - penalised.logsumexp(1)[row]).exp() * slope
-        relief = (plain - raised).relu()
-    floor = (relief * (logit - logit.detach())).sum()  # value 0, gradient `relief`
+    floor = ((plain - raised).relu() * (logit - logit.detach())).sum()  # value 0, and that gradient
     return F.cross_entropy(penalised, target) + floor / len(target)
 
 
@@ -175,8 +170,8 @@ def distillation_loss(
     ``L = mean over layers and kept positions of KL(softmax_S(z) || softmax_S(z^(l)))``. The final layer is the teacher
     and gets no gradient.
 
-    Source: ILRec (arXiv 2602.17410), CPD. The restriction to the item tokens S and leaving the end of the response out
-    are ilrec.md's reading; the mean where the released code sums is our choice.
+    Source: ILRec (arXiv 2602.17410), CPD, as we read it: restricted to the item tokens S, without the end of the
+    response, and a mean where the released code sums.
 
     Args:
         layer_logits: Intermediate layers' logits, shape ``(L, N, V)``, float.

@@ -16,7 +16,7 @@ def token_log_probabilities(logits: Tensor, rows: Tensor, tokens: Tensor) -> Ten
     """Read the log-probability of each response token from the logits of the row that predicts it.
 
     Responses to one prompt share the row of their first token, so rows are fewer than tokens. The sum over the last
-    dimension is the sequence log-probability. Source: our choice.
+    dimension is the sequence log-probability.
 
     Args:
         logits: One row for every distinct state, shape ``(rows, V)``, float.
@@ -152,7 +152,7 @@ def group_rewards(hit: Tensor) -> Tensor:
 
     ``1[hit] - 1[miss] (1 / log2(i + 2)) / sum_j (1 / log2(j + 2))`` with ranks i, j from 0.
 
-    Source: MiniOneRec and ReRe, as baselines.md gives them.
+    Source: MiniOneRec (arXiv 2510.24431) and ReRe (arXiv 2510.12211).
 
     Args:
         hit: Whether each answer is the target, best answer first, shape ``(N, G)``, bool.

@@ -37,7 +37,7 @@ def attend(
 
     Without gradients, bfloat16 on a CPU is attended to by ``attend_to_what_is_seen``. Elsewhere, a few queries, as in
     generation and beam search, attend with the heads that share a key head side by side, as if they were more queries
-    of one head: so keys and values are read once and never copied. Source: our choice.
+    of one head: so keys and values are read once and never copied.
 
     Args:
         module: The attention layer, as transformers passes it.
@@ -79,7 +79,7 @@ def attend_to_what_is_seen(query: Tensor, key: Tensor, value: Tensor, mask: Tens
     One query, as in generation, takes 0.5 to 0.6 of the time of the fused kernel with its heads side by side, 10 and 20
     queries half, 100 and 300 four tenths (bfloat16, one thread of an AMD EPYC, 9 heads and 3 key heads of 64, 8 to 160
     rows, 250 to 800 keys). Where there is room for more keys behind them, products need a copy, unless they take the
-    room along: so do those of a few queries, which takes two thirds of the time. Source: our choice.
+    room along: so do those of a few queries, which takes two thirds of the time.
 
     Args:
         query: Shape ``(B, heads, Q, D)``.
@@ -136,7 +136,7 @@ def attend_causally(query: Tensor, key: Tensor, value: Tensor, scale: float) -> 
     A CPU's matrix products are several times as fast as its fused attention kernel, whose blocks are small and which
     copies the keys of heads that share them: forward and backward take 0.3 to 0.4 of the time (bfloat16, one thread of
     an AMD EPYC, 9 heads and 3 key heads of 64, 300 to 1,600 tokens), float32 0.7 to 0.9. Attention weights are kept for
-    the backward pass, half of ``heads x T x T``. Source: our choice.
+    the backward pass, half of ``heads x T x T``.
 
     Args:
         query: Shape ``(1, heads, T, D)``.

@@ -208,10 +208,7 @@ def from_scratch(
         num_heads: Attention heads; each takes an even share of ``hidden_size``.
         dropout: Probability of dropping an attention weight and an input embedding, 0 to 1.
         max_length: Longest sequence in tokens.
-        seed: Seed of the weights.
-
-    Returns:
-        The model, float32.
+        seed: Seed of the weights, which are float32.
 
     Raises:
         InputError: the heads do not divide the width into even parts.
@@ -242,8 +239,7 @@ def from_scratch(
         torch.manual_seed(seed)
         network = LlamaForCausalLM(config)
     if dropout:
-        embedding = network.get_input_embeddings()
-        embedding.register_forward_hook(
+        network.get_input_embeddings().register_forward_hook(
             lambda module, _, states: nn.functional.dropout(states, dropout, training=module.training)
         )
     sizes = {"hidden_size": hidden_size, "intermediate_size": intermediate_size}

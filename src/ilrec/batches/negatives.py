@@ -18,7 +18,7 @@ class Negatives:
     """Draws rejected items that their user has not chosen in training.
 
     Source: ``random`` as in S-DPO (arXiv 2406.09215); ``popular`` and ``similar`` as RosePO (arXiv 2410.12519) names
-    them. How they are drawn is our choice: popular items by their training counts plus one, similar ones evenly among
+    them. Drawn are popular items by their training counts plus one, similar ones evenly among
     the nearest by cosine.
 
     Args:

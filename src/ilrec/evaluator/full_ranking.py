@@ -19,7 +19,7 @@ from src.launch.errors import InputError
 class FullRankingEvaluator:
     """Full ranking over all items by score; equal scores are ordered by item index.
 
-    Source: leave-one-out full ranking as in ILRec; the tie-break is our choice.
+    Source: leave-one-out full ranking as in ILRec (arXiv 2602.17410).
 
     Args:
         items: One token for each item.

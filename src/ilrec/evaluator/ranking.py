@@ -22,8 +22,9 @@ from src.model.causal_lm import CausalLM
 class RankingEvaluator:
     """Full ranking over all items.
 
-    Items that share one semantic ID or title share the rank they would have on average in a random order (ilrec.md: the
-    expected rank). Source: leave-one-out full ranking as in ILRec; ties and collisions are our choice.
+    Items that share one semantic ID or title share the rank they would have on average in a random order.
+
+    Source: leave-one-out full ranking as in ILRec (arXiv 2602.17410).
 
     Args:
         items: All items, as semantic IDs or titles.

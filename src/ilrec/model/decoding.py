@@ -41,9 +41,9 @@ def decode_items(
 ) -> DecodedItems:
     """Find each prompt's most probable items by beam search over the trie.
 
-    All beams of a prompt stand side by side in one sequence: every step feeds K tokens, and an attention mask lets each
-    see the prompt and its own ancestors. So the prompt's keys and values exist once, and nothing is copied or reordered
-    when beams change places. Source: our choice (tree attention).
+    By tree attention: all beams of a prompt stand side by side in one sequence, every step feeds K tokens, and a mask
+    lets each see the prompt and its own ancestors. So the prompt's keys and values exist once, and nothing is copied or
+    reordered when beams change places.
 
     A score is the sum of log-probabilities over the whole vocabulary, as ``transformers.generate`` with a prefix
     constraint gives it. Equal scores are ordered by item index.

@@ -1,7 +1,7 @@
 """Log-probabilities of many responses to many prompts in one pass: each prompt is read once, its responses branch off.
 
 Prompts may be beginnings of one sequence, as in a window in which every item is a response to the items before it. An
-attention mask lets each response see its prompt and itself. Source: our choice (tree attention, as in decoding.py).
+attention mask lets each response see its prompt and itself. It is a tree attention, as in decoding.py.
 
 Symbols: B sequences of S tokens, P prompts in them, A most prompts in one sequence, R responses to each prompt, M
 tokens of the longest response, V vocabulary size.

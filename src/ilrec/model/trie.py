@@ -17,8 +17,8 @@ class TokenTrie:
     Nodes are numbered level by level (root = 0), so that a node's children are neighbours: a CSR layout that needs two
     numbers a node. Items are sorted by their tokens, so that every node covers one interval of that order: the items
     below a prefix, or their summed probability, are a difference of two entries. The first levels, where nearly every
-    token is legal, also have a dense table for looking a child up by its token. Source: our choice; the mix of dense
-    and CSR levels follows STATIC (arXiv 2602.22647).
+    token is legal, also have a dense table for looking a child up by its token. The mix of dense and CSR
+    levels follows STATIC (arXiv 2602.22647).
 
     Attributes:
         first_child: First child of each node, shape ``(nodes + 1,)``, int64; node's children are

@@ -34,7 +34,7 @@ class Examples:
 class Windows:
     """Training windows of which one causal pass trains many items.
 
-    Source: our choice; shifting the borders every epoch shows each label with histories of different length.
+    Shifting the borders every epoch shows each label with histories of different length.
 
     Args:
         max_history: Most recent items shown to the model.

@@ -1,4 +1,4 @@
-"""The compact prompt: nothing but semantic IDs, so that one causal pass trains every item of a window."""
+"""Compact prompts: nothing but semantic IDs, or item indices, so that one causal pass trains every item of a window."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from src.launch.errors import InputError
 class IdsPrompt(Windows):
     """``<begin> a1 b1 c1 a2 b2 c2 ...``: the history's semantic IDs; every item is a response to the items before it.
 
-    Source: our choice, for models trained from scratch.
+    For models trained from scratch.
 
     Args:
         tokenizer: The language model's tokenizer, item tokens added.
@@ -60,3 +60,39 @@ class IdsPrompt(Windows):
         """Write the latest ``max_history`` items as the prompt whose continuation is the next item."""
         latest = history[-self.max_history :]
         return self.encode(latest, len(latest))[0]
+
+
+class ItemsPrompt(Windows):
+    """``i1 i2 i3 ...``: every item but a user's first is a response to the items before it.
+
+    One causal pass over a window does what RecBole does with one sample for each prefix.
+
+    Args:
+        tokenizer: Not used: there is no text.
+        items: One token for each item.
+        max_history: Most recent items shown to the model.
+        stride: Items labelled in each training window, see ``Windows``; at most ``max_history``.
+    """
+
+    packed = False  # recurrent and convolutional models read a row as one history
+    pad_token_id = 0  # an item like any other: only the attention mask tells padding
+
+    def __init__(self, tokenizer: Any, items: ItemTokens, *, max_history: int, stride: int) -> None:
+        super().__init__(max_history=max_history, stride=stride, unlabelled=1)
+
+    def encode(self, items: NDArray[np.int64], first_label: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Write a window of items.
+
+        Args:
+            items: Item indices, oldest first, shape ``(n,)``.
+            first_label: Position of the first item that is a response, >= 1.
+
+        Returns:
+            The items, and of the same shape each response's own position, -1 for all others.
+        """
+        position = np.arange(len(items))
+        return items, np.where(position >= first_label, position, -1)
+
+    def prompt(self, history: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the latest ``max_history`` items."""
+        return history[-self.max_history :]

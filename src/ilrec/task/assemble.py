@@ -16,9 +16,8 @@ if TYPE_CHECKING:
     from src.ilrec.batches.next_item import RecommendationData
     from src.ilrec.dataset.interactions import Interactions
     from src.ilrec.model.sequence_models import SequenceModel
-    from src.ilrec.prompt.ids import IdsPrompt
+    from src.ilrec.prompt.ids import IdsPrompt, ItemsPrompt
     from src.ilrec.prompt.instruction import InstructionPrompt
-    from src.ilrec.prompt.items import ItemsPrompt
     from src.ilrec.stage.next_item import NextItemStage
     from src.ilrec.tokenizer.item_tokens import ItemTokens
     from src.model.causal_lm import CausalLM

@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 from src.ilrec.tokenizer.autoencoder import ResidualAutoencoder, Training, train
 from src.ilrec.tokenizer.embeddings import Embedding
 from src.ilrec.tokenizer.item_tokens import ItemTokens
-from src.ilrec.tokenizer.residual_codes import LastLevel, ResidualCodes
+from src.ilrec.tokenizer.residual_codes import ResidualCodes
 from src.launch.storage import cache_folder, locked
 from src.losses.quantisation import squared_distances
 
@@ -36,31 +36,18 @@ class RqVae:
     Source: LC-Rec (arXiv 2311.09049); see ``ResidualAutoencoder`` and ``ResidualCodes`` for what is our choice.
     """
 
-    def __init__(
-        self,
-        *,
-        embedding: Embedding,
-        levels: int,
-        codebook_size: int,
-        last_level: LastLevel,
-        sinkhorn_epsilon: float,
-        sinkhorn_iterations: int,
-        training: Training,
-        seed: int,
-    ) -> None:
+    codes: ResidualCodes
+
+    def __init__(self, *, embedding: Embedding, training: Training, seed: int, **codes: Any) -> None:
         """Keep the settings.
 
         Args:
             embedding: Where the item vectors come from.
-            levels: Tokens per item, as the next ones in ``ResidualCodes``.
-            codebook_size: Codes per level.
-            last_level: How the last level keeps items apart.
-            sinkhorn_epsilon: Entropic regularisation.
-            sinkhorn_iterations: Rounds of row and column scaling.
             training: The autoencoder and its optimisation.
             seed: Seed of everything random in the training.
+            codes: Those of ``ResidualCodes``.
         """
-        self.codes = ResidualCodes(levels, codebook_size, last_level, sinkhorn_epsilon, sinkhorn_iterations)
+        self.codes = ResidualCodes(**codes)
         self.embedding = embedding
         self.training = training
         self.seed = seed

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from sklearn.cluster import KMeans
@@ -10,7 +10,7 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from src.ilrec.tokenizer.embeddings import Embedding
 from src.ilrec.tokenizer.item_tokens import ItemTokens
-from src.ilrec.tokenizer.residual_codes import LastLevel, ResidualCodes, require_positive
+from src.ilrec.tokenizer.residual_codes import ResidualCodes, require_positive
 
 if TYPE_CHECKING:
     from src.ilrec.dataset.interactions import Interactions
@@ -22,31 +22,18 @@ class ResidualKMeans:
     Source: RQ k-means as in LC-Rec's and GRID's small-scale tokenizers; see ``ResidualCodes`` for how codes are chosen.
     """
 
-    def __init__(
-        self,
-        *,
-        embedding: Embedding,
-        levels: int,
-        codebook_size: int,
-        last_level: LastLevel,
-        restarts: int,
-        sinkhorn_epsilon: float,
-        sinkhorn_iterations: int,
-        seed: int,
-    ) -> None:
+    codes: ResidualCodes
+
+    def __init__(self, *, embedding: Embedding, restarts: int, seed: int, **codes: Any) -> None:
         """Keep the settings.
 
         Args:
             embedding: Where the item vectors come from.
-            levels: Tokens per item, as the next ones in ``ResidualCodes``.
-            codebook_size: Codes per level.
-            last_level: How the last level keeps items apart.
             restarts: k-means runs per level; the best is kept.
-            sinkhorn_epsilon: Entropic regularisation.
-            sinkhorn_iterations: Rounds of row and column scaling.
             seed: Seed of the k-means starts.
+            codes: Those of ``ResidualCodes``.
         """
-        self.codes = ResidualCodes(levels, codebook_size, last_level, sinkhorn_epsilon, sinkhorn_iterations)
+        self.codes = ResidualCodes(**codes)
         require_positive(restarts=restarts)
         self.embedding = embedding
         self.restarts = restarts

@@ -8,9 +8,8 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from src.ilrec.prompt.ids import IdsPrompt
+from src.ilrec.prompt.ids import IdsPrompt, ItemsPrompt
 from src.ilrec.prompt.instruction import InstructionPrompt
-from src.ilrec.prompt.items import ItemsPrompt
 from src.ilrec.tokenizer.item_tokens import ItemTokens
 from src.ilrec.tokenizer.title import UnwrittenTitles
 from src.launch.errors import InputError

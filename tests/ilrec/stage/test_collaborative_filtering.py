@@ -8,7 +8,7 @@ from torch.nn import functional as F  # noqa: N812
 from src.ilrec.batches.next_item import RecommendationData
 from src.ilrec.evaluator.full_ranking import FullRankingEvaluator
 from src.ilrec.model.sequence_models import Caser, GRU4Rec, SASRec
-from src.ilrec.prompt.items import ItemsPrompt
+from src.ilrec.prompt.ids import ItemsPrompt
 from src.ilrec.stage.collaborative_filtering import CollaborativeFilteringStage
 from src.ilrec.tokenizer.item_tokens import OneTokenPerItem
 from src.launch.errors import InputError

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from src.ilrec.tokenizer.assignment import balanced_log_plan, exact_assignment, greedy_assignment
+from src.ilrec.tokenizer.residual_codes import balanced_log_plan, exact_assignment, greedy_assignment
 
 
 @st.composite
