@@ -18,8 +18,7 @@ class Negatives:
     """Draws rejected items that their user has not chosen in training.
 
     Source: ``random`` as in S-DPO (arXiv 2406.09215); ``popular`` and ``similar`` as RosePO (arXiv 2410.12519) names
-    them. Drawn are popular items by their training counts plus one, similar ones evenly among
-    the nearest by cosine.
+    them. Popular items are drawn by their training counts plus one, similar ones evenly among the nearest by cosine.
 
     Args:
         interactions: The prepared interactions; only their training part is used.

@@ -46,11 +46,6 @@ class GroupRelativeStage(PostTrainingStage):
 
     Source: GRPO (arXiv 2402.03300) as MiniOneRec and ReRe use it: beams instead of samples, so that all answers differ.
 
-    Args:
-        model: The language model.
-        evaluator: Ranks the target of every validation and test user.
-        settings: Those of ``GroupRelativeSettings``.
-
     Raises:
         InputError: the group is too small, or larger than the catalogue.
     """

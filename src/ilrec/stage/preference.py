@@ -60,11 +60,6 @@ class PreferenceStage(PostTrainingStage):
     by the starting weights, which are read from ``init_from`` and take the model's place for that pass; at no time does
     a second copy of the model stand beside the gradients. Adapters switched off would be the reference only if the
     supervised model had none.
-
-    Args:
-        model: The language model.
-        evaluator: Ranks the target of every validation and test user.
-        settings: Those of ``PreferenceSettings``.
     """
 
     settings: PreferenceSettings

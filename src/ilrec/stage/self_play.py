@@ -41,11 +41,6 @@ class SelfPlayStage(PostTrainingStage):
     Pairs whose answer was right are left out of it.
 
     Source: SPRec (arXiv 2412.09243). One optimiser and one schedule over all rounds are our choice.
-
-    Args:
-        model: The language model.
-        evaluator: Ranks the target of every validation and test user.
-        settings: Those of ``SelfPlaySettings``.
     """
 
     settings: SelfPlaySettings

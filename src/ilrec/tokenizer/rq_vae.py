@@ -33,7 +33,7 @@ class RqVae:
     The trained weights stay in the cache folder under the hash of embedding and settings: the next run with the same
     ones takes them up, a killed training goes on, and of several processes one trains while the others wait.
 
-    Source: LC-Rec (arXiv 2311.09049); see ``ResidualAutoencoder`` and ``ResidualCodes`` for what is our choice.
+    Source: LC-Rec (arXiv 2311.09049); see ``ResidualAutoencoder`` and ``ResidualCodes`` for what differs.
     """
 
     codes: ResidualCodes
