@@ -45,7 +45,7 @@ class Generator(Protocol):
     Continuous batching of transformers 5.24 would be one, too, and is none: on a CPU it takes 2.0 to 2.2 times the time
     of ``CachedGenerator`` for 80 episodes of two or three turns and 1.2 to 1.5 times for 12 whole ones (SmolLM2-135M in
     float32, one and two threads of an AMD EPYC with AVX2), with the same tokens; in bfloat16 it takes 0.8 times, with
-    other tokens in one reply of nine. It knows no seed of a reply: what is drawn for one would depend on its neighbours.
+    other tokens in one reply of nine. It has no seed for a reply: what is drawn for one would depend on its neighbours.
     """
 
     def generate(
