@@ -122,7 +122,7 @@ def _read_run(run: Run, label: str) -> AnsweredRun:
 
 
 def _read_episode(path: Path) -> EpisodeSummary:
-    """Take what is needed out of a record; see ``src.gisa.agent.trajectory.record_of``.
+    """Take what is needed out of a record; see ``src.gisa.agent.trajectory.Episode``.
 
     Raises:
         InputError: it is damaged.

@@ -17,7 +17,7 @@ QUESTIONS = [
 
 
 def episode(name, prediction, *, sample=0, queries=(), visits=(), tokens=(0, 0, 0, 0), usd=0.0, **changes):
-    """A record as ``record_of`` makes it; ``tokens`` are those of the chain and of the extractor, in and out."""
+    """A record as ``Episode.record`` makes it; ``tokens`` are those of the chain and of the extractor, in and out."""
     steps = [{"key": "reply/0", "value": {"message": {"role": "assistant"}, "finish_reason": "stop"}}]
     steps += [
         {"key": f"call/{at}/0", "value": {"tool": "search", "query": query, "content": ""}}
