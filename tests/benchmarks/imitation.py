@@ -11,7 +11,6 @@ from typing import Any
 
 import lightning
 import torch
-from transformers import Trainer, TrainingArguments
 
 from src.gisa.agent.heuristic import HeuristicPolicy
 from src.gisa.agent.rollout import rollout_with
@@ -106,6 +105,8 @@ def trainer_seconds(
     network, pad = model.network, model.tokenizer.pad_token_id
     network.config._attn_implementation = "sdpa"
     network.get_input_embeddings().requires_grad_(False)  # as the stage does
+    from transformers import Trainer, TrainingArguments  # seconds of imports
+
     arguments = TrainingArguments(
         output_dir=str(folder), per_device_train_batch_size=data.settings.batch_size, num_train_epochs=1, bf16=True,
         use_cpu=True, learning_rate=config["stage"]["learning_rate"], weight_decay=config["stage"]["weight_decay"],

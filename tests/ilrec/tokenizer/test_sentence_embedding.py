@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from sentence_transformers.base.modules import Dense
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
     AutoModel,
@@ -156,6 +155,8 @@ def test_a_folder_of_sentence_transformers_is_pooled_as_it_says(tmp_path, shop, 
 
 def test_a_layer_behind_the_pooling_is_applied(tmp_path, shop):
     save(tmp_path / "encoder", "bert")
+    from sentence_transformers.base.modules import Dense  # seconds of imports that other tests need not wait for
+
     record(tmp_path / "encoder", "mean_tokens", "Dense")
     dense = Dense(WIDTH, 3, activation_function=torch.nn.Tanh())
     (tmp_path / "encoder" / "2_Dense").mkdir()
