@@ -144,6 +144,7 @@ class GrpoStage(LearningStage):
         """Return the loss of episodes with advantages ``(Q, G)``, and by how much their log-probability has grown."""
         laid_out = as_batch(turns, self.model.tokenizer.pad_token_id)
         batch = {name: tensor.to(self.device) for name, tensor in laid_out.items()}
+        self.model.architecture.extend(1 << (batch["input_ids"].shape[1] - 1).bit_length())  # few times a run
         reference = None
         if self.settings.kl_weight > 0:
             with torch.no_grad(), self._without_adapters():

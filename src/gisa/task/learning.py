@@ -65,6 +65,7 @@ class ImitationTask:
         data = build(config["batches"])(
             demonstrations=demonstrations, pad_token_id=model.tokenizer.pad_token_id, seed=config["seed"]
         )
+        model.prepare_for(int(max(data.lengths)), "task.max_tokens={}")
         stage = build(config["stage"])(model=model)
         more = {f"demonstrations/{name}": count for name, count in demonstrations.counts.items()}
         dropped = {reason: len(ids) for reason, ids in demonstrations.dropped.items()}

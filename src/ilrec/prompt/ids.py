@@ -28,6 +28,7 @@ class IdsPrompt(Windows):
     """
 
     packed = True  # short examples share a row of a training batch
+    advice = "prompt.max_history=<fewer items>, which have to fit into {} tokens"
 
     def __init__(self, tokenizer: Any, items: ItemTokens, *, max_history: int, stride: int) -> None:
         if items.as_text:
@@ -40,6 +41,7 @@ class IdsPrompt(Windows):
         self.pad_token_id = tokenizer.pad_token_id
         self._begin = np.array([begin])
         self._item_ids = np.array(tokenizer.convert_tokens_to_ids(items.vocabulary))[items.tokens]
+        self.longest = 1 + (max_history + 1) * items.tokens.shape[1]  # tokens of history and response
 
     def encode(self, items: NDArray[np.int64], first_label: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Write a window of items.

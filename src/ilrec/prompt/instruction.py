@@ -31,6 +31,7 @@ class InstructionPrompt:
     """
 
     packed = True  # short examples share a row of a training batch
+    advice = "prompt.max_length={}"
 
     def __init__(
         self,
@@ -63,6 +64,8 @@ class InstructionPrompt:
                 f"Type:  prompt.max_length={least}   or more, or null"
             )
         self._room = np.inf if max_length is None else max_length - around
+        shown = max_history * (longest + len(self._separator)) - len(self._separator)
+        self.longest = around + int(min(self._room, shown))  # tokens of prompt and response
 
     def most_examples(self, lengths: NDArray[np.int64]) -> int:
         """Return the number of examples of one epoch."""

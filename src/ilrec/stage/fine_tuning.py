@@ -26,7 +26,8 @@ from src.losses.cross_layer import (
     preference_loss,
     self_hard_negatives,
 )
-from src.model.causal_lm import CausalLM, Head, intermediate_blocks
+from src.model.architecture import Head
+from src.model.causal_lm import CausalLM, intermediate_blocks
 from src.training.sharded import gather, release, split
 from src.training.stage import TrainingSettings
 
@@ -193,8 +194,8 @@ class FineTuningStage(NextItemStage):
     def _ensemble_logits(self, states: Tensor, head: Head) -> Tensor:
         if self.settings.ensemble == "probabilities":
             return head(states).softmax(-1).mean(0).log()
-        # The head is linear: one product with the mean state equals the mean of the layers' logits.
-        return head(states.mean(0))
+        # Of a linear head one product with the mean state equals the mean of the layers' logits.
+        return head(states.mean(0)) if head.linear else head(states).mean(0)
 
 
 @torch.no_grad()
