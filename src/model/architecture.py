@@ -328,7 +328,7 @@ def _examine_layers(found: Architecture, tokens: Tensor) -> Tensor:
         return states
     last = max(place for place, (name, _) in enumerate(called) if not name)
     found.norm = tuple(name for name, _ in called[last + 1 :])
-    if not _holds(lambda: agree(found.final(given[-1]), states)):
+    if not _holds(lambda: agree(found.final(given[-1][0]), states[0])):
         found.norm = None
         found.notes["layers"] = "what stands behind its last block is not found"
     return states

@@ -11,6 +11,8 @@ import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor, nn
 from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
     LlamaConfig,
@@ -250,14 +252,24 @@ def from_pretrained(
             does not fit the model.
     """
     try:
+        config = AutoConfig.from_pretrained(name)
         tokenizer = AutoTokenizer.from_pretrained(name)
-        network = AutoModelForCausalLM.from_pretrained(name, dtype=getattr(torch, dtype))
+        network = (
+            None
+            if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING
+            else AutoModelForCausalLM.from_pretrained(name, dtype=getattr(torch, dtype))
+        )
     except Exception as error:  # unknown names and torn files end in errors of a dozen types
         known = "is a folder, but not one that save_pretrained wrote" if Path(name).is_dir() else "is no local folder"
         raise InputError(
             f"model.name={name!r} {known}, and no causal language model of that name could be loaded:\n{error}\n"
             "Type a hub name or a folder with config.json, weights and tokenizer:  model.name=path/to/folder"
         ) from error
+    if network is None:
+        raise InputError(
+            f"model.name={name!r} holds a {type(config).__name__}, which is no causal language model of transformers.\n"
+            "I need one such as Llama, Qwen, Gemma, Mistral or GPT-2.\nType:  model.name=<another model>"
+        )
     if tokenizer.eos_token_id is None:
         raise InputError(
             f"model.name={name!r}: its tokenizer has no end-of-text token, so that no response would have an end.\n"
