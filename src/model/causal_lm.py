@@ -251,14 +251,29 @@ def from_pretrained(
             ``Architecture``, its tokenizer has the item tokens already or no end of text, or PEFT is not installed or
             does not fit the model.
     """
+    tokenizer, network = _load(name, getattr(torch, dtype))
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    _add_item_tokens(tokenizer, item_vocabulary)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        _grow_vocabulary(network, len(tokenizer), len(item_vocabulary))
+        if gradient_checkpointing:
+            _recompute_activations(network)
+        architecture = Architecture.examine(network)  # before each of its matrices has adapters
+        ids = tokenizer.convert_tokens_to_ids(list(item_vocabulary))
+        wrapped = network if lora is None else _with_lora(architecture, ids, **lora)
+    sizes = {"hidden_size": architecture.config.hidden_size, "num_layers": architecture.config.num_hidden_layers}
+    spec = {"kind": type(network).__name__, **sizes, "lora": dict(lora or {})}
+    return CausalLM(wrapped, tokenizer, item_vocabulary, spec, architecture)
+
+
+def _load(name: str, dtype: torch.dtype) -> tuple[Any, Any]:
+    """Return tokenizer and network."""
     try:
-        config = AutoConfig.from_pretrained(name)
-        tokenizer = AutoTokenizer.from_pretrained(name)
-        network = (
-            None
-            if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING
-            else AutoModelForCausalLM.from_pretrained(name, dtype=getattr(torch, dtype))
-        )
+        config, tokenizer = AutoConfig.from_pretrained(name), AutoTokenizer.from_pretrained(name)
+        causal = type(config) in MODEL_FOR_CAUSAL_LM_MAPPING
+        network = AutoModelForCausalLM.from_pretrained(name, dtype=dtype) if causal else None
     except Exception as error:  # unknown names and torn files end in errors of a dozen types
         known = "is a folder, but not one that save_pretrained wrote" if Path(name).is_dir() else "is no local folder"
         raise InputError(
@@ -276,20 +291,7 @@ def from_pretrained(
             'I need one: name it as "eos_token" in tokenizer_config.json of a local copy, and type  '
             "model.name=<that folder>"
         )
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    _add_item_tokens(tokenizer, item_vocabulary)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        _grow_vocabulary(network, len(tokenizer), len(item_vocabulary))
-        if gradient_checkpointing:
-            _recompute_activations(network)
-        architecture = Architecture.examine(network)  # before each of its matrices has adapters
-        ids = tokenizer.convert_tokens_to_ids(list(item_vocabulary))
-        wrapped = network if lora is None else _with_lora(architecture, ids, **lora)
-    sizes = {"hidden_size": architecture.config.hidden_size, "num_layers": architecture.config.num_hidden_layers}
-    spec = {"kind": type(network).__name__, **sizes, "lora": dict(lora or {})}
-    return CausalLM(wrapped, tokenizer, item_vocabulary, spec, architecture)
+    return tokenizer, network
 
 
 def _byte_tokenizer() -> Any:

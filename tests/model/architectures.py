@@ -116,13 +116,10 @@ def differences(model, lengths=((9, 7, 5), (150, 70), (300, 210)), prompts=(12, 
 
 def cut_off(network, blocks):
     """Return a copy that ends behind so many blocks, whose own code makes logits of them."""
-    short = copy.deepcopy(network)
+    short, depth = copy.deepcopy(network), network.config.get_text_config().num_hidden_layers
     for holder in short.modules():
         for name, part in holder.named_children():
-            if (
-                isinstance(part, torch.nn.ModuleList)
-                and len(part) == network.config.get_text_config().num_hidden_layers
-            ):
+            if isinstance(part, torch.nn.ModuleList) and len(part) == depth:
                 setattr(holder, name, part[:blocks])
     short.config.get_text_config().num_hidden_layers = blocks
     return short

@@ -144,7 +144,7 @@ def test_a_network_whose_tokens_hardly_see_each_other_takes_no_shortcut():
             for weight in block.parameters():
                 weight.mul_(1e-4)
     found = Architecture.examine(network)
-    assert not (found.masked or found.by_example or found.shared)
+    assert not any((found.masked, found.by_example, found.shared))
     assert "nothing can be compared" in found.notes["rows"]
 
 
