@@ -7,8 +7,6 @@ import pytest
 import torch
 from torch.nn import functional as F  # noqa: N812
 from transformers import (
-    Gemma2Config,
-    Gemma2ForCausalLM,
     GPT2Config,
     GPT2LMHeadModel,
     LlamaConfig,
@@ -401,12 +399,6 @@ def test_a_model_saved_with_the_item_tokens_is_refused(tmp_path, saved):
     assert str(caught.value).endswith("Type:  model.name=<the model that it was made from>")
 
 
-def test_a_model_that_caps_its_logits_is_refused(tmp_path):
-    write_model(tmp_path, Gemma2Config, Gemma2ForCausalLM, {**SIZES, "head_dim": 8})
-    with pytest.raises(InputError, match="is a Gemma2ForCausalLM, which caps or scales the logits of its head; I need"):
-        load(tmp_path)
-
-
 def test_lora_without_peft_says_how_to_install_it_or_do_without(saved, monkeypatch):
     monkeypatch.setitem(sys.modules, "peft", None)  # importing it fails as if it were not installed
     with pytest.raises(InputError) as caught:
@@ -415,13 +407,6 @@ def test_lora_without_peft_says_how_to_install_it_or_do_without(saved, monkeypat
         "model.lora needs the package peft.\nType:  pip install -e '.[lora]'\nor train all weights:  model.lora=null"
     )
     load(saved("llama tied")[0])
-
-
-def test_a_model_without_a_final_norm_cannot_give_intermediate_states(saved):
-    model = load(saved("llama tied")[0])
-    model.decoder.other_name, model.decoder.norm = model.decoder.norm, None
-    with pytest.raises(InputError, match=r"LlamaModel has no final norm under any of the names (.|\n)*stage=sft"):
-        model.architecture.final(torch.zeros(1, 16))
 
 
 def scratch(**changes):
