@@ -150,6 +150,8 @@ def _build(source: Source, k_core: int, max_users: int | None, fingerprint: str)
     raw = {"raw_users": len(log.user_ids), "raw_items": len(log.item_ids), "raw_interactions": len(log)}
     if all(item.isdecimal() and len(item) < 19 for item in log.item_ids):
         raw["highest_item_number"] = max(map(int, log.item_ids), default=0)
+    if not len(log):
+        raise InputError(f"{source.files()[0]} holds no interaction. Fetch the file again.")
     log.keep_core(k_core, k_core)
     # Few rows are left to look through now, and the core of what remains is the core of a log without duplicates.
     duplicates = log.drop_duplicates()

@@ -182,7 +182,7 @@ def _present(films: Records, columns: list[str]) -> list[str]:
     """Return the columns, all of which must be there."""
     if absent := [column for column in columns if column not in films.names]:
         raise InputError(
-            f"{films.path}, line 1: no column {', '.join(absent)} in the header {','.join(films.names)!r}."
+            f"{films.path}, line 1: no column {', '.join(absent)} in the header {','.join(films.names)[:200]!r}."
         )
     return columns
 

@@ -196,7 +196,7 @@ def arrow_records(
     def values(wanted: Sequence[str]) -> Iterator[tuple[int, Sequence[Any]]]:
         number = 0
         with Bar(f"Reading {path.name}", count) as bar:
-            for batch in batches(wanted):
+            for batch in batches(list(dict.fromkeys(wanted))):
                 try:
                     columns = [_cells(path, name, batch.column(name)) for name in wanted]
                 except ValueError as error:  # of Arrow, too

@@ -268,7 +268,7 @@ def _read_atomic(path: Path, needed: tuple[str, ...]) -> Iterator[tuple[int, tup
     lines = read_lines(path)
     _, header = next(lines, (1, ""))
     if missing := [column for column in needed if column not in columns]:
-        raise fault(path, 1, f"no column {', '.join(missing)} in the header {header!r}")
+        raise fault(path, 1, f"no column {', '.join(missing)} in the header {header[:200]!r}")
     places = [columns.index(column) for column in needed]
     for number, line in lines:
         values = line.split("\t")

@@ -89,7 +89,7 @@ def targets_of(rows: Iterable[tuple[str, str, str]], where: str) -> Targets:
         counts = {part: len(parts.get(part, ())) for part in ("valid", "test")}
         if set(counts.values()) != {1}:
             raise InputError(
-                f"{where}: user {user!r} has {counts['valid']} rows to validate, {counts['test']} to test on.\n{_ADVICE}"
+                f"{where}: user {user!r} has {counts['valid']} to validate, {counts['test']} to test on.\n{_ADVICE}"
             )
     return {user: (parts["valid"][0], parts["test"][0]) for user, parts in held_out.items()}
 
@@ -126,7 +126,7 @@ def chained(rows: Sequence[tuple[Sequence[str], str]], user: str, where: str) ->
         else:
             return sequence
     raise InputError(
-        f"{where}: the histories of user {user!r} do not follow one upon the other; I cannot tell the order of the items.\n"
+        f"{where}: the histories of user {user!r} do not follow one upon the other; so their order is unknown.\n"
         "I need each row's item_id_list to hold the items before its item_id; or a file with one item a row and a "
         "timestamp."
     )

@@ -102,6 +102,8 @@ class Table:
                 continue
             wanted = [item, *([title] if title else []), *self.text]
             for number, (key, *cells) in records.values(wanted):
+                if key is None and files:  # a few of Steam's games have no id, and so no review
+                    continue
                 try:
                     if (name := identifier(key, "item", absent)) in items:
                         heading = title_of(cells.pop(0)) if title else ""

@@ -168,12 +168,12 @@ class FileEmbedding:
                 raise fault(ids, number, f"{line[:60]!r} is not a new item id with a row below {count}")
             known[item] = int(row) if row else place
         if len(lines) != count:
-            raise InputError(
-                f"{ids} names {len(lines)} items, but {self.path} has {count} rows. Give the ids of all rows."
-            )
+            raise InputError(f"{ids} names {len(lines)} items, but {self.path} has {count} rows. Name those of all.")
+        if len(set(known.values())) != count:
+            raise InputError(f"{ids} gives one row to several items. I need a row for each.")
         if missing := [item for item in interactions.item_ids if item not in known]:
             raise InputError(
-                f"{ids} has no row for {len(missing)} of {interactions.num_items} items of '{interactions.name}' (first: "
+                f"{ids} lacks {len(missing)} of {interactions.num_items} items of '{interactions.name}' (first: "
                 f"{', '.join(missing[:3])}). Write all of them into it and {self.path.name}."
             )
         return np.array([known[item] for item in interactions.item_ids])
