@@ -80,7 +80,8 @@ def read_raw_lines(path: Path, encoding: str = "utf-8") -> Iterator[tuple[int, s
                     bar.at(packed.tell())
                 if b"\0" in line:
                     raise fault(path, number, "NUL bytes, which text has not (a torn download, or UTF-16)")
-                yield number, line.decode("utf-8-sig" if number == 1 and encoding == "utf-8" else encoding)
+                text = line.decode(encoding)
+                yield number, text if number > 1 else text.removeprefix("\ufeff")
     except UnicodeDecodeError as error:
         raise fault(
             path, number, f"not UTF-8 text ({error.reason}); convert it, iconv -f LATIN1 -t UTF-8 or the like"
@@ -101,7 +102,7 @@ def read_json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     for number, line in read_lines(path):
         try:
             spelt = line.startswith(("{'", "{u'", '{u"'))
-            record = ast.literal_eval(line) if spelt else json.loads(line, object_pairs_hook=_distinct)
+            record = ast.literal_eval(line) if spelt else _JSON.decode(line)
         except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError) as error:
             raise fault(path, number, f"damaged or truncated JSON ({error})") from error
         if not isinstance(record, dict):
@@ -117,7 +118,7 @@ def read_json_object(path: Path) -> dict[str, Any]:
     """
     text = "".join(line for _, line in read_raw_lines(path))
     try:
-        content = json.loads(text, object_pairs_hook=_distinct)
+        content = _JSON.decode(text)
     except json.JSONDecodeError as error:
         raise fault(path, error.lineno, f"column {error.colno}: damaged or truncated JSON ({error.msg})") from error
     except (ValueError, RecursionError) as error:
@@ -183,8 +184,10 @@ class Bar:
             self._progress.start()
         self._progress.update(self._progress.task_ids[0], completed=done)
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if self._progress:
+            if kind is None:
+                self.at(self._total)
             self._progress.stop()
 
 
@@ -220,3 +223,6 @@ def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         keys = [key for key, _ in pairs]
         raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)[:60]!r} occurs twice")
     return content
+
+
+_JSON = json.JSONDecoder(object_pairs_hook=_distinct)

@@ -134,9 +134,7 @@ def _csv_rows(path: Path, separator: str, encoding: str) -> Iterator[tuple[int, 
         reader = csv.reader((line for _, line in read_raw_lines(path, encoding)), delimiter=separator, strict=True)
         for row in reader:
             number = reader.line_num
-            # A quote that is not meant as one would swallow rows, up to the next quote, without a word.
-            within = [part for cell in row for part in cell.split("\n")[1:]] if number > last + 1 else []
-            if any(part.count(separator) + 1 >= len(row) for part in within):
+            if number > last + 1 and _swallows_rows(row, separator):
                 raise fault(
                     path, last + 1, f"a quote opened here swallows rows up to line {number}, where it is closed"
                 )
@@ -145,6 +143,11 @@ def _csv_rows(path: Path, separator: str, encoding: str) -> Iterator[tuple[int, 
                 yield number, row
     except (csv.Error, TypeError, ValueError) as error:  # the last two are of a separator that cannot be one
         raise fault(path, last + 1, f"damaged CSV ({error})") from error
+
+
+def _swallows_rows(row: list[str], separator: str) -> bool:
+    """Return whether a quoted cell of several lines has a line with as many separators as a row."""
+    return any(line.count(separator) + 1 >= len(row) for cell in row for line in cell.split("\n")[1:])
 
 
 def _split_rows(path: Path, separator: str, encoding: str) -> Iterator[tuple[int, list[str]]]:

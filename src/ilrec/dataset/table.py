@@ -52,7 +52,7 @@ class Table:
     items: str | None = None
     separator: str | None = None
     encoding: str = "utf-8"
-    absent: list[str] = field(default_factory=lambda: list(ABSENT))
+    absent: list[str] = field(default_factory=lambda: sorted(ABSENT))
 
     @property
     def name(self) -> str:
@@ -73,8 +73,8 @@ class Table:
     def rows(self) -> Iterator[Row]:
         """Yield the interactions in file order."""
         clock = Clock()
+        absent = frozenset(self.absent)
         for _, records in self._parts():
-            absent = tuple(self.absent)
             for number, (user, item, timestamp) in records.values(self._needed(records)):
                 try:
                     yield identifier(user, "user", absent), identifier(item, "item", absent), clock.read(timestamp)
@@ -95,7 +95,7 @@ class Table:
         """Return title and text of the items, of the first row that has a title."""
         found: dict[str, Item] = {}
         files = self._item_files()
-        absent = tuple(self.absent)
+        absent = frozenset(self.absent)
         for records in [self._open(path) for path in files] or [records for _, records in self._parts()]:
             item, title = self._described_by(records, bool(files))
             if title is None and not self.text:
@@ -166,7 +166,11 @@ class Table:
             for number, (name, thing, label) in records.values([user, item, column or item]):
                 where = f"{records.path}, {records.unit} {number}"
                 label = part or part_of(label, f"{where}, column {column!r}")
-                yield label, identifier(name, "user", tuple(self.absent)), identifier(thing, "item", tuple(self.absent))
+                yield (
+                    label,
+                    identifier(name, "user", frozenset(self.absent)),
+                    identifier(thing, "item", frozenset(self.absent)),
+                )
 
 
 @dataclass(frozen=True)

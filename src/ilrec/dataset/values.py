@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -12,10 +12,11 @@ from typing import Any
 from src.launch.lines import whole_number
 
 # Spellings of absence that programs leave in text files; a cell of spaces is absent, too.
-ABSENT = ("", "nan", "NaN", "None", "null", "NULL", "<NA>")
+ABSENT = frozenset({"", "nan", "NaN", "None", "null", "NULL", "<NA>"})
 # Neighbouring whole numbers beyond this are one and the same binary float.
 _EXACT = 2**53
 _DATE = re.compile(r"\d{4}-\d\d-\d\d(?:[T ]\d\d:\d\d(?::\d\d(?:\.\d{1,6})?)?(Z|[+-]\d\d:?\d\d)?)?")
+_NUMBERS = "numbers"
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _CONTROL = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
 _ENTITY = re.compile(r"&(?:#\d+|#[xX][0-9a-fA-F]+|\w+);")
@@ -31,7 +32,7 @@ _TAG = re.compile(
 )
 
 
-def identifier(value: Any, what: str, absent: tuple[str, ...] = ABSENT) -> str:
+def identifier(value: Any, what: str, absent: Collection[str] = ABSENT) -> str:
     """Return the id of a user or an item, one spelling for each.
 
     Spaces around it do not count, and 5, 5.0 and "5.0" are one: a column with gaps is written as floats.
@@ -44,6 +45,8 @@ def identifier(value: Any, what: str, absent: tuple[str, ...] = ABSENT) -> str:
     Raises:
         ValueError: there is no value, or none that can be an id.
     """
+    if type(value) is str and value.isalnum() and value not in absent:
+        return value  # most of them, and there may be millions
     if isinstance(value, bytes):
         value = value.decode(errors="surrogateescape")
     if isinstance(value, str):
@@ -104,8 +107,10 @@ class Clock:
             ValueError: the value is no timestamp, cannot be read exactly, or is of another kind than those before it.
         """
         text = value if isinstance(value, str) else _written(value)
+        if self._kind == _NUMBERS and text.isdecimal():
+            return whole_number(text)
         date = text[4:5] == "-" and _DATE.fullmatch(text.strip())
-        kind = "numbers" if not date else "dates with a time zone" if date[1] else "dates without a time zone"
+        kind = _NUMBERS if not date else "dates with a time zone" if date[1] else "dates without a time zone"
         if kind != (self._kind or kind):
             raise ValueError(f"timestamp {text[:60]!r} is not one of {self._kind}, as those before it are")
         self._kind = kind
