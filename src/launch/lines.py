@@ -42,9 +42,10 @@ def existing_file(path: Path, what: str) -> Path:
     """
     if path.is_file():
         return path
-    if path.parent.is_dir():
-        names = sorted(entry.name for entry in path.parent.iterdir())[:10]
-        found = f"{path.parent} holds: {', '.join(names) or 'nothing'}"
+    folder = path if path.is_dir() else path.parent
+    if folder.is_dir():
+        names = sorted(entry.name for entry in folder.iterdir())[:10]
+        found = f"{'it is a folder and' if folder == path else folder} holds: {', '.join(names) or 'nothing'}"
     else:
         found = f"there is no folder {path.parent}"
     raise InputError(f"No file {path}: {found}.\nI need {what}.")

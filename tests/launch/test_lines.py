@@ -102,6 +102,12 @@ def test_a_missing_file_lists_what_the_folder_holds(tmp_path):
         existing_file(tmp_path / "x.inter", "the ratings")
 
 
+def test_a_folder_in_the_place_of_a_file_is_named_with_what_it_holds(tmp_path):
+    (tmp_path / "x.inter").touch()
+    with pytest.raises(InputError, match="No file .*: it is a folder and holds: x.inter.\nI need the ratings."):
+        existing_file(tmp_path, "the ratings")
+
+
 def test_a_missing_folder_is_named(tmp_path):
     with pytest.raises(InputError, match=r"there is no folder .*nowhere"):
         existing_file(tmp_path / "nowhere" / "x.inter", "the ratings")
