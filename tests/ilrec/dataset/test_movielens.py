@@ -83,7 +83,7 @@ def test_a_pickle_that_names_any_other_function_is_refused_before_it_is_called(t
 # The first lines of each archive, in its shape: separators, headers, quotes and encodings.
 SHAPES = {
     "ml-100k": {"u.data": "196\t242\t3\t881250949\n186\t302\t3\t891717742\n",
-                "u.item": "242|Kolya (1996)|24-Jan-1997||http://us.imdb.com/M/title-exact?Kolya%20(1996)|0|0|0|0|0|1" + "|0" * 13
+                "u.item": "242|Kolya (1996)|24-Jan-1997||http://us.imdb.com/M/title" + "|0" * 5 + "|1" + "|0" * 13
                 + "\n302|Misérables, Les (1995)|01-Jan-1997||http://x" + "|0" * 6 + "|1|0|0|0|1" + "|0" * 8 + "\n"},
     "ml-1m": {"ratings.dat": "196::242::3::881250949\n186::302::3::891717742\n",
               "movies.dat": "242::Kolya (1996)::Comedy\n302::Misérables, Les (1995)::Crime|Film-Noir\n"},
