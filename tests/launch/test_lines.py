@@ -102,6 +102,12 @@ def test_a_missing_file_lists_what_the_folder_holds(tmp_path):
         existing_file(tmp_path / "x.inter", "the ratings")
 
 
+def test_a_folder_in_the_place_of_a_file_is_named_with_what_it_holds(tmp_path):
+    (tmp_path / "x.inter").touch()
+    with pytest.raises(InputError, match="No file .*: it is a folder and holds: x.inter.\nI need the ratings."):
+        existing_file(tmp_path, "the ratings")
+
+
 def test_a_missing_folder_is_named(tmp_path):
     with pytest.raises(InputError, match=r"there is no folder .*nowhere"):
         existing_file(tmp_path / "nowhere" / "x.inter", "the ratings")
@@ -152,3 +158,37 @@ def test_any_text_is_an_exact_integer_or_a_value_error(text):
         assert value == Decimal(text)
     except InvalidOperation:
         pytest.fail(f"{text!r} was read as {value}")
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_json_file_may_have_a_byte_order_mark_and_be_packed_under_any_name(tmp_path, packed):
+    content = b"\xef\xbb\xbf" + b'{"a": 1}'
+    (tmp_path / "a.json").write_bytes(gzip.compress(content) if packed else content)
+    assert read_json_object(tmp_path / "a.json") == {"a": 1}
+    assert list(read_json_lines(tmp_path / "a.json")) == [(1, {"a": 1})]
+
+
+def test_plain_text_under_a_gzip_name_says_what_to_do(tmp_path):
+    (tmp_path / "a.csv.gz").write_text("u,i,5\n")
+    with pytest.raises(InputError, match=r"a\.csv\.gz, line 1: .*if the file is unpacked already, take that off"):
+        list(read_lines(tmp_path / "a.csv.gz"))
+
+
+def test_a_key_of_a_json_object_that_occurs_twice_is_refused(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"a": 1}\n{"user": 1, "user": 2}\n')
+    with pytest.raises(InputError, match=r"a\.jsonl, line 2: .*the key 'user' occurs twice"):
+        list(read_json_lines(tmp_path / "a.jsonl"))
+
+
+def test_a_folder_or_a_file_that_may_not_be_read_is_named(tmp_path):
+    with pytest.raises(InputError, match="cannot be read: Is a directory"):
+        list(read_lines(tmp_path))
+
+
+def test_long_files_show_how_far_they_are_read(tmp_path, monkeypatch, capsys):
+    (tmp_path / "a.csv").write_text("a,b\n" * 70_000)
+    assert len(list(read_lines(tmp_path / "a.csv"))) == 70_000
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr("src.launch.lines._LONG", 1000)
+    assert len(list(read_lines(tmp_path / "a.csv"))) == 70_000
+    assert "Reading a.csv" in capsys.readouterr().err

@@ -1,34 +1,52 @@
-"""Raw Amazon reviews as published per category in 2018 and 2023, read as a stream."""
+"""Raw Amazon reviews as published per category in 2014, 2018 and 2023, read as a stream."""
 
 from __future__ import annotations
 
-import html
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import ClassVar
 
-from src.ilrec.dataset.sources import Item, Row
-from src.launch.lines import existing_file, fault, read_json_lines, read_lines, whole_number
+from src.ilrec.dataset.records import is_name, open_records
+from src.ilrec.dataset.sources import Item, Row, described, keep_first
+from src.ilrec.dataset.splits import Targets, split_files
+from src.ilrec.dataset.table import Table
+from src.ilrec.dataset.values import Clock, decoded, identifier, text_of, title_of, without_tags
+from src.launch.errors import InputError
+from src.launch.lines import existing_file, fault, read_json_lines, read_lines
+
+# An item: Amazon's own number, or a book's ISBN-10. Users have 12 characters and more.
+_ASIN = re.compile(r"B[0-9A-Z]{9}|\d{9}[\dX]")
+_SAMPLE = 1000
+_RATINGS = ("user", "item", "rating", "timestamp")
 
 
 @dataclass(frozen=True)
 class Amazon2018:
-    """Amazon 2018: a ratings CSV without header (item, user, rating, timestamp in s) and metadata as JSON lines.
+    """Amazon 2018: a ratings CSV without header (item, user, rating, timestamp in s), or reviews as JSON lines.
 
     Attributes:
-        ratings: Path of the CSV, plain or ``.gz``.
-        metadata: Path of ``meta_*.json.gz`` (asin, title, brand, category, description), plain or ``.gz``; optional.
+        ratings: Path of the CSV, or of ``X.json.gz`` or ``X_5.json.gz`` (reviewerID, asin, unixReviewTime).
+        metadata: Path of ``meta_*.json.gz`` (asin, title, brand, category, description); optional.
+        columns: Order of the CSV's columns, such as [user, item, rating, timestamp], where it is not the published one.
     """
 
     ratings: str
     metadata: str | None = None
+    columns: list[str] | None = None
+    order: ClassVar[tuple[str, ...]] = ("item", "user", "rating", "timestamp")
 
     @property
     def name(self) -> str:
         """File name of the ratings without its endings."""
         return Path(self.ratings).name.partition(".")[0]
+
+    @property
+    def settings(self) -> list[str] | None:
+        """What decides, beside the content of the files, how they are read."""
+        return self.columns
 
     def files(self) -> list[Path]:
         """Return the ratings and, if given, the metadata."""
@@ -36,37 +54,47 @@ class Amazon2018:
 
     def rows(self) -> Iterator[Row]:
         """Yield the ratings in file order."""
-        path = self.files()[0]
-        for number, line in read_lines(path):
-            values = line.split(",")
-            if len(values) != 4:
-                raise fault(path, number, f"I need item,user,rating,timestamp, got {line[:60]!r}")
-            try:
-                yield values[1], values[0], whole_number(values[3])
-            except ValueError as error:
-                raise fault(path, number, str(error)) from error
+        path, *_ = self.files()
+        if _is_json(path):
+            return _reviews(path, ("reviewerID", "asin", "unixReviewTime"))
+        return _ratings(self.ratings, self.metadata, self.columns, self.order).rows()
 
     def catalogue(self, items: Collection[str]) -> dict[str, Item]:
         """Return title and text of the items that the metadata describes."""
-        return _catalogue(self.files()[1:], "asin", ("brand", "category", "feature", "description"), items)
+        others = ("brand", "category", "categories", "feature", "description")
+        return _catalogue(self.metadata, "asin", others, items)
+
+
+@dataclass(frozen=True)
+class Amazon2014(Amazon2018):
+    """Amazon 2014: as 2018, but the CSV (``ratings_*.csv``) is user, item, rating, timestamp."""
+
+    order: ClassVar[tuple[str, ...]] = _RATINGS
 
 
 @dataclass(frozen=True)
 class Amazon2023:
-    """Amazon 2023: reviews and metadata as JSON lines.
+    """Amazon 2023: reviews and metadata as JSON lines, or the rating-only CSV with its header.
 
     Attributes:
-        reviews: Path of the reviews (user_id, parent_asin, timestamp in ms), plain or ``.gz``.
-        metadata: Path of ``meta_*.jsonl.gz`` (parent_asin, title, store, categories, ...), plain or ``.gz``; optional.
+        reviews: Path of the reviews or ratings (user_id, parent_asin, timestamp in ms), plain or packed.
+        metadata: Path of ``meta_*.jsonl.gz`` (parent_asin, title, store, categories, ...); optional.
+        columns: Order of the CSV's columns, such as [user, item, rating, timestamp], where it has no header.
     """
 
     reviews: str
     metadata: str | None = None
+    columns: list[str] | None = None
 
     @property
     def name(self) -> str:
         """File name of the reviews without its endings."""
         return Path(self.reviews).name.partition(".")[0]
+
+    @property
+    def settings(self) -> list[str] | None:
+        """What decides, beside the content of the files, how they are read."""
+        return self.columns
 
     def files(self) -> list[Path]:
         """Return the reviews and, if given, the metadata."""
@@ -74,47 +102,120 @@ class Amazon2023:
 
     def rows(self) -> Iterator[Row]:
         """Yield the reviews in file order."""
-        path = self.files()[0]
-        for number, review in read_json_lines(path):
-            try:
-                yield str(review["user_id"]), str(review["parent_asin"]), whole_number(str(review["timestamp"]))
-            except KeyError as error:
-                raise fault(path, number, f"no field {error} in the review") from error
-            except ValueError as error:
-                raise fault(path, number, str(error)) from error
+        path, *_ = self.files()
+        if _is_json(path):
+            return _reviews(path, ("user_id", "parent_asin", "timestamp"))
+        return _ratings(self.reviews, self.metadata, self.columns, None).rows()
+
+    def targets(self) -> Targets | None:
+        """Return what the split of the CSV files (``5core_last_out``) holds for each user, where there is one."""
+        return None if _is_json(self.files()[0]) else Table(self.reviews, self.columns).targets()
 
     def catalogue(self, items: Collection[str]) -> dict[str, Item]:
         """Return title and text of the items that the metadata describes."""
-        return _catalogue(self.files()[1:], "parent_asin", ("store", "categories", "features", "description"), items)
+        return _catalogue(self.metadata, "parent_asin", ("store", "categories", "features", "description"), items)
 
 
 def _files(setting: str, interactions: str, metadata: str | None) -> list[Path]:
-    """Return the paths that are set, all of which must be there."""
-    given = {setting: interactions, "metadata": metadata}
-    return [
-        existing_file(Path(path).expanduser(), f"the file that dataset.source.{key} names")
-        for key, path in given.items()
-        if path is not None
-    ]
+    """Return the paths that are set, all of which must be there; of a split, all three."""
+    parts = [path for _, path in split_files(Path(interactions).expanduser())]
+    given = [*((setting, path) for path in parts), *([("metadata", Path(metadata).expanduser())] if metadata else ())]
+    return [existing_file(path, f"the file that dataset.source.{key} names") for key, path in given]
 
 
-def _catalogue(metadata: list[Path], key: str, others: tuple[str, ...], items: Collection[str]) -> dict[str, Item]:
+def _is_json(path: Path) -> bool:
+    """Return whether a file holds JSON lines; an empty one is left to who reads it."""
+    return next((line for _, line in read_lines(path)), "").lstrip().startswith("{")
+
+
+def _reviews(path: Path, fields: tuple[str, str, str]) -> Iterator[Row]:
+    """Yield user, item and timestamp of reviews as JSON lines."""
+    clock = Clock()
+    for number, review in read_json_lines(path):
+        try:
+            user, item, timestamp = (review[field] for field in fields)
+            yield identifier(user, "user"), identifier(item, "item"), clock.read(timestamp)
+        except KeyError as error:
+            raise fault(path, number, f"no field {error} in the review") from error
+        except ValueError as error:
+            raise fault(path, number, str(error)) from error
+
+
+def _ratings(path: str, metadata: str | None, columns: list[str] | None, order: tuple[str, ...] | None) -> Table:
+    """Return the table of a ratings CSV, once its content agrees with the order of its columns.
+
+    Args:
+        path: The CSV.
+        metadata: Path of the metadata, if any.
+        columns: The order that the user has set; it is believed.
+        order: The published order; None where the published file has a header.
+
+    Raises:
+        InputError: the content says that users and items are the other way round, or does not tell.
+    """
+    if columns:
+        return Table(path, columns)
+    table = Table(path, list(order) if order else None)
+    file = split_files(Path(path).expanduser())[0][1]
+    if order and all(map(is_name, open_records(file).names)):
+        raise fault(
+            file, 1, "timestamp 'timestamp' is not a number: the published file has no header; dataset=table reads one"
+        )
+    records = open_records(file, order)
+    user, item = records.column("user"), records.column("item")
+    if user and item:  # or else the table says which is absent
+        sample = [(str(row[0]), str(row[1])) for _, row in islice(records.values([user, item]), _SAMPLE)]
+        _check_order(file, sample, metadata, [name if order else "" for name in records.names])
+    return table
+
+
+def _check_order(file: Path, sample: list[tuple[str, str]], metadata: str | None, order: list[str]) -> None:
+    """Compare the first users and items of a file with what items look like, and with those of the metadata.
+
+    Raises:
+        InputError: they are the other way round, or nothing tells them apart.
+    """
+    of_users, of_items = ({row[column] for row in sample} for column in (0, 1))
+    likely = [sum(map(bool, map(_ASIN.fullmatch, ids))) > len(ids) / 2 for ids in (of_users, of_items)]
+    if likely[0] == likely[1] and metadata:
+        hits = [0, 0]
+        for _, record in read_json_lines(Path(metadata).expanduser()):
+            name = str(record.get("parent_asin", record.get("asin")))
+            hits[0] += name in of_users
+            hits[1] += name in of_items
+        likely = [hits[0] > hits[1], hits[1] > hits[0]]
+    if likely == [False, True] or not sample:
+        return
+    seen = f"user {sample[0][0][:40]!r}, item {sample[0][1][:40]!r}"
+    doubt = "users and items seem to be the other way round" if likely == [True, False] else "which are the items"
+    turned = {"user": "item", "item": "user"}
+    shown = [turned.get(name, name) if likely[0] else name for name in order] if any(order) else list(_RATINGS)
+    raise InputError(
+        f"{file}: {doubt}? ({seen}; items of Amazon look like 'B00YQ6X8EO'.)\n"
+        f"Say what the columns are:  dataset.source.columns=[{','.join(shown)}]\n"
+        "Files of 2014 (dataset=amazon_2014) are user,item,rating,timestamp, those of 2018 (dataset=amazon_2018) "
+        "item,user,rating,timestamp, those of 2023 have a header."
+    )
+
+
+def _catalogue(metadata: str | None, key: str, others: Sequence[str], items: Collection[str]) -> dict[str, Item]:
     """Return title and text of the wanted items; other lines are forgotten at once."""
-    found = {}
-    for path in metadata:
-        for number, record in read_json_lines(path):
-            if key not in record:
-                raise fault(path, number, f"no field {key!r} in the metadata")
-            if (item := str(record[key])) in items:
-                title = _plain(record.get("title"))
+    found: dict[str, Item] = {}
+    path = Path(metadata or "").expanduser()
+    for number, record in read_json_lines(path) if metadata else ():
+        if key not in record:
+            raise fault(path, number, f"no field {key!r} in the metadata")
+        try:
+            if (item := identifier(record[key], "item")) in items:
+                title = _plain(title_of(record.get("title")))
                 # Some pages of 2018 were scraped badly: their "title" is a script that calls getTime.
                 title = "" if "getTime" in title else title
-                parts = (title, *(_plain(record.get(field)) for field in others))
-                found[item] = Item(title, ". ".join(part for part in parts if part))
+                keep_first(found, item, described(title, (_plain(text_of(record.get(field))) for field in others)))
+        except ValueError as error:
+            raise fault(path, number, str(error)) from error
     return found
 
 
-def _plain(value: Any) -> str:
-    """Return a field, which may be a text, a list of texts or absent, without HTML entities, tags and line breaks."""
-    text = " ".join(map(str, value)) if isinstance(value, list) else str(value or "")
-    return " ".join(re.sub(r"<[^>]*>", " ", html.unescape(text)).split())
+def _plain(text: str) -> str:
+    """Return a text of Amazon's pages without HTML entities, tags and line breaks."""
+    return " ".join(without_tags(decoded(text)).split())

@@ -16,11 +16,12 @@ from scipy.sparse import csr_matrix
 
 from src.ilrec.dataset.log import Log
 from src.ilrec.dataset.sources import Item, Source
+from src.ilrec.dataset.splits import SplitSource, check_targets
 from src.launch.errors import InputError
 from src.launch.storage import cache_folder, sha256_of, write_atomic, writing_to_cache
 
 # Part of the fingerprint: raise it whenever the same files and settings give other interactions.
-_FORMAT = 1
+_FORMAT = 2
 # One item to learn from, one to validate on, one to test on.
 _SHORTEST = 3
 
@@ -120,7 +121,8 @@ def prepare(source: Source, *, k_core: int = 5, max_users: int | None = None) ->
         (quantiles of the users' sequence lengths), ``timestamp_tie_share`` (share of interactions that share user and
         timestamp with another; absent without timestamps), ``items_without_title``, ``users_too_short`` (users of the
         k-core dropped for the split), ``users_left_out`` (by ``max_users``), ``duplicates_dropped`` and
-        ``raw_users``, ``raw_items``, ``raw_interactions`` (before any filter).
+        ``raw_users``, ``raw_items``, ``raw_interactions`` (before any filter), and ``highest_item_number`` before any
+        filter where all items are numbers.
 
     Raises:
         InputError: a setting is out of range, a file is missing or damaged, nothing is left after the k-core, or the
@@ -130,7 +132,8 @@ def prepare(source: Source, *, k_core: int = 5, max_users: int | None = None) ->
         if value is not None and value < 1:
             raise InputError(f"dataset.{setting}={value}: I need a whole number of at least 1.")
     content = [_content_hash(path) for path in source.files()]
-    settings = [_FORMAT, type(source).__name__, source.name, k_core, max_users]
+    reading = getattr(source, "settings", None)  # of sources that can be told how to read their files
+    settings = [_FORMAT, type(source).__name__, source.name, reading, k_core, max_users]
     fingerprint = hashlib.sha256(json.dumps([settings, content]).encode()).hexdigest()
     path = cache_folder() / "prepared" / f"{fingerprint}.npz"
     cached = _load(path)
@@ -145,6 +148,10 @@ def _build(source: Source, k_core: int, max_users: int | None, fingerprint: str)
     """Do the work of ``prepare`` without the cache."""
     log = Log(source.rows())
     raw = {"raw_users": len(log.user_ids), "raw_items": len(log.item_ids), "raw_interactions": len(log)}
+    if all(item.isdecimal() and len(item) < 19 for item in log.item_ids):
+        raw["highest_item_number"] = max(map(int, log.item_ids), default=0)
+    if not len(log):
+        raise InputError(f"{source.files()[0]} holds no interaction. Fetch the file again.")
     log.keep_core(k_core, k_core)
     # Few rows are left to look through now, and the core of what remains is the core of a log without duplicates.
     duplicates = log.drop_duplicates()
@@ -161,6 +168,10 @@ def _build(source: Source, k_core: int, max_users: int | None, fingerprint: str)
     log.renumber()
     sequences, user_ids, item_ids = log.sequences(), log.user_ids, log.item_ids
     del log
+    if isinstance(source, SplitSource) and (targets := source.targets()) is not None:
+        for row, user in enumerate(user_ids):
+            last = sequences.items[sequences.offsets[row + 1] - 2 : sequences.offsets[row + 1]]
+            check_targets(source.name, targets, user, [item_ids[item] for item in last])
     kept_users = user_ids[:max_users]
     offsets = sequences.offsets[: len(kept_users) + 1]
     items = sequences.items[: offsets[-1]].astype(np.int64)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
@@ -13,6 +12,7 @@ from sklearn.decomposition import TruncatedSVD
 from sklearn.feature_extraction.text import TfidfVectorizer
 
 from src.launch.errors import InputError
+from src.launch.lines import existing_file, fault, read_lines
 
 if TYPE_CHECKING:
     from src.ilrec.dataset.interactions import Interactions
@@ -111,27 +111,40 @@ class JointEmbedding:
 class FileEmbedding:
     """Ready-made vectors: a ``.npy`` file with one row per item, such as LC-Rec's ``X.emb-*.npy``."""
 
-    def __init__(self, *, path: str) -> None:
-        """Keep the path of the ``.npy``."""
+    def __init__(self, *, path: str, ids: str | None = None) -> None:
+        """Keep the paths.
+
+        Args:
+            path: The ``.npy``.
+            ids: A text file with the item id of each row, one a line, or with item id and row, apart by a tab, as
+                UniSRec's ``X.item2index`` and LC-Rec's ``X.item2id``; rows are numbered from 0.
+        """
         self.path = Path(path)
+        self.ids = None if ids is None else Path(ids)
 
     def embed(self, interactions: Interactions) -> np.ndarray:
         """Return the items' rows, shape ``(items, dimensions)``, float32.
 
-        Row i belongs to the i-th item of the data set where there are as many rows as items. Where not, row i
-        belongs to the item whose id is i, as in LC-Rec's files of all items before any filter.
+        Where ``ids`` is set, it says whose row is whose. Otherwise row i belongs to the i-th item of the data set where
+        there are as many rows as items; where not, row i belongs to the item whose id is i, as in LC-Rec's files of all
+        items before any filter, and there must be a row for each of these: items numbered from 1 would get the row of
+        the one before.
 
         Raises:
-            InputError: the file is absent or broken, has another shape, or holds values that are no finite numbers.
+            InputError: a file is absent or broken, has another shape, or holds values that are no finite numbers.
         """
         vectors = self._read()
-        rows = _rows_of_items(interactions.item_ids, len(vectors)) if vectors.ndim == 2 else None
+        if self.ids and vectors.ndim == 2:
+            rows: np.ndarray | None = self._rows_by_ids(self.ids, interactions, len(vectors))
+        else:
+            rows = _rows_of_items(interactions, len(vectors)) if vectors.ndim == 2 else None
         if rows is None or vectors.shape[1] == 0:
             raise InputError(
                 f"{self.path} has the shape {vectors.shape}; I need two dimensions, with one row for each of the "
                 f"{interactions.num_items} items of '{interactions.name}' in the data set's order (by id, shorter ids "
-                "first), or with row i for the item of id i.\n"
-                "Write such a file, or embed the items here:  tokenizer/embedding=text"
+                "first), or, for items numbered from 0, with row i for the item of id i before any filter.\n"
+                "Write such a file, or embed the items here:  tokenizer/embedding=text\n"
+                "or say whose row is whose:  tokenizer.embedding.ids=<file with an item id a line>"
             )
         chosen = np.asarray(vectors[rows], dtype=np.float32)
         if not np.isfinite(chosen).all():
@@ -140,6 +153,30 @@ class FileEmbedding:
                 "number in float32. Mend the file."
             )
         return chosen
+
+    def _rows_by_ids(self, ids: Path, interactions: Interactions, count: int) -> np.ndarray:
+        """Return which row each item has by the file of ids.
+
+        Raises:
+            InputError: the file does not fit the array, names an item twice or lacks one.
+        """
+        known: dict[str, int] = {}
+        lines = list(read_lines(existing_file(ids, "the file that tokenizer.embedding.ids names")))
+        for place, (number, line) in enumerate(lines):
+            item, _, row = (part.strip() for part in line.partition("\t"))
+            if item in known or (row and not (row.isdecimal() and int(row) < count)):
+                raise fault(ids, number, f"{line[:60]!r} is not a new item id with a row below {count}")
+            known[item] = int(row) if row else place
+        if len(lines) != count:
+            raise InputError(f"{ids} names {len(lines)} items, but {self.path} has {count} rows. Name those of all.")
+        if len(set(known.values())) != count:
+            raise InputError(f"{ids} gives one row to several items. I need a row for each.")
+        if missing := [item for item in interactions.item_ids if item not in known]:
+            raise InputError(
+                f"{ids} lacks {len(missing)} of {interactions.num_items} items of '{interactions.name}' (first: "
+                f"{', '.join(missing[:3])}). Write all of them into it and {self.path.name}."
+            )
+        return np.array([known[item] for item in interactions.item_ids])
 
     def _read(self) -> np.ndarray:
         try:
@@ -186,12 +223,16 @@ def documents(interactions: Interactions, content: Content) -> list[str]:
     return texts
 
 
-def _rows_of_items(item_ids: Sequence[str], count: int) -> np.ndarray | None:
+def _rows_of_items(interactions: Interactions, count: int) -> np.ndarray | None:
     """Return which of a file's ``count`` rows each item has; None where the file cannot be meant for these items."""
+    item_ids = interactions.item_ids
     if count == len(item_ids):
         return np.arange(count)
     numbers = [int(item) for item in item_ids if item.isdecimal()]
-    return np.array(numbers) if len(numbers) == len(item_ids) and max(numbers) < count else None
+    if len(numbers) != len(item_ids) or max(numbers) >= count:
+        return None
+    highest = interactions.statistics.get("highest_item_number", count - 1)
+    return np.array(numbers) if count == highest + 1 else None
 
 
 def _degree_normalised(counts: csr_matrix) -> csr_matrix:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from src.ilrec.dataset.amazon import Amazon2018, Amazon2023
+from src.ilrec.dataset.amazon import Amazon2014, Amazon2018, Amazon2023
 from src.ilrec.dataset.sources import Item
 from src.launch.errors import InputError
 
@@ -158,3 +158,111 @@ def test_memory_grows_with_interactions_not_with_the_bytes_of_the_files(tmp_path
     assert size > 60e6
     # 24 bytes for each of 20,000 interactions are 0.5 MB; the rest is line buffers and what Python loads on the way.
     assert growth < 12e6, f"{growth / 1e6:.1f} MB for files of {size / 1e6:.0f} MB"
+
+
+USER, ITEM = "A1YS9MDZP93857", "B00YQ6X8EO"
+
+
+def test_ratings_of_2014_are_user_item_rating_timestamp(tmp_path):
+    (tmp_path / "ratings_Beauty.csv").write_text(f"{USER},{ITEM},5.0,1369699200\n{USER},0205616461,3.0,1355443200\n")
+    source = Amazon2014(str(tmp_path / "ratings_Beauty.csv"))
+    assert source.name == "ratings_Beauty"
+    assert list(source.rows()) == [(USER, ITEM, 1369699200), (USER, "0205616461", 1355443200)]
+
+
+def test_reviews_of_2014_and_2018_are_json_lines_with_other_names(tmp_path):
+    record = {
+        "reviewerID": USER,
+        "asin": ITEM,
+        "overall": 5.0,
+        "unixReviewTime": 1369699200,
+        "reviewTime": "05 28, 2013",
+    }
+    source = Amazon2014(pack(tmp_path / "reviews_Beauty_5.json.gz", record))
+    assert list(source.rows()) == [(USER, ITEM, 1369699200)]
+
+
+def test_metadata_of_2014_is_written_as_python_writes_it(tmp_path):
+    (tmp_path / "ratings.csv").write_text(f"{USER},{ITEM},5.0,1369699200\n")
+    record = {"asin": ITEM, "title": "Girl's Tutu", "salesRank": {"Toys": 2}, "categories": [["A", "B"], ["C"]]}
+    line = f"{record!r}\n"
+    (tmp_path / "meta.json.gz").write_bytes(gzip.compress(line.encode()))
+    source = Amazon2014(str(tmp_path / "ratings.csv"), str(tmp_path / "meta.json.gz"))
+    assert source.catalogue({ITEM}) == {ITEM: Item("Girl's Tutu", "Girl's Tutu. A B C")}
+
+
+def test_the_rating_only_files_of_2023_have_a_header_and_milliseconds(tmp_path):
+    row = "AGKHLEW2SOWHNMFQIJGBECAF7INQ,B00YQ6X8EO,5.0,1588687728923\n"
+    (tmp_path / "All_Beauty.csv").write_text("user_id,parent_asin,rating,timestamp\n" + row)
+    assert list(Amazon2023(str(tmp_path / "All_Beauty.csv")).rows()) == [
+        ("AGKHLEW2SOWHNMFQIJGBECAF7INQ", "B00YQ6X8EO", 1588687728923)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("kind", "content", "columns"),
+    [
+        (Amazon2014, f"{ITEM},{USER},5.0,1369699200\n", "item,user,rating,timestamp"),
+        (Amazon2018, f"{USER},{ITEM},5.0,1369699200\n", "user,item,rating,timestamp"),
+        (Amazon2023, f"user_id,asin,rating,timestamp\n{ITEM},{USER},5.0,1369699200\n", "user,item,rating,timestamp"),
+    ],
+)
+def test_users_and_items_the_other_way_round_are_refused_with_the_order_to_type(tmp_path, kind, content, columns):
+    (tmp_path / "x.csv").write_text(content)
+    with pytest.raises(InputError, match="users and items seem to be the other way round") as error:
+        list(kind(str(tmp_path / "x.csv")).rows())
+    assert f"dataset.source.columns=[{columns}]" in str(error.value)
+
+
+def test_the_order_that_is_set_is_believed(tmp_path):
+    (tmp_path / "x.csv").write_text(f"{USER},{ITEM},5.0,1369699200\n")
+    for columns, row in (
+        (["user", "item", "rating", "timestamp"], (USER, ITEM, 1369699200)),
+        (["item", "user", "rating", "timestamp"], (ITEM, USER, 1369699200)),
+    ):
+        assert list(Amazon2018(str(tmp_path / "x.csv"), columns=columns).rows()) == [row]
+
+
+def test_ids_that_look_alike_are_told_apart_by_the_metadata_or_the_order_is_asked_for(tmp_path):
+    (tmp_path / "x.csv").write_text("thing,person,5.0,7\n")
+    path = str(tmp_path / "x.csv")
+    with pytest.raises(InputError, match=r"which are the items\?") as error:
+        list(Amazon2018(path).rows())
+    assert "dataset.source.columns=[" in str(error.value)
+    metadata = pack(tmp_path / "meta.json.gz", {"asin": "other"}, {"asin": "thing", "title": "T"})
+    assert list(Amazon2018(path, metadata).rows()) == [("person", "thing", 7)]
+    with pytest.raises(InputError, match="the other way round"):
+        list(Amazon2014(path, metadata).rows())
+
+
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        ("I <3 NY > LA", "I <3 NY > LA"),
+        ("1 < 2 and 3 > 2", "1 < 2 and 3 > 2"),
+        ("<b>Bold</b> &lt;br/&gt;<a href='x'>link</a><BR>", "Bold link"),
+        ("R&D &amp; AT&T; &copy 2014 &#39;x&#39;", "R&D & AT&T; &copy 2014 'x'"),
+        ("<!-- hidden -->seen <Model X> <table width=5>", "seen <Model X>"),
+        ("Never Say, Die", "Never Say, Die"),
+    ],
+)
+def test_cleaning_takes_html_and_nothing_else(tmp_path, written, read):
+    (tmp_path / "x.csv").write_text(CSV)
+    metadata = pack(tmp_path / "meta.json.gz", {"asin": "1", "title": written})
+    assert Amazon2018(str(tmp_path / "x.csv"), metadata).catalogue({"1"}) == {"1": Item(read, read)}
+
+
+def test_an_empty_title_further_down_erases_none_and_a_list_is_refused(tmp_path):
+    (tmp_path / "x.csv").write_text(CSV)
+    path = str(tmp_path / "x.csv")
+    records = [{"asin": "1", "title": title} for title in (None, "Soap", "", float("nan"), "None")]
+    assert Amazon2018(path, pack(tmp_path / "a.gz", *records)).catalogue({"1"}) == {"1": Item("Soap", "Soap")}
+    with pytest.raises(InputError, match=r"b\.gz, line 1: the title \"\['A', 'B'\]\" is a list, no text"):
+        Amazon2018(path, pack(tmp_path / "b.gz", {"asin": "1", "title": ["A", "B"]})).catalogue({"1"})
+
+
+@pytest.mark.parametrize("field", ["user_id", "parent_asin"])
+@pytest.mark.parametrize("absent", [None, float("nan"), "", " ", "nan"])
+def test_a_review_of_nobody_or_nothing_is_refused_with_its_line(tmp_path, field, absent):
+    with pytest.raises(InputError, match=r"a\.jsonl\.gz, line 2: no (user|item) \("):
+        list(Amazon2023(pack(tmp_path / "a.jsonl.gz", REVIEW, REVIEW | {field: absent})).rows())

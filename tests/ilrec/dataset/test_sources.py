@@ -154,3 +154,45 @@ def test_a_truncated_lc_rec_file_is_named_with_the_line(tmp_path, lcrec):
 )
 def test_an_article_goes_where_it_is_read(written, read):
     assert article_first(written) == read
+
+
+@pytest.mark.parametrize(
+    ("column", "written", "read"),
+    [
+        ("title", "Never Say, Die", "Never Say, Die"),
+        ("title", "Guide, The", "Guide, The"),  # no article is moved but of MovieLens
+        ("title", "Salt &amp; Pepper &#39;n I &lt;3 NY", "Salt & Pepper 'n I <3 NY"),
+        ("movie_title", "Never Say, Die", "Never Say, Die"),
+        ("movie_title", "Butcher Boy, The", "The Butcher Boy"),
+        ("title", "nan", ""),
+        ("title", " ", ""),
+    ],
+)
+def test_titles_are_cleaned_as_their_source_writes_them(tmp_path, atomic, column, written, read):
+    (tmp_path / "ml.item").write_text(f"item_id:token\t{column}:token_seq\nB1\t{written}\n")
+    assert atomic.catalogue({"B1"}) == {"B1": Item(read, read)}
+
+
+def test_an_empty_title_further_down_erases_no_earlier_one(tmp_path, atomic):
+    (tmp_path / "ml.item").write_text("item_id:token\ttitle:token_seq\n1\t\n1\tOne\n1\t\n1.0\tnan\n")
+    assert atomic.catalogue({"1"}) == {"1": Item("One", "One")}
+
+
+@pytest.mark.parametrize("title", [["A"], {"a": "b"}])
+def test_an_lc_rec_title_that_is_no_text_is_refused(tmp_path, lcrec, title):
+    (tmp_path / "X.item.json").write_text(json.dumps({"5": {"title": title}}))
+    with pytest.raises(InputError, match=r"X\.item\.json, item '5': the title .* is a (list|dict), no text"):
+        lcrec.catalogue({"5"})
+
+
+@pytest.mark.parametrize("title", ["null", "NaN", '"nan"', '" "'])
+def test_an_absent_lc_rec_title_is_none(tmp_path, lcrec, title):
+    (tmp_path / "X.item.json").write_text(f'{{"5": {{"title": {title}}}}}')
+    with pytest.raises(InputError, match="gives no title to item '5'"):
+        lcrec.catalogue({"5"})
+
+
+def test_an_lc_rec_user_that_occurs_twice_is_refused(tmp_path, lcrec):
+    (tmp_path / "X.inter.json").write_text('{"0": [1, 2, 3], "0": [4, 5, 6]}')
+    with pytest.raises(InputError, match=r"X\.inter\.json, line 1: .*the key '0' occurs twice"):
+        list(lcrec.rows())

@@ -156,6 +156,45 @@ def test_another_shape_is_refused_with_the_one_that_is_needed(saved, make_intera
     assert "tokenizer/embedding=text" in str(error.value)
 
 
+@pytest.mark.parametrize(("highest", "fits"), [(9, True), (10, False), (8, False)])
+def test_rows_by_item_number_must_be_those_of_all_items_before_the_filter(saved, make_interactions, highest, fits):
+    """Items numbered 1 to 10 have ten rows, too, and each would get the row of the item before it."""
+    shop = renamed(make_interactions([[0, 1, 2]]), "1", "4", "8")
+    shop.statistics["highest_item_number"] = highest
+    if fits:
+        assert saved(ROWS).embed(shop).tolist() == [[2, 3], [8, 9], [16, 17]]
+    else:
+        with pytest.raises(InputError, match=r"row i for the item of id i before any filter(?s:.)*embedding\.ids="):
+            saved(ROWS).embed(shop)
+
+
+@pytest.mark.parametrize("content", ["x\nb\na\nc\n", "b\t1\na\t2\nc\t3\nx\t0\n"])
+def test_a_file_of_ids_says_whose_row_is_whose(tmp_path, saved, make_interactions, content):
+    (tmp_path / "x.ids").write_text(content)
+    path = saved(ROWS[:4]).path
+    file = FileEmbedding(path=str(path), ids=str(tmp_path / "x.ids"))
+    # Row 1 is of b, row 2 of a, row 3 of c.
+    vectors = file.embed(renamed(make_interactions([[0, 1, 2]]), "a", "b", "c"))
+    assert vectors.tolist() == [[4, 5], [2, 3], [6, 7]]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("a\nb\nc\n", "names 3 items, but .* has 4 rows"),
+        ("a\nb\nc\na\n", r"x\.ids, line 4: 'a' is not a new item id with a row below 4"),
+        ("a\t0\nb\t1\nc\t2\nd\t4\n", r"x\.ids, line 4: 'd\\t4' is not a new item id with a row below 4"),
+        ("a\t0\nb\t1\nc\t2\nd\t2\n", "gives one row to several items"),
+        ("a\nb\nd\ne\n", "lacks 1 of 3 items of 'shop' .first: c."),
+    ],
+)
+def test_ids_that_do_not_fit_the_array_or_the_items_are_refused(tmp_path, saved, make_interactions, content, message):
+    (tmp_path / "x.ids").write_text(content)
+    file = FileEmbedding(path=str(saved(ROWS[:4]).path), ids=str(tmp_path / "x.ids"))
+    with pytest.raises(InputError, match=message):
+        file.embed(renamed(make_interactions([[0, 1, 2]]), "a", "b", "c"))
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf, 1e300])
 def test_a_value_that_is_no_finite_float32_is_found_in_the_rows_that_are_used(saved, make_interactions, value):
     rows = ROWS.copy()
