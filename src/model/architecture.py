@@ -597,7 +597,7 @@ class Apart:
         self._length = length + 1
         rows, last = self._tokens.flatten(0, 1), length.flatten()
         present = torch.arange(rows.shape[1], device=rows.device) <= last[:, None]
-        states = self._found.plain(rows, present).last_hidden_state
+        states: Tensor = self._found.plain(rows, present).last_hidden_state
         return states[torch.arange(len(rows), device=rows.device), last].unflatten(0, tokens.shape)
 
 

@@ -326,11 +326,17 @@ def _grow_vocabulary(network: Any, size: int, added: int) -> None:
     try:
         network.resize_token_embeddings(max(size, network.get_input_embeddings().num_embeddings), mean_resizing=False)
         matrices = {network.get_input_embeddings().weight, network.get_output_embeddings().weight}
+        with torch.device("meta"):
+            anew = type(network)(network.config).state_dict()
+        same = all(weight.shape == anew[name].shape for name, weight in network.state_dict().items() if name in anew)
+        problem = "" if same else ": a model of its new config has weights of other shapes"
     except Exception as error:  # each architecture that cannot has a way of its own
+        problem = f": {error}"
+    if problem:
         raise InputError(
-            f"The model is a {type(network).__name__}, whose vocabulary does not grow: {error}\n"
+            f"The model is a {type(network).__name__}, whose vocabulary does not grow{problem}\n"
             "I need one that takes new tokens.\nType:  model.name=<another model>"
-        ) from error
+        )
     with torch.no_grad():
         for weight in sorted(matrices, key=lambda one: one is not network.get_input_embeddings().weight):
             rows = weight[:known].float()
@@ -388,10 +394,9 @@ def _with_lora(architecture: Architecture, token_ids: list[int], *, rank: int, a
 def _keep_bias(network: Any) -> None:
     """Add the head's bias where PEFT's wrapper of trained rows leaves it out (huggingface/peft#3649)."""
     head = network.get_output_embeddings()
-    whole = getattr(head, "original_module", None)
-    bias = getattr(whole, "bias", None)
+    bias = getattr(getattr(head, "original_module", None), "bias", None)
     if bias is not None:
-        states = torch.zeros(1, whole.weight.shape[1], dtype=bias.dtype)
+        states = torch.zeros(1, head.weight.shape[1], dtype=bias.dtype)
         if not torch.equal(head(states)[0], bias):
             head.register_forward_hook(lambda _, __, logits: logits + bias)
 

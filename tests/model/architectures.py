@@ -57,11 +57,17 @@ def load(network, folder, lora=None, longest=600):
         VOCABULARY, name=str(folder), dtype="float32", gradient_checkpointing=False, lora=lora, seed=1
     )
     model.prepare_for(longest, "")
-    if lora:
-        with torch.no_grad():
-            for weight in model.parameters():
-                if weight.requires_grad:
-                    weight.add_(0.05 * torch.randn_like(weight))
+    if lora:  # some matrices, as of Jamba, are read past their adapters, which then learn nothing
+        sample = torch.arange(40)[None]
+        for _ in range(
+            2
+        ):  # the second factor of an adapter starts at 0, so the first one has no gradient before it moves
+            model.zero_grad()
+            model.network(input_ids=sample, use_cache=False).logits.square().mean().backward()
+            with torch.no_grad():
+                for weight in model.parameters():
+                    if weight.grad is not None:
+                        weight.add_((weight.grad != 0) * 0.05 * torch.randn_like(weight))
     return model.eval()
 
 

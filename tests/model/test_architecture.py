@@ -61,7 +61,7 @@ def test_states_layers_beams_and_export_are_those_of_the_model_itself(case, lora
 
 @pytest.mark.slow
 def test_no_architecture_of_transformers_is_read_wrongly(tmp_path, capsys):
-    """Prints a table; `nox -s slow -- -k no_architecture -s`."""
+    """Print a table: `nox -s slow -- -k no_architecture`."""
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
     wrong, made = [], 0
@@ -70,20 +70,25 @@ def test_no_architecture_of_transformers_is_read_wrongly(tmp_path, capsys):
         if network is None:
             continue
         made += 1
-        try:
-            model = load(network, tmp_path / kind)
-            found, worst = model.architecture, differences(model, prompts=(12, 120))
-        except InputError as error:
-            verdict, detail = "refused", str(error).partition("\n")[0][:120]
-        else:
-            exact = found.shared and found.reach >= 600
-            verdict = "WRONG" if max(worst.values()) > 1e-4 else "exact" if exact else "slower, exact"
-            detail = ", ".join(f"{name} {value:.0e}" for name, value in worst.items())
-        with capsys.disabled():
-            print(f"| {kind} | {verdict} | {detail} |")
-        wrong += [kind] * (verdict == "WRONG")
+        for lora in (None, LORA):
+            verdict, detail = _verdict(network, tmp_path / kind, lora)
+            with capsys.disabled():
+                print(f"| {kind} | {'adapters' if lora else 'all weights'} | {verdict} | {detail} |", flush=True)
+            wrong += [kind] * (verdict == "WRONG")
     assert made >= 45
     assert not wrong
+
+
+def _verdict(network, folder, lora):
+    try:
+        model = load(network, folder, lora)
+        worst = differences(model, prompts=(12, 120))
+    except InputError as error:
+        return "refused", str(error).partition("\n")[0][:160]
+    found = model.architecture
+    exact = found.shared and found.reach >= 600
+    detail = ", ".join(f"{name} {value:.0e}" for name, value in worst.items())
+    return "WRONG" if max(worst.values()) > 1e-4 else "exact" if exact else "slower, exact", detail
 
 
 @pytest.mark.parametrize(

@@ -72,7 +72,7 @@ def response_log_probabilities(
     """
     places, fed = PromptPlaces.find(anchor, attention_mask), responses[..., :-1]  # nothing follows the last token
     found, length = model.architecture, input_ids.shape[1] + responses.shape[2]
-    if found.masked and length <= found.reach:
+    if found.masked and found.shared and length <= found.reach:
         first, branch = _states_side_by_side(model, input_ids, attention_mask, places, fed)
     else:
         first, branch = _states_apart(model, input_ids, places, fed)
