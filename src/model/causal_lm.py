@@ -21,7 +21,9 @@ from transformers import (
 )
 
 from src.launch.errors import InputError
-from src.model.architecture import Architecture, Head, agree
+from src.model.adapters import with_adapters
+from src.model.architecture import Architecture, Head
+from src.model.probe import examine, extend
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ class CausalLM(nn.Module):
         architecture: How the network is read, if it has been examined.
 
     Raises:
-        InputError: the network cannot be read, see ``Architecture``.
+        InputError: the network cannot be read, see ``probe.examine``.
     """
 
     def __init__(
@@ -63,7 +65,7 @@ class CausalLM(nn.Module):
         self.network = network
         self.tokenizer = tokenizer
         self.spec = {**spec, "item_tokens": len(item_vocabulary)}
-        self.architecture = architecture or Architecture.examine(network)
+        self.architecture = architecture or examine(network)
         self.item_token_ids: Tensor
         self.item_token_places: Tensor  # the inverse: token id -> place in the item vocabulary, -1 for other tokens
         self.name_item_tokens(item_vocabulary)
@@ -113,7 +115,7 @@ class CausalLM(nn.Module):
                 f"Sequences have up to {longest} tokens, but the model, a {type(self.causal_network).__name__}, reads "
                 f"{context}.\nType:  {advice.format(context)}"
             )
-        self.architecture.extend(longest)
+        extend(self.architecture, longest)
 
     def head(self, states: Tensor) -> Tensor:
         """Return float32 logits ``(..., V)`` of normed hidden states ``(..., D)``."""
@@ -248,7 +250,7 @@ def from_pretrained(
 
     Raises:
         InputError: the name is no folder and the hub does not give it, the model is none that can be read, see
-            ``Architecture``, its tokenizer has the item tokens already or no end of text, or PEFT is not installed or
+            ``probe.examine``, its tokenizer has the item tokens already or no end of text, or PEFT is not installed or
             does not fit the model.
     """
     tokenizer, network = _load(name, getattr(torch, dtype))
@@ -260,9 +262,9 @@ def from_pretrained(
         _grow_vocabulary(network, len(tokenizer), len(item_vocabulary))
         if gradient_checkpointing:
             _recompute_activations(network)
-        architecture = Architecture.examine(network)  # before each of its matrices has adapters
+        architecture = examine(network)  # before each of its matrices has adapters
         ids = tokenizer.convert_tokens_to_ids(list(item_vocabulary))
-        wrapped = network if lora is None else _with_lora(architecture, ids, **lora)
+        wrapped = network if lora is None else with_adapters(architecture, ids, **lora)
     sizes = {"hidden_size": architecture.config.hidden_size, "num_layers": architecture.config.num_hidden_layers}
     spec = {"kind": type(network).__name__, **sizes, "lora": dict(lora or {})}
     return CausalLM(wrapped, tokenizer, item_vocabulary, spec, architecture)
@@ -352,60 +354,6 @@ def _recompute_activations(network: Any) -> None:
             f"The model is a {type(network).__name__}, which cannot recompute activations: {error}\n"
             "Type:  model.gradient_checkpointing=false"
         ) from error
-
-
-def _with_lora(architecture: Architecture, token_ids: list[int], *, rank: int, alpha: float, dropout: float) -> Any:
-    network = architecture.network
-    try:
-        from peft import LoraConfig, get_peft_model
-    except ImportError as error:
-        raise InputError(
-            "model.lora needs the package peft.\nType:  pip install -e '.[lora]'\n"
-            "or train all weights:  model.lora=null"
-        ) from error
-    ends = {network.get_input_embeddings(), network.get_output_embeddings()}
-    if len({module.weight for module in ends}) == 1:
-        ends = {network.get_input_embeddings()}  # PEFT ties the rows of the other
-    config = LoraConfig(
-        r=rank,
-        lora_alpha=alpha,
-        lora_dropout=dropout,
-        target_modules="all-linear",
-        trainable_token_indices={n: token_ids for n, part in network.named_modules() if part in ends and token_ids},
-        task_type="CAUSAL_LM",
-    )
-    sample = torch.tensor([token_ids[:4] or [0]])
-    network.eval()  # fresh adapters change nothing then
-    try:
-        with torch.no_grad():
-            states = architecture.plain(sample).last_hidden_state
-            expected = architecture.logits(states)
-            wrapped = get_peft_model(network, config).eval()
-            _keep_bias(network)
-            found = wrapped(input_ids=sample, use_cache=False).logits.float()
-            same = agree(found, expected) and agree(architecture.read_head()(states), expected)
-    except Exception as error:  # each architecture that does not fit has a way of its own
-        raise _no_adapters(network, str(error).partition("\n")[0]) from error
-    if not same:
-        raise _no_adapters(network, "fresh adapters change its logits")
-    return wrapped
-
-
-def _keep_bias(network: Any) -> None:
-    """Add the head's bias where PEFT's wrapper of trained rows leaves it out (huggingface/peft#3649)."""
-    head = network.get_output_embeddings()
-    bias = getattr(getattr(head, "original_module", None), "bias", None)
-    if bias is not None:
-        states = torch.zeros(1, head.weight.shape[1], dtype=bias.dtype)
-        if not torch.equal(head(states)[0], bias):
-            head.register_forward_hook(lambda _, __, logits: logits + bias)
-
-
-def _no_adapters(network: Any, reason: str) -> InputError:
-    return InputError(
-        f"The model is a {type(network).__name__}, which adapters do not fit: {reason}.\n"
-        "Train all weights:  model.lora=null\nor type:           model.name=<another model>"
-    )
 
 
 def save_model(model: CausalLM, folder: str | Path) -> None:

@@ -61,7 +61,7 @@ def load(network, folder, lora=None, longest=600):
         sample = torch.arange(40)[None]
         for _ in range(
             2
-        ):  # the second factor of an adapter starts at 0, so the first one has no gradient before it moves
+        ):  # the second factor of an adapter starts at 0; the first one learns once it has moved
             model.zero_grad()
             model.network(input_ids=sample, use_cache=False).logits.square().mean().backward()
             with torch.no_grad():

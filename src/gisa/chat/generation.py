@@ -19,7 +19,7 @@ from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
 from src.gisa.chat.format import ChatFormat
 from src.launch.errors import InputError
-from src.model.architecture import Architecture
+from src.model.probe import examine
 
 BLOCK = 16
 """Tokens that are remembered and forgotten together."""
@@ -76,7 +76,7 @@ class ChatModel(ChatFormat):
         ends = network.generation_config.eos_token_id if network.generation_config else None
         super().__init__(tokenizer, ends if isinstance(ends, list) else [] if ends is None else [ends])
         self.network = network.eval()
-        self.architecture = Architecture.examine(network)
+        self.architecture = examine(network)
         self.context_tokens: int | None = self.architecture.context
 
 

@@ -22,6 +22,7 @@ from src.launch.errors import InputError
 from src.losses.preference import group_advantages, group_relative_loss, token_log_probabilities
 from src.model.causal_lm import CausalLM
 from src.model.packing import lay_out
+from src.model.probe import extend
 from src.training.stage import Optimisation
 
 
@@ -144,7 +145,7 @@ class GrpoStage(LearningStage):
         """Return the loss of episodes with advantages ``(Q, G)``, and by how much their log-probability has grown."""
         laid_out = as_batch(turns, self.model.tokenizer.pad_token_id)
         batch = {name: tensor.to(self.device) for name, tensor in laid_out.items()}
-        self.model.architecture.extend(1 << (batch["input_ids"].shape[1] - 1).bit_length())  # few times a run
+        extend(self.model.architecture, 1 << (batch["input_ids"].shape[1] - 1).bit_length())  # few times a run
         reference = None
         if self.settings.kl_weight > 0:
             with torch.no_grad(), self._without_adapters():

@@ -5,8 +5,8 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from src.launch.errors import InputError
-from src.model.architecture import Architecture, agree
 from src.model.causal_lm import _byte_tokenizer, intermediate_blocks, save_model
+from src.model.probe import agree, examine
 from tests.model import architectures
 from tests.model.architectures import LORA, differences, load, tiny
 
@@ -148,7 +148,7 @@ def test_a_network_whose_tokens_hardly_see_each_other_takes_no_shortcut():
         for block in network.model.layers:
             for weight in block.parameters():
                 weight.mul_(1e-4)
-    found = Architecture.examine(network)
+    found = examine(network)
     assert not any((found.masked, found.by_example, found.shared))
     assert "nothing can be compared" in found.notes["rows"]
 
@@ -157,7 +157,7 @@ def test_what_is_asked_for_changes_neither_mode_nor_random_numbers():
     network = tiny("llama").train()
     network.model.layers[0].eval()
     state = torch.get_rng_state()
-    Architecture.examine(network)
+    examine(network)
     assert network.training
     assert not network.model.layers[0].training
     assert torch.equal(torch.get_rng_state(), state)
