@@ -21,6 +21,7 @@ from src.model.architecture import LONG, Architecture, SharedCache, read_by_exam
 from src.model.attention import use_packed_attention
 
 _TAIL = 6  # tokens of the second example in a row; a leak from the first shows with few, too
+_LARGE = 50_000_000  # weights of a network of which few blocks are asked
 _TOLERANCE = {torch.float32: 2e-5, torch.float64: 2e-5, torch.bfloat16: 0.04, torch.float16: 0.01}  # of a state's norm
 
 
@@ -37,11 +38,12 @@ def examine(network: Any) -> Architecture:
     network = getattr(network, "get_base_model", lambda: network)()
     found = Architecture(network, _decoder_of(network))
     with _evaluating(network):
-        rows = _read_plainly(found)
-        _examine_head(found, rows)
-        _examine_attention(found, rows)
-        _examine_generation(found, rows)
-        _examine_shortcuts(found, rows)
+        _examine_head(found, _read_plainly(found))
+        with _few_blocks(found):
+            rows = _Rows.read(found, _tokens(found, 2 * _TAIL), _TAIL)
+            _examine_attention(found, rows)
+            _examine_generation(found, rows)
+            _examine_shortcuts(found, rows)
     extend(found, LONG)
     return found
 
@@ -56,7 +58,7 @@ def extend(found: Architecture, longest: int) -> None:
     longest = min(longest, found.context or longest)
     if longest > found.asked and (found.by_example or found.masked):
         found.asked = longest
-        with _evaluating(found.network):
+        with _evaluating(found.network), _few_blocks(found):
             _examine_reach(found, longest)
 
 
@@ -67,7 +69,7 @@ def agree(found: Tensor, expected: Tensor) -> bool:
     """
     if found.shape != expected.shape:
         return False
-    error = (found.double() - expected.double()).norm(dim=-1) / expected.double().norm(dim=-1).clamp(min=1e-12)
+    error = (found.float() - expected.float()).norm(dim=-1) / expected.float().norm(dim=-1).clamp(min=1e-12)
     worst = error.max() if expected.dtype in (torch.float32, torch.float64) else error.flatten().quantile(0.8)
     return bool(worst <= _TOLERANCE[expected.dtype])
 
@@ -79,6 +81,39 @@ def _evaluating(network: Any) -> Iterator[None]:
     yield
     for module, mode in training.items():
         module.training = mode
+
+
+@contextmanager
+def _few_blocks(found: Architecture) -> Iterator[None]:
+    """Leave out blocks of a large network that are made as those before them: they would take the same shortcuts."""
+    holder, blocks = found.stack
+    count = len(blocks)
+    if holder is not None and sum(weight.numel() for weight in found.network.parameters()) > _LARGE:
+        kinds = [_kind(found, index, block) for index, block in enumerate(blocks)]
+        count = max(2, 1 + max(kinds.index(kind) for kind in kinds))
+    if count == len(blocks):
+        yield
+        return
+    name = next(name for name, part in holder.named_children() if isinstance(part, nn.ModuleList) and blocks[0] in part)
+    whole = getattr(holder, name)
+    setattr(holder, name, whole[:count])
+    try:
+        yield
+    finally:
+        setattr(holder, name, whole)
+
+
+def _kind(found: Architecture, index: int, block: nn.Module) -> list[Any]:
+    """Return all that tells a block from others but its weights and its number."""
+    plain = (bool, int, float, str, type(None))
+    parts = [
+        (name, type(part), [(key, value) for key, value in sorted(vars(part).items()) if isinstance(value, plain)])
+        for name, part in block.named_modules()
+    ]
+    told = [(name, type(part), [pair for pair in pairs if pair != ("layer_idx", index)]) for name, part, pairs in parts]
+    lists = [value for value in vars(found.config).values() if isinstance(value, list | tuple)]
+    each = [value[index] for value in lists if len(value) == found.config.num_hidden_layers]
+    return [told, each, [(name, weight.shape) for name, weight in block.named_parameters()]]
 
 
 def _tokens(found: Architecture, count: int) -> Tensor:
@@ -111,10 +146,10 @@ def _refuse(found: Architecture, reason: str, error: Exception | None = None) ->
 
 def _read_plainly(found: Architecture) -> _Rows:
     """Require states that later tokens do not change, and find what stands behind the last block."""
-    tokens = _tokens(found, 2 * _TAIL)[None]
+    tokens = _tokens(found, 2 * _TAIL)
     try:
-        states = _examine_layers(found, tokens)
-        rows = _Rows(tokens, tokens[:, :_TAIL], states, found.plain(tokens[:, :_TAIL]).last_hidden_state)
+        states = _examine_layers(found, tokens[None])
+        rows = _Rows(tokens[None], tokens[None, :_TAIL], states, found.plain(tokens[None, :_TAIL]).last_hidden_state)
     except Exception as error:  # anything can be wrong with a network nobody has seen
         raise _refuse(found, "which cannot be read as one", error) from error
     if rows.second_states.shape[:2] != rows.second.shape:
@@ -168,12 +203,13 @@ def _examine_head(found: Architecture, rows: _Rows) -> None:
         raise _refuse(found, "whose logits are not made from the states of its decoder", error) from error
     if not agree(own, expected):
         raise _refuse(found, "whose logits are not made from the states of its decoder alone")
-    states = 1000 * rows.second_states  # a cap shows with large ones
+    states = rows.second_states[:, -1:] * torch.tensor([1.0, 1000.0])[:, None, None].to(own.device)  # a cap shows
+    states = states.to(rows.second_states.dtype)
     try:
-        linear = found.read_head()(torch.cat([rows.second_states, states]))
+        own, linear = found.logits(states), found.read_head()(states)
     except AttributeError as error:
         raise _refuse(found, "which has no language-model head") from error
-    found.linear_head = linear.shape[-1] == own.shape[-1] and agree(linear, torch.cat([own, found.logits(states)]))
+    found.linear_head = linear.shape[-1] == own.shape[-1] and agree(linear, own)
 
 
 def _examine_attention(found: Architecture, rows: _Rows) -> None:
@@ -248,10 +284,8 @@ def _examine_reach(found: Architecture, longest: int) -> None:
     """
     way, least = read_by_example if found.by_example else read_masked, 3 * _TAIL
     while longest > max(least, found.reach):
-        tokens = _tokens(found, longest)[None]
-        parts = tokens[:, :-_TAIL], tokens[:, -_TAIL:]
         try:
-            rows = _Rows(*parts, *(found.plain(part).last_hidden_state for part in parts))
+            rows = _Rows.read(found, _tokens(found, longest - _TAIL), _TAIL)
         except Exception as error:
             raise _refuse(found, f"which cannot read {longest} tokens", error) from error
         if _packed_agrees(way, found, rows):
@@ -269,6 +303,12 @@ class _Rows:
     second: Tensor
     first_states: Tensor
     second_states: Tensor
+
+    @classmethod
+    def read(cls, found: Architecture, tokens: Tensor, second: int) -> _Rows:
+        """Read tokens ``(T,)``, and so many of them beside."""
+        parts = tokens[None], tokens[None, :second]
+        return cls(*parts, *(found.plain(part).last_hidden_state for part in parts))
 
     def __len__(self) -> int:
         return self.first.shape[1] + self.second.shape[1]

@@ -59,9 +59,7 @@ def load(network, folder, lora=None, longest=600):
     model.prepare_for(longest, "")
     if lora:  # some matrices, as of Jamba, are read past their adapters, which then learn nothing
         sample = torch.arange(40)[None]
-        for _ in range(
-            2
-        ):  # the second factor of an adapter starts at 0; the first one learns once it has moved
+        for _ in range(2):  # the second factor of an adapter starts at 0; the first one learns once it has moved
             model.zero_grad()
             model.network(input_ids=sample, use_cache=False).logits.square().mean().backward()
             with torch.no_grad():
