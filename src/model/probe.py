@@ -91,7 +91,7 @@ def _few_blocks(found: Architecture) -> Iterator[None]:
     if holder is not None and sum(weight.numel() for weight in found.network.parameters()) > _LARGE:
         kinds = [_kind(found, index, block) for index, block in enumerate(blocks)]
         count = max(2, 1 + max(kinds.index(kind) for kind in kinds))
-    if count == len(blocks):
+    if holder is None or count == len(blocks):
         yield
         return
     name = next(name for name, part in holder.named_children() if isinstance(part, nn.ModuleList) and blocks[0] in part)
