@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,8 @@ from src.launch.errors import InputError
 from src.model.adapters import with_adapters
 from src.model.architecture import Architecture, Head
 from src.model.probe import examine, extend
+
+log = logging.getLogger("run")
 
 
 @dataclass(frozen=True)
@@ -116,6 +119,9 @@ class CausalLM(nn.Module):
                 f"{context}.\nType:  {advice.format(context)}"
             )
         extend(self.architecture, longest)
+        for reason, note in self.architecture.notes.items():
+            if reason != "layers":  # which are told of where they are asked for
+                log.warning("%s: %s. It is read a slower way.", type(self.causal_network).__name__, note)
 
     def head(self, states: Tensor) -> Tensor:
         """Return float32 logits ``(..., V)`` of normed hidden states ``(..., D)``."""

@@ -38,14 +38,14 @@ class Parts:
 
 def assemble(config: dict[str, Any]) -> Parts:
     """Build every part of a checked config, each from those before it."""
-    from src.ilrec.model.sequence_models import SequenceModel
+    from src.model.causal_lm import CausalLM
 
     interactions = build(config["dataset"])
     items = build(config["tokenizer"]).fit(interactions)
     model = build(config["model"])(items.vocabulary)
     items = items.written_for(model)
     prompt = build(config["prompt"])(model.tokenizer, items)
-    if not isinstance(model, SequenceModel):
+    if isinstance(model, CausalLM):
         model.prepare_for(prompt.longest, prompt.advice)
     data = build(config["batches"])(interactions=interactions, prompt=prompt, seed=config["seed"])
     evaluator = build(config["evaluator"])(items)
