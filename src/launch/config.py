@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import atexit
-import difflib
 import inspect
 import json
 import netrc
@@ -11,26 +10,42 @@ import os
 import re
 import shutil
 import tempfile
-import types
 import typing
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Annotated, Any, Literal, TypedDict, cast
 from urllib.parse import urlsplit
+
+from annotated_types import Ge
 
 from src.launch.errors import InputError
 from src.launch.record import first_process, older_version
+from src.launch.values import MISSING, Count, Node, Seed, did_you_mean, faults_of
 
-Node = dict[str, Any]
 _INSTRUCTIONS = ("_target_", "_partial_", "_args_", "_recursive_", "_convert_")
-_MISSING = "???"
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 _SHOWS_ONLY = ("--hydra-help", "--cfg", "-c", "--info", "-i", "--version", "--shell-completion", "-sc")
 _MULTIRUN = ("-m", "--multirun")
 _ADDED_BY_HAND = ("experiment", "sweep", "ablation")  # groups that are not in the defaults list
+_SETTING = re.compile(r"(?:[\w.]+\.)?(\w+)=")
 _PLAIN = re.compile(r"[A-Za-z_][\w.\-]*=")
+
+
+class Upstream(TypedDict, total=False):
+    """Checkpoints of other runs that recipes build on, by the name of their recipe."""
+
+    sasrec: str
+    sft: str
+    ilrec_stage1: str
+
+
+class Pretrained(TypedDict, total=False):
+    """What recipes of pre-trained models may spend: optimiser steps (-1 sets no limit), and users to evaluate."""
+
+    max_steps: Annotated[int, Ge(-1)]
+    max_users: Count | None
 
 
 @dataclass(frozen=True)
@@ -38,15 +53,15 @@ class Config:
     """The closed set of top-level keys of a run."""
 
     name: str  # of the recipe: folder below outputs/, row of the report
-    seed: int  # of everything random
-    threads: int  # of PyTorch on the CPU; a busy neighbour makes two slower than one
+    seed: Seed  # of everything random
+    threads: Count  # of PyTorch on the CPU; a busy neighbour makes two slower than one
     matmul_precision: Literal["highest", "high", "medium"]  # of float32 products: whole, or by TF32 or bfloat16
     resume: str | None  # folder of the run to go on with; it brings its whole config
     checkpoint: str | None  # trained weights that a task uses: to recommend, to export
     predictions: str | None  # answers that a task scores: a folder, a file or a run folder
     task: Node  # what is done with all that follows; it says which groups it needs
-    upstream: Node  # checkpoints of other runs that recipes build on
-    pretrained: Node  # what recipes of pre-trained models may spend
+    upstream: Upstream
+    pretrained: Pretrained
     dataset: Node  # interactions
     tokenizer: Node  # items to tokens
     prompt: Node  # history to model input
@@ -102,42 +117,67 @@ def check(config: Mapping[str, Any], *, multirun: bool = False) -> None:
     faults = [*_top_level(config)]
     for key, value in config.items():
         faults += _nodes(value, key)
-    faults += [*_absent_groups(config), *_refused(config, multirun)]
-    if faults:
+    faults += _of_the_task(config)
+    faults += _refused(config, multirun)
+    if faults := _one_a_cause(faults):
         raise InputError("\n".join([f"The config has {len(faults)} fault(s):", *(f"- {fault}" for fault in faults)]))
+
+
+def _one_a_cause(faults: list[str]) -> list[str]:
+    """Join faults that differ in the group only: one value that is typed once and copied into several groups."""
+    copies: dict[str, list[str]] = {}
+    for fault in faults:
+        setting = _SETTING.match(fault)
+        copies.setdefault(fault[setting.start(1) :] if setting else fault, []).append(fault)
+    return [
+        first + "".join(f"; so has {other.partition('=')[0]}" for other in others) for first, *others in copies.values()
+    ]
+
+
+def _is_group(hint: Any) -> bool:
+    return hint == Node or typing.is_typeddict(hint)
 
 
 def _top_level(config: Mapping[str, Any]) -> Iterator[str]:
     """Compare the keys and their types with ``Config``."""
-    hints = typing.get_type_hints(Config)
+    hints = typing.get_type_hints(Config, include_extras=True)
     for key in sorted(config.keys() - hints.keys()):
-        yield f"{key}: no such key{_did_you_mean(key, hints)}"
+        yield f"{key}: no such key{did_you_mean(key, hints)}"
     for field in fields(Config):
-        if hints[field.name] == Node and config.get(field.name) is None:
-            continue  # an empty group
+        if _is_group(hints[field.name]) and config.get(field.name) is None:
+            continue  # an empty one
         if field.name not in config:
             yield f"{field.name}: missing"
-        elif config[field.name] == _MISSING:
+        elif config[field.name] == MISSING:
             yield f"{field.name}: needs a value; type {field.name}=..."
         else:
-            yield from _mistyped(field.name, config[field.name], hints[field.name])
+            yield from faults_of(field.name, config[field.name], hints[field.name])
 
 
-def _absent_groups(config: Mapping[str, Any]) -> Iterator[str]:
-    """Name the groups and values that the task needs and does not have."""
+def _of_the_task(config: Mapping[str, Any]) -> Iterator[str]:
+    """Name the groups and values that the task needs and does not have, and parts that do not go together."""
     from hydra.utils import get_object
 
     try:
-        needs = get_object(config["task"]["_target_"]).needs
+        task = get_object(config["task"]["_target_"])
+        needs = task.needs
     except Exception:  # told as a fault of `task` itself, with all others
         return
     hints = typing.get_type_hints(Config)
+    for key, value in config.items():
+        if hints.get(key) == Node and value and "_target_" not in value:
+            yield f"{key}.{next(iter(value))}: this group has no _target_; type {key}=<a file of conf/{key}>"
     for key in needs:
         if not config.get(key):
-            is_group = hints[key] == Node
-            yield f"{key}: " + (
-                f"missing; type {key}=<a file of conf/{key}>" if is_group else f"needs a value; type {key}=..."
-            )
+            choice = f"missing; type {key}=<a file of conf/{key}>"
+            yield f"{key}: " + (choice if hints[key] == Node else f"needs a value; type {key}=...")
+    if misfits := getattr(task, "misfits", None):
+        yield from misfits(config)
+
+
+def _choices(path: str) -> str:
+    """Name the files of a group, given by its path in a config; nothing where it is none."""
+    return ", ".join(sorted(file.stem for file in (CONF / path.replace(".", "/")).glob("*.yaml")))
 
 
 def _nodes(value: Any, path: str) -> Iterator[str]:
@@ -146,7 +186,7 @@ def _nodes(value: Any, path: str) -> Iterator[str]:
         if "_target_" in value:
             yield from _call(value, path)
         variable = value.get("key_env")
-        if isinstance(variable, str) and variable != _MISSING and not os.environ.get(variable, "").strip():
+        if isinstance(variable, str) and variable != MISSING and not os.environ.get(variable, "").strip():
             yield (
                 f"{path}.key_env: the environment variable {variable} holds no API key; type  export {variable}=<key>, "
                 f"name another one with {path}.key_env=..., or give null for a server that needs none"
@@ -169,81 +209,66 @@ def _call(node: Node, path: str) -> Iterator[str]:
     except Exception as error:  # importing runs code of any kind
         yield f"{path}._target_: cannot import {node['_target_']}: {error}"
         return
-    signature, hints = _parameters(target)
+    signature, hints, settings = _parameters(target)
     accepted = {
         name: one for name, one in signature.items() if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)
     }
+    faults = []
     if not any(one.kind is one.VAR_KEYWORD for one in signature.values()):
         for key in sorted(arguments.keys() - accepted.keys()):
-            yield f"{path}.{key}: {node['_target_']} has no such setting{_did_you_mean(key, accepted)}"
+            faults.append(f"{path}.{key}: {node['_target_']} has no such setting{did_you_mean(key, accepted)}")
     if not node.get("_partial_"):
         for name, one in accepted.items():
             if one.default is one.empty and name not in arguments:
-                yield f"{path}.{name}: missing; type +{path}.{name}=..."
+                faults.append(f"{path}.{name}: missing; type +{path}.{name}=...")
     for key in sorted(arguments.keys() & hints.keys()):
-        if arguments[key] != _MISSING:
-            yield from _mistyped(f"{path}.{key}", arguments[key], hints[key])
+        value, files = arguments[key], _choices(f"{path}.{key}")
+        if value != MISSING and isinstance(value, str) and files:
+            group = f"{path}.{key}".replace(".", "/")
+            faults.append(f"{path}.{key}={value!r}: this is a group of settings; type {group}=<one of {files}>")
+        elif value != MISSING:
+            faults += faults_of(f"{path}.{key}", value, hints[key])
+    if settings and not faults and not _missing(arguments):
+        faults += _of_the_settings(settings, arguments)
+    yield from faults
+
+
+def _of_the_settings(settings: type, arguments: Node) -> Iterator[str]:
+    """Ask a dataclass of settings what it finds wrong with them together."""
+    names = inspect.signature(settings).parameters
+    told = {name: value for name, value in arguments.items() if name in names}
+    try:
+        settings(**told)
+    except InputError as error:
+        yield str(error)
+    except Exception:  # one is missing, or is an object once it is built
+        return
 
 
 def _missing(arguments: Node) -> list[str]:
-    return [key for key, value in arguments.items() if value == _MISSING]
+    return [key for key, value in arguments.items() if value == MISSING]
 
 
-def _parameters(target: Callable[..., Any]) -> tuple[dict[str, inspect.Parameter], dict[str, Any]]:
-    """Return a callable's parameters, and their type hints where they can be resolved.
+def _parameters(target: Callable[..., Any]) -> tuple[dict[str, inspect.Parameter], dict[str, Any], type | None]:
+    """Return a callable's parameters, their type hints where they can be resolved, and its dataclass of settings.
 
     Those of the ``**settings`` of a class are the fields of the dataclass that it annotates its attribute of that name
     with: so configs are flat, and constructors short.
     """
     parameters = dict(inspect.signature(target).parameters)
     try:
-        hints = typing.get_type_hints(target.__init__ if inspect.isclass(target) else target)
+        hints = typing.get_type_hints(target.__init__ if inspect.isclass(target) else target, include_extras=True)
     except (NameError, TypeError):
         hints = {}
+    settings = None
     for name in [name for name, one in parameters.items() if one.kind is one.VAR_KEYWORD and inspect.isclass(target)]:
         kinds = (kind for kind in inspect.getmro(cast(type, target)) if name in inspect.get_annotations(kind))
         if owner := next(kinds, None):
             del parameters[name]
             settings = inspect.get_annotations(owner, eval_str=True)[name]
             parameters |= inspect.signature(settings).parameters
-            hints |= typing.get_type_hints(settings)
-    return parameters, hints
-
-
-def _mistyped(path: str, value: Any, hint: Any) -> Iterator[str]:
-    """Validate a value against a hint made of plain types; other hints are let pass."""
-    from pydantic import TypeAdapter, ValidationError
-
-    if not _is_plain(hint) or (isinstance(value, dict) and "_target_" in value):
-        return  # what a nested target returns is known only once it is built
-    try:
-        TypeAdapter(hint).validate_python(value, strict=True)
-    except ValidationError:
-        yield f"{path}={value!r}: needed: {_in_words(hint)}"
-
-
-def _is_plain(hint: Any) -> bool:
-    if hint in (int, float, bool, str, types.NoneType, Node):
-        return True
-    origin, inner = typing.get_origin(hint), typing.get_args(hint)
-    if origin is Literal:
-        return True
-    return origin in (typing.Union, types.UnionType, list, Sequence) and all(map(_is_plain, inner))
-
-
-def _in_words(hint: Any) -> str:
-    if hint is types.NoneType:
-        return "null"
-    if hint == Node:
-        return "a group of settings"
-    origin, inner = typing.get_origin(hint), typing.get_args(hint)
-    if origin is Literal:
-        return " | ".join(map(str, inner))
-    if origin in (typing.Union, types.UnionType):
-        return " | ".join(map(_in_words, inner))
-    if origin in (list, Sequence):
-        return f"[{_in_words(inner[0])}, ...]"
-    return {int: "whole number", float: "number", bool: "true | false", str: "text"}[hint]
+            hints |= typing.get_type_hints(settings, include_extras=True)
+    return parameters, hints, settings
 
 
 def _refused(config: Mapping[str, Any], multirun: bool) -> Iterator[str]:
@@ -265,17 +290,12 @@ def _refused(config: Mapping[str, Any], multirun: bool) -> Iterator[str]:
         yield "logger.mode=online: no key of Weights & Biases; run `wandb login` once, or type logger.mode=offline"
     for key in ("init_from", "reward_from"):
         start = stage.get(key)
-        if start not in (None, _MISSING) and not Path(start).is_file():
+        if start not in (None, MISSING) and not Path(start).is_file():
             yield f"stage.{key}={start}: no such file; needed: checkpoints/best.ckpt of a run"
     # Not of `reward_from`: collaborative models of before are read as ever.
     for key, path in (("checkpoint", config.get("checkpoint")), ("stage.init_from", stage.get("init_from"))):
         if isinstance(path, str) and (older := older_version(Path(path).parent.parent)):
             yield f"{key}={path}: {older}"
-
-
-def _did_you_mean(key: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(key, list(known), n=1)
-    return f"; did you mean {close[0]}?" if close else f"; there are: {', '.join(sorted(known))}"
 
 
 def _has_wandb_key() -> bool:

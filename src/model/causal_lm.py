@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
@@ -13,12 +13,27 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from src.launch.errors import InputError
+from src.launch.values import Count, Dropout, Positive
 from src.model.attention import additive_mask, use_packed_attention
 
 # Tokens of a row from which examples are attended to one by one. With SmolLM2 and rows of 200 to 250 tokens, a step
 # takes 0.7 of the time in bfloat16 and 0.9 in float32; small models have shorter rows, and many examples.
 _LONG = 200
 _FINAL_NORMS = ("norm", "final_layernorm", "ln_f", "final_layer_norm")
+
+
+class Lora(TypedDict):
+    """Low-rank adapters.
+
+    Attributes:
+        rank: Of the adapters' matrices.
+        alpha: Their product is scaled by ``alpha / rank``.
+        dropout: Probability of dropping what an adapter reads.
+    """
+
+    rank: Count
+    alpha: Positive
+    dropout: Dropout
 
 
 @dataclass(frozen=True)
@@ -253,7 +268,7 @@ def from_pretrained(
     name: str,
     dtype: Literal["float32", "bfloat16"],
     gradient_checkpointing: bool,
-    lora: dict[str, Any] | None,
+    lora: Lora | None,
     seed: int,
 ) -> CausalLM:
     """Load a causal LM of the hub or of a local folder and add the item tokens to it.
@@ -263,8 +278,8 @@ def from_pretrained(
         name: Hub name such as ``meta-llama/Llama-3.1-8B``, or a folder written by ``save_pretrained``.
         dtype: Type of the weights in memory.
         gradient_checkpointing: Recompute activations in the backward pass: less memory, about a third more time.
-        lora: ``rank``, ``alpha``, ``dropout`` of adapters on all linear layers of every block; the item tokens' rows
-            are trained in full. ``None`` trains everything.
+        lora: Adapters on all linear layers of every block; the item tokens' rows are trained in full. ``None`` trains
+            everything.
         seed: Seed of the new rows and adapters.
 
     Returns:

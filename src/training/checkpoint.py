@@ -15,6 +15,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 
 from src.launch.errors import InputError
 from src.launch.storage import write_atomic
+from src.launch.values import Count
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -73,7 +74,7 @@ class Checkpoints(Checkpoint):
     """
 
     def __init__(
-        self, folder: Path, *, monitor: str, patience: int | None = None, every_steps: int | None = None
+        self, folder: Path, *, monitor: str, patience: Count | None = None, every_steps: Count | None = None
     ) -> None:
         """Store the settings.
 

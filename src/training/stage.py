@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers import get_cosine_schedule_with_warmup
 
 from src.launch.errors import InputError
+from src.launch.values import Share, Weight
 from src.training.sharded import load_weights
 
 _WHAT_TO_TYPE = "Type:  {}=outputs/<recipe>/<run>/checkpoints/best.ckpt"
@@ -30,9 +31,9 @@ class Optimisation:
     """
 
     seed: int
-    learning_rate: float
-    weight_decay: float
-    warmup_ratio: float
+    learning_rate: Weight
+    weight_decay: Weight
+    warmup_ratio: Share
 
 
 @dataclass(frozen=True, kw_only=True)

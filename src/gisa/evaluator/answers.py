@@ -12,6 +12,7 @@ from typing import Any, Literal, get_args
 from src.gisa.dataset.gisa import AnswerType, Gisa, Question, QuestionType
 from src.gisa.metrics.answers import METRICS, Fault, Score, official_summary, score_answer
 from src.launch.errors import InputError
+from src.launch.values import Count
 from src.metrics.stats import bootstrap_interval
 
 Scorer = Literal["official", "robust"]
@@ -200,7 +201,7 @@ class AnswerEvaluator:
         seed: Of the bootstrap.
     """
 
-    def __init__(self, *, resamples: int, seed: int) -> None:
+    def __init__(self, *, resamples: Count, seed: int) -> None:
         self.resamples, self.seed = resamples, seed
 
     def score(self, suite: Gisa, predictions: Predictions) -> AnswerScores:

@@ -13,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from src.gisa.dataset.contamination import joined_manifest
 from src.launch.errors import InputError
+from src.launch.values import Whole
 from src.model.causal_lm import CausalLM
 from src.training.stage import TrainingSettings, TrainingStage
 
@@ -45,7 +46,7 @@ class ImitationSettings(TrainingSettings):
         frozen_blocks: Lowest transformer blocks that stay as they are, too, and take no backward pass.
     """
 
-    frozen_blocks: int
+    frozen_blocks: Whole
 
 
 class ImitationStage(LearningStage):

@@ -13,6 +13,7 @@ from src.launch.config import Node, build
 from src.launch.errors import InputError
 from src.launch.record import Record
 from src.launch.storage import write_atomic
+from src.launch.values import Count
 
 
 class ImitationEvalTask:
@@ -45,7 +46,7 @@ class ImitationEvalTask:
         after: Node,
         tests: Node,
         before_tests: list[str],
-        resamples: int,
+        resamples: Count,
     ) -> None:
         if unknown := [test for test in before_tests if test not in tests]:
             raise InputError(f"task.before_tests: there is no test {unknown[0]}; there are: {', '.join(tests)}.")

@@ -11,6 +11,7 @@ from typing import Any
 from src.gisa.dataset.gisa import load_suite
 from src.launch.config import build
 from src.launch.record import Record
+from src.launch.values import Count
 from src.training.fit import fitted, prepare_training
 
 NEEDED = "I need a suite of questions with traces:\n  dataset=factbook_set, or dataset=gisa dataset.root=<folder>"
@@ -32,7 +33,7 @@ class ImitationTask:
     needs = ("dataset", "agent", "batches", "model", "stage", "trainer", "checkpointing")
 
     def __init__(
-        self, *, max_tokens: int, allow_train_on_benchmark: bool, episodes_from: Sequence[str] = (), keep: int = 2
+        self, *, max_tokens: Count, allow_train_on_benchmark: bool, episodes_from: Sequence[str] = (), keep: Count = 2
     ) -> None:
         self.max_tokens = max_tokens
         self.allow_train_on_benchmark = allow_train_on_benchmark

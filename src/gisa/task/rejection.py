@@ -12,6 +12,7 @@ from src.launch.chain import Child, child_of, run_children
 from src.launch.config import Node
 from src.launch.errors import InputError
 from src.launch.record import Record
+from src.launch.values import Count, Positive
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,16 +34,16 @@ class RejectionSettings:
     """
 
     checkpoint: str | None
-    rounds: int
-    samples: int
-    temperature: float
-    questions: int | None
-    keep: int
+    rounds: Count
+    samples: Count
+    temperature: Positive
+    questions: Count | None
+    keep: Count
     train: Node
     rollout: Node
     sample: Node
     tests: Node
-    resamples: int
+    resamples: Count
 
 
 class RejectionTask:

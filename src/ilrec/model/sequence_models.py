@@ -14,6 +14,7 @@ from torch.nn import functional as F  # noqa: N812 - the field's usual name
 
 from src.ilrec.dataset.interactions import Interactions
 from src.launch.errors import InputError
+from src.launch.values import Count, Dropout
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,9 +28,9 @@ class SequenceModelSettings:
         seed: Seed of the weights.
     """
 
-    hidden_size: int
-    dropout: float
-    max_history: int
+    hidden_size: Count
+    dropout: Dropout
+    max_history: Count
     seed: int
 
 
@@ -111,9 +112,9 @@ class SASRecSettings(SequenceModelSettings):
         num_heads: Attention heads; divides ``hidden_size``.
     """
 
-    inner_size: int
-    num_layers: int
-    num_heads: int
+    inner_size: Count
+    num_layers: Count
+    num_heads: Count
 
 
 class SASRec(SequenceModel):
@@ -179,8 +180,8 @@ class GRU4RecSettings(SequenceModelSettings):
         num_layers: GRUs on top of each other.
     """
 
-    recurrent_size: int
-    num_layers: int
+    recurrent_size: Count
+    num_layers: Count
 
 
 class GRU4Rec(SequenceModel):
@@ -220,9 +221,9 @@ class CaserSettings(SequenceModelSettings):
         vertical_filters: Weighted sums.
     """
 
-    window: int
-    horizontal_filters: int
-    vertical_filters: int
+    window: Count
+    horizontal_filters: Count
+    vertical_filters: Count
 
 
 class Caser(SequenceModel):

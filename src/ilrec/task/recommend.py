@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from src.ilrec.task.assemble import Parts, load_trained
 from src.launch.errors import InputError
 from src.launch.record import Record
+from src.launch.values import Count
 from src.training.fit import use_processor
 
 
@@ -33,7 +34,7 @@ class RecommendTask:
 
     needs = ("checkpoint",)
 
-    def __init__(self, *, users: str | None, count: int, exclude_history: bool, batch_size: int) -> None:
+    def __init__(self, *, users: str | None, count: Count, exclude_history: bool, batch_size: Count) -> None:
         if count < 1 or batch_size < 1:
             raise InputError(f"task.count={count} and task.batch_size={batch_size} must be whole numbers from 1.")
         self.users, self.count, self.exclude_history, self.batch_size = users, count, exclude_history, batch_size
