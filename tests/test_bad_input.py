@@ -55,7 +55,7 @@ def test_typos_are_listed_with_what_was_meant(refused):
 @pytest.mark.parametrize("choice", ["+experiment=sfft", "model=hubb", "tokenizer/embedding=txt"])
 def test_an_unknown_choice_is_answered_with_those_there_are(run, capsys, choice):
     group, name = choice.lstrip("+").split("=")
-    assert run(choice) == 1
+    assert run(choice) == 2
     message = capsys.readouterr().err
     assert f"'{group}/{name}'" in message
     for path in (ROOT / "conf" / group).glob("*.yaml"):

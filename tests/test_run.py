@@ -78,7 +78,7 @@ def test_a_typo_in_a_recipe_is_found_too(run, toy_arguments, tmp_path):
 
 
 def test_an_unknown_experiment_is_answered_with_those_there_are(run, capsys):
-    assert run("+experiment=unknown") == 1
+    assert run("+experiment=unknown") == 2
     message = capsys.readouterr().err
     assert "Could not find 'experiment/unknown'" in message
     for recipe in (ROOT / "conf" / "experiment").glob("*.yaml"):

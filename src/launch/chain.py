@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from src.launch.config import CONF, check, prepare_arguments, resolve
+from src.launch.errors import InputError
 from src.launch.job import run_job
+from src.launch.overrides import in_words
 from src.launch.record import Record
 
 _WORD = re.compile(r"(?!(null|true|false|nan|inf)$)[A-Za-z_][\w/]*", re.IGNORECASE)
@@ -74,18 +76,23 @@ def run_children(
         check(composed)  # all of them before the first one begins, which may take an hour
     for name, child in children.items():
         print(f"\n{name}: {' '.join(child.overrides)}", flush=True)
-        there = (folder / name / "result.json").is_file()
+        there = (folder / name / "config.yaml").is_file()  # not of one that was refused
         run_job(configs[name], folder / name, child.overrides, resume=there, sweep=sweep)
         record.lap(name)
 
 
 def _composed(child: Child, logger: Any) -> dict[str, Any]:
     from hydra import compose
+    from hydra.errors import HydraException
     from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
 
-    cfg = compose("config", prepare_arguments(list(child.recipe), CONF))
-    OmegaConf.set_struct(cfg, False)  # a key that is not there is a fault that `check` lists
-    cfg.merge_with(child.settings)
+    try:
+        cfg = compose("config", prepare_arguments(list(child.recipe), CONF))
+        OmegaConf.set_struct(cfg, False)  # a key that is not there is a fault that `check` lists
+        cfg.merge_with(child.settings)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise InputError(f"{' '.join(child.recipe)}: {in_words(error)}") from error
     cfg["logger"] = logger
     return resolve(cfg)
 

@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import atexit
 import inspect
-import json
-import netrc
 import os
 import re
 import shutil
 import tempfile
 import typing
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypedDict, cast
-from urllib.parse import urlsplit
 
 from annotated_types import Ge
 
-from src.launch.errors import InputError
-from src.launch.record import first_process, older_version
+from src.launch.errors import InputError, resume_command
+from src.launch.machine import absent
+from src.launch.overrides import quoted, readable
+from src.launch.record import first_process, require_resumable
 from src.launch.values import MISSING, Count, Node, Seed, did_you_mean, faults_of
 
 _INSTRUCTIONS = ("_target_", "_partial_", "_args_", "_recursive_", "_convert_")
@@ -118,7 +117,7 @@ def check(config: Mapping[str, Any], *, multirun: bool = False) -> None:
     for key, value in config.items():
         faults += _nodes(value, key)
     faults += _of_the_task(config)
-    faults += _refused(config, multirun)
+    faults += absent(config, multirun)
     if faults := _one_a_cause(faults):
         raise InputError("\n".join([f"The config has {len(faults)} fault(s):", *(f"- {fault}" for fault in faults)]))
 
@@ -171,8 +170,22 @@ def _of_the_task(config: Mapping[str, Any]) -> Iterator[str]:
         if not config.get(key):
             choice = f"missing; type {key}=<a file of conf/{key}>"
             yield f"{key}: " + (choice if hints[key] == Node else f"needs a value; type {key}=...")
+    yield from _of_the_other_wing(config, needs)
     if misfits := getattr(task, "misfits", None):
         yield from misfits(config)
+
+
+def _of_the_other_wing(config: Mapping[str, Any], needs: Sequence[str]) -> Iterator[str]:
+    """Name the parts that belong to the runs of the other paper."""
+
+    def wing(key: str) -> str | None:
+        names = str((config.get(key) or {}).get("_target_") if isinstance(config.get(key), dict) else "").split(".")
+        return names[1] if names[2:3] == [key] else None  # rooms of the floor have no wing before them
+
+    for key in needs:
+        if wing(key) not in (None, wing("task")):
+            target = config[key]["_target_"]
+            yield f"{key}: {target} is for tasks of {wing(key)}, this one is of {wing('task')}; type {key}=<another one>"
 
 
 def _choices(path: str) -> str:
@@ -271,43 +284,6 @@ def _parameters(target: Callable[..., Any]) -> tuple[dict[str, inspect.Parameter
     return parameters, hints, settings
 
 
-def _refused(config: Mapping[str, Any], multirun: bool) -> Iterator[str]:
-    """Name combinations that are known to break, and paths and devices that are absent."""
-    trainer, logger, stage = (config.get(key) or {} for key in ("trainer", "logger", "stage"))
-    if multirun and (trainer.get("devices") not in (1, "1", None) or "ddp" in str(trainer.get("strategy"))):
-        yield (
-            f"trainer: several devices (devices={trainer.get('devices')}, strategy={trainer.get('strategy')}) in a "
-            "multirun would start its jobs over in every process. Give each job one device (trainer.devices=1 "
-            "trainer.strategy=auto), start one `torchrun --nproc-per-node=N -m src.run ...` a job, or use one of "
-            "Hydra's launcher plugins"
-        )
-    if trainer.get("accelerator") in ("cuda", "gpu"):
-        import torch
-
-        if not torch.cuda.is_available():
-            yield f"trainer.accelerator={trainer['accelerator']}: there is no CUDA here; type trainer.accelerator=cpu"
-    if logger.get("mode") == "online" and not _has_wandb_key():
-        yield "logger.mode=online: no key of Weights & Biases; run `wandb login` once, or type logger.mode=offline"
-    for key in ("init_from", "reward_from"):
-        start = stage.get(key)
-        if start not in (None, MISSING) and not Path(start).is_file():
-            yield f"stage.{key}={start}: no such file; needed: checkpoints/best.ckpt of a run"
-    # Not of `reward_from`: collaborative models of before are read as ever.
-    for key, path in (("checkpoint", config.get("checkpoint")), ("stage.init_from", stage.get("init_from"))):
-        if isinstance(path, str) and (older := older_version(Path(path).parent.parent)):
-            yield f"{key}={path}: {older}"
-
-
-def _has_wandb_key() -> bool:
-    """Whether Weights & Biases will find a key: in ``WANDB_API_KEY``, or where ``wandb login`` puts it."""
-    host = urlsplit(os.environ.get("WANDB_BASE_URL") or "https://api.wandb.ai").netloc
-    try:
-        stored = netrc.netrc(Path(os.environ.get("NETRC") or "~/.netrc").expanduser()).authenticators(host)
-    except (OSError, netrc.NetrcParseError):
-        stored = None
-    return bool(os.environ.get("WANDB_API_KEY") or stored)
-
-
 def prepare_arguments(arguments: list[str], conf: Path) -> list[str]:
     """Rewrite the command line.
 
@@ -320,7 +296,8 @@ def prepare_arguments(arguments: list[str], conf: Path) -> list[str]:
         conf: The config folder; its subfolders are the groups, whose choice is left to Hydra.
 
     Raises:
-        InputError: ``resume`` stands beside other overrides, or names something else than a run folder.
+        InputError: ``resume`` stands beside other overrides, or names something else than a run to go on with; or a
+            word is no override.
     """
     if any(argument.partition("=")[0] in _SHOWS_ONLY for argument in arguments):
         return arguments
@@ -330,8 +307,11 @@ def prepare_arguments(arguments: list[str], conf: Path) -> list[str]:
         rest = [argument for argument in arguments if argument not in resumed]
         arguments = _resume(Path(resumed[-1].partition("=")[2]), rest)
     else:
+        _require_overrides(arguments)
+        multirun = any(argument in _MULTIRUN for argument in arguments)
+        forced = [_forced(readable(argument, multirun=multirun), groups) for argument in arguments]
         # Stable sort: Hydra's parser stumbles over a `-m` between overrides.
-        arguments = sorted((_forced(argument, groups) for argument in arguments), key=lambda one: one not in _MULTIRUN)
+        arguments = sorted(forced, key=lambda one: one not in _MULTIRUN)
     if not first_process():
         arguments = [argument for argument in arguments if not argument.startswith("hydra.run.dir=")]
         folder = tempfile.mkdtemp(prefix="rank-")
@@ -374,15 +354,20 @@ def _forced(argument: str, groups: set[str]) -> str:
     return f"++{argument}" if plain else argument
 
 
+def _require_overrides(arguments: list[str]) -> None:
+    recipes = [path.stem for path in (CONF / "experiment").glob("*.yaml")]
+    for before, argument in zip(["", *arguments], arguments, strict=False):
+        is_value = before.startswith("-") and before not in _MULTIRUN  # of an option of Hydra's
+        if not is_value and "=" not in argument and not argument.startswith(("-", "~")):
+            close = did_you_mean(argument, recipes).replace("did you mean ", "did you mean +experiment=")
+            raise InputError(f"{argument}: I need KEY=VALUE or GROUP=CHOICE{close}")
+
+
 def _resume(folder: Path, rest: list[str]) -> list[str]:
     if rest:
         raise InputError(
             f"resume={folder} takes its whole config from the folder; remove: {' '.join(rest)}\n"
-            f"  python -m src.run resume={folder}"
+            f"  {resume_command(folder)}"
         )
-    if not (folder / "config.yaml").is_file() or not (folder / "result.json").is_file():
-        raise InputError(
-            f"resume={folder}: I find no run there. I need a folder with config.yaml and result.json, as src.run "
-            "writes it below outputs/."
-        )
-    return [f"++resume={json.dumps(str(folder))}", f"hydra.run.dir={json.dumps(str(folder))}"]
+    require_resumable(folder)
+    return [f"++resume={quoted(str(folder))}", f"hydra.run.dir={quoted(str(folder))}"]

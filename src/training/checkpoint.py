@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import time
 from pathlib import Path
@@ -13,7 +14,7 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.trainer.states import TrainerFn
 
-from src.launch.errors import InputError
+from src.launch.errors import InputError, resume_command
 from src.launch.storage import write_atomic
 from src.launch.values import Count
 
@@ -57,10 +58,11 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 
 def cannot_write(path: Path, reason: OSError) -> InputError:
-    """Return the error for a checkpoint that finds no room."""
+    """Return the error for a checkpoint that finds no room or no folder."""
+    mend = "Free some room there" if reason.errno in (errno.ENOSPC, errno.EDQUOT) else "Mend that"
     return InputError(
         f"Cannot write {path.name} into {path.parent}: {reason.strerror or reason}.\n"
-        f"Free some room there, then go on:  python -m src.run resume={path.parent.parent}"
+        f"{mend}, then go on:  {resume_command(path.parent.parent)}"
     )
 
 

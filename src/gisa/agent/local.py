@@ -15,7 +15,7 @@ from weakref import WeakKeyDictionary
 from src.gisa.agent.cost import Charge
 from src.gisa.agent.policy import ContextOverflowError, Reply, ReplyTokens, Request
 from src.gisa.chat.format import Message, read_reply
-from src.launch.errors import InputError
+from src.launch.errors import InputError, resume_command
 from src.launch.record import older_version
 from src.launch.values import Count, Weight
 
@@ -217,7 +217,7 @@ def trained_folder(checkpoint: str | None) -> str:
     if not (run / "model" / "manifest.json").is_file():
         raise InputError(
             f"checkpoint={checkpoint}: {run} holds no model/ with manifest.json, so it is no finished run of "
-            f"task=gisa_imitation.\nIf it was cut short, go on with it:  python -m src.run resume={run}"
+            f"task=gisa_imitation.\nIf it was cut short, go on with it:  {resume_command(run)}"
         )
     return str(run / "model")
 

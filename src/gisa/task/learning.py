@@ -50,8 +50,11 @@ class ImitationTask:
         from src.gisa.agent.rollout import rollout_with
         from src.gisa.batches.demonstrations import add_episodes, make_demonstrations
         from src.gisa.chat.format import ChatFormat
+        from src.gisa.stage.imitation import ImitationStage
+        from src.training.stage import foresee_start
 
         prepare_training(config)
+        foresee_start(ImitationStage, config["stage"])
         record.trace_origins(config["stage"])
         suite = load_suite(config["dataset"], NEEDED)
         model = build(config["model"])(())
@@ -116,6 +119,7 @@ def learn(
     stage: Any, data: Any, config: dict[str, Any], folder: Path, record: Record, sweep: str | None
 ) -> dict[str, float]:
     """Train a ``LearningStage``, validate the selected weights, save the model; return the metrics of validation."""
+    stage.initialise()
     with fitted(stage, data, config, folder, record, sweep) as (trainer, checkpoints):
         trainer.validate(stage, datamodule=data, ckpt_path=checkpoints.selected, verbose=False)
         record.lap("test")

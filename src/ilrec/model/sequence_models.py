@@ -274,6 +274,26 @@ class Caser(SequenceModel):
 KINDS: dict[str, Callable[..., SequenceModel]] = {kind.__name__: kind for kind in (SASRec, GRU4Rec, Caser)}
 
 
+_ADVICE = "Train one:  python -m src.run +experiment=sasrec dataset=..."
+
+
+def read_sequence_checkpoint(path: Path) -> tuple[dict[str, Any], str, dict[str, Tensor]]:
+    """Return what the model of a checkpoint is, the fingerprint of the data that it has learnt from, and its weights.
+
+    Raises:
+        InputError: the file cannot be read, or holds something else.
+    """
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        spec, trained_on, weights = dict(checkpoint["model"]), str(checkpoint["dataset"]), checkpoint["state_dict"]
+    except Exception as error:  # torch.load answers damage with errors of a dozen types
+        reason = str(error).partition("\n")[0]
+        raise InputError(f"{path} is not a checkpoint of this project that can be read: {reason}\n{_ADVICE}") from error
+    if spec.get("kind") not in KINDS:
+        raise InputError(f"{path} holds {spec.get('kind')!r}; I need one of {', '.join(KINDS)}.\n{_ADVICE}")
+    return spec, trained_on, weights
+
+
 def load_sequence_model(path: Path, interactions: Interactions) -> SequenceModel:
     """Load a collaborative model, frozen and in eval mode.
 
@@ -287,23 +307,16 @@ def load_sequence_model(path: Path, interactions: Interactions) -> SequenceModel
     Raises:
         InputError: the file cannot be read, holds something else, or was trained on other data.
     """
-    advice = "Train one:  python -m src.run +experiment=sasrec dataset=..."
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-        spec, trained_on, weights = dict(checkpoint["model"]), checkpoint["dataset"], checkpoint["state_dict"]
-    except Exception as error:  # torch.load answers damage with errors of a dozen types
-        raise InputError(f"{path} is not a checkpoint of this project that can be read: {error}\n{advice}") from error
-    if spec.get("kind") not in KINDS:
-        raise InputError(f"{path} holds {spec.get('kind')!r}; I need one of {', '.join(KINDS)}.\n{advice}")
+    spec, trained_on, weights = read_sequence_checkpoint(path)
     if trained_on != interactions.fingerprint:
         raise InputError(
             f"{path} was trained on the data set {trained_on[:12]}, but this one is {interactions.name} "
-            f"({interactions.fingerprint[:12]}).\n{advice}"
+            f"({interactions.fingerprint[:12]}).\n{_ADVICE}"
         )
     kind, items = KINDS[spec.pop("kind")], spec.pop("items")
     network = kind([""] * items, **spec, seed=0)
     try:
         network.load_state_dict({name.removeprefix("model."): weight for name, weight in weights.items()})
     except RuntimeError as error:
-        raise InputError(f"{path} was written by a version with other weights: {error}\n{advice}") from error
+        raise InputError(f"{path} was written by a version with other weights: {error}\n{_ADVICE}") from error
     return network.eval().requires_grad_(False)
