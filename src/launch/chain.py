@@ -72,13 +72,24 @@ def run_children(
     common = {key: config[key] for key in ("seed", "threads")}
     children = {name: Child(child.recipe, {**child.settings, **common}) for name, child in children.items()}
     configs = {name: _composed(child, config.get("logger")) for name, child in children.items()}
-    for composed in configs.values():
-        check(composed)  # all of them before the first one begins, which may take an hour
+    faults = dict(filter(None, map(_faulty, configs.items())))  # of all, before the first begins and takes an hour
+    if faults:
+        raise InputError("\n".join(f"{name}: {text}" for name, text in faults.items()))
     for name, child in children.items():
         print(f"\n{name}: {' '.join(child.overrides)}", flush=True)
         there = (folder / name / "config.yaml").is_file()  # not of one that was refused
         run_job(configs[name], folder / name, child.overrides, resume=there, sweep=sweep)
         record.lap(name)
+
+
+def _faulty(named: tuple[str, dict[str, Any]]) -> tuple[str, str] | None:
+    """Return the name of a child and what is wrong with its config, if anything is."""
+    name, config = named
+    try:
+        check(config, parts=True)
+    except InputError as error:
+        return name, str(error)
+    return None
 
 
 def _composed(child: Child, logger: Any) -> dict[str, Any]:

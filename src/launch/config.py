@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import atexit
+import difflib
 import inspect
 import os
 import re
 import shutil
 import tempfile
 import typing
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypedDict, cast
@@ -18,9 +19,9 @@ from annotated_types import Ge
 
 from src.launch.errors import InputError, resume_command
 from src.launch.machine import absent
-from src.launch.overrides import quoted, readable
+from src.launch.overrides import quoted, readable, unquoted
 from src.launch.record import first_process, require_resumable
-from src.launch.values import MISSING, Count, Node, Seed, did_you_mean, faults_of
+from src.launch.values import MISSING, Count, Node, Seed, Weight, Whole, did_you_mean, faults_of
 
 _INSTRUCTIONS = ("_target_", "_partial_", "_args_", "_recursive_", "_convert_")
 
@@ -45,6 +46,18 @@ class Pretrained(TypedDict, total=False):
 
     max_steps: Annotated[int, Ge(-1)]
     max_users: Count | None
+
+
+class TrainerRanges(TypedDict, total=False):
+    """Settings of Lightning's trainer that it takes out of range, and stumbles over later."""
+
+    accumulate_grad_batches: Count
+    check_val_every_n_epoch: Count | None
+    gradient_clip_val: Weight | None
+    log_every_n_steps: Whole | None
+
+
+_RANGES = {"lightning.Trainer": TrainerRanges}
 
 
 @dataclass(frozen=True)
@@ -103,12 +116,13 @@ def build(node: dict[str, Any]) -> Any:
         raise error from error.__cause__  # what the target raised; users know nothing of Hydra's wrapping
 
 
-def check(config: Mapping[str, Any], *, multirun: bool = False) -> None:
+def check(config: Mapping[str, Any], *, multirun: bool = False, parts: bool = False) -> None:
     """Look for everything that can be known to be wrong before anything is built.
 
     Args:
         config: The config as plain containers, interpolations resolved.
         multirun: Whether it is one of several jobs.
+        parts: Whether its parts have to go together, too, as for a run they must.
 
     Raises:
         InputError: it lists all faults.
@@ -116,7 +130,8 @@ def check(config: Mapping[str, Any], *, multirun: bool = False) -> None:
     faults = [*_top_level(config)]
     for key, value in config.items():
         faults += _nodes(value, key)
-    faults += _of_the_task(config)
+    faults += _absent_groups(config)
+    faults += _misfits(config) if parts else ()
     faults += absent(config, multirun)
     if faults := _one_a_cause(faults):
         raise InputError("\n".join([f"The config has {len(faults)} fault(s):", *(f"- {fault}" for fault in faults)]))
@@ -129,7 +144,8 @@ def _one_a_cause(faults: list[str]) -> list[str]:
         setting = _SETTING.match(fault)
         copies.setdefault(fault[setting.start(1) :] if setting else fault, []).append(fault)
     return [
-        first + "".join(f"; so has {other.partition('=')[0]}" for other in others) for first, *others in copies.values()
+        first + (f" (copied into {', '.join(copy.partition('=')[0] for copy in others)})" if others else "")
+        for first, *others in copies.values()
     ]
 
 
@@ -153,13 +169,12 @@ def _top_level(config: Mapping[str, Any]) -> Iterator[str]:
             yield from faults_of(field.name, config[field.name], hints[field.name])
 
 
-def _of_the_task(config: Mapping[str, Any]) -> Iterator[str]:
-    """Name the groups and values that the task needs and does not have, and parts that do not go together."""
+def _absent_groups(config: Mapping[str, Any]) -> Iterator[str]:
+    """Name the groups and values that the task needs and does not have."""
     from hydra.utils import get_object
 
     try:
-        task = get_object(config["task"]["_target_"])
-        needs = task.needs
+        needs = get_object(config["task"]["_target_"]).needs
     except Exception:  # told as a fault of `task` itself, with all others
         return
     hints = typing.get_type_hints(Config)
@@ -170,22 +185,25 @@ def _of_the_task(config: Mapping[str, Any]) -> Iterator[str]:
         if not config.get(key):
             choice = f"missing; type {key}=<a file of conf/{key}>"
             yield f"{key}: " + (choice if hints[key] == Node else f"needs a value; type {key}=...")
-    yield from _of_the_other_wing(config, needs)
-    if misfits := getattr(task, "misfits", None):
-        yield from misfits(config)
 
 
-def _of_the_other_wing(config: Mapping[str, Any], needs: Sequence[str]) -> Iterator[str]:
-    """Name the parts that belong to the runs of the other paper."""
+def _misfits(config: Mapping[str, Any]) -> Iterator[str]:
+    """Name the parts that belong to the runs of the other paper, and what the task finds in those of its own."""
+    from hydra.utils import get_object
 
     def wing(key: str) -> str | None:
-        names = str((config.get(key) or {}).get("_target_") if isinstance(config.get(key), dict) else "").split(".")
+        names = str((config.get(key) or {}).get("_target_")).split(".")
         return names[1] if names[2:3] == [key] else None  # rooms of the floor have no wing before them
 
-    for key in needs:
-        if wing(key) not in (None, wing("task")):
+    try:
+        task = get_object(config["task"]["_target_"])
+    except Exception:  # told by itself
+        return
+    for key in task.needs:
+        if isinstance(config.get(key), dict) and wing(key) not in (None, wing("task")):
             target = config[key]["_target_"]
-            yield f"{key}: {target} is for tasks of {wing(key)}, this one is of {wing('task')}; type {key}=<another one>"
+            yield f"{key}: {target} is for tasks of {wing(key)}, and this one is of {wing('task')}; type {key}=..."
+    yield from task.misfits(config) if hasattr(task, "misfits") else ()
 
 
 def _choices(path: str) -> str:
@@ -223,6 +241,7 @@ def _call(node: Node, path: str) -> Iterator[str]:
         yield f"{path}._target_: cannot import {node['_target_']}: {error}"
         return
     signature, hints, settings = _parameters(target)
+    hints |= typing.get_type_hints(_RANGES.get(node["_target_"], object), include_extras=True)
     accepted = {
         name: one for name, one in signature.items() if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)
     }
@@ -303,9 +322,11 @@ def prepare_arguments(arguments: list[str], conf: Path) -> list[str]:
         return arguments
     groups = {path.name for path in conf.iterdir() if path.is_dir()}
     resumed = [argument for argument in arguments if argument.lstrip("+").startswith("resume=")]
-    if resumed and resumed[-1].partition("=")[2] not in ("", "null"):
+    if resumed and not resumed[-1].endswith("=null"):
         rest = [argument for argument in arguments if argument not in resumed]
-        arguments = _resume(Path(resumed[-1].partition("=")[2]), rest)
+        if not first_process():  # Lightning starts the others with what this function has made, and more
+            rest = [argument for argument in rest if not argument.startswith("hydra.")]
+        arguments = _resume(unquoted(resumed[-1].partition("=")[2]), rest)
     else:
         _require_overrides(arguments)
         multirun = any(argument in _MULTIRUN for argument in arguments)
@@ -359,11 +380,14 @@ def _require_overrides(arguments: list[str]) -> None:
     for before, argument in zip(["", *arguments], arguments, strict=False):
         is_value = before.startswith("-") and before not in _MULTIRUN  # of an option of Hydra's
         if not is_value and "=" not in argument and not argument.startswith(("-", "~")):
-            close = did_you_mean(argument, recipes).replace("did you mean ", "did you mean +experiment=")
-            raise InputError(f"{argument}: I need KEY=VALUE or GROUP=CHOICE{close}")
+            close = difflib.get_close_matches(argument, recipes, n=1) or ["sft"]
+            raise InputError(f"{argument}: I need KEY=VALUE or GROUP=CHOICE, such as  +experiment={close[0]}")
 
 
-def _resume(folder: Path, rest: list[str]) -> list[str]:
+def _resume(named: str, rest: list[str]) -> list[str]:
+    if not named:
+        raise InputError("resume= names no run.\nType:  resume=<folder of a run>")
+    folder = Path(named)
     if rest:
         raise InputError(
             f"resume={folder} takes its whole config from the folder; remove: {' '.join(rest)}\n"

@@ -51,9 +51,9 @@ def run_job(
             print(f"{folder} is finished; there is nothing to resume.")
             return record
         try:
-            check(config, multirun=multirun)
             if not config.get("task"):
                 raise InputError("There is no task.\nType:  +experiment=<recipe>   (--help lists them)")
+            check(config, multirun=multirun, parts=True)
         except InputError as error:
             if not resume:  # of a resumed run, the config is kept to be mended
                 record.refuse(error)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
 from collections.abc import Iterator
@@ -9,7 +10,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from src.launch.errors import InputError
-from src.launch.values import did_you_mean
 
 _NEEDS_NO_QUOTES = re.compile(r"[\w./+:@%?*-]*", re.ASCII)
 
@@ -39,6 +39,13 @@ def quoted(text: str) -> str:
     """Return text in the quotes of Hydra's grammar, in which a backslash counts before a quote only."""
     escaped = re.sub(r'(\\*)("|$)', lambda end: end[1] * 2 + end[2].replace('"', '\\"'), text)
     return f'"{escaped}"'
+
+
+def unquoted(text: str) -> str:
+    """Return the text of ``quoted``, or text that has no quotes as it is."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    return str(OverridesParser.create().parse_override(f"key={text}").value()) if text.startswith('"') else text
 
 
 @contextmanager
@@ -77,9 +84,10 @@ def in_words(error: Exception) -> str:
     from hydra.errors import MissingConfigException, OverrideParseException
 
     cause = error.__cause__
-    message = str(error).partition("\nConfig search path:")[0].strip()
+    message = str(error).partition("\nConfig search path:")[0].strip().replace("'++", "'").replace("\\'", "'")
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
-        meant = did_you_mean(Path(error.missing_cfg_file).name, error.options)
+        close = difflib.get_close_matches(Path(error.missing_cfg_file).name, error.options, n=1)
+        meant = f"; did you mean {close[0]}?" if close else ""
         return f"{message.partition(chr(10))[0]}{meant}\nThere are: {', '.join(error.options)}"
     if isinstance(error, OverrideParseException):
         return f"{error.override} cannot be read: {message.partition(chr(10))[0]}\nI need KEY=VALUE or GROUP=CHOICE."

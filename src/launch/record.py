@@ -51,7 +51,7 @@ class Record:
             InputError: the folder already holds a run.
         """
         # The other processes may come after it has begun.
-        if first_process() and (folder / "result.json").exists() and refusal(folder) is None:
+        if first_process() and (folder / "result.json").exists() and not _has_made_nothing(folder):
             raise InputError(
                 f"{folder} already holds a run. I need a folder of its own for every run.\n"
                 f"Go on with that one:  {resume_command(folder)}\n"
@@ -178,6 +178,14 @@ def refusal(folder: Path) -> str | None:
     return str(error["message"]) if error.get("refused") else None
 
 
+def _has_made_nothing(folder: Path) -> bool:
+    """Whether the run of a folder ended in a fault of its user before it made anything: a mended one may replace it."""
+    content = _content(folder)
+    error = content.get("error") or {}
+    made = {path.name for path in folder.iterdir()} - {"config.yaml", "result.json", "run.log", "items.index.json"}
+    return content.get("status") == "failed" and error.get("type") == InputError.__name__ and not made
+
+
 def require_resumable(folder: Path) -> None:
     """Refuse to go on where there is nothing to go on with.
 
@@ -275,7 +283,8 @@ def _origin(checkpoint: Path) -> dict[str, str | None]:
 
 def first_process() -> bool:
     """Whether this is the process of a distributed run that writes and prints; true in an ordinary run."""
-    return int(os.environ.get("RANK") or os.environ.get("SLURM_PROCID") or 0) == 0
+    ranks = (os.environ.get(name) for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK"))  # the last from Lightning
+    return int(next(filter(None, ranks), 0)) == 0
 
 
 def peak_memory_mib() -> float:

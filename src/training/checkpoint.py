@@ -16,7 +16,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 
 from src.launch.errors import InputError, resume_command
 from src.launch.storage import write_atomic
-from src.launch.values import Count
+from src.launch.values import Count, did_you_mean
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -125,9 +125,18 @@ class Checkpoints(Checkpoint):
             self._batches.load_state_dict(self._position)
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Keep the weights if they are the best so far."""
+        """Keep the weights if they are the best so far.
+
+        Raises:
+            InputError: what decides is not measured.
+        """
         if trainer.sanity_checking or trainer.state.fn != TrainerFn.FITTING:
             return
+        if self.monitor not in trainer.callback_metrics:
+            raise InputError(
+                f"checkpointing.monitor={self.monitor}: nothing of that name is measured in validation"
+                f"{did_you_mean(self.monitor, [name for name in trainer.callback_metrics if name.startswith('val')])}"
+            )
         score = float(trainer.strategy.broadcast(trainer.callback_metrics[self.monitor].item()))
         if self.best_score is None or score > self.best_score:
             self.best_score, self.waited = score, 0

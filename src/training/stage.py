@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -246,6 +247,13 @@ def read_checkpoint(path: Path, setting: str) -> dict[str, Any]:
     return _read(path, setting, lambda file: torch.load(file, map_location="cpu", weights_only=True, mmap=True))
 
 
+def why_unreadable(path: Path, error: Exception) -> str:
+    """Return why ``torch.load`` could not read a file; of other files than its own it says the oddest things."""
+    if not zipfile.is_zipfile(path):
+        return "it is no whole file that torch.save has written"
+    return str(error).partition("\n")[0]  # torch goes on with advice to trust the file
+
+
 def _require_kind(checkpoint: Mapping[str, Any], source: str, advice: str, kind: str, needed: str | None) -> None:
     stage = checkpoint.get("stage")
     if stage != (needed or kind):
@@ -258,7 +266,7 @@ def _read(path: Path, setting: str, load: Callable[[Path], Any]) -> dict[str, An
     try:
         checkpoint = load(path)
     except Exception as error:
-        reason = str(error).partition("\n")[0]  # torch goes on with advice to trust the file
+        reason = why_unreadable(path, error)
         raise InputError(f"{source} is not a checkpoint that can be read: {reason}\n{advice}") from error
     if not isinstance(checkpoint, dict) or not {"state_dict", "shards"} & checkpoint.keys():
         raise InputError(f"{source} is not a checkpoint of this project.\n{advice}")

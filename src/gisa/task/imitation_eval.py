@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from src.launch.chain import Child, child_of, run_children
-from src.launch.config import Node, build
+from src.launch.config import build
 from src.launch.errors import InputError
 from src.launch.record import Record
 from src.launch.storage import write_atomic
-from src.launch.values import Count
+from src.launch.values import Count, Node
 
 
 class ImitationEvalTask:

@@ -15,6 +15,7 @@ from torch.nn import functional as F  # noqa: N812 - the field's usual name
 from src.ilrec.dataset.interactions import Interactions
 from src.launch.errors import InputError
 from src.launch.values import Count, Dropout
+from src.training.stage import why_unreadable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -287,7 +288,7 @@ def read_sequence_checkpoint(path: Path) -> tuple[dict[str, Any], str, dict[str,
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
         spec, trained_on, weights = dict(checkpoint["model"]), str(checkpoint["dataset"]), checkpoint["state_dict"]
     except Exception as error:  # torch.load answers damage with errors of a dozen types
-        reason = str(error).partition("\n")[0]
+        reason = why_unreadable(path, error)
         raise InputError(f"{path} is not a checkpoint of this project that can be read: {reason}\n{_ADVICE}") from error
     if spec.get("kind") not in KINDS:
         raise InputError(f"{path} holds {spec.get('kind')!r}; I need one of {', '.join(KINDS)}.\n{_ADVICE}")

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from src.launch.values import did_you_mean
+
 _PARTS = ("tokenizer", "prompt", "batches", "model", "evaluator", "stage")
 _COLLABORATIVE = {
     "tokenizer": ("item_tokens.OneTokenPerItem", "item_ids"),
@@ -26,6 +28,7 @@ def misfits(config: Mapping[str, Any]) -> Iterator[str]:
     kinds = {part: ".".join(str((config.get(part) or {}).get("_target_")).split(".")[-2:]) for part in _PARTS}
     if "None" in kinds.values():
         return  # told as missing
+    yield from _unmeasured(config)
     collaborative = kinds["model"].startswith("sequence_models.")
     for part, (kind, choice) in _COLLABORATIVE.items():
         if collaborative and kinds[part] != kind:
@@ -63,6 +66,24 @@ def _misfits_of_pairs(kinds: Mapping[str, str], batches: Mapping[str, Any]) -> I
             yield f"batches: {_name(stage)} answers prompts drawn for it and rejects its own answers. " + _type(
                 " ".join(_OWN_ANSWERS[stage])
             )
+
+
+def _unmeasured(config: Mapping[str, Any]) -> Iterator[str]:
+    """Name the metric that selects the weights where the evaluator does not measure it."""
+    evaluator, monitor = config["evaluator"], (config.get("checkpointing") or {}).get("monitor")
+    cutoffs = evaluator.get("cutoffs") or ()
+    measured = [f"val/{metric}@{cutoff}" for metric in ("ndcg", "hit") for cutoff in cutoffs]
+    if measured and isinstance(monitor, str) and monitor not in measured:
+        yield f"checkpointing.monitor={monitor}: evaluator.cutoffs={cutoffs} measure no such metric" + did_you_mean(
+            monitor, measured
+        )
+    if (beams := evaluator.get("num_beams")) and _name(str(evaluator["_target_"])).endswith("RankingEvaluator"):
+        yield from (
+            f"evaluator.num_beams={beams} finds fewer items than the largest cutoff {cutoff} asks for. "
+            + _type(f"evaluator.num_beams={cutoff}")
+            for cutoff in [max(cutoffs, default=0)]
+            if cutoff > beams
+        )
 
 
 def _name(kind: str) -> str:

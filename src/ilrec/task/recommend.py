@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from src.ilrec.task.assemble import load_trained
 from src.launch.errors import InputError
-from src.launch.lines import existing_file, read_lines
+from src.launch.lines import read_lines
 from src.launch.record import Record
 from src.launch.values import Count
 from src.training.fit import use_processor
@@ -76,8 +76,8 @@ class RecommendTask:
         lines = None if self.users is None else read_users(Path(self.users))  # at once: the model takes longer
         trained = load_trained(config["checkpoint"], exclude_history=self.exclude_history)
         data = trained.interactions
-        asked = [(user, data.sequence(row)) for row, user in enumerate(data.user_ids)]
-        asked = asked if lines is None else list(_histories(lines, data))
+        every = [Asked(data.name, user, None) for user in data.user_ids]
+        asked = list(_histories(every if lines is None else lines, data))
         record.lap("prepare")
         path = folder / "recommendations.jsonl"
         with path.open("ab+") as out:
@@ -107,7 +107,9 @@ def read_users(path: Path) -> list[Asked]:
     """
     if path.is_dir():
         raise InputError(f"task.users={path} is a folder. {_FORM}")
-    lines = read_lines(existing_file(path, f"users, as task.users names them. {_FORM}"))
+    if not path.is_file():
+        raise InputError(f"task.users={path}: there is no such file. {_FORM}")
+    lines = read_lines(path)
     asked = [_line_asked(f"{path}, line {number}", line) for number, line in lines]
     if not asked:
         raise InputError(f"task.users={path} is empty. {_FORM}\nType  task.users=null  for every user of the data set.")
