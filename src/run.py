@@ -39,7 +39,7 @@ def main() -> int:
     except InputError as error:
         print(error, file=sys.stderr)
         return 2
-    return min((status for status in statuses if status), default=0)
+    return statuses[0] if len(statuses) == 1 else int(any(statuses))
 
 
 def _job(cfg: DictConfig) -> int:

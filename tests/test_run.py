@@ -273,7 +273,7 @@ def test_a_refused_command_can_be_typed_again_in_its_folder_and_nothing_leads_ba
 
 def test_a_sweep_with_a_refused_job_reports_it_and_does_it_once_more_when_mended(run, toy_arguments, tmp_path):
     sweep, short = tmp_path / "sweep", "trainer.max_epochs=1"
-    assert run(*toy_arguments, "-m", short, "stage.lr=x,0.1", f"hydra.sweep.dir={sweep}") == 2
+    assert run(*toy_arguments, "-m", short, "stage.lr=x,0.1", f"hydra.sweep.dir={sweep}") == 1
     assert [one.status for one in find_runs([sweep])] == ["failed", "finished"]
     assert "stage.lr='x': needed: number" in str(find_runs([sweep])[0].error)
     assert run(*toy_arguments, "-m", short, "stage.lr=0.2,0.1", f"hydra.sweep.dir={sweep}") == 0

@@ -200,7 +200,7 @@ def _misfits(config: Mapping[str, Any]) -> Iterator[str]:
     except Exception:  # told by itself
         return
     for key in task.needs:
-        if isinstance(config.get(key), dict) and wing(key) not in (None, wing("task")):
+        if key != "dataset" and isinstance(config.get(key), dict) and wing(key) not in (None, wing("task")):
             target = config[key]["_target_"]
             yield f"{key}: {target} is for tasks of {wing(key)}, and this one is of {wing('task')}; type {key}=..."
     yield from task.misfits(config) if hasattr(task, "misfits") else ()

@@ -220,7 +220,7 @@ def _runs_nearby(folder: Path) -> str:
     below = sorted(path.parent for path in folder.glob("*/result.json"))
     open_ones = [path for path in below if _content(path).get("status") != "finished" and refusal(path) is None]
     if below and not open_ones:
-        return f"\nIt holds {len(below)} runs, and none of them is to be gone on with."
+        return f"\nBelow it there are {len(below)} run(s), each finished or refused."
     shown = [f"  {resume_command(path)}" for path in open_ones[:_SHOWN]]
     more = [f"  and {len(open_ones) - _SHOWN} more"] if len(open_ones) > _SHOWN else []
     again = "or, for a sweep, its command with  hydra.sweep.dir=<that folder>, which does all that is left."
@@ -276,8 +276,7 @@ def _is_here(target: str) -> bool:
 
 def _origin(checkpoint: Path) -> dict[str, str | None]:
     """Return a checkpoint's path, its content's hash and the name of the run that wrote it, if that can be known."""
-    run = checkpoint.parent.parent / "result.json"
-    name = json.loads(run.read_bytes()).get("name") if run.is_file() else None
+    name = _content(checkpoint.parent.parent).get("name")
     return {"path": str(checkpoint), "sha256": sha256_of(checkpoint), "name": name}
 
 

@@ -41,10 +41,12 @@ def faults_of(path: str, value: Any, hint: Any) -> Iterator[str]:
     plain = [kind for kind in kinds if is_plain(kind)]
     if len(plain) < len(kinds) and isinstance(value, dict | list):
         return  # of other kinds: the nodes in it are looked at by themselves
-    if not any(_fits(value, _bare(kind)) for kind in plain):
+    meant = [kind for kind in plain if _fits(value, _bare(kind))]
+    if not meant:
         yield f"{path}={value!r}: needed: {_in_words(_bare(hint))}{_advice(path, value, kinds)}"
-    elif not any(_fits(value, kind) for kind in plain):
-        yield f"{path}={value!r}: needed: {_in_words(hint)}"
+    elif not any(_fits(value, kind) for kind in meant):
+        words = " | ".join(map(_in_words, meant))
+        yield f"{path}={value!r}: I need {'' if words.startswith('[') else 'a '}{words}."
 
 
 def did_you_mean(key: str, known: Iterable[str]) -> str:

@@ -74,7 +74,7 @@ def test_a_sweep_is_no_run_and_its_open_jobs_are_named(tmp_path):
 
 def test_a_finished_sweep_has_nothing_to_go_on_with(tmp_path):
     write_run(tmp_path / "0", status="finished")
-    assert refused(tmp_path).endswith("It holds 1 runs, and none of them is to be gone on with.")
+    assert refused(tmp_path).endswith("Below it there are 1 run(s), each finished or refused.")
 
 
 @pytest.mark.parametrize("inner", ["checkpoints", "checkpoints/last.ckpt", "config.yaml"])

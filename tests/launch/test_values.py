@@ -35,12 +35,13 @@ def test_hints_made_of_other_types_are_not_plain():
         (0.0, Positive, "number above 0"), (-0.1, Weight, "number of at least 0"), (1.5, Share, "number from 0 to 1"),
         (1, Dropout, "number from 0 to below 1"), ([], Cutoffs, "[whole number of at least 1, ...], at least one"),
         ([0], Cutoffs, "[whole number of at least 1, ...], at least one"),
-        (-2, Count | None, "whole number of at least 1 | null"),
+        (-2, Count | None, "whole number of at least 1"),
         (4, Annotated[int, Ge(1), Lt(4)], "whole number from 1 to below 4"),
     ],
 )  # fmt: skip
 def test_a_number_out_of_its_range_is_named_with_the_range(value, hint, needed):
-    assert fault(value, hint) == f"={value!r}: needed: {needed}"
+    article = "" if needed.startswith("[") else "a "
+    assert fault(value, hint) == f"={value!r}: I need {article}{needed}."
 
 
 @pytest.mark.parametrize(
@@ -77,7 +78,7 @@ def test_what_fits_is_let_pass(value, hint):
 def test_all_faults_of_a_group_of_settings_are_named():
     assert list(faults_of("lora", {"rnak": 8, "rank": 0, "kind": "c"}, Adapters | None)) == [
         "lora.rnak: no such setting; did you mean rank?",
-        "lora.rank=0: needed: whole number of at least 1",
+        "lora.rank=0: I need a whole number of at least 1.",
         "lora.alpha: missing; type +lora.alpha=...",
         "lora.kind='c': needed: a | b",
     ]

@@ -28,6 +28,8 @@ def misfits(config: Mapping[str, Any]) -> Iterator[str]:
     kinds = {part: ".".join(str((config.get(part) or {}).get("_target_")).split(".")[-2:]) for part in _PARTS}
     if "None" in kinds.values():
         return  # told as missing
+    if str(dataset := (config.get("dataset") or {}).get("_target_")).startswith("src.gisa."):
+        yield f"dataset: {dataset} makes questions, and I need interactions. " + _type("dataset=ml_100k")
     yield from _unmeasured(config)
     collaborative = kinds["model"].startswith("sequence_models.")
     for part, (kind, choice) in _COLLABORATIVE.items():
