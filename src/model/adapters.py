@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 
 from src.launch.errors import InputError
+from src.launch.values import Count, Dropout, Positive
 from src.model.architecture import Architecture
 from src.model.probe import agree
+
+
+class Lora(TypedDict):
+    """Low-rank adapters.
+
+    Attributes:
+        rank: Of the adapters' matrices.
+        alpha: Their product is scaled by ``alpha / rank``.
+        dropout: Probability of dropping what an adapter reads.
+    """
+
+    rank: Count
+    alpha: Positive
+    dropout: Dropout
 
 
 def with_adapters(architecture: Architecture, token_ids: list[int], *, rank: int, alpha: float, dropout: float) -> Any:

@@ -22,7 +22,7 @@ from transformers import (
 )
 
 from src.launch.errors import InputError
-from src.model.adapters import with_adapters
+from src.model.adapters import Lora, with_adapters
 from src.model.architecture import Architecture, Head
 from src.model.probe import examine, extend
 
@@ -237,7 +237,7 @@ def from_pretrained(
     name: str,
     dtype: Literal["float32", "bfloat16"],
     gradient_checkpointing: bool,
-    lora: dict[str, Any] | None,
+    lora: Lora | None,
     seed: int,
 ) -> CausalLM:
     """Load a causal LM of the hub or of a local folder and add the item tokens to it.
@@ -247,8 +247,8 @@ def from_pretrained(
         name: Hub name such as ``meta-llama/Llama-3.1-8B``, or a folder written by ``save_pretrained``.
         dtype: Type of the weights in memory.
         gradient_checkpointing: Recompute activations in the backward pass: less memory, about a third more time.
-        lora: ``rank``, ``alpha``, ``dropout`` of adapters on all linear layers of every block; the item tokens' rows
-            are trained in full. ``None`` trains everything.
+        lora: Adapters on all linear layers of every block; the item tokens' rows are trained in full. ``None`` trains
+            everything.
         seed: Seed of the new rows and adapters.
 
     Returns:

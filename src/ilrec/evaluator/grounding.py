@@ -15,6 +15,7 @@ from src.ilrec.dataset.interactions import Interactions
 from src.ilrec.model.trie import TokenTrie
 from src.ilrec.tokenizer.item_tokens import ItemTokens
 from src.launch.errors import InputError
+from src.launch.values import Count, Cutoffs, Weight
 from src.model.causal_lm import CausalLM
 
 _TITLES_AT_ONCE = 64
@@ -49,10 +50,10 @@ class GroundedEvaluator:
         self,
         items: ItemTokens,
         *,
-        num_beams: int,
-        popularity: float,
+        num_beams: Count,
+        popularity: Weight,
         exclude_history: bool | Literal["both"],
-        cutoffs: list[int],
+        cutoffs: Cutoffs,
     ) -> None:
         if not items.as_text:
             raise InputError(

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from src.ilrec.prompt.examples import Examples
 from src.ilrec.tokenizer.item_tokens import ItemTokens
 from src.launch.errors import InputError
+from src.launch.values import Count
 
 
 class InstructionPrompt:
@@ -40,8 +41,8 @@ class InstructionPrompt:
         *,
         template: str,
         separator: str,
-        max_history: int,
-        max_length: int | None = None,
+        max_history: Count,
+        max_length: Count | None = None,
     ) -> None:
         if template.count("{history}") != 1:
             raise InputError(f"prompt.template must hold {{history}} exactly once, got: {template!r}")
