@@ -49,12 +49,12 @@ def tiny(kind, **sizes):
     return None
 
 
-def load(network, folder, lora=None, longest=600):
+def load(network, folder, lora=None, longest=600, vocabulary=VOCABULARY):
     """Save and load it; with adapters that have learnt something."""
     network.save_pretrained(folder)
     TEXT.save_pretrained(folder)
     model = from_pretrained(
-        VOCABULARY, name=str(folder), dtype="float32", gradient_checkpointing=False, lora=lora, seed=1
+        vocabulary, name=str(folder), dtype="float32", gradient_checkpointing=False, lora=lora, seed=1
     )
     model.prepare_for(longest, "")
     if lora:  # some matrices, as of Jamba, are read past their adapters, which then learn nothing
