@@ -280,7 +280,7 @@ def test_a_sweep_with_a_refused_job_reports_it_and_does_it_once_more_when_mended
     assert [one.status for one in find_runs([sweep])] == ["finished", "finished"]
 
 
-@pytest.mark.parametrize("name", ["a b", "a=b, c", "é 日本", "it's", 'say "so"', "a(1)[2]{3}", "~#&;"])
+@pytest.mark.parametrize("name", ["a b, c=d é 日本", """it's "so" (1)[2]{3} ~#&;"""])
 def test_a_run_folder_may_have_any_name(run, toy_arguments, tmp_path, name):
     folder = tmp_path / name
     assert run(*toy_arguments, "trainer.max_epochs=1", f"hydra.run.dir={folder}") == 0

@@ -22,6 +22,7 @@ from transformers import (
 )
 
 from src.launch.errors import InputError
+from src.launch.values import Count, Dropout
 from src.model.adapters import Lora, with_adapters
 from src.model.architecture import Architecture, Head
 from src.model.probe import examine, extend
@@ -174,12 +175,12 @@ def intermediate_blocks(model: CausalLM, layers: int | list[int]) -> list[int]:
 def from_scratch(
     item_vocabulary: Sequence[str],
     *,
-    hidden_size: int,
-    intermediate_size: int,
-    num_layers: int,
-    num_heads: int,
-    dropout: float,
-    max_length: int,
+    hidden_size: Count,
+    intermediate_size: Count,
+    num_layers: Count,
+    num_heads: Count,
+    dropout: Dropout,
+    max_length: Count,
     seed: int,
 ) -> CausalLM:
     """Make a small Llama with random weights over bytes and item tokens.
