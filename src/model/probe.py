@@ -284,11 +284,15 @@ def _examine_reach(found: Architecture, longest: int) -> None:
     """
     way, least = read_by_example if found.by_example else read_masked, 3 * _TAIL
     while longest > max(least, found.reach):
-        try:
-            rows = _Rows.read(found, _tokens(found, longest - _TAIL), _TAIL)
+        half = longest // 2
+        try:  # an example as long as a window may be, and two of about the same length
+            both = [
+                _Rows.read(found, _tokens(found, first), second)
+                for first, second in ((longest - _TAIL, _TAIL), (longest - half, half - 1))
+            ]
         except Exception as error:
             raise _refuse(found, f"which cannot read {longest} tokens", error) from error
-        if _packed_agrees(way, found, rows):
+        if _holds(lambda rows=both: all(_packed_agrees(way, found, one) for one in rows)):  # type: ignore[misc]
             found.reach = longest
             return
         found.notes["length"] = "past its attention window, sequences are read one by one"
@@ -306,8 +310,8 @@ class _Rows:
 
     @classmethod
     def read(cls, found: Architecture, tokens: Tensor, second: int) -> _Rows:
-        """Read tokens ``(T,)``, and so many of them beside."""
-        parts = tokens[None], tokens[None, :second]
+        """Read tokens ``(T,)``, and the last ones of them beside, which are not what the row begins with."""
+        parts = tokens[None], tokens[None, -second:]
         return cls(*parts, *(found.plain(part).last_hidden_state for part in parts))
 
     def __len__(self) -> int:
