@@ -81,6 +81,12 @@ def count_blocks(network):
     return counts
 
 
+def test_a_leak_is_found_that_a_copy_of_what_leaks_would_hide():
+    """DeepSeek V4 compresses several tokens into one that all later ones see, those of other examples, too."""
+    found = examine(tiny("deepseek_v4"))
+    assert not any((found.masked, found.by_example, found.shared))
+
+
 @pytest.mark.slow
 def test_no_architecture_of_transformers_is_read_wrongly(tmp_path, capsys):
     """Print a table: `nox -s slow -- -k no_architecture`."""
