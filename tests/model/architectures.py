@@ -22,8 +22,11 @@ _SIZES = {
 }  # fmt: skip
 _OTHER_NAMES = {"n_embd": 32, "n_layer": 4, "n_head": 4, "d_model": 32, "num_layers": 4}
 _MIXTURE = ("num_experts", "num_local_experts", "n_routed_experts", "num_experts_per_tok", "moe_intermediate_size")
-# Some configs refuse names that they do not know.
-_LEFT_OUT = ((), ("head_dim",), (*_OTHER_NAMES,), ("head_dim", *_OTHER_NAMES), _MIXTURE)
+# Some configs refuse names that they do not know, or sizes that others need.
+_LEFT_OUT = (
+    (), ("head_dim",), (*_OTHER_NAMES,), ("head_dim", *_OTHER_NAMES), _MIXTURE,
+    ("num_key_value_heads",), ("head_dim", "num_key_value_heads"),
+)  # fmt: skip
 
 
 def tiny(kind, **sizes):
@@ -37,6 +40,7 @@ def tiny(kind, **sizes):
                     return None
             torch.manual_seed(0)
             network = AutoModelForCausalLM.from_config(config).eval()
+            network(input_ids=torch.arange(4)[None], use_cache=False)
         except Exception:  # configs refuse sizes in many ways
             continue
         with torch.no_grad():
