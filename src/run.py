@@ -14,6 +14,7 @@ from omegaconf import DictConfig
 from src.launch.config import CONF, as_typed, build, help_text, prepare_arguments, resolve
 from src.launch.errors import InputError
 from src.launch.job import keep_memory, run_job
+from src.launch.overrides import errors_of_hydra
 from src.launch.record import Record
 
 log = logging.getLogger("run")
@@ -33,10 +34,11 @@ def main() -> int:
 
     try:
         sys.argv[1:] = prepare_arguments(sys.argv[1:], CONF)
+        with errors_of_hydra():
+            job()
     except InputError as error:
         print(error, file=sys.stderr)
         return 2
-    job()
     return statuses[0] if len(statuses) == 1 else int(any(statuses))
 
 

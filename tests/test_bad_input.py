@@ -11,6 +11,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import open_dict
+
+from src.launch.config import CONF, check, prepare_arguments, resolve
+from src.launch.errors import InputError
 
 ROOT = Path(__file__).parents[1]
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -55,7 +61,7 @@ def test_typos_are_listed_with_what_was_meant(refused):
 @pytest.mark.parametrize("choice", ["+experiment=sfft", "model=hubb", "tokenizer/embedding=txt"])
 def test_an_unknown_choice_is_answered_with_those_there_are(run, capsys, choice):
     group, name = choice.lstrip("+").split("=")
-    assert run(choice) == 1
+    assert run(choice) == 2
     message = capsys.readouterr().err
     assert f"'{group}/{name}'" in message
     for path in (ROOT / "conf" / group).glob("*.yaml"):
@@ -73,6 +79,82 @@ def only_index(tmp_path, monkeypatch):
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
     return tmp_path
+
+
+SFT, SASREC, HUB = ["+experiment=sft"], ["+experiment=sasrec"], ["+experiment=sft", "model=hub", "model.name=x"]
+GISA, DPO = ["+experiment=gisa_rollout"], ["+experiment=dpo", f"upstream.sft={ROOT / 'README.md'}"]
+COUNT = "I need a whole number of at least 1"
+
+
+@pytest.mark.parametrize(
+    ("recipe", "typed", "faults"),
+    [
+        (HUB, ["model.lora.rnak=8", "model.lora.rank=abc"],
+         ["model.lora.rnak: no such setting; did you mean rank?", "model.lora.rank='abc': needed: whole number"]),
+        (HUB, ["model.lora.rank=0", "model.lora.dropout=1.5", "model.lora.alpha=-1"],
+         [f"model.lora.rank=0: {COUNT}", "model.lora.dropout=1.5: I need a number from 0 to below 1",
+          "model.lora.alpha=-1: I need a number above 0"]),
+        (HUB, ["model.lora=8"], ["model.lora=8: needed: a group of settings | null"]),
+        (SFT, ["batches.batch_size=-3", "stage.learning_rate=fast", "evaluator.cutoffs=[]", "threads=0"],
+         [f"threads=0: {COUNT}", f"batches.batch_size=-3: {COUNT}", "stage.learning_rate='fast': needed: number",
+          "evaluator.cutoffs=[]: I need [whole number of at least 1, ...], at least one"]),
+        (SFT, ["seed=-1"], ["seed=-1: I need a whole number from 0 to 4294967295"]),
+        (SFT, ["seed=x"], ["seed='x': needed: whole number (copied into tokenizer.seed, "]),
+        (SFT, ["stage.learning_rate=-1", "stage.warmup_ratio=2", "stage.ratio=0", "stage.layers=0"],
+         ["stage.learning_rate=-1: I need a number of at least 0", "stage.warmup_ratio=2: I need a number from 0 to 1",
+          "stage.ratio=0: I need a number above 0", "stage.layers=0: I need a whole number of at least 1."]),
+        (SFT, ["checkpointing.patience=0", "prompt.max_history=0", "tokenizer.codebook_size=0"],
+         [f"checkpointing.patience=0: {COUNT}", f"prompt.max_history=0: {COUNT}",
+          f"tokenizer.codebook_size=0: {COUNT}"]),
+        (SFT, ["upstream.sftt=x", "pretrained.max_step=3"],
+         ["upstream.sftt: no such setting; did you mean sft?",
+          "pretrained.max_step: no such setting; did you mean max_steps?"]),
+        (SFT, ["tokenizer.embedding=text"],
+         ["tokenizer.embedding='text': this is a group of settings; type tokenizer/embedding=<one of collaborative,"]),
+        (SFT, ["stage.reward=1"], ["stage.reward=1 needs a collaborative model trained on the same data set."]),
+        (SFT, ["name=7"], ["name=7: needed: text; type 'name=\"7\"'"]),
+        (GISA, ["agent.policy=heuristic", "agent.budget.max_calls=-1", "agent.budget.max_turn=3"],
+         ["agent.policy='heuristic': this is a group of settings; type agent/policy=<one of endpoint,",
+          "agent.budget.max_calls=-1: I need a whole number of at least 0",
+          "agent.budget.max_turn: src.gisa.agent.react.Budget has no such setting; did you mean max_turns?"]),
+        (GISA, ["agent.prices.models.x={promt: 1, completion: -2}"],
+         ["agent.prices.models.x.promt: no such setting; did you mean prompt?",
+          "agent.prices.models.x.prompt: missing; type +agent.prices.models.x.prompt=...",
+          "agent.prices.models.x.completion=-2: I need a number of at least 0"]),
+        (GISA, ["agent/policy=smollm2", "agent.policy.examples=[{question: q, cals: []}]"],
+         ["agent.policy.examples[0].cals: no such setting; did you mean calls?",
+          "agent.policy.examples[0].answer: missing"]),
+        (GISA, ["stage.learning_rate=1"],
+         ["stage.learning_rate: src.gisa.stage.rollout.RolloutStage has no such setting"]),
+        (GISA, ["evaluator=ranking"],
+         ["evaluator: src.ilrec.evaluator.ranking.RankingEvaluator is for tasks of ilrec"]),
+        (SFT, ["dataset=factbook"], ["makes questions, and I need interactions. Type:  dataset=ml_100k"]),
+        (["+experiment=gisa_score"], ["model.name=x"],
+         ["model.name: this group has no _target_; type model=<a file of"]),
+        (SFT, ["evaluator=full_ranking"],
+         ["evaluator: FullRankingEvaluator is for collaborative models", "Type:  evaluator=ranking"]),
+        (SFT, ["evaluator=grounded"], ["Type:  tokenizer=title prompt=instruction, or evaluator=ranking"]),
+        (SFT, ["tokenizer=title"], ["Type:  prompt=instruction"]),
+        (SFT, ["stage=gisa_imitation"], ["stage: src.gisa.stage.imitation.ImitationStage is for tasks of gisa"]),
+        (SFT, ["batches=pairs"], ["Type:  batches=next_item"]),
+        (SASREC, ["model=tiny_llama"], ["Type:  evaluator=ranking, or model=sasrec"]),
+        (SASREC, ["tokenizer=residual_kmeans", "prompt=ids"], ["Type:  tokenizer=item_ids", "Type:  prompt=items"]),
+        (DPO, ["batches=next_item"], ["batches: PreferenceStage learns from pairs of items. Type:  batches=pairs"]),
+        (["+experiment=sprec", *DPO[1:]], ["batches.epochs_per_draw=3"],
+         ["Type:  batches.negatives=own batches.epochs_per_draw=2"]),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) and "=" in value[0] and ": " not in value[0] else "",
+)  # fmt: skip
+def test_all_faults_of_what_is_typed_are_listed_before_anything_is_built(recipe, typed, faults):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = compose("config", prepare_arguments([*recipe, *typed], CONF), return_hydra_config=True)
+    HydraConfig.instance().set_config(cfg.copy())
+    with open_dict(cfg):
+        cfg.pop("hydra")
+    with pytest.raises(InputError) as caught:
+        check(resolve(cfg), parts=True)
+    for fault in faults:
+        assert fault in str(caught.value)
 
 
 DEFAULT_DATA = ["dataset=ml_100k", "~dataset.source.folder", "~dataset.source.name"]

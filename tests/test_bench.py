@@ -39,7 +39,10 @@ EXPECTED = {
 }
 
 
-@pytest.mark.parametrize("section", SECTIONS)
+_LONG = ("memory", "rewards")  # a dozen fresh processes
+
+
+@pytest.mark.parametrize("section", [pytest.param(s, marks=pytest.mark.slow) if s in _LONG else s for s in SECTIONS])
 def test_every_section_gives_its_rows(section, capsys):
     main(["--quick", "--only", section])
     lines = capsys.readouterr().out.splitlines()

@@ -78,7 +78,7 @@ def test_a_typo_in_a_recipe_is_found_too(run, toy_arguments, tmp_path):
 
 
 def test_an_unknown_experiment_is_answered_with_those_there_are(run, capsys):
-    assert run("+experiment=unknown") == 1
+    assert run("+experiment=unknown") == 2
     message = capsys.readouterr().err
     assert "Could not find 'experiment/unknown'" in message
     for recipe in (ROOT / "conf" / "experiment").glob("*.yaml"):
@@ -254,3 +254,75 @@ def test_looking_around_imports_nothing_heavy(arguments):
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "dataset" in done.stdout
+
+
+def test_a_refused_command_can_be_typed_again_in_its_folder_and_nothing_leads_back_to_it(
+    run, toy_arguments, tmp_path, capsys
+):
+    folder = tmp_path / "a"
+    assert run(*toy_arguments, "stage.lrr=1", f"hydra.run.dir={folder}") == 2
+    assert not (folder / "config.yaml").exists()
+    assert run(f"resume={folder}") == 2
+    message = capsys.readouterr().err
+    assert "that run was refused before it began" in message
+    assert "did you mean lr?" in message
+    assert message.endswith("type the command again:\n  python -m src.run +experiment=toy stage.lrr=1\n")
+    assert run(*toy_arguments, "trainer.max_epochs=1", f"hydra.run.dir={folder}") == 0
+    assert result(folder)["status"] == "finished"
+
+
+def test_a_sweep_with_a_refused_job_reports_it_and_does_it_once_more_when_mended(run, toy_arguments, tmp_path):
+    sweep, short = tmp_path / "sweep", "trainer.max_epochs=1"
+    assert run(*toy_arguments, "-m", short, "stage.lr=x,0.1", f"hydra.sweep.dir={sweep}") == 1
+    assert [one.status for one in find_runs([sweep])] == ["failed", "finished"]
+    assert "stage.lr='x': needed: number" in str(find_runs([sweep])[0].error)
+    assert run(*toy_arguments, "-m", short, "stage.lr=0.2,0.1", f"hydra.sweep.dir={sweep}") == 0
+    assert [one.status for one in find_runs([sweep])] == ["finished", "finished"]
+
+
+@pytest.mark.parametrize("name", ["a b, c=d é 日本", """it's "so" (1)[2]{3} ~#&;"""])
+def test_a_run_folder_may_have_any_name(run, toy_arguments, tmp_path, name):
+    folder = tmp_path / name
+    assert run(*toy_arguments, "trainer.max_epochs=1", f"hydra.run.dir={folder}") == 0
+    start = f"stage.init_from={folder / 'checkpoints' / 'best.ckpt'}"
+    assert run(*toy_arguments, "trainer.max_epochs=1", start, f"hydra.run.dir={folder / 'next'}") == 0
+    (folder / "result.json").write_text(json.dumps(result(folder) | {"status": "running"}))
+    assert run(f"resume={folder}") == 0
+    assert result(folder)["resumed"] == 1
+
+
+@pytest.mark.parametrize("inner", ["", "/below", "/sweep/deeper"])
+def test_a_file_in_the_way_of_the_run_folder_ends_in_one_message(run, toy_arguments, tmp_path, capsys, inner):
+    (tmp_path / "file").touch()
+    setting = "hydra.sweep.dir" if "sweep" in inner else "hydra.run.dir"
+    mode = ["-m"] if "sweep" in inner else []
+    assert run(*toy_arguments, *mode, f"{setting}={tmp_path / 'file'}{inner}") == 2
+    message = capsys.readouterr().err
+    assert message.startswith("Cannot write the run's files: ")
+    assert "Type  hydra.run.dir=<a folder that I may write to>" in message
+
+
+@pytest.mark.parametrize("inner", ["config.yaml", "run.log", "metrics.csv"])
+def test_a_folder_in_the_place_of_a_file_of_the_run_is_named(run, toy_arguments, tmp_path, capsys, inner):
+    (tmp_path / "a" / inner).mkdir(parents=True)
+    assert run(*toy_arguments, f"hydra.run.dir={tmp_path / 'a'}") == 2
+    log = tmp_path / "a" / "run.log"
+    assert str(tmp_path / "a" / inner) in capsys.readouterr().err + (log.read_text() if log.is_file() else "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [(["sft"], "sft: I need KEY=VALUE or GROUP=CHOICE, such as  +experiment=sft"),
+     (["+experiment=sft", "seed=1,2"], "Ambiguous value for argument 'seed=1,2'"),
+     (["experiment=sft"], "To append to your default list use +experiment=sft"),
+     (["+experiment=sft", "~trainer.nothing"], "Could not delete from config. 'trainer.nothing' does not exist."),
+     (["-m", "model=hubb,tiny_llama"], "Could not find 'model/hubb'; did you mean hub?"),
+     (["resume="], "resume= names no run."), (["wing=gisa"], "Type:  +experiment=<recipe>")],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)  # fmt: skip
+def test_what_cannot_be_composed_ends_in_one_message(run, tmp_path, monkeypatch, capsys, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    assert run(*arguments) == 2
+    told = "".join(capsys.readouterr())
+    assert message in told
+    assert "Traceback" not in told

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from src.launch.config import CONF, check, prepare_arguments, resolve
+from src.launch.errors import InputError
 from src.launch.job import run_job
+from src.launch.overrides import in_words
 from src.launch.record import Record
 
 _WORD = re.compile(r"(?!(null|true|false|nan|inf)$)[A-Za-z_][\w/]*", re.IGNORECASE)
@@ -70,22 +72,38 @@ def run_children(
     common = {key: config[key] for key in ("seed", "threads")}
     children = {name: Child(child.recipe, {**child.settings, **common}) for name, child in children.items()}
     configs = {name: _composed(child, config.get("logger")) for name, child in children.items()}
-    for composed in configs.values():
-        check(composed)  # all of them before the first one begins, which may take an hour
+    faults = dict(filter(None, map(_faulty, configs.items())))  # of all, before the first begins and takes an hour
+    if faults:
+        raise InputError("\n".join(f"{name}: {text}" for name, text in faults.items()))
     for name, child in children.items():
         print(f"\n{name}: {' '.join(child.overrides)}", flush=True)
-        there = (folder / name / "result.json").is_file()
+        there = (folder / name / "config.yaml").is_file()  # not of one that was refused
         run_job(configs[name], folder / name, child.overrides, resume=there, sweep=sweep)
         record.lap(name)
 
 
+def _faulty(named: tuple[str, dict[str, Any]]) -> tuple[str, str] | None:
+    """Return the name of a child and what is wrong with its config, if anything is."""
+    name, config = named
+    try:
+        check(config, parts=True)
+    except InputError as error:
+        return name, str(error)
+    return None
+
+
 def _composed(child: Child, logger: Any) -> dict[str, Any]:
     from hydra import compose
+    from hydra.errors import HydraException
     from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
 
-    cfg = compose("config", prepare_arguments(list(child.recipe), CONF))
-    OmegaConf.set_struct(cfg, False)  # a key that is not there is a fault that `check` lists
-    cfg.merge_with(child.settings)
+    try:
+        cfg = compose("config", prepare_arguments(list(child.recipe), CONF))
+        OmegaConf.set_struct(cfg, False)  # a key that is not there is a fault that `check` lists
+        cfg.merge_with(child.settings)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise InputError(f"{' '.join(child.recipe)}: {in_words(error)}") from error
     cfg["logger"] = logger
     return resolve(cfg)
 

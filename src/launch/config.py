@@ -5,32 +5,59 @@ from __future__ import annotations
 import atexit
 import difflib
 import inspect
-import json
-import netrc
 import os
 import re
 import shutil
 import tempfile
-import types
 import typing
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Literal, cast
-from urllib.parse import urlsplit
+from typing import Annotated, Any, Literal, TypedDict, cast
 
-from src.launch.errors import InputError
-from src.launch.record import first_process, older_version
+from annotated_types import Ge
 
-Node = dict[str, Any]
+from src.launch.errors import InputError, resume_command
+from src.launch.machine import absent
+from src.launch.overrides import quoted, readable, unquoted
+from src.launch.record import first_process, require_resumable
+from src.launch.values import MISSING, Count, Node, Seed, Weight, Whole, did_you_mean, faults_of
+
 _INSTRUCTIONS = ("_target_", "_partial_", "_args_", "_recursive_", "_convert_")
-_MISSING = "???"
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 _SHOWS_ONLY = ("--hydra-help", "--cfg", "-c", "--info", "-i", "--version", "--shell-completion", "-sc")
 _MULTIRUN = ("-m", "--multirun")
 _ADDED_BY_HAND = ("experiment", "sweep", "ablation")  # groups that are not in the defaults list
+_SETTING = re.compile(r"(?:[\w.]+\.)?(\w+)=")
 _PLAIN = re.compile(r"[A-Za-z_][\w.\-]*=")
+
+
+class Upstream(TypedDict, total=False):
+    """Checkpoints of other runs that recipes build on, by the name of their recipe."""
+
+    sasrec: str
+    sft: str
+    ilrec_stage1: str
+
+
+class Pretrained(TypedDict, total=False):
+    """What recipes of pre-trained models may spend: optimiser steps (-1 sets no limit), and users to evaluate."""
+
+    max_steps: Annotated[int, Ge(-1)]
+    max_users: Count | None
+
+
+class TrainerRanges(TypedDict, total=False):
+    """Settings of Lightning's trainer that it takes out of range, and stumbles over later."""
+
+    accumulate_grad_batches: Count
+    check_val_every_n_epoch: Count | None
+    gradient_clip_val: Weight | None
+    log_every_n_steps: Whole | None
+
+
+_RANGES = {"lightning.Trainer": TrainerRanges}
 
 
 @dataclass(frozen=True)
@@ -38,15 +65,15 @@ class Config:
     """The closed set of top-level keys of a run."""
 
     name: str  # of the recipe: folder below outputs/, row of the report
-    seed: int  # of everything random
-    threads: int  # of PyTorch on the CPU; a busy neighbour makes two slower than one
+    seed: Seed  # of everything random
+    threads: Count  # of PyTorch on the CPU; a busy neighbour makes two slower than one
     matmul_precision: Literal["highest", "high", "medium"]  # of float32 products: whole, or by TF32 or bfloat16
     resume: str | None  # folder of the run to go on with; it brings its whole config
     checkpoint: str | None  # trained weights that a task uses: to recommend, to export
     predictions: str | None  # answers that a task scores: a folder, a file or a run folder
     task: Node  # what is done with all that follows; it says which groups it needs
-    upstream: Node  # checkpoints of other runs that recipes build on
-    pretrained: Node  # what recipes of pre-trained models may spend
+    upstream: Upstream
+    pretrained: Pretrained
     dataset: Node  # interactions
     tokenizer: Node  # items to tokens
     prompt: Node  # history to model input
@@ -89,12 +116,13 @@ def build(node: dict[str, Any]) -> Any:
         raise error from error.__cause__  # what the target raised; users know nothing of Hydra's wrapping
 
 
-def check(config: Mapping[str, Any], *, multirun: bool = False) -> None:
+def check(config: Mapping[str, Any], *, multirun: bool = False, parts: bool = False) -> None:
     """Look for everything that can be known to be wrong before anything is built.
 
     Args:
         config: The config as plain containers, interpolations resolved.
         multirun: Whether it is one of several jobs.
+        parts: Whether its parts have to go together, too, as for a run they must.
 
     Raises:
         InputError: it lists all faults.
@@ -102,25 +130,43 @@ def check(config: Mapping[str, Any], *, multirun: bool = False) -> None:
     faults = [*_top_level(config)]
     for key, value in config.items():
         faults += _nodes(value, key)
-    faults += [*_absent_groups(config), *_refused(config, multirun)]
-    if faults:
+    faults += _absent_groups(config)
+    faults += _misfits(config) if parts else ()
+    faults += absent(config, multirun)
+    if faults := _one_a_cause(faults):
         raise InputError("\n".join([f"The config has {len(faults)} fault(s):", *(f"- {fault}" for fault in faults)]))
+
+
+def _one_a_cause(faults: list[str]) -> list[str]:
+    """Join faults that differ in the group only: one value that is typed once and copied into several groups."""
+    copies: dict[str, list[str]] = {}
+    for fault in faults:
+        setting = _SETTING.match(fault)
+        copies.setdefault(fault[setting.start(1) :] if setting else fault, []).append(fault)
+    return [
+        first + (f" (copied into {', '.join(copy.partition('=')[0] for copy in others)})" if others else "")
+        for first, *others in copies.values()
+    ]
+
+
+def _is_group(hint: Any) -> bool:
+    return hint == Node or typing.is_typeddict(hint)
 
 
 def _top_level(config: Mapping[str, Any]) -> Iterator[str]:
     """Compare the keys and their types with ``Config``."""
-    hints = typing.get_type_hints(Config)
+    hints = typing.get_type_hints(Config, include_extras=True)
     for key in sorted(config.keys() - hints.keys()):
-        yield f"{key}: no such key{_did_you_mean(key, hints)}"
+        yield f"{key}: no such key{did_you_mean(key, hints)}"
     for field in fields(Config):
-        if hints[field.name] == Node and config.get(field.name) is None:
-            continue  # an empty group
+        if _is_group(hints[field.name]) and config.get(field.name) is None:
+            continue  # an empty one
         if field.name not in config:
             yield f"{field.name}: missing"
-        elif config[field.name] == _MISSING:
+        elif config[field.name] == MISSING:
             yield f"{field.name}: needs a value; type {field.name}=..."
         else:
-            yield from _mistyped(field.name, config[field.name], hints[field.name])
+            yield from faults_of(field.name, config[field.name], hints[field.name])
 
 
 def _absent_groups(config: Mapping[str, Any]) -> Iterator[str]:
@@ -132,12 +178,37 @@ def _absent_groups(config: Mapping[str, Any]) -> Iterator[str]:
     except Exception:  # told as a fault of `task` itself, with all others
         return
     hints = typing.get_type_hints(Config)
+    for key, value in config.items():
+        if hints.get(key) == Node and value and "_target_" not in value:
+            yield f"{key}.{next(iter(value))}: this group has no _target_; type {key}=<a file of conf/{key}>"
     for key in needs:
         if not config.get(key):
-            is_group = hints[key] == Node
-            yield f"{key}: " + (
-                f"missing; type {key}=<a file of conf/{key}>" if is_group else f"needs a value; type {key}=..."
-            )
+            choice = f"missing; type {key}=<a file of conf/{key}>"
+            yield f"{key}: " + (choice if hints[key] == Node else f"needs a value; type {key}=...")
+
+
+def _misfits(config: Mapping[str, Any]) -> Iterator[str]:
+    """Name the parts that belong to the runs of the other paper, and what the task finds in those of its own."""
+    from hydra.utils import get_object
+
+    def wing(key: str) -> str | None:
+        names = str((config.get(key) or {}).get("_target_")).split(".")
+        return names[1] if names[2:3] == [key] else None  # rooms of the floor have no wing before them
+
+    try:
+        task = get_object(config["task"]["_target_"])
+    except Exception:  # told by itself
+        return
+    for key in task.needs:
+        if key != "dataset" and isinstance(config.get(key), dict) and wing(key) not in (None, wing("task")):
+            target = config[key]["_target_"]
+            yield f"{key}: {target} is for tasks of {wing(key)}, and this one is of {wing('task')}; type {key}=..."
+    yield from task.misfits(config) if hasattr(task, "misfits") else ()
+
+
+def _choices(path: str) -> str:
+    """Name the files of a group, given by its path in a config; nothing where it is none."""
+    return ", ".join(sorted(file.stem for file in (CONF / path.replace(".", "/")).glob("*.yaml")))
 
 
 def _nodes(value: Any, path: str) -> Iterator[str]:
@@ -146,7 +217,7 @@ def _nodes(value: Any, path: str) -> Iterator[str]:
         if "_target_" in value:
             yield from _call(value, path)
         variable = value.get("key_env")
-        if isinstance(variable, str) and variable != _MISSING and not os.environ.get(variable, "").strip():
+        if isinstance(variable, str) and variable != MISSING and not os.environ.get(variable, "").strip():
             yield (
                 f"{path}.key_env: the environment variable {variable} holds no API key; type  export {variable}=<key>, "
                 f"name another one with {path}.key_env=..., or give null for a server that needs none"
@@ -169,123 +240,67 @@ def _call(node: Node, path: str) -> Iterator[str]:
     except Exception as error:  # importing runs code of any kind
         yield f"{path}._target_: cannot import {node['_target_']}: {error}"
         return
-    signature, hints = _parameters(target)
+    signature, hints, settings = _parameters(target)
+    hints |= typing.get_type_hints(_RANGES.get(node["_target_"], object), include_extras=True)
     accepted = {
         name: one for name, one in signature.items() if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)
     }
+    faults = []
     if not any(one.kind is one.VAR_KEYWORD for one in signature.values()):
         for key in sorted(arguments.keys() - accepted.keys()):
-            yield f"{path}.{key}: {node['_target_']} has no such setting{_did_you_mean(key, accepted)}"
+            faults.append(f"{path}.{key}: {node['_target_']} has no such setting{did_you_mean(key, accepted)}")
     if not node.get("_partial_"):
         for name, one in accepted.items():
             if one.default is one.empty and name not in arguments:
-                yield f"{path}.{name}: missing; type +{path}.{name}=..."
+                faults.append(f"{path}.{name}: missing; type +{path}.{name}=...")
     for key in sorted(arguments.keys() & hints.keys()):
-        if arguments[key] != _MISSING:
-            yield from _mistyped(f"{path}.{key}", arguments[key], hints[key])
+        value, files = arguments[key], _choices(f"{path}.{key}")
+        if value != MISSING and isinstance(value, str) and files:
+            group = f"{path}.{key}".replace(".", "/")
+            faults.append(f"{path}.{key}={value!r}: this is a group of settings; type {group}=<one of {files}>")
+        elif value != MISSING:
+            faults += faults_of(f"{path}.{key}", value, hints[key])
+    if settings and not faults and not _missing(arguments):
+        faults += _of_the_settings(settings, arguments)
+    yield from faults
+
+
+def _of_the_settings(settings: type, arguments: Node) -> Iterator[str]:
+    """Ask a dataclass of settings what it finds wrong with them together."""
+    names = inspect.signature(settings).parameters
+    told = {name: value for name, value in arguments.items() if name in names}
+    try:
+        settings(**told)
+    except InputError as error:
+        yield str(error)
+    except Exception:  # one is missing, or is an object once it is built
+        return
 
 
 def _missing(arguments: Node) -> list[str]:
-    return [key for key, value in arguments.items() if value == _MISSING]
+    return [key for key, value in arguments.items() if value == MISSING]
 
 
-def _parameters(target: Callable[..., Any]) -> tuple[dict[str, inspect.Parameter], dict[str, Any]]:
-    """Return a callable's parameters, and their type hints where they can be resolved.
+def _parameters(target: Callable[..., Any]) -> tuple[dict[str, inspect.Parameter], dict[str, Any], type | None]:
+    """Return a callable's parameters, their type hints where they can be resolved, and its dataclass of settings.
 
     Those of the ``**settings`` of a class are the fields of the dataclass that it annotates its attribute of that name
     with: so configs are flat, and constructors short.
     """
     parameters = dict(inspect.signature(target).parameters)
     try:
-        hints = typing.get_type_hints(target.__init__ if inspect.isclass(target) else target)
+        hints = typing.get_type_hints(target.__init__ if inspect.isclass(target) else target, include_extras=True)
     except (NameError, TypeError):
         hints = {}
+    settings = None
     for name in [name for name, one in parameters.items() if one.kind is one.VAR_KEYWORD and inspect.isclass(target)]:
         kinds = (kind for kind in inspect.getmro(cast(type, target)) if name in inspect.get_annotations(kind))
         if owner := next(kinds, None):
             del parameters[name]
             settings = inspect.get_annotations(owner, eval_str=True)[name]
             parameters |= inspect.signature(settings).parameters
-            hints |= typing.get_type_hints(settings)
-    return parameters, hints
-
-
-def _mistyped(path: str, value: Any, hint: Any) -> Iterator[str]:
-    """Validate a value against a hint made of plain types; other hints are let pass."""
-    from pydantic import TypeAdapter, ValidationError
-
-    if not _is_plain(hint) or (isinstance(value, dict) and "_target_" in value):
-        return  # what a nested target returns is known only once it is built
-    try:
-        TypeAdapter(hint).validate_python(value, strict=True)
-    except ValidationError:
-        yield f"{path}={value!r}: needed: {_in_words(hint)}"
-
-
-def _is_plain(hint: Any) -> bool:
-    if hint in (int, float, bool, str, types.NoneType, Node):
-        return True
-    origin, inner = typing.get_origin(hint), typing.get_args(hint)
-    if origin is Literal:
-        return True
-    return origin in (typing.Union, types.UnionType, list, Sequence) and all(map(_is_plain, inner))
-
-
-def _in_words(hint: Any) -> str:
-    if hint is types.NoneType:
-        return "null"
-    if hint == Node:
-        return "a group of settings"
-    origin, inner = typing.get_origin(hint), typing.get_args(hint)
-    if origin is Literal:
-        return " | ".join(map(str, inner))
-    if origin in (typing.Union, types.UnionType):
-        return " | ".join(map(_in_words, inner))
-    if origin in (list, Sequence):
-        return f"[{_in_words(inner[0])}, ...]"
-    return {int: "whole number", float: "number", bool: "true | false", str: "text"}[hint]
-
-
-def _refused(config: Mapping[str, Any], multirun: bool) -> Iterator[str]:
-    """Name combinations that are known to break, and paths and devices that are absent."""
-    trainer, logger, stage = (config.get(key) or {} for key in ("trainer", "logger", "stage"))
-    if multirun and (trainer.get("devices") not in (1, "1", None) or "ddp" in str(trainer.get("strategy"))):
-        yield (
-            f"trainer: several devices (devices={trainer.get('devices')}, strategy={trainer.get('strategy')}) in a "
-            "multirun would start its jobs over in every process. Give each job one device (trainer.devices=1 "
-            "trainer.strategy=auto), start one `torchrun --nproc-per-node=N -m src.run ...` a job, or use one of "
-            "Hydra's launcher plugins"
-        )
-    if trainer.get("accelerator") in ("cuda", "gpu"):
-        import torch
-
-        if not torch.cuda.is_available():
-            yield f"trainer.accelerator={trainer['accelerator']}: there is no CUDA here; type trainer.accelerator=cpu"
-    if logger.get("mode") == "online" and not _has_wandb_key():
-        yield "logger.mode=online: no key of Weights & Biases; run `wandb login` once, or type logger.mode=offline"
-    for key in ("init_from", "reward_from"):
-        start = stage.get(key)
-        if start not in (None, _MISSING) and not Path(start).is_file():
-            yield f"stage.{key}={start}: no such file; needed: checkpoints/best.ckpt of a run"
-    # Not of `reward_from`: collaborative models of before are read as ever.
-    for key, path in (("checkpoint", config.get("checkpoint")), ("stage.init_from", stage.get("init_from"))):
-        if isinstance(path, str) and (older := older_version(Path(path).parent.parent)):
-            yield f"{key}={path}: {older}"
-
-
-def _did_you_mean(key: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(key, list(known), n=1)
-    return f"; did you mean {close[0]}?" if close else f"; there are: {', '.join(sorted(known))}"
-
-
-def _has_wandb_key() -> bool:
-    """Whether Weights & Biases will find a key: in ``WANDB_API_KEY``, or where ``wandb login`` puts it."""
-    host = urlsplit(os.environ.get("WANDB_BASE_URL") or "https://api.wandb.ai").netloc
-    try:
-        stored = netrc.netrc(Path(os.environ.get("NETRC") or "~/.netrc").expanduser()).authenticators(host)
-    except (OSError, netrc.NetrcParseError):
-        stored = None
-    return bool(os.environ.get("WANDB_API_KEY") or stored)
+            hints |= typing.get_type_hints(settings, include_extras=True)
+    return parameters, hints, settings
 
 
 def prepare_arguments(arguments: list[str], conf: Path) -> list[str]:
@@ -300,18 +315,24 @@ def prepare_arguments(arguments: list[str], conf: Path) -> list[str]:
         conf: The config folder; its subfolders are the groups, whose choice is left to Hydra.
 
     Raises:
-        InputError: ``resume`` stands beside other overrides, or names something else than a run folder.
+        InputError: ``resume`` stands beside other overrides, or names something else than a run to go on with; or a
+            word is no override.
     """
     if any(argument.partition("=")[0] in _SHOWS_ONLY for argument in arguments):
         return arguments
     groups = {path.name for path in conf.iterdir() if path.is_dir()}
     resumed = [argument for argument in arguments if argument.lstrip("+").startswith("resume=")]
-    if resumed and resumed[-1].partition("=")[2] not in ("", "null"):
+    if resumed and not resumed[-1].endswith("=null"):
         rest = [argument for argument in arguments if argument not in resumed]
-        arguments = _resume(Path(resumed[-1].partition("=")[2]), rest)
+        if not first_process():  # Lightning starts the others with what this function has made, and more
+            rest = [argument for argument in rest if not argument.startswith("hydra.")]
+        arguments = _resume(unquoted(resumed[-1].partition("=")[2]), rest)
     else:
+        _require_overrides(arguments)
+        multirun = any(argument in _MULTIRUN for argument in arguments)
+        forced = [_forced(readable(argument, multirun=multirun), groups) for argument in arguments]
         # Stable sort: Hydra's parser stumbles over a `-m` between overrides.
-        arguments = sorted((_forced(argument, groups) for argument in arguments), key=lambda one: one not in _MULTIRUN)
+        arguments = sorted(forced, key=lambda one: one not in _MULTIRUN)
     if not first_process():
         arguments = [argument for argument in arguments if not argument.startswith("hydra.run.dir=")]
         folder = tempfile.mkdtemp(prefix="rank-")
@@ -354,15 +375,23 @@ def _forced(argument: str, groups: set[str]) -> str:
     return f"++{argument}" if plain else argument
 
 
-def _resume(folder: Path, rest: list[str]) -> list[str]:
+def _require_overrides(arguments: list[str]) -> None:
+    recipes = [path.stem for path in (CONF / "experiment").glob("*.yaml")]
+    for before, argument in zip(["", *arguments], arguments, strict=False):
+        is_value = before.startswith("-") and before not in _MULTIRUN  # of an option of Hydra's
+        if not is_value and "=" not in argument and not argument.startswith(("-", "~")):
+            close = difflib.get_close_matches(argument, recipes, n=1) or ["sft"]
+            raise InputError(f"{argument}: I need KEY=VALUE or GROUP=CHOICE, such as  +experiment={close[0]}")
+
+
+def _resume(named: str, rest: list[str]) -> list[str]:
+    if not named:
+        raise InputError("resume= names no run.\nType:  resume=<folder of a run>")
+    folder = Path(named)
     if rest:
         raise InputError(
             f"resume={folder} takes its whole config from the folder; remove: {' '.join(rest)}\n"
-            f"  python -m src.run resume={folder}"
+            f"  {resume_command(folder)}"
         )
-    if not (folder / "config.yaml").is_file() or not (folder / "result.json").is_file():
-        raise InputError(
-            f"resume={folder}: I find no run there. I need a folder with config.yaml and result.json, as src.run "
-            "writes it below outputs/."
-        )
-    return [f"++resume={json.dumps(str(folder))}", f"hydra.run.dir={json.dumps(str(folder))}"]
+    require_resumable(folder)
+    return [f"++resume={quoted(str(folder))}", f"hydra.run.dir={quoted(str(folder))}"]

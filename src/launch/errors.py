@@ -1,4 +1,7 @@
-"""The one exception for faults that the user can mend."""
+"""The one exception for faults that the user can mend, and the command that goes on after one."""
+
+import shlex
+from pathlib import Path
 
 
 class InputError(Exception):
@@ -7,3 +10,8 @@ class InputError(Exception):
     ``src.run`` prints the message without a traceback; every other exception is a defect of this project and keeps its
     traceback.
     """
+
+
+def resume_command(folder: Path) -> str:
+    """Return the command that goes on with the run in a folder, as a shell reads it."""
+    return f"python -m src.run {shlex.quote(f'resume={folder}')}"

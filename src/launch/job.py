@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from src.launch.config import build, check
-from src.launch.errors import InputError
+from src.launch.errors import InputError, resume_command
 from src.launch.record import Record
 
+_UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOENT)
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of malloc.h
 
 
@@ -48,22 +49,43 @@ def run_job(
         config = record.content["config"]
         if record.content["status"] == "finished":
             print(f"{folder} is finished; there is nothing to resume.")
-        else:
-            check(config, multirun=multirun)
-            build(config["task"]).run(config, folder, record, sweep)
+            return record
+        try:
+            if not config.get("task"):
+                raise InputError("There is no task.\nType:  +experiment=<recipe>   (--help lists them)")
+            check(config, multirun=multirun, parts=True)
+        except InputError as error:
+            if not resume:  # of a resumed run, the config is kept to be mended
+                record.refuse(error)
+                record = None
+            raise
+        build(config["task"]).run(config, folder, record, sweep)
         return record
     except BaseException as error:
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            go_on = f"go on:  python -m src.run resume={folder}" if record else "type the same command again."
-            full = InputError(f"Cannot write into {folder}: {error.strerror}.\nFree some room there, then {go_on}")
+        if isinstance(error, OSError) and (advice := cannot_write(folder, error)):
+            go_on = f"go on:  {resume_command(folder)}" if record else "type the same command again."
+            refused = InputError(f"{advice}, then {go_on}")
             if record:
-                record.fail(full)
-            raise full from error
+                record.fail(refused)
+            raise refused from error
         if record:
             record.fail(error)
         raise
     finally:
         free_memory()  # the next run of this process needs it
+
+
+def cannot_write(folder: Path, error: OSError) -> str | None:
+    """Return what is wrong with the folder of a run and how to mend it; None if the error is about something else."""
+    what = f"Cannot write into {folder}: {error.strerror}.\n"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"{what}Free some room there"
+    path = Path(str(error.filename2 or error.filename or ""))
+    concerns_folder = path.is_relative_to(folder) or folder.is_relative_to(path)
+    is_defect = error.errno == errno.ENOENT and folder.exists()  # something that should be there
+    if error.errno not in _UNWRITABLE or not concerns_folder or is_defect:
+        return None
+    return f"{what}I need a folder that I may write to; in the way is {path}. Mend that or type hydra.run.dir=<another>"
 
 
 def keep_memory() -> None:

@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import resource
+import shlex
 import subprocess
 import sys
 import time
@@ -18,11 +19,15 @@ from typing import Any
 
 import yaml
 
-from src.launch.errors import InputError
+from src.launch.errors import InputError, resume_command
 from src.launch.storage import sha256_of, write_atomic
 
 PACKAGES = ("torch", "transformers", "lightning", "hydra-core", "numpy", "ilrec-gisa")
 _SOURCE = Path(__file__).parents[1]
+_SHOWN = 10  # runs in a message
+_WRITE_AGAIN = (
+    "Mend it; result.json beside it holds the config as it was when the run last began, under the key config."
+)
 
 
 class Record:
@@ -45,10 +50,11 @@ class Record:
         Raises:
             InputError: the folder already holds a run.
         """
-        if first_process() and (folder / "result.json").exists():  # the others may come after it has begun
+        # The other processes may come after it has begun.
+        if first_process() and (folder / "result.json").exists() and not _has_made_nothing(folder):
             raise InputError(
                 f"{folder} already holds a run. I need a folder of its own for every run.\n"
-                f"Go on with that one:  python -m src.run resume={folder}\n"
+                f"Go on with that one:  {resume_command(folder)}\n"
                 "or leave out hydra.run.dir, and a new folder is made below outputs/."
             )
         _reset_peak_memory()
@@ -83,26 +89,28 @@ class Record:
     @classmethod
     def began(cls, folder: Path, config: dict[str, Any]) -> bool:
         """Tell whether a folder holds a run of this config, as those of a sweep do that is typed once more."""
-        path = folder / "result.json"
-        return path.is_file() and json.loads(path.read_bytes())["config"] == json.loads(json.dumps(config))
+        content = _content(folder)
+        same = content.get("config") == json.loads(json.dumps(config))
+        return same and refusal(folder) is None
 
     @classmethod
     def resume(cls, folder: Path) -> Record:
         """Read the record and the config of a run to go on with; a finished one is left as it is.
 
         Raises:
-            InputError: an older version of the code made it.
+            InputError: an older version of the code made it, or its config cannot be read.
         """
         if older := older_version(folder):
             raise InputError(older)
-        record = cls(folder, json.loads((folder / "result.json").read_bytes()))
+        require_resumable(folder)
+        record = cls(folder, _content(folder))
         if record.content["status"] != "finished":
             _reset_peak_memory()
             if first_process():
                 for unfinished in folder.rglob(".*.tmp"):  # left by a kill in the middle of a write
                     unfinished.unlink()
-            config = yaml.safe_load((folder / "config.yaml").read_text())
-            record.update(status="running", error=None, config=config, resumed=record.content["resumed"] + 1)
+            resumed = record.content["resumed"] + 1
+            record.update(status="running", error=None, config=read_config(folder), resumed=resumed)
         return record
 
     def update(self, **changes: Any) -> None:
@@ -140,13 +148,103 @@ class Record:
         with suppress(OSError):  # a full disk, of all times; the error itself is reported anyway
             self.update(status="failed", finished_at=_now(), peak_memory_mib=peak_memory_mib(), error=description)
 
+    def refuse(self, error: InputError) -> None:
+        """Close the record of a run whose config has faults: nothing leads back to that config."""
+        self.fail(error)
+        if first_process():
+            self.update(error={**self.content["error"], "refused": True})
+            (self.path.parent / "config.yaml").unlink(missing_ok=True)
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """Read the ``config.yaml`` of a run folder.
+
+    Raises:
+        InputError: it is not YAML, or no config.
+    """
+    path = folder / "config.yaml"
+    try:
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is damaged: {error}\n{_WRITE_AGAIN}") from error
+    if not isinstance(config, dict):
+        raise InputError(f"{path} is damaged: it holds no settings.\n{_WRITE_AGAIN}")
+    return config
+
+
+def refusal(folder: Path) -> str | None:
+    """Return why the run of a folder was refused before anything was built; None if it was not."""
+    error = _content(folder).get("error") or {}
+    return str(error["message"]) if error.get("refused") else None
+
+
+def _has_made_nothing(folder: Path) -> bool:
+    """Whether the run of a folder ended in a fault of its user before it made anything: a mended one may replace it."""
+    content = _content(folder)
+    error = content.get("error") or {}
+    made = {path.name for path in folder.iterdir()} - {"config.yaml", "result.json", "run.log", "items.index.json"}
+    return content.get("status") == "failed" and error.get("type") == InputError.__name__ and not made
+
+
+def require_resumable(folder: Path) -> None:
+    """Refuse to go on where there is nothing to go on with.
+
+    Raises:
+        InputError: the folder holds no run, a damaged or a refused one, or several; the message says what to type.
+    """
+    result, config = folder / "result.json", folder / "config.yaml"
+    if (message := refusal(folder)) is not None:
+        typed = shlex.join(_content(folder).get("overrides", []))
+        raise InputError(
+            f"resume={folder}: that run was refused before it began, so there is nothing to go on with. {message}\n"
+            f"Mend that, and type the command again:\n  python -m src.run {typed}"
+        )
+    if result.is_file() and config.is_file() and _read(result) is None:
+        raise InputError(
+            f"resume={folder}: {result} is damaged, so I cannot tell what that run was.\n"
+            "Type its command again; without hydra.run.dir, a new folder is made below outputs/."
+        )
+    if result.is_file() and config.is_file():
+        if _content(folder).get("status") != "finished":
+            read_config(folder)
+        return
+    need = "I find no run there. I need a folder with config.yaml and result.json, as src.run writes it below outputs/."
+    raise InputError(f"resume={folder}: {need}{_runs_nearby(folder)}")
+
+
+def _runs_nearby(folder: Path) -> str:
+    """Return the commands that go on with the runs below a folder, as of a sweep, or above it."""
+    above = next((parent for parent in list(folder.parents)[:2] if (parent / "result.json").is_file()), None)
+    if above:
+        return f"\nType:  {resume_command(above)}"
+    below = sorted(path.parent for path in folder.glob("*/result.json"))
+    open_ones = [path for path in below if _content(path).get("status") != "finished" and refusal(path) is None]
+    if below and not open_ones:
+        return f"\nBelow it there are {len(below)} run(s), each finished or refused."
+    shown = [f"  {resume_command(path)}" for path in open_ones[:_SHOWN]]
+    more = [f"  and {len(open_ones) - _SHOWN} more"] if len(open_ones) > _SHOWN else []
+    again = "or, for a sweep, its command with  hydra.sweep.dir=<that folder>, which does all that is left."
+    return (
+        "\n".join(["", "Below it there are runs that are not finished. Type:", *shown, *more, again]) if below else ""
+    )
+
+
+def _content(folder: Path) -> dict[str, Any]:
+    """Read the ``result.json`` of a folder; empty where there is none, or a damaged one."""
+    return _read(folder / "result.json") or {}
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    try:
+        content = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return None
+    return content if isinstance(content, dict) else None
+
 
 def older_version(folder: Path) -> str | None:
     """Say what to do with a run folder whose config names code that is gone; None for one that can be used."""
-    try:
-        run = json.loads((folder / "result.json").read_bytes())
-    except (OSError, ValueError):  # no run folder, or a damaged one, which those who need it will say
-        return None
+    run = _content(folder)  # nothing of a damaged one, which those who need it will say
     gone = next((target for target in _targets(run.get("config")) if not _is_here(target)), None)
     if gone is None:
         return None
@@ -178,14 +276,14 @@ def _is_here(target: str) -> bool:
 
 def _origin(checkpoint: Path) -> dict[str, str | None]:
     """Return a checkpoint's path, its content's hash and the name of the run that wrote it, if that can be known."""
-    run = checkpoint.parent.parent / "result.json"
-    name = json.loads(run.read_bytes()).get("name") if run.is_file() else None
+    name = _content(checkpoint.parent.parent).get("name")
     return {"path": str(checkpoint), "sha256": sha256_of(checkpoint), "name": name}
 
 
 def first_process() -> bool:
     """Whether this is the process of a distributed run that writes and prints; true in an ordinary run."""
-    return int(os.environ.get("RANK") or os.environ.get("SLURM_PROCID") or 0) == 0
+    ranks = (os.environ.get(name) for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK"))  # the last from Lightning
+    return int(next(filter(None, ranks), 0)) == 0
 
 
 def peak_memory_mib() -> float:

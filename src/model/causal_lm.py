@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,15 +11,23 @@ from typing import Any, Literal
 import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+)
 
 from src.launch.errors import InputError
-from src.model.attention import additive_mask, use_packed_attention
+from src.launch.values import Count, Dropout
+from src.model.adapters import Lora, with_adapters
+from src.model.architecture import Architecture, Head
+from src.model.probe import examine, extend
 
-# Tokens of a row from which examples are attended to one by one. With SmolLM2 and rows of 200 to 250 tokens, a step
-# takes 0.7 of the time in bfloat16 and 0.9 in float32; small models have shorter rows, and many examples.
-_LONG = 200
-_FINAL_NORMS = ("norm", "final_layernorm", "ln_f", "final_layer_norm")
+log = logging.getLogger("run")
 
 
 @dataclass(frozen=True)
@@ -34,29 +43,6 @@ class RowStates:
     intermediate: Tensor
 
 
-@dataclass(frozen=True)
-class Head:
-    """The language-model head as a matrix, read once for several products.
-
-    Attributes:
-        weight: One row a token, shape ``(V, D)``; trained rows of an adapter are in it.
-        bias: One number a token, shape ``(V,)``, or ``None``.
-    """
-
-    weight: Tensor
-    bias: Tensor | None
-
-    def __call__(self, states: Tensor) -> Tensor:
-        """Return float32 logits ``(..., V)`` of normed hidden states ``(..., D)``."""
-        return nn.functional.linear(states, self.weight, self.bias).float()
-
-    def of(self, tokens: Tensor) -> Head:
-        """Return the head of some tokens only."""
-        # Its gradient names the rows; that of `weight[tokens]` would be a second matrix as large as the whole head.
-        rows = nn.functional.embedding(tokens, self.weight, sparse=True)
-        return Head(rows, None if self.bias is None else self.bias[tokens])
-
-
 class CausalLM(nn.Module):
     """A causal language model that knows which of its tokens items are made of.
 
@@ -65,14 +51,25 @@ class CausalLM(nn.Module):
         tokenizer: Its text tokenizer, item tokens added.
         item_vocabulary: The tokens that were added for items; none where items are titles.
         spec: What the network is, as plain values; kept in checkpoints to refuse another model's weights.
+        architecture: How the network is read, if it has been examined.
+
+    Raises:
+        InputError: the network cannot be read, see ``probe.examine``.
     """
 
-    def __init__(self, network: Any, tokenizer: Any, item_vocabulary: Sequence[str], spec: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        network: Any,
+        tokenizer: Any,
+        item_vocabulary: Sequence[str],
+        spec: dict[str, Any],
+        architecture: Architecture | None = None,
+    ) -> None:
         super().__init__()
         self.network = network
         self.tokenizer = tokenizer
         self.spec = {**spec, "item_tokens": len(item_vocabulary)}
-        self._attends_by_example = use_packed_attention(self.causal_network)
+        self.architecture = architecture or examine(network)
         self.item_token_ids: Tensor
         self.item_token_places: Tensor  # the inverse: token id -> place in the item vocabulary, -1 for other tokens
         self.name_item_tokens(item_vocabulary)
@@ -81,7 +78,7 @@ class CausalLM(nn.Module):
     def name_item_tokens(self, item_vocabulary: Sequence[str]) -> None:
         """Say which tokens items are made of, in the order in which the items count them."""
         ids = torch.tensor(self.tokenizer.convert_tokens_to_ids(list(item_vocabulary)), dtype=torch.int64)
-        places = torch.full((self.causal_network.config.vocab_size,), -1)
+        places = torch.full((self.architecture.config.vocab_size,), -1)
         places[ids] = torch.arange(len(ids))
         self.register_buffer("item_token_ids", ids, persistent=False)
         self.register_buffer("item_token_places", places, persistent=False)
@@ -89,33 +86,51 @@ class CausalLM(nn.Module):
     @property
     def causal_network(self) -> Any:
         """The transformers model itself, adapters included, without PEFT's wrapper."""
-        return self.network.get_base_model() if hasattr(self.network, "get_base_model") else self.network
+        return self.architecture.network
 
     @property
     def decoder(self) -> Any:
         """The transformer blocks with the final norm, without the head."""
-        return self.causal_network.get_decoder()
+        return self.architecture.decoder
 
     @property
     def num_blocks(self) -> int:
         """Number of transformer blocks."""
-        return int(self.causal_network.config.num_hidden_layers)
+        return int(self.architecture.config.num_hidden_layers)
 
     @property
     def blocks(self) -> list[nn.Module]:
         """The transformer blocks."""
-        lists = (part for part in self.decoder.children() if isinstance(part, nn.ModuleList))
-        return list(next(part for part in lists if len(part) == self.num_blocks))
+        return self.architecture.stack[1]
+
+    def prepare_for(self, longest: int, advice: str) -> None:
+        """Be ready for sequences of up to so many tokens.
+
+        Args:
+            longest: Tokens of the longest sequence.
+            advice: What to type where the model reads fewer; ``{}`` stands for its number.
+
+        Raises:
+            InputError: the model reads fewer.
+        """
+        context = self.architecture.context
+        if context is not None and longest > context:
+            raise InputError(
+                f"Sequences have up to {longest} tokens, but the model, a {type(self.causal_network).__name__}, reads "
+                f"{context}.\nType:  {advice.format(context)}"
+            )
+        extend(self.architecture, longest)
+        for reason, note in self.architecture.notes.items():
+            if reason != "layers":  # which are told of where they are asked for
+                log.warning("%s: %s. It is read a slower way.", type(self.causal_network).__name__, note)
 
     def head(self, states: Tensor) -> Tensor:
         """Return float32 logits ``(..., V)`` of normed hidden states ``(..., D)``."""
-        logits: Tensor = self.causal_network.get_output_embeddings()(states)
-        return logits.float()
+        return self.architecture.head(states)
 
     def read_head(self) -> Head:
-        """Return the head for several products of one step: an adapter copies the whole matrix at every reading."""
-        head = self.causal_network.get_output_embeddings()
-        return Head(head.weight, getattr(head, "bias", None))
+        """Return the head for several products of one step."""
+        return self.architecture.read_head()
 
     def row_states(self, input_ids: Tensor, attention_mask: Tensor, rows: Tensor, blocks: Sequence[int]) -> RowStates:
         """Run the blocks over whole sequences and keep the states of the label rows only.
@@ -132,51 +147,21 @@ class CausalLM(nn.Module):
         Returns:
             States at the N rows.
         """
-        layout: dict[str, Any]
-        if self._attends_by_example and input_ids.shape[1] >= _LONG:
-            # One row of all examples without padding; their lengths take the place of the mask.
-            row = torch.arange(len(input_ids), device=input_ids.device)[:, None]
-            present = attention_mask > 0
-            example = (attention_mask + row * input_ids.shape[1])[present]
-            lengths = torch.unique_consecutive(example, return_counts=True)[1]
-            begin = torch.repeat_interleave(lengths.cumsum(0) - lengths, lengths)
-            layout = {
-                "input_ids": input_ids[present][None],
-                "attention_mask": additive_mask(present.new_ones(1, 1, 1), self.causal_network.dtype),  # not read
-                "position_ids": (torch.arange(len(begin), device=begin.device) - begin)[None],
-                "example_lengths": lengths.tolist(),
-            }
-            rows = rows[present][None]
-        else:
-            same_example = attention_mask[:, :, None] == attention_mask[:, None, :]
-            layout = {
-                "input_ids": input_ids,
-                "attention_mask": additive_mask(same_example.tril(), self.causal_network.dtype),
-                "position_ids": same_example.tril(-1).sum(2),
-            }
-        output = self.decoder(**layout, output_hidden_states=bool(blocks), use_cache=False)
-        final = output.last_hidden_state[rows]
-        intermediate = [self._final_norm(output.hidden_states[block][rows]) for block in blocks]
+        final, *intermediate = self.architecture.row_states(input_ids, attention_mask, rows, blocks)
         return RowStates(final, torch.stack(intermediate) if blocks else final.new_zeros(0, *final.shape))
-
-    def _final_norm(self, states: Tensor) -> Tensor:
-        for name in _FINAL_NORMS:
-            norm = getattr(self.decoder, name, None)
-            if norm is not None:
-                normed: Tensor = norm(states)
-                return normed
-        raise InputError(
-            f"{type(self.decoder).__name__} has no final norm under any of the names {', '.join(_FINAL_NORMS)}: "
-            "intermediate layers cannot be read. Train it with stage=sft, or use a Llama-like model."
-        )
 
 
 def intermediate_blocks(model: CausalLM, layers: int | list[int]) -> list[int]:
     """Choose blocks before the final one, counted from 1: the last few, or those listed.
 
     Raises:
-        InputError: the model has too few blocks.
+        InputError: the model has too few blocks, or they cannot be read.
     """
+    if model.architecture.norm is None:
+        raise InputError(
+            f"The model is a {type(model.causal_network).__name__}, whose intermediate layers cannot be read: "
+            f"{model.architecture.notes['layers']}.\nTrain it with stage=sft, or use a Llama-like model."
+        )
     most = model.num_blocks - 1
     chosen = list(range(most + 1 - layers, most + 1)) if isinstance(layers, int) else sorted(set(layers))
     if not chosen or chosen[0] < 1 or chosen[-1] > most:
@@ -190,12 +175,12 @@ def intermediate_blocks(model: CausalLM, layers: int | list[int]) -> list[int]:
 def from_scratch(
     item_vocabulary: Sequence[str],
     *,
-    hidden_size: int,
-    intermediate_size: int,
-    num_layers: int,
-    num_heads: int,
-    dropout: float,
-    max_length: int,
+    hidden_size: Count,
+    intermediate_size: Count,
+    num_layers: Count,
+    num_heads: Count,
+    dropout: Dropout,
+    max_length: Count,
     seed: int,
 ) -> CausalLM:
     """Make a small Llama with random weights over bytes and item tokens.
@@ -253,7 +238,7 @@ def from_pretrained(
     name: str,
     dtype: Literal["float32", "bfloat16"],
     gradient_checkpointing: bool,
-    lora: dict[str, Any] | None,
+    lora: Lora | None,
     seed: int,
 ) -> CausalLM:
     """Load a causal LM of the hub or of a local folder and add the item tokens to it.
@@ -263,27 +248,19 @@ def from_pretrained(
         name: Hub name such as ``meta-llama/Llama-3.1-8B``, or a folder written by ``save_pretrained``.
         dtype: Type of the weights in memory.
         gradient_checkpointing: Recompute activations in the backward pass: less memory, about a third more time.
-        lora: ``rank``, ``alpha``, ``dropout`` of adapters on all linear layers of every block; the item tokens' rows
-            are trained in full. ``None`` trains everything.
+        lora: Adapters on all linear layers of every block; the item tokens' rows are trained in full. ``None`` trains
+            everything.
         seed: Seed of the new rows and adapters.
 
     Returns:
         The model.
 
     Raises:
-        InputError: the name is no folder and the hub does not give it, the model's logits are not those of a linear
-            head, its tokenizer has the item tokens already, or PEFT is not installed.
+        InputError: the name is no folder and the hub does not give it, the model is none that can be read, see
+            ``probe.examine``, its tokenizer has the item tokens already or no end of text, or PEFT is not installed or
+            does not fit the model.
     """
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(name)
-        network = AutoModelForCausalLM.from_pretrained(name, dtype=getattr(torch, dtype))
-    except Exception as error:  # unknown names and torn files end in errors of a dozen types
-        known = "is a folder, but not one that save_pretrained wrote" if Path(name).is_dir() else "is no local folder"
-        raise InputError(
-            f"model.name={name!r} {known}, and no causal language model of that name could be loaded:\n{error}\n"
-            "Type a hub name or a folder with config.json, weights and tokenizer:  model.name=path/to/folder"
-        ) from error
-    _require_linear_head(network, name)
+    tokenizer, network = _load(name, getattr(torch, dtype))
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     _add_item_tokens(tokenizer, item_vocabulary)
@@ -291,24 +268,39 @@ def from_pretrained(
         torch.manual_seed(seed)
         _grow_vocabulary(network, len(tokenizer), len(item_vocabulary))
         if gradient_checkpointing:
-            network.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            _recompute_activations(network)
+        architecture = examine(network)  # before each of its matrices has adapters
         ids = tokenizer.convert_tokens_to_ids(list(item_vocabulary))
-        wrapped = network if lora is None else _with_lora(network, ids, **lora)
-    sizes = {"hidden_size": network.config.hidden_size, "num_layers": network.config.num_hidden_layers}
+        wrapped = network if lora is None else with_adapters(architecture, ids, **lora)
+    sizes = {"hidden_size": architecture.config.hidden_size, "num_layers": architecture.config.num_hidden_layers}
     spec = {"kind": type(network).__name__, **sizes, "lora": dict(lora or {})}
-    return CausalLM(wrapped, tokenizer, item_vocabulary, spec)
+    return CausalLM(wrapped, tokenizer, item_vocabulary, spec, architecture)
 
 
-@torch.no_grad()
-def _require_linear_head(network: Any, name: str) -> None:
-    """Refuse models that cap or scale what their head gives: losses and decoding here read the head itself."""
-    token = torch.zeros(1, 1, dtype=torch.int64)
-    states = network.get_decoder()(token).last_hidden_state
-    if not torch.allclose(network.get_output_embeddings()(states), network(token).logits):
+def _load(name: str, dtype: torch.dtype) -> tuple[Any, Any]:
+    """Return tokenizer and network."""
+    try:
+        config, tokenizer = AutoConfig.from_pretrained(name), AutoTokenizer.from_pretrained(name)
+        causal = type(config) in MODEL_FOR_CAUSAL_LM_MAPPING
+        network = AutoModelForCausalLM.from_pretrained(name, dtype=dtype) if causal else None
+    except Exception as error:  # unknown names and torn files end in errors of a dozen types
+        known = "is a folder, but not one that save_pretrained wrote" if Path(name).is_dir() else "is no local folder"
         raise InputError(
-            f"model.name={name!r} is a {type(network).__name__}, which caps or scales the logits of its head; I need "
-            "one with a plain linear head, such as Llama, Qwen, Mistral or GPT-2.\nType:  model.name=<another model>"
+            f"model.name={name!r} {known}, and no causal language model of that name could be loaded:\n{error}\n"
+            "Type a hub name or a folder with config.json, weights and tokenizer:  model.name=path/to/folder"
+        ) from error
+    if network is None:
+        raise InputError(
+            f"model.name={name!r} holds a {type(config).__name__}, which is no causal language model of transformers.\n"
+            "I need one such as Llama, Qwen, Gemma, Mistral or GPT-2.\nType:  model.name=<another model>"
         )
+    if tokenizer.eos_token_id is None:
+        raise InputError(
+            f"model.name={name!r}: its tokenizer has no end-of-text token, so that no response would have an end.\n"
+            'I need one: name it as "eos_token" in tokenizer_config.json of a local copy, and type  '
+            "model.name=<that folder>"
+        )
+    return tokenizer, network
 
 
 def _byte_tokenizer() -> Any:
@@ -326,7 +318,8 @@ def _byte_tokenizer() -> Any:
 
 
 def _add_item_tokens(tokenizer: Any, item_vocabulary: Sequence[str]) -> None:
-    clash = [token for token in item_vocabulary if token in tokenizer.get_vocab()]
+    known = tokenizer.get_vocab()  # once: it is made anew at every call
+    clash = [token for token in item_vocabulary if token in known]
     if clash:
         raise InputError(
             f"The model's tokenizer already has {len(clash)} of the {len(item_vocabulary)} item tokens (first: "
@@ -339,37 +332,35 @@ def _add_item_tokens(tokenizer: Any, item_vocabulary: Sequence[str]) -> None:
 def _grow_vocabulary(network: Any, size: int, added: int) -> None:
     """Append rows around the mean of the known ones, so that a new token starts out neither likely nor unlikely."""
     known = size - added
-    network.resize_token_embeddings(max(size, network.get_input_embeddings().num_embeddings), mean_resizing=False)
-    tied = network.config.tie_word_embeddings
-    matrices = [network.get_input_embeddings().weight] + ([] if tied else [network.get_output_embeddings().weight])
+    try:
+        network.resize_token_embeddings(max(size, network.get_input_embeddings().num_embeddings), mean_resizing=False)
+        matrices = {network.get_input_embeddings().weight, network.get_output_embeddings().weight}
+        with torch.device("meta"):
+            anew = type(network)(network.config).state_dict()
+        same = all(weight.shape == anew[name].shape for name, weight in network.state_dict().items() if name in anew)
+        problem = "" if same else ": a model of its new config has weights of other shapes"
+    except Exception as error:  # each architecture that cannot has a way of its own
+        problem = f": {error}"
+    if problem:
+        raise InputError(
+            f"The model is a {type(network).__name__}, whose vocabulary does not grow{problem}\n"
+            "I need one that takes new tokens.\nType:  model.name=<another model>"
+        )
     with torch.no_grad():
-        for weight in matrices:
+        for weight in sorted(matrices, key=lambda one: one is not network.get_input_embeddings().weight):
             rows = weight[:known].float()
             noise = torch.randn(added, weight.shape[1]) * rows.std(0)
             weight[known:size] = (rows.mean(0) + 0.1 * noise).to(weight.dtype)
 
 
-def _with_lora(network: Any, token_ids: list[int], *, rank: int, alpha: float, dropout: float) -> Any:
+def _recompute_activations(network: Any) -> None:
     try:
-        from peft import LoraConfig, get_peft_model
-    except ImportError as error:
+        network.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    except ValueError as error:
         raise InputError(
-            "model.lora needs the package peft.\nType:  pip install -e '.[lora]'\n"
-            "or train all weights:  model.lora=null"
+            f"The model is a {type(network).__name__}, which cannot recompute activations: {error}\n"
+            "Type:  model.gradient_checkpointing=false"
         ) from error
-    ends = [network.get_input_embeddings()]
-    if not network.config.tie_word_embeddings:
-        ends.append(network.get_output_embeddings())
-    rows = {name: token_ids for name, module in network.named_modules() if module in ends and token_ids}
-    config = LoraConfig(
-        r=rank,
-        lora_alpha=alpha,
-        lora_dropout=dropout,
-        target_modules="all-linear",
-        trainable_token_indices=rows or None,
-        task_type="CAUSAL_LM",
-    )
-    return get_peft_model(network, config)
 
 
 def save_model(model: CausalLM, folder: str | Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import time
 from pathlib import Path
@@ -13,8 +14,9 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.trainer.states import TrainerFn
 
-from src.launch.errors import InputError
+from src.launch.errors import InputError, resume_command
 from src.launch.storage import write_atomic
+from src.launch.values import Count, did_you_mean
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -56,10 +58,11 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 
 def cannot_write(path: Path, reason: OSError) -> InputError:
-    """Return the error for a checkpoint that finds no room."""
+    """Return the error for a checkpoint that finds no room or no folder."""
+    mend = "Free some room there" if reason.errno in (errno.ENOSPC, errno.EDQUOT) else "Mend that"
     return InputError(
         f"Cannot write {path.name} into {path.parent}: {reason.strerror or reason}.\n"
-        f"Free some room there, then go on:  python -m src.run resume={path.parent.parent}"
+        f"{mend}, then go on:  {resume_command(path.parent.parent)}"
     )
 
 
@@ -73,7 +76,7 @@ class Checkpoints(Checkpoint):
     """
 
     def __init__(
-        self, folder: Path, *, monitor: str, patience: int | None = None, every_steps: int | None = None
+        self, folder: Path, *, monitor: str, patience: Count | None = None, every_steps: Count | None = None
     ) -> None:
         """Store the settings.
 
@@ -122,9 +125,18 @@ class Checkpoints(Checkpoint):
             self._batches.load_state_dict(self._position)
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Keep the weights if they are the best so far."""
+        """Keep the weights if they are the best so far.
+
+        Raises:
+            InputError: what decides is not measured.
+        """
         if trainer.sanity_checking or trainer.state.fn != TrainerFn.FITTING:
             return
+        if self.monitor not in trainer.callback_metrics:
+            raise InputError(
+                f"checkpointing.monitor={self.monitor}: nothing of that name is measured in validation"
+                f"{did_you_mean(self.monitor, [name for name in trainer.callback_metrics if name.startswith('val')])}"
+            )
         score = float(trainer.strategy.broadcast(trainer.callback_metrics[self.monitor].item()))
         if self.best_score is None or score > self.best_score:
             self.best_score, self.waited = score, 0

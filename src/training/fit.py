@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from src.launch.config import build
+from src.launch.errors import InputError
 from src.launch.record import Record
 
 if TYPE_CHECKING:
@@ -38,8 +39,31 @@ def prepare_training(config: dict[str, Any]) -> None:
     warnings.filterwarnings("ignore", message=".*past_key_values.* is deprecated")  # pyproject.toml knows
     use_processor(config)
     lightning.seed_everything(config["seed"], verbose=False)
+    trainer_of(config, logger=False, enable_checkpointing=False)  # refused now, not when all the rest is made
     # Else trainer.deterministic fills every new tensor before it is written to: some 2 to 5% of a small model's step.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+
+
+def trainer_of(config: dict[str, Any], **parts: Any) -> Any:
+    """Build Lightning's trainer.
+
+    Raises:
+        InputError: Lightning refuses its settings.
+    """
+    if config["trainer"].get("strategy") == "sharded":
+        from src.training.sharded import Sharded
+
+        # What is put together for an evaluation is used in training again, which tensors of inference cannot be.
+        parts |= {"strategy": Sharded(), "inference_mode": False}
+    from lightning.fabric.utilities.exceptions import MisconfigurationException
+
+    try:
+        return build(config["trainer"])(**parts)
+    except (MisconfigurationException, ValueError, TypeError, RuntimeError) as error:
+        raise InputError(
+            f"trainer: Lightning refuses these settings: {error}\n"
+            "Mend them; what each may be is in conf/trainer/default.yaml and the documentation of lightning.Trainer."
+        ) from error
 
 
 @contextmanager
@@ -49,7 +73,7 @@ def fitted(
     """Train a stage; where the run folder holds ``checkpoints/last.ckpt``, go on from there.
 
     Args:
-        stage: The Lightning module.
+        stage: The Lightning module, with the weights that it starts from.
         data: The data module.
         config: The checked config.
         folder: The run folder.
@@ -60,10 +84,8 @@ def fitted(
         Trainer and checkpoints behind the training; the logs stay open within the block.
     """
     from src.training.checkpoint import AtomicCheckpointIO
-    from src.training.sharded import Sharded
     from src.training.tracking import ProgressBar, open_logs
 
-    stage.initialise()
     checkpoints = build(config["checkpointing"])(folder / "checkpoints")
     checkpoint_io = AtomicCheckpointIO()
     start = checkpoints.last if checkpoints.last.is_file() else None
@@ -71,12 +93,8 @@ def fitted(
     group = f"{config['name']}/{sweep}" if sweep else config["name"]
     bars = [ProgressBar()] if config["trainer"].get("enable_progress_bar", True) else []
     with open_logs(folder, build(config["logger"]), done_steps=done_steps, config=config, group=group) as logs:
-        # What is put together for an evaluation is used in training again, which tensors of inference cannot be.
-        sharded = config["trainer"].get("strategy") == "sharded"
-        split = {"strategy": Sharded(), "inference_mode": False} if sharded else {}
-        trainer = build(config["trainer"])(
-            default_root_dir=folder, callbacks=[checkpoints, *bars], logger=logs, plugins=[checkpoint_io], **split
-        )
+        parts = {"callbacks": [checkpoints, *bars], "logger": logs, "plugins": [checkpoint_io]}
+        trainer = trainer_of(config, default_root_dir=folder, **parts)
         record.lap("prepare")
         trainer.fit(stage, datamodule=data, ckpt_path=start)
         record.lap("fit", total=checkpoints.fit_seconds)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import hashlib
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +16,10 @@ from torch import Tensor
 from transformers import get_cosine_schedule_with_warmup
 
 from src.launch.errors import InputError
+from src.launch.values import Share, Weight
 from src.training.sharded import load_weights
 
+BRING_BACK = "Bring the data of then back and resume the run, or type its command again for a run on the data of now."
 _WHAT_TO_TYPE = "Type:  {}=outputs/<recipe>/<run>/checkpoints/best.ckpt"
 
 
@@ -30,9 +35,9 @@ class Optimisation:
     """
 
     seed: int
-    learning_rate: float
-    weight_decay: float
-    warmup_ratio: float
+    learning_rate: Weight
+    weight_decay: Weight
+    warmup_ratio: Share
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +83,10 @@ class TrainingStage(lightning.LightningModule):
             raise InputError(
                 f"trainer.strategy=sharded: {self.kind} cannot be split over processes.\nType:  trainer.strategy=ddp"
             )
+
+    def setup(self, stage: str) -> None:
+        """Look at the frozen weights while they are whole: splitting them over processes comes next."""
+        _ = self._frozen
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Fix dropout by (seed, step), so that a resumed run draws what the uninterrupted one draws."""
@@ -146,6 +155,18 @@ class TrainingStage(lightning.LightningModule):
         checkpoint["state_dict"] = {n: w for n, w in checkpoint["state_dict"].items() if n in trained}
         checkpoint["stage"] = self.kind
         checkpoint["model"] = self.model.spec
+        checkpoint["frozen"] = self._frozen
+
+    @cached_property
+    def _frozen(self) -> dict[str, str]:
+        """Say by a few of their numbers what the weights are that are not trained, and so are in no checkpoint.
+
+        Rounded, so that the same weights in another type are the same.
+        """
+        few = {
+            n: w.detach().flatten()[:64].bfloat16().float() for n, w in self.named_parameters() if not w.requires_grad
+        }
+        return {name: hashlib.sha256(values.cpu().numpy().tobytes()).hexdigest()[:16] for name, values in few.items()}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse the weights of another stage or model.
@@ -156,10 +177,8 @@ class TrainingStage(lightning.LightningModule):
         self._check(checkpoint, "the checkpoint", _WHAT_TO_TYPE.format("stage.init_from"))
 
     def _check(self, checkpoint: Mapping[str, Any], source: str, advice: str, needed: str | None = None) -> None:
-        stage, model = checkpoint.get("stage"), checkpoint.get("model")
-        if stage != (needed or self.kind):
-            wanted = f"I need {needed!r}" if needed else f"this is {self.kind!r}"
-            raise InputError(f"{source} holds the stage {stage!r}, but {wanted}.\n{advice}")
+        _require_kind(checkpoint, source, advice, self.kind, needed)
+        model = checkpoint.get("model")
         if model != self.model.spec:
             raise InputError(
                 f"{source} holds another model:\n  there {model}\n  here  {self.model.spec}\n"
@@ -168,6 +187,12 @@ class TrainingStage(lightning.LightningModule):
         missing = [name for name in self._trained_names() if name not in checkpoint["state_dict"]]
         if missing:
             raise InputError(f"{source} misses {len(missing)} trained weights, the first is {missing[0]}.\n{advice}")
+        there = {name: known for name, known in checkpoint.get("frozen", {}).items() if name in self._frozen}
+        if other := [name for name, known in there.items() if known != self._frozen[name]]:
+            raise InputError(
+                f"{source} was trained beside other frozen weights, though of the same shapes: {len(other)} differ, "
+                f"the first is {other[0]}.\nCompose the same model.name as that run's config.yaml, or train anew."
+            )
 
     def initialise(self) -> dict[str, Any] | None:
         """Take the weights that the settings say to start from, if any, before training; return their checkpoint.
@@ -191,14 +216,58 @@ class TrainingStage(lightning.LightningModule):
         Raises:
             InputError: it cannot be read, or belongs to another stage or model.
         """
-        source, advice = f"{setting}={str(path)!r}", _WHAT_TO_TYPE.format(setting)
-        try:
-            checkpoint = load_weights(path)
-        except Exception as error:
-            reason = str(error).partition("\n")[0]  # torch goes on with advice to trust the file
-            raise InputError(f"{source} is not a checkpoint that can be read: {reason}\n{advice}") from error
-        if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
-            raise InputError(f"{source} is not a checkpoint of this project.\n{advice}")
-        self._check(checkpoint, source, advice, needed)
+        checkpoint = _read(path, setting, load_weights)
+        self._check(checkpoint, f"{setting}={str(path)!r}", _WHAT_TO_TYPE.format(setting), needed)
         self.load_state_dict(checkpoint["state_dict"], strict=False)
         return checkpoint
+
+
+def foresee_start(stage: type, settings: Mapping[str, Any]) -> None:
+    """Refuse a checkpoint that a stage cannot start from before data and model are made, which may take long.
+
+    Args:
+        stage: The class.
+        settings: Its node in the config.
+
+    Raises:
+        InputError: it cannot be read, or is of another stage.
+    """
+    if issubclass(stage, TrainingStage) and (start := settings.get("init_from")):
+        setting = "stage.init_from"
+        source, advice = f"{setting}={start!r}", _WHAT_TO_TYPE.format(setting)
+        _require_kind(read_checkpoint(Path(start), setting), source, advice, stage.__name__, stage.continues)
+
+
+def read_checkpoint(path: Path, setting: str) -> dict[str, Any]:
+    """Return a checkpoint whose tensors stay on the disk.
+
+    Raises:
+        InputError: it cannot be read, or is none of this project.
+    """
+    return _read(path, setting, lambda file: torch.load(file, map_location="cpu", weights_only=True, mmap=True))
+
+
+def why_unreadable(path: Path, error: Exception) -> str:
+    """Return why ``torch.load`` could not read a file; of other files than its own it says the oddest things."""
+    if not zipfile.is_zipfile(path):
+        return "it is no whole file that torch.save has written"
+    return str(error).partition("\n")[0]  # torch goes on with advice to trust the file
+
+
+def _require_kind(checkpoint: Mapping[str, Any], source: str, advice: str, kind: str, needed: str | None) -> None:
+    stage = checkpoint.get("stage")
+    if stage != (needed or kind):
+        wanted = f"I need {needed!r}" if needed else f"this is {kind!r}"
+        raise InputError(f"{source} holds the stage {stage!r}, but {wanted}.\n{advice}")
+
+
+def _read(path: Path, setting: str, load: Callable[[Path], Any]) -> dict[str, Any]:
+    source, advice = f"{setting}={str(path)!r}", _WHAT_TO_TYPE.format(setting)
+    try:
+        checkpoint = load(path)
+    except Exception as error:
+        reason = why_unreadable(path, error)
+        raise InputError(f"{source} is not a checkpoint that can be read: {reason}\n{advice}") from error
+    if not isinstance(checkpoint, dict) or not {"state_dict", "shards"} & checkpoint.keys():
+        raise InputError(f"{source} is not a checkpoint of this project.\n{advice}")
+    return checkpoint

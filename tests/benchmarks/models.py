@@ -9,7 +9,9 @@ import torch
 import transformers
 
 from src.ilrec.tokenizer.item_tokens import ItemTokens
-from src.model.causal_lm import CausalLM, _add_item_tokens, _byte_tokenizer, _with_lora
+from src.model.adapters import with_adapters
+from src.model.causal_lm import CausalLM, _add_item_tokens, _byte_tokenizer
+from src.model.probe import examine
 
 LEVELS = 3
 SMOLLM2 = {
@@ -44,6 +46,7 @@ def random_llama(
     torch.manual_seed(0)
     settings = transformers.LlamaConfig(vocab_size=vocabulary, tie_word_embeddings=True, **shape)
     network = transformers.LlamaForCausalLM(settings)
+    architecture = examine(network)
     if lora is not None:
-        network = _with_lora(network, tokenizer.convert_tokens_to_ids(items.vocabulary), **lora)
-    return CausalLM(network, tokenizer, items.vocabulary, {"kind": "random"})
+        network = with_adapters(architecture, tokenizer.convert_tokens_to_ids(items.vocabulary), **lora)
+    return CausalLM(network, tokenizer, items.vocabulary, {"kind": "random"}, architecture)

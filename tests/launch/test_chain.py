@@ -4,7 +4,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from src.launch.chain import Child, _composed, child_of
+from src.launch.chain import Child, _composed, child_of, run_children
 from src.launch.config import CONF, check, prepare_arguments
 from src.launch.errors import InputError
 
@@ -50,3 +50,22 @@ def test_what_is_recorded_could_be_typed(value):
     cfg = compose("config", prepare_arguments(child.overrides, CONF))
     assert OmegaConf.to_container(cfg)["agent"]["today"] == value
     assert _composed(child, None)["agent"] == OmegaConf.to_container(cfg, resolve=True)["agent"]
+
+
+def test_a_recipe_that_there_is_not_is_answered_with_those_there_are():
+    with pytest.raises(InputError, match=r"\+experiment=sfft: .*'experiment/sfft'; did you mean sft\?\nThere are: big"):
+        _composed(Child(["+experiment=sfft"], {}), None)
+
+
+def test_the_faults_of_all_children_are_told_by_their_names_before_the_first_begins(tmp_path):
+    bad = {"agent": {"concurrency": 0}}
+    children = {
+        "first": Child(ROLLOUT_RECIPE, {}),
+        "second": Child(ROLLOUT_RECIPE, bad),
+        "third": Child(ROLLOUT_RECIPE, bad),
+    }
+    with pytest.raises(InputError) as caught:
+        run_children(children, {"seed": 1, "threads": 1, "logger": None}, tmp_path, None, None)
+    fault = "The config has 1 fault(s):\n- agent.concurrency=0: I need a whole number of at least 1."
+    assert str(caught.value) == f"second: {fault}\nthird: {fault}"
+    assert not list(tmp_path.iterdir())

@@ -2,7 +2,6 @@ import json
 import os
 import subprocess
 import sys
-import types
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_type_hints
@@ -12,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from src.launch import config
 from src.launch.config import Config, Node, as_typed, check, help_text, prepare_arguments, resolve
 from src.launch.errors import InputError
 
@@ -184,11 +182,6 @@ def test_the_dashboard_online_needs_a_key(monkeypatch, tmp_path):
 def test_an_interpolation_that_points_nowhere_is_an_input_error():
     with pytest.raises(InputError, match="refers to something that is not there"):
         resolve(OmegaConf.create({"a": "${b}"}))
-
-
-def test_hints_made_of_other_types_are_let_pass():
-    assert not config._is_plain(types.ModuleType)
-    assert not config._is_plain(int | types.ModuleType)
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,12 @@
+import errno
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from src.launch.job import free_memory
+from src.launch.job import cannot_write, free_memory
 
 
 def resident_mb():
@@ -40,3 +42,19 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt * 4096 / 1e6)
     ran = subprocess.run([sys.executable, "-c", script, str(keep)], capture_output=True, text=True, check=True)
     faults_mb = float(ran.stdout)
     assert 240 < faults_mb < 500 if keep else 1000 < faults_mb < 3000
+
+
+@pytest.mark.parametrize(
+    ("number", "path", "advice"),
+    [(errno.ENOSPC, None, "Free some room there"), (errno.EACCES, "run/config.yaml", "in the way is run/config.yaml"),
+     (errno.ENOTDIR, "run", "in the way is run"), (errno.EROFS, "run/x/y", "type hydra.run.dir=<another>")],
+)  # fmt: skip
+def test_a_folder_that_cannot_be_written_is_told_with_what_is_in_the_way(number, path, advice):
+    text = cannot_write(Path("run"), OSError(number, os.strerror(number), path))
+    assert text.startswith(f"Cannot write into run: {os.strerror(number)}.\n")
+    assert advice in text
+
+
+@pytest.mark.parametrize(("number", "path"), [(errno.EACCES, "/data/x"), (errno.ENOENT, "tests/x"), (errno.EIO, "run")])
+def test_errors_about_something_else_are_no_matter_of_the_folder(number, path):
+    assert cannot_write(Path("tests"), OSError(number, "", path)) is None

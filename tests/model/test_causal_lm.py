@@ -7,8 +7,6 @@ import pytest
 import torch
 from torch.nn import functional as F  # noqa: N812
 from transformers import (
-    Gemma2Config,
-    Gemma2ForCausalLM,
     GPT2Config,
     GPT2LMHeadModel,
     LlamaConfig,
@@ -20,8 +18,9 @@ from transformers import (
 from src.ilrec.model.decoding import decode_items
 from src.ilrec.model.trie import TokenTrie
 from src.launch.errors import InputError
-from src.model import causal_lm
-from src.model.causal_lm import Head, _byte_tokenizer, from_pretrained, from_scratch
+from src.model import architecture
+from src.model.architecture import Head
+from src.model.causal_lm import _byte_tokenizer, from_pretrained, from_scratch
 
 VOCABULARY = [f"<{letter}_{code}>" for letter in "ab" for code in range(4)]
 LORA = {"rank": 2, "alpha": 4.0, "dropout": 0.0}
@@ -270,9 +269,9 @@ def test_long_rows_attend_example_by_example_with_the_same_states_and_gradients(
     rows = torch.rand(2, 9, generator=torch.Generator().manual_seed(1)).less(0.6) & (number > 0)
     states, gradients = [], []
     for long in (1, 10):
-        monkeypatch.setattr(causal_lm, "_LONG", long)
+        monkeypatch.setattr(architecture, "LONG", long)
         model = load(saved(kind)[0], lora=lora, checkpointing=checkpointing)
-        assert model._attends_by_example
+        assert model.architecture.by_example
         read = model.row_states(ids, number, rows, [1])
         (read.final.square().sum() + read.intermediate.square().sum()).backward()
         states.append(torch.cat([read.final[None], read.intermediate]))
@@ -321,7 +320,7 @@ def test_the_states_of_a_block_are_those_of_the_model_cut_off_behind_it(saved, k
     for index, block in enumerate((1, 2)):
         torch.testing.assert_close(model.head(states.intermediate[index]), cut_off(block))
     # The norms are random, so a second norm would show.
-    twice = model._final_norm(states.final)
+    twice = model.architecture.final(states.final)
     assert not torch.allclose(twice, states.final, rtol=0.01)
 
 
@@ -400,12 +399,6 @@ def test_a_model_saved_with_the_item_tokens_is_refused(tmp_path, saved):
     assert str(caught.value).endswith("Type:  model.name=<the model that it was made from>")
 
 
-def test_a_model_that_caps_its_logits_is_refused(tmp_path):
-    write_model(tmp_path, Gemma2Config, Gemma2ForCausalLM, {**SIZES, "head_dim": 8})
-    with pytest.raises(InputError, match="is a Gemma2ForCausalLM, which caps or scales the logits of its head; I need"):
-        load(tmp_path)
-
-
 def test_lora_without_peft_says_how_to_install_it_or_do_without(saved, monkeypatch):
     monkeypatch.setitem(sys.modules, "peft", None)  # importing it fails as if it were not installed
     with pytest.raises(InputError) as caught:
@@ -414,13 +407,6 @@ def test_lora_without_peft_says_how_to_install_it_or_do_without(saved, monkeypat
         "model.lora needs the package peft.\nType:  pip install -e '.[lora]'\nor train all weights:  model.lora=null"
     )
     load(saved("llama tied")[0])
-
-
-def test_a_model_without_a_final_norm_cannot_give_intermediate_states(saved):
-    model = load(saved("llama tied")[0])
-    model.decoder.other_name, model.decoder.norm = model.decoder.norm, None
-    with pytest.raises(InputError, match=r"LlamaModel has no final norm under any of the names (.|\n)*stage=sft"):
-        model._final_norm(torch.zeros(1, 16))
 
 
 def scratch(**changes):

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal, TypedDict
 
 from src.launch.errors import InputError
+from src.launch.values import Weight
 
 Part = Literal["chain", "extractor", "search", "page"]
 _MILLION = 1_000_000
@@ -108,13 +109,20 @@ class Step:
         self.account.spend(charge.usd or 0.0)
 
 
+class Price(TypedDict):
+    """What a model costs, USD per million tokens."""
+
+    prompt: Weight
+    completion: Weight
+
+
 @dataclass
 class PriceList:
     """Prices of models and services on a day.
 
     Attributes:
         date: Day the prices were valid on, ``YYYY-MM-DD``; shown beside every cost.
-        models: Model name to ``{prompt: ..., completion: ...}``, USD per million tokens.
+        models: By the name of the model.
         search: USD per search request.
         page: USD per page request.
 
@@ -123,9 +131,9 @@ class PriceList:
     """
 
     date: str
-    models: Mapping[str, Any] | None = None
-    search: float = 0.0
-    page: float = 0.0
+    models: Mapping[str, Price] | None = None
+    search: Weight = 0.0
+    page: Weight = 0.0
 
     def __post_init__(self) -> None:
         """Read the models' prices."""

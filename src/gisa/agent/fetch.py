@@ -25,6 +25,7 @@ from yarl import URL
 
 from src.gisa.agent.addresses import is_disguised, is_public
 from src.gisa.dataset.factbook.corpus import decode
+from src.launch.values import Count, Positive, Whole
 
 Lookup = Callable[[str, int], Awaitable[list[str]]]
 Kind = Literal["refused", "status", "timeout", "connection", "too_large", "unreadable", "redirects"]
@@ -90,10 +91,10 @@ class FetchLimits:
         total_s: Seconds for everything: names, hops, body.
     """
 
-    redirects: int = 5
-    wire_bytes: int = 5_000_000
-    decoded_bytes: int = 10_000_000
-    total_s: float = 30.0
+    redirects: Whole = 5
+    wire_bytes: Count = 5_000_000
+    decoded_bytes: Count = 10_000_000
+    total_s: Positive = 30.0
 
 
 class SafeFetcher:

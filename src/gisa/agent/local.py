@@ -5,18 +5,19 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 from weakref import WeakKeyDictionary
 
 from src.gisa.agent.cost import Charge
 from src.gisa.agent.policy import ContextOverflowError, Reply, ReplyTokens, Request
 from src.gisa.chat.format import Message, read_reply
-from src.launch.errors import InputError
+from src.launch.errors import InputError, resume_command
 from src.launch.record import older_version
+from src.launch.values import Count, Weight
 
 if TYPE_CHECKING:
     from src.gisa.chat.generation import ChatModel, Generation, Generator
@@ -31,6 +32,22 @@ class Waiting:
     tokens: list[int]
     seed: int
     reply: asyncio.Future[Generation] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+
+
+class ExampleCall(TypedDict):
+    """A tool call of a worked episode, and what it brought."""
+
+    name: str
+    arguments: dict[str, Any]
+    result: str
+
+
+class Example(TypedDict):
+    """A worked episode."""
+
+    question: str
+    calls: list[ExampleCall]
+    answer: str
 
 
 @dataclass(eq=False)
@@ -64,12 +81,12 @@ class LocalPolicy:
     name: str
     dtype: Literal["float32", "bfloat16"] = "float32"
     device: str = "cpu"
-    temperature: float = 0.0
+    temperature: Weight = 0.0
     seed: int = 1
-    max_output_tokens: int = 8192
-    batch_size: int = 16
-    remembered_gb: float = 0.0
-    examples: Sequence[dict[str, Any]] = ()
+    max_output_tokens: Count = 8192
+    batch_size: Count = 16
+    remembered_gb: Weight = 0.0
+    examples: Sequence[Example] = ()
     model: Any = None
     manifest: dict[str, Any] | None = field(default=None, init=False)
 
@@ -200,7 +217,7 @@ def trained_folder(checkpoint: str | None) -> str:
     if not (run / "model" / "manifest.json").is_file():
         raise InputError(
             f"checkpoint={checkpoint}: {run} holds no model/ with manifest.json, so it is no finished run of "
-            f"task=gisa_imitation.\nIf it was cut short, go on with it:  python -m src.run resume={run}"
+            f"task=gisa_imitation.\nIf it was cut short, go on with it:  {resume_command(run)}"
         )
     return str(run / "model")
 
@@ -212,12 +229,8 @@ def _refuse_older(model: Path, setting: str) -> None:
         raise InputError(f"{setting}: {advice}")
 
 
-def worked(example: Mapping[str, Any], number: int) -> list[Message]:
-    """Return a worked episode as messages.
-
-    It has a ``question``; ``calls``, each with ``name``, ``arguments`` and ``result``; and an ``answer``. Its number is
-    for the ids of its calls.
-    """
+def worked(example: Example, number: int) -> list[Message]:
+    """Return a worked episode as messages; its number is for the ids of its calls."""
     messages: list[Message] = [{"role": "user", "content": example["question"]}]
     for index, call in enumerate(example["calls"]):
         name = f"example{number}{index}"

@@ -12,6 +12,7 @@ from src.gisa.agent.fetch import RequestError
 from src.gisa.agent.web import Key, Web
 from src.gisa.chat.format import Message
 from src.launch.errors import InputError
+from src.launch.values import Count, Positive, Weight
 
 # Kept when a server sends them, as it may want them back with the next request; never required.
 _KEPT_FIELDS = ("content", "tool_calls", "refusal", "reasoning", "reasoning_content", "reasoning_details")
@@ -109,12 +110,12 @@ class ChatEndpoint:
     model: str
     prices: PriceList
     key_env: str | None = "OPENAI_API_KEY"
-    temperature: float | None = None
-    max_output_tokens: int = 8192
+    temperature: Weight | None = None
+    max_output_tokens: Count = 8192
     max_tokens_field: str = "max_tokens"
     parallel_calls: bool | None = None
     extra_body: Mapping[str, Any] | None = None
-    timeout_s: float = 600.0
+    timeout_s: Positive = 600.0
 
     def __post_init__(self) -> None:
         """Look for the key, and put together what every request holds."""

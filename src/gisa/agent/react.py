@@ -18,6 +18,7 @@ from src.gisa.agent.tools import CallError, Search, Toolbox, Visit, specs
 from src.gisa.agent.trajectory import Episode, Verdict
 from src.gisa.chat.format import Message
 from src.launch.errors import InputError
+from src.launch.values import Whole
 
 _CODE_BLOCK = re.compile(r"```(.*?)```", re.DOTALL)
 _TAG_LINE = re.compile(r"\A[\w-]*\s*\n")
@@ -38,9 +39,9 @@ class Budget:
     """
 
     semantics: Literal["strict_calls", "official_turns"] = "strict_calls"
-    max_calls: int = 30
-    max_turns: int = 28
-    max_invalid_calls: int = 10
+    max_calls: Whole = 30
+    max_turns: Whole = 28
+    max_invalid_calls: Whole = 10
     parallel_calls: bool = False
 
     def is_used_up(self, counts: Mapping[str, int]) -> bool:

@@ -30,6 +30,7 @@ from src.gisa.chat.format import Message
 from src.gisa.metrics.behaviour import ToolCall
 from src.launch.config import build
 from src.launch.errors import InputError
+from src.launch.values import Count, Positive, Weight
 
 
 @dataclass(frozen=True)
@@ -96,13 +97,13 @@ class Rollout:
     extractor: Policy | None = None
     cache: Cache | None = None
     instructions: Instructions = "full"
-    results: int = 10
-    max_urls: int = 5
-    page_chars: int = 40_000
-    episode_timeout_s: float = 3600.0
-    concurrency: int = 64
-    question_usd: float | None = None
-    run_usd: float | None = None
+    results: Count = 10
+    max_urls: Count = 5
+    page_chars: Count = 40_000
+    episode_timeout_s: Positive = 3600.0
+    concurrency: Count = 64
+    question_usd: Weight | None = None
+    run_usd: Weight | None = None
 
     def __post_init__(self) -> None:
         """Put the agent together."""

@@ -21,6 +21,7 @@ from yarl import URL
 from src.gisa.agent.cost import Step
 from src.gisa.agent.fetch import FetchLimits, Page, RequestError, SafeFetcher, named_failures, read_body, refusal_of
 from src.launch.errors import InputError
+from src.launch.values import Count, Weight
 
 T = TypeVar("T")
 _MAX_REPLY_BYTES = 50_000_000
@@ -91,10 +92,10 @@ class Web:
         test_only_loopback_ports: See ``SafeFetcher``.
     """
 
-    attempts: int = 5
-    base_delay_s: float = 1.0
-    max_delay_s: float = 60.0
-    concurrency_per_host: int = 64
+    attempts: Count = 5
+    base_delay_s: Weight = 1.0
+    max_delay_s: Weight = 60.0
+    concurrency_per_host: Count = 64
     limits: FetchLimits | None = None
     test_only_loopback_ports: Sequence[int] = ()
 

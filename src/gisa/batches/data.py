@@ -17,6 +17,7 @@ from src.gisa.batches.demonstrations import Demonstration, Demonstrations, NotLe
 from src.gisa.dataset.contamination import manifest_of, refuse_benchmark
 from src.gisa.dataset.gisa import Gisa, Question, human_trajectory
 from src.launch.errors import InputError
+from src.launch.values import Count, Share
 from src.model.packing import Batch, lay_out
 
 T = TypeVar("T")
@@ -34,9 +35,9 @@ class LearningSettings:
         validation_questions: How many are not learnt from but validated on, spread evenly over all.
     """
 
-    batch_size: int
-    training_questions: int | None
-    validation_questions: int
+    batch_size: Count
+    training_questions: Count | None
+    validation_questions: Count
 
 
 class LearningData(lightning.LightningDataModule):
@@ -110,9 +111,9 @@ class DemonstrationSettings(LearningSettings):
             forgotten otherwise.
     """
 
-    evaluation_batch_size: int
+    evaluation_batch_size: Count
     packed: bool
-    drills: float
+    drills: Share
 
 
 class DemonstrationData(LearningData):

@@ -19,7 +19,7 @@ from src.gisa.metrics.answer_table import TableError, split_records, tsv_block
 from src.gisa.metrics.answer_text import decode_gold
 from src.gisa.metrics.answers import official_score
 from src.gisa.metrics.behaviour import step_values
-from src.launch.errors import InputError
+from src.launch.errors import InputError, resume_command
 
 Record = Mapping[str, Any]  # of an episode, as the rollout writes it
 
@@ -295,7 +295,7 @@ def _records(folder: Path, suite: Gisa) -> list[Record]:
             f"task.episodes_from: the episodes of {folder} answer other questions than those below {suite.root}, or "
             "only a part of what was to be asked.\n"
             "Give the same dataset to both, see dataset in the config.yaml of that folder; or end the rollout:\n"
-            f"  python -m src.run resume={folder}"
+            f"  {resume_command(folder)}"
         )
     return records
 

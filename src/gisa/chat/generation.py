@@ -6,6 +6,7 @@ import hashlib
 from array import array
 from collections import Counter, OrderedDict
 from collections.abc import Sequence
+from functools import partial
 from itertools import takewhile
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
@@ -18,7 +19,7 @@ from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
 from src.gisa.chat.format import ChatFormat
 from src.launch.errors import InputError
-from src.model.attention import use_packed_attention
+from src.model.probe import examine
 
 BLOCK = 16
 """Tokens that are remembered and forgotten together."""
@@ -75,8 +76,8 @@ class ChatModel(ChatFormat):
         ends = network.generation_config.eos_token_id if network.generation_config else None
         super().__init__(tokenizer, ends if isinstance(ends, list) else [] if ends is None else [ends])
         self.network = network.eval()
-        use_packed_attention(network)
-        self.context_tokens: int | None = getattr(network.config.get_text_config(), "max_position_embeddings", None)
+        self.architecture = examine(network)
+        self.context_tokens: int | None = self.architecture.context
 
 
 def load_chat_model(name: str, *, dtype: Literal["float32", "bfloat16"], device: str) -> ChatModel:
@@ -115,14 +116,19 @@ class CachedGenerator:
     def __init__(self, model: ChatModel, most_bytes: float = 0.0) -> None:
         self.model = model
         self.memory = PrefixCache(most_bytes) if most_bytes else None
-        layers = DynamicCache(config=model.network.config.get_text_config()).layers
-        self._keeps_all_keys = {type(layer) for layer in layers} == {DynamicLayer}
+        layers = DynamicCache(config=model.architecture.config).layers
+        together = model.architecture.generation == "together"
+        self._keeps_all_keys = together and {type(layer) for layer in layers} == {DynamicLayer}
 
     @torch.inference_mode()
     def generate(
         self, prompts: Sequence[list[int]], *, seeds: Sequence[int], max_tokens: int, temperature: float
     ) -> list[Generation]:
         """See ``Generator``."""
+        way = self.model.architecture.generation
+        if way != "together" and len(prompts) > 1:  # padding would change what is read
+            alone = partial(self.generate, max_tokens=max_tokens, temperature=temperature)
+            return [alone([prompt], seeds=[seed])[0] for prompt, seed in zip(prompts, seeds, strict=True)]
         device = self.model.network.device
         draws = [torch.Generator(device).manual_seed(seed) for seed in seeds]
         written: list[list[int]] = [[] for _ in prompts]
@@ -152,6 +158,9 @@ class CachedGenerator:
                 cache.batch_select_indices(slots)
                 tokens, mask, position = tokens[slots], mask[slots], position[slots]
             mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
+            if way == "reread":
+                logits = self._read([prompts[0] + written[0]], PrefixCache())[2]
+                continue
             logits = self._forward(tokens[:, None], mask, position, cache)[0]
             position = position + 1
         return [Generation(tokens, ends.get(row)) for row, tokens in enumerate(written)]
@@ -184,7 +193,7 @@ class CachedGenerator:
         past = _left_padded([[0] * BLOCK * len(blocks) for blocks in known], self.model.network.device)[1]
         mask = torch.cat([past, mask], dim=1)
         position = (mask.cumsum(1) - 1).clamp(min=0)[:, past.shape[1] :]
-        layers = self.model.network.config.get_text_config().num_hidden_layers
+        layers = self.model.architecture.config.num_hidden_layers
         cache = _growing_cache(layers, known, ids.shape[1]) if self._keeps_all_keys else None
         if any(known) and cache is not None:
             parts = []
@@ -201,15 +210,11 @@ class CachedGenerator:
 
     def _forward(self, ids: Tensor, mask: Tensor, position: Tensor, cache: Any) -> tuple[Tensor, Any]:
         """Return float32 logits ``(B, V)`` behind tokens ``(B, T)``, and the model's cache with them."""
-        output = self.model.network(
-            input_ids=ids,
-            attention_mask=mask,
-            position_ids=position,
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
-        )
-        return output.logits[:, -1].float(), output.past_key_values
+        cached = {"past_key_values": cache, "position_ids": position, "use_cache": True}
+        found = self.model.architecture
+        settings = {"use_cache": False} if found.generation == "reread" else cached
+        output = found.decoder(input_ids=ids, attention_mask=mask, **settings)
+        return found.head(output.last_hidden_state[:, -1]), output.get("past_key_values")
 
 
 class PrefixCache:

@@ -12,8 +12,13 @@ from typing import Any, Literal, get_args
 from src.gisa.dataset.gisa import AnswerType, Gisa, Question, QuestionType
 from src.gisa.metrics.answers import METRICS, Fault, Score, official_summary, score_answer
 from src.launch.errors import InputError
+from src.launch.values import Count
 from src.metrics.stats import bootstrap_interval
 
+_FORM = (
+    "I need a folder of <id>.json files, each with a prediction; a run folder; or a file with a line "
+    '{"id": ..., "prediction": ...} for each question.'
+)
 Scorer = Literal["official", "robust"]
 
 
@@ -54,10 +59,7 @@ def read_predictions(path: Path, sample: int = 0) -> Predictions:
     elif path.is_file():
         records = _lines(path, predictions.remarks)
     else:
-        raise InputError(
-            f"predictions={path}: there is no such folder or file.\nI need a folder of <id>.json files, each with a "
-            'prediction; a run folder; or a file with a line {"id": ..., "prediction": ...} for each question.'
-        )
+        raise InputError(f"predictions={path}: there is no such folder or file.\n{_FORM}")
     for source, name, record in records:
         if record.get("sample", 0) != sample:
             continue
@@ -71,15 +73,16 @@ def read_predictions(path: Path, sample: int = 0) -> Predictions:
             predictions.outcomes[name] = record["outcome"]
         if record.get("contaminated"):
             predictions.contaminated.add(name)
-    if not predictions.values and not predictions.remarks:
-        raise InputError(f"predictions={path}: I find no answer there, neither <id>.json files nor lines.")
+    if not predictions.values:
+        reasons = "".join(f"\n  {remark}" for remark in predictions.remarks[:3])
+        raise InputError(f"predictions={path}: I find no answer there. {_FORM}{reasons}")
     return predictions
 
 
 def _folder(folder: Path, remarks: list[str]) -> Iterator[tuple[str, str, dict[str, Any]]]:
     """Yield file name, question id and content of each file; names with an underscore are the official script's own."""
     for path in sorted(folder.glob("*.json")):
-        if not path.name.startswith(("_", ".")):
+        if not path.name.startswith(("_", ".")) and path.is_file():
             record = _object(path.read_bytes(), path.name, remarks)
             if record is not None:
                 yield path.name, str(record.get("question_id", path.stem)), record
@@ -200,7 +203,7 @@ class AnswerEvaluator:
         seed: Of the bootstrap.
     """
 
-    def __init__(self, *, resamples: int, seed: int) -> None:
+    def __init__(self, *, resamples: Count, seed: int) -> None:
         self.resamples, self.seed = resamples, seed
 
     def score(self, suite: Gisa, predictions: Predictions) -> AnswerScores:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
+from annotated_types import Ge
 from torch import Tensor
 
 from src.gisa.agent.policy import ReplyTokens
@@ -19,9 +20,11 @@ from src.gisa.metrics.answers import official_score
 from src.gisa.metrics.behaviour import Weights, rewards, step_values
 from src.gisa.stage.imitation import LearningStage
 from src.launch.errors import InputError
+from src.launch.values import Weight
 from src.losses.preference import group_advantages, group_relative_loss, token_log_probabilities
 from src.model.causal_lm import CausalLM
 from src.model.packing import lay_out
+from src.model.probe import extend
 from src.training.stage import Optimisation
 
 
@@ -35,9 +38,9 @@ class GrpoSettings(Optimisation):
         kl_weight: Weight of the divergence from the starting weights; dimensionless, >= 0.
     """
 
-    group_size: int
-    process_weight: float
-    kl_weight: float
+    group_size: Annotated[int, Ge(2)]
+    process_weight: Weight
+    kl_weight: Weight
 
 
 class GrpoStage(LearningStage):
@@ -144,6 +147,7 @@ class GrpoStage(LearningStage):
         """Return the loss of episodes with advantages ``(Q, G)``, and by how much their log-probability has grown."""
         laid_out = as_batch(turns, self.model.tokenizer.pad_token_id)
         batch = {name: tensor.to(self.device) for name, tensor in laid_out.items()}
+        extend(self.model.architecture, 1 << (batch["input_ids"].shape[1] - 1).bit_length())  # few times a run
         reference = None
         if self.settings.kl_weight > 0:
             with torch.no_grad(), self._without_adapters():

@@ -13,8 +13,9 @@ from torch.utils.checkpoint import checkpoint
 
 from src.gisa.dataset.contamination import joined_manifest
 from src.launch.errors import InputError
+from src.launch.values import Whole
 from src.model.causal_lm import CausalLM
-from src.training.stage import TrainingSettings, TrainingStage
+from src.training.stage import BRING_BACK, TrainingSettings, TrainingStage
 
 _LOGITS = 2**22  # most at once, as blocks of 32 MB and more go back to the system each time; see ``keep_memory``
 
@@ -36,6 +37,19 @@ class LearningStage(TrainingStage):
         super().on_save_checkpoint(checkpoint)
         checkpoint["manifest"] = self.manifest
 
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse to go on with other questions than those that the run has begun with.
+
+        Raises:
+            InputError: they have changed, or the checkpoint is of another stage or model.
+        """
+        super().on_load_checkpoint(checkpoint)
+        if self._trainer is not None and checkpoint["manifest"] != self.manifest:
+            raise InputError(
+                "The questions to learn from are others than those that this run has begun with: the data set, or "
+                f"what is below task.episodes_from, has changed.\n{BRING_BACK}"
+            )
+
 
 @dataclass(frozen=True, kw_only=True)
 class ImitationSettings(TrainingSettings):
@@ -45,7 +59,7 @@ class ImitationSettings(TrainingSettings):
         frozen_blocks: Lowest transformer blocks that stay as they are, too, and take no backward pass.
     """
 
-    frozen_blocks: int
+    frozen_blocks: Whole
 
 
 class ImitationStage(LearningStage):

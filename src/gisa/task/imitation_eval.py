@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from src.launch.chain import Child, child_of, run_children
-from src.launch.config import Node, build
+from src.launch.config import build
 from src.launch.errors import InputError
 from src.launch.record import Record
 from src.launch.storage import write_atomic
+from src.launch.values import Count, Node
 
 
 class ImitationEvalTask:
@@ -45,7 +46,7 @@ class ImitationEvalTask:
         after: Node,
         tests: Node,
         before_tests: list[str],
-        resamples: int,
+        resamples: Count,
     ) -> None:
         if unknown := [test for test in before_tests if test not in tests]:
             raise InputError(f"task.before_tests: there is no test {unknown[0]}; there are: {', '.join(tests)}.")

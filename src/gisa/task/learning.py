@@ -11,6 +11,7 @@ from typing import Any
 from src.gisa.dataset.gisa import load_suite
 from src.launch.config import build
 from src.launch.record import Record
+from src.launch.values import Count
 from src.training.fit import fitted, prepare_training
 
 NEEDED = "I need a suite of questions with traces:\n  dataset=factbook_set, or dataset=gisa dataset.root=<folder>"
@@ -32,7 +33,7 @@ class ImitationTask:
     needs = ("dataset", "agent", "batches", "model", "stage", "trainer", "checkpointing")
 
     def __init__(
-        self, *, max_tokens: int, allow_train_on_benchmark: bool, episodes_from: Sequence[str] = (), keep: int = 2
+        self, *, max_tokens: Count, allow_train_on_benchmark: bool, episodes_from: Sequence[str] = (), keep: Count = 2
     ) -> None:
         self.max_tokens = max_tokens
         self.allow_train_on_benchmark = allow_train_on_benchmark
@@ -49,8 +50,11 @@ class ImitationTask:
         from src.gisa.agent.rollout import rollout_with
         from src.gisa.batches.demonstrations import add_episodes, make_demonstrations
         from src.gisa.chat.format import ChatFormat
+        from src.gisa.stage.imitation import ImitationStage
+        from src.training.stage import foresee_start
 
         prepare_training(config)
+        foresee_start(ImitationStage, config["stage"])
         record.trace_origins(config["stage"])
         suite = load_suite(config["dataset"], NEEDED)
         model = build(config["model"])(())
@@ -65,6 +69,7 @@ class ImitationTask:
         data = build(config["batches"])(
             demonstrations=demonstrations, pad_token_id=model.tokenizer.pad_token_id, seed=config["seed"]
         )
+        model.prepare_for(int(max(data.lengths)), "task.max_tokens={}")
         stage = build(config["stage"])(model=model)
         more = {f"demonstrations/{name}": count for name, count in demonstrations.counts.items()}
         dropped = {reason: len(ids) for reason, ids in demonstrations.dropped.items()}
@@ -115,6 +120,7 @@ def learn(
     stage: Any, data: Any, config: dict[str, Any], folder: Path, record: Record, sweep: str | None
 ) -> dict[str, float]:
     """Train a ``LearningStage``, validate the selected weights, save the model; return the metrics of validation."""
+    stage.initialise()
     with fitted(stage, data, config, folder, record, sweep) as (trainer, checkpoints):
         trainer.validate(stage, datamodule=data, ckpt_path=checkpoints.selected, verbose=False)
         record.lap("test")

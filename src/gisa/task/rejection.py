@@ -9,9 +9,9 @@ from typing import Any
 from src.gisa.agent.local import trained_folder
 from src.gisa.task.imitation_eval import result_of, rollouts_on, show_report, write_report
 from src.launch.chain import Child, child_of, run_children
-from src.launch.config import Node
 from src.launch.errors import InputError
 from src.launch.record import Record
+from src.launch.values import Count, Node, Positive
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,16 +33,16 @@ class RejectionSettings:
     """
 
     checkpoint: str | None
-    rounds: int
-    samples: int
-    temperature: float
-    questions: int | None
-    keep: int
+    rounds: Count
+    samples: Count
+    temperature: Positive
+    questions: Count | None
+    keep: Count
     train: Node
     rollout: Node
     sample: Node
     tests: Node
-    resamples: int
+    resamples: Count
 
 
 class RejectionTask:

@@ -12,8 +12,9 @@ from src.gisa.dataset.gisa import Gisa, load_suite
 from src.gisa.evaluator.answers import read_predictions
 from src.gisa.task.score import ScoreTask
 from src.launch.config import build
-from src.launch.errors import InputError
+from src.launch.errors import InputError, resume_command
 from src.launch.record import Record
+from src.launch.values import Count, Whole
 from src.training.fit import use_processor
 
 # What makes a run quicker, safer or cheaper, and changes no answer; it may differ between resumes.
@@ -35,7 +36,7 @@ class RolloutTask(ScoreTask):
     needs: tuple[str, ...] = ("dataset", "agent", "stage", "trainer", "evaluator")
 
     def __init__(
-        self, *, samples: int, max_questions: int | None, max_infra_errors: int, allow_contaminated: bool = False
+        self, *, samples: Count, max_questions: Count | None, max_infra_errors: Whole, allow_contaminated: bool = False
     ) -> None:
         super().__init__(sample=0)
         if samples < 1:
@@ -83,7 +84,7 @@ class RolloutTask(ScoreTask):
             if outcomes["infra_error"] > self.max_infra_errors:
                 raise InputError(
                     f"{infra_failures(store.records())}\n"
-                    f"Try them again, and only them:  python -m src.run resume={folder}\n"
+                    f"Try them again, and only them:  {resume_command(folder)}\n"
                     "or score them as wrong:  task.max_infra_errors=<number>"
                 )
             predictions = read_predictions(folder, self.sample)

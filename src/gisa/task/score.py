@@ -14,6 +14,7 @@ from src.launch.config import build
 from src.launch.errors import InputError
 from src.launch.record import Record
 from src.launch.storage import write_atomic
+from src.launch.values import Whole
 
 
 class ScoreTask:
@@ -29,7 +30,7 @@ class ScoreTask:
 
     needs: tuple[str, ...] = ("dataset", "evaluator", "predictions")
 
-    def __init__(self, *, sample: int) -> None:
+    def __init__(self, *, sample: Whole) -> None:
         self.sample = sample
 
     def run(self, config: dict[str, Any], folder: Path, record: Record, sweep: str | None) -> None:

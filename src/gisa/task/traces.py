@@ -14,6 +14,7 @@ from src.launch.config import build
 from src.launch.errors import InputError
 from src.launch.record import Record
 from src.launch.storage import write_atomic
+from src.launch.values import Count
 
 if TYPE_CHECKING:
     from src.gisa.batches.demonstrations import Demonstration
@@ -49,7 +50,7 @@ class TracesTask:
 
     needs: tuple[str, ...] = ("dataset", "agent")
 
-    def __init__(self, *, max_tokens: int, max_shown: int, allow_train_on_benchmark: bool) -> None:
+    def __init__(self, *, max_tokens: Count, max_shown: Count, allow_train_on_benchmark: bool) -> None:
         self.max_tokens = max_tokens
         self.max_shown = max_shown
         self.allow_train_on_benchmark = allow_train_on_benchmark

@@ -12,6 +12,7 @@ import torch
 from src.ilrec.dataset.interactions import Interactions, Split
 from src.ilrec.prompt.examples import Examples
 from src.launch.errors import InputError
+from src.launch.values import Count
 from src.model.packing import Batch, lay_out
 
 
@@ -33,9 +34,9 @@ class RecommendationData(lightning.LightningDataModule):
         interactions: Interactions,
         prompt: Any,
         seed: int,
-        batch_size: int,
-        evaluation_batch_size: int,
-        max_users: int | None,
+        batch_size: Count,
+        evaluation_batch_size: Count,
+        max_users: Count | None,
     ) -> None:
         super().__init__()
         for name, value in (("batch_size", batch_size), ("evaluation_batch_size", evaluation_batch_size)):

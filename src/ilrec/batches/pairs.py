@@ -17,6 +17,7 @@ from src.ilrec.dataset.interactions import Interactions
 from src.ilrec.prompt.examples import Examples
 from src.ilrec.tokenizer.embeddings import Embedding
 from src.launch.errors import InputError
+from src.launch.values import Count
 from src.model.packing import Batch
 
 
@@ -68,11 +69,11 @@ class PairSettings:
     """
 
     negatives: Literal["random", "popular", "similar", "own"]
-    num_negatives: int
+    num_negatives: Count
     similarity: Embedding
-    neighbours: int
-    prompts_per_epoch: int | None
-    epochs_per_draw: int | None
+    neighbours: Count
+    prompts_per_epoch: Count | None
+    epochs_per_draw: Count | None
 
     def __post_init__(self) -> None:
         for name in ("num_negatives", "prompts_per_epoch", "epochs_per_draw"):

@@ -19,6 +19,7 @@ from src.ilrec.dataset.sources import Item, Source
 from src.ilrec.dataset.splits import SplitSource, check_targets
 from src.launch.errors import InputError
 from src.launch.storage import cache_folder, sha256_of, write_atomic, writing_to_cache
+from src.launch.values import Count
 
 # Part of the fingerprint: raise it whenever the same files and settings give other interactions.
 _FORMAT = 2
@@ -100,7 +101,7 @@ class Interactions:
         return "\n".join([f"{self.name} ({self.fingerprint[:12]})", *lines])
 
 
-def prepare(source: Source, *, k_core: int = 5, max_users: int | None = None) -> Interactions:
+def prepare(source: Source, *, k_core: Count = 5, max_users: Count | None = None) -> Interactions:
     """Read a source, filter it, order it and split it; the second call with the same content reads the cache.
 
     One rule for all sources: rows that agree in user, item and timestamp count once; every other repetition is kept.

@@ -14,6 +14,7 @@ from src.ilrec.dataset.interactions import Interactions
 from src.ilrec.model.sequence_models import SequenceModel
 from src.ilrec.tokenizer.item_tokens import ItemTokens
 from src.launch.errors import InputError
+from src.launch.values import Cutoffs
 
 
 class FullRankingEvaluator:
@@ -31,7 +32,7 @@ class FullRankingEvaluator:
         InputError: the items have semantic IDs.
     """
 
-    def __init__(self, items: ItemTokens, *, exclude_history: bool | Literal["both"], cutoffs: list[int]) -> None:
+    def __init__(self, items: ItemTokens, *, exclude_history: bool | Literal["both"], cutoffs: Cutoffs) -> None:
         if items.tokens.shape[1] != 1:
             raise InputError(
                 f"evaluator=full_ranking scores whole items, but each has {items.tokens.shape[1]} tokens.\n"

@@ -9,11 +9,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from transformers import GenerationConfig
 
 from src.ilrec.dataset.interactions import Interactions
 from src.ilrec.model.trie import TokenTrie
 from src.ilrec.tokenizer.item_tokens import ItemTokens
 from src.launch.errors import InputError
+from src.launch.values import Count, Cutoffs, Weight
 from src.model.causal_lm import CausalLM
 
 _TITLES_AT_ONCE = 64
@@ -48,10 +50,10 @@ class GroundedEvaluator:
         self,
         items: ItemTokens,
         *,
-        num_beams: int,
-        popularity: float,
+        num_beams: Count,
+        popularity: Weight,
         exclude_history: bool | Literal["both"],
-        cutoffs: list[int],
+        cutoffs: Cutoffs,
     ) -> None:
         if not items.as_text:
             raise InputError(
@@ -126,16 +128,28 @@ class GroundedEvaluator:
 
     def _generate(self, model: CausalLM, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Return each prompt's continuation up to the end-of-text token, ``(B, longest)``, -1 from there on."""
-        end = model.tokenizer.eos_token_id
-        whole = model.causal_network.generate(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            do_sample=False,  # some models' own settings sample
+        end, network, batch = model.tokenizer.eos_token_id, model.causal_network, len(input_ids)
+        settings = GenerationConfig(
             num_beams=self.num_beams,
             max_new_tokens=self.trie.depth,
             eos_token_id=end,
             pad_token_id=model.tokenizer.pad_token_id,
         )
+        own, network.generation_config = network.generation_config, settings  # which it would add to the given ones
+        try:
+            if model.architecture.generation == "together":
+                whole = network.generate(input_ids=input_ids, attention_mask=attention_mask)
+            else:
+                whole = torch.full((batch, input_ids.shape[1] + self.trie.depth), end, device=input_ids.device)
+                cached = model.architecture.generation == "alone"
+                for row, (tokens, present) in enumerate(zip(input_ids, attention_mask.bool(), strict=True)):
+                    prompt = tokens[present][None]
+                    mask = torch.ones_like(prompt)
+                    written = network.generate(input_ids=prompt, attention_mask=mask, use_cache=cached)
+                    written = written[0, prompt.shape[1] :]
+                    whole[row, input_ids.shape[1] :][: len(written)] = written
+        finally:
+            network.generation_config = own
         tokens = whole[:, input_ids.shape[1] :]
         ended: Tensor = tokens.masked_fill((tokens == end).cumsum(1) > 0, -1)
         return ended

@@ -16,6 +16,7 @@ from src.ilrec.model.decoding import decode_items
 from src.ilrec.model.trie import TokenTrie
 from src.ilrec.tokenizer.item_tokens import ItemTokens
 from src.launch.errors import InputError
+from src.launch.values import Count, Cutoffs
 from src.model.causal_lm import CausalLM
 
 
@@ -38,7 +39,7 @@ class RankingEvaluator:
     """
 
     def __init__(
-        self, items: ItemTokens, *, num_beams: int, exclude_history: bool | Literal["both"], cutoffs: list[int]
+        self, items: ItemTokens, *, num_beams: Count, exclude_history: bool | Literal["both"], cutoffs: Cutoffs
     ) -> None:
         if num_beams < max(cutoffs):
             raise InputError(

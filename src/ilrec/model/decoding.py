@@ -8,11 +8,9 @@ from functools import partial
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache
 
 from src.ilrec.model.responses import PromptPlaces
 from src.ilrec.model.trie import TokenTrie
-from src.model.attention import additive_mask
 from src.model.causal_lm import CausalLM
 
 
@@ -41,9 +39,9 @@ def decode_items(
 ) -> DecodedItems:
     """Find each prompt's most probable items by beam search over the trie.
 
-    By tree attention: all beams of a prompt stand side by side in one sequence, every step feeds K tokens, and a mask
-    lets each see the prompt and its own ancestors. So the prompt's keys and values exist once, and nothing is copied or
-    reordered when beams change places.
+    By tree attention, see ``SharedCache``: all beams of a prompt stand side by side in one sequence, and every step
+    feeds K tokens. So the prompt's keys and values exist once, and nothing is copied or reordered when beams change
+    places. A model that this is not exact for reads every beam apart.
 
     A score is the sum of log-probabilities over the whole vocabulary, as ``transformers.generate`` with a prefix
     constraint gives it. Equal scores are ordered by item index.
@@ -60,34 +58,19 @@ def decode_items(
         The K best sequences of each prompt.
     """
     batch, device = len(input_ids), input_ids.device
-    position = (attention_mask.cumsum(1) - 1).clamp_(min=0)
-    cache = DynamicCache(config=model.causal_network.config)
-    output = model.decoder(
-        input_ids=input_ids, attention_mask=attention_mask, position_ids=position, past_key_values=cache, use_cache=True
-    )
-    states = output.last_hidden_state[:, -1:].contiguous()  # or the head would be copied for each prompt
-    length = attention_mask.sum(1, keepdim=True)
+    prompts = model.architecture.continued(input_ids, attention_mask, trie.depth)
+    states = prompts.states[:, -1:].contiguous()  # or the head would be copied for each prompt
     blocked = _blocked_positions(trie, excluded)
 
     node = torch.zeros(batch, 1, dtype=torch.int64, device=device)
     score = torch.zeros(batch, 1, device=device)
-    visible = attention_mask.bool()[:, None, :]
     for step in range(trie.depth):
         log_p = partial(_log_probabilities, model.head(states), model.item_token_ids)
         node, score, parent = _advance(trie, node, score, log_p, num_beams, blocked)
         token = trie.token[node]
         if step + 1 == trie.depth or bool((trie.first_child[node] == trie.first_child[node + 1]).all()):
             break
-        beams = node.shape[1]
-        inherited = visible.gather(1, parent[..., None].expand(-1, -1, visible.shape[2]))
-        visible = torch.cat([inherited, torch.eye(beams, dtype=torch.bool, device=device).expand(batch, -1, -1)], dim=2)
-        states = model.decoder(
-            input_ids=model.item_token_ids[token.clamp(min=0)],
-            attention_mask=additive_mask(visible, states.dtype),
-            position_ids=(length + step).expand(-1, beams),
-            past_key_values=cache,
-            use_cache=True,
-        ).last_hidden_state
+        states = prompts.extend(model.item_token_ids[token.clamp(min=0)], parent)
     return _in_order(trie, node, score)
 
 
@@ -118,29 +101,19 @@ def greedy_leaves(
         Trie node of each answer, shape ``(P,)``, int64.
     """
     batch, places = len(input_ids), PromptPlaces.find(anchor, attention_mask)
-    cache = DynamicCache(config=model.causal_network.config)
-    position = (attention_mask.cumsum(1) - 1).clamp_(min=0)
-    states = model.decoder(
-        input_ids=input_ids, attention_mask=attention_mask, position_ids=position, past_key_values=cache, use_cache=True
-    ).last_hidden_state[places.sequence, places.last]
+    prompts = model.architecture.continued(input_ids, attention_mask, trie.depth)
+    prompts.begin(places.scatter(places.visible, batch))
+    states = prompts.states[places.sequence, places.last]
     blocked = None if excluded_leaf is None else _leaf_positions(trie, excluded_leaf)
     node, score = torch.zeros_like(anchor)[:, None], torch.zeros(len(anchor), 1, device=anchor.device)
-    visible = places.scatter(places.visible, batch)
-    itself = torch.eye(places.slots, dtype=torch.bool, device=anchor.device).expand(batch, -1, -1)
+    itself = torch.arange(places.slots, device=anchor.device).expand(batch, -1)
     for step in range(trie.depth):
         logits = model.head(states)[:, model.item_token_ids]
         node, score, _ = _advance(trie, node, score, partial(logits[:, None].gather, 2), 1, blocked)
         if step + 1 == trie.depth or bool((trie.first_child[node] == trie.first_child[node + 1]).all()):
             break
-        visible = torch.cat([visible, itself], dim=2)
-        token = model.item_token_ids[trie.token[node[:, 0]].clamp(min=0)]
-        states = model.decoder(
-            input_ids=places.scatter(token, batch),
-            attention_mask=additive_mask(visible, states.dtype),
-            position_ids=places.scatter(places.position + 1 + step, batch),
-            past_key_values=cache,
-            use_cache=True,
-        ).last_hidden_state[places.sequence, places.slot]
+        token = places.scatter(model.item_token_ids[trie.token[node[:, 0]].clamp(min=0)], batch)
+        states = prompts.extend(token, itself)[places.sequence, places.slot]
     return node[:, 0]
 
 

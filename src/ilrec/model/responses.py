@@ -70,21 +70,38 @@ def response_log_probabilities(
     Returns:
         Log-probabilities in nats, shape ``(P, R, M)``, float32; 0 at padding. The sum over M is the sequence's.
     """
-    (batch, length), (prompts, count, longest) = input_ids.shape, responses.shape
-    device, fed = input_ids.device, longest - 1  # nothing follows a response's last token, so it is not read
-    places = PromptPlaces.find(anchor, attention_mask)
-    branches = places.slots * count
-    tokens = places.scatter(responses[..., :fed].clamp(min=0), batch).flatten(1)
-    ahead = torch.arange(1, fed + 1, device=device).expand(prompts, count, fed)
+    places, fed = PromptPlaces.find(anchor, attention_mask), responses[..., :-1]  # nothing follows the last token
+    found, length = model.architecture, input_ids.shape[1] + responses.shape[2]
+    if found.masked and found.shared and length <= found.reach:
+        first, branch = _states_side_by_side(model, input_ids, attention_mask, places, fed)
+    else:
+        first, branch = _states_apart(model, input_ids, places, fed)
+    prompts, count, longest = responses.shape
+    logits = model.head(torch.cat([first, branch.flatten(0, 2)]))
+    number = torch.arange(len(logits), device=logits.device)
+    first_row = number[:prompts, None, None].expand(prompts, count, 1)  # all responses start from the prompt's state
+    rows = torch.cat([first_row, number[prompts:].view(prompts, count, longest - 1)], dim=2)
+    return token_log_probabilities(logits, rows, responses)
+
+
+def _states_side_by_side(
+    model: CausalLM, input_ids: Tensor, attention_mask: Tensor, places: PromptPlaces, fed: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return the states of the prompts' ends ``(P, D)`` and of the tokens fed ``(P, R, F)``, shape ``(P, R, F, D)``."""
+    (batch, length), (prompts, count, fed_tokens) = input_ids.shape, fed.shape
+    device, branches = input_ids.device, places.slots * count
+    tokens = places.scatter(fed.clamp(min=0), batch).flatten(1)
+    ahead = torch.arange(1, fed_tokens + 1, device=device).expand(prompts, count, fed_tokens)
     position = places.scatter(places.position[:, None, None] + ahead, batch).flatten(1)
 
-    visible = torch.zeros(batch, length + branches * fed, length + branches * fed, dtype=torch.bool, device=device)
+    whole = length + branches * fed_tokens
+    visible = torch.zeros(batch, whole, whole, dtype=torch.bool, device=device)
     earlier = torch.ones(length, length, dtype=torch.bool, device=device).tril()
     visible[:, :length, :length] = earlier & attention_mask.bool()[:, None]
-    prompt = places.scatter(places.visible, batch).repeat_interleave(count * fed, dim=1)
+    prompt = places.scatter(places.visible, batch).repeat_interleave(count * fed_tokens, dim=1)
     visible[:, length:, :length] = prompt
     itself = torch.eye(branches, device=device)
-    visible[:, length:, length:] = torch.kron(itself, torch.ones(fed, fed, device=device).tril()).bool()
+    visible[:, length:, length:] = torch.kron(itself, torch.ones(fed_tokens, fed_tokens, device=device).tril()).bool()
     # Padding that saw nothing would be NaN in half precision, and spread.
     visible.diagonal(dim1=1, dim2=2).fill_(True)
 
@@ -94,10 +111,22 @@ def response_log_probabilities(
         position_ids=torch.cat([(attention_mask.cumsum(1) - 1).clamp(min=0), position], dim=1),
         use_cache=False,
     ).last_hidden_state
-    first = states[places.sequence, places.last]
-    branch = states[:, length:].unflatten(1, (places.slots, count * fed))[places.sequence, places.slot]
-    logits = model.head(torch.cat([first, branch.flatten(0, 1)]))
-    number = torch.arange(len(logits), device=device)
-    first_row = number[:prompts, None, None].expand(prompts, count, 1)  # all responses start from the prompt's state
-    rows = torch.cat([first_row, number[prompts:].view(prompts, count, fed)], dim=2)
-    return token_log_probabilities(logits, rows, responses)
+    branch = states[:, length:].unflatten(1, (places.slots, count, fed_tokens))[places.sequence, places.slot]
+    return states[places.sequence, places.last], branch
+
+
+def _states_apart(model: CausalLM, input_ids: Tensor, places: PromptPlaces, fed: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the same, each response read with its prompt in a row of its own: slow, and exact for every model."""
+    prompts, count, fed_tokens = fed.shape
+    lengths = places.visible.sum(1)
+    order = (~places.visible).long().argsort(dim=1, stable=True)[:, : int(lengths.max())]
+    prompt = input_ids[places.sequence].gather(1, order)
+    rows = torch.nn.functional.pad(prompt, (0, fed_tokens))[:, None].repeat(1, count, 1)
+    ahead = lengths[:, None, None] + torch.arange(fed_tokens, device=fed.device).expand_as(fed)
+    rows = rows.scatter(2, ahead, fed.clamp(min=0)).flatten(0, 1)
+    ends = (lengths + fed_tokens).repeat_interleave(count)
+    present = torch.arange(rows.shape[1], device=fed.device) < ends[:, None]
+    states = model.architecture.plain(rows, present).last_hidden_state.unflatten(0, (prompts, count))
+    at = torch.cat([lengths[:, None, None].expand(-1, count, 1) - 1, ahead], 2)
+    chosen = states.gather(2, at[..., None].expand(-1, -1, -1, states.shape[-1]))
+    return chosen[:, 0, 0], chosen[:, :, 1:]

@@ -14,6 +14,8 @@ from torch.nn import functional as F  # noqa: N812 - the field's usual name
 
 from src.ilrec.dataset.interactions import Interactions
 from src.launch.errors import InputError
+from src.launch.values import Count, Dropout
+from src.training.stage import why_unreadable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,9 +29,9 @@ class SequenceModelSettings:
         seed: Seed of the weights.
     """
 
-    hidden_size: int
-    dropout: float
-    max_history: int
+    hidden_size: Count
+    dropout: Dropout
+    max_history: Count
     seed: int
 
 
@@ -111,9 +113,9 @@ class SASRecSettings(SequenceModelSettings):
         num_heads: Attention heads; divides ``hidden_size``.
     """
 
-    inner_size: int
-    num_layers: int
-    num_heads: int
+    inner_size: Count
+    num_layers: Count
+    num_heads: Count
 
 
 class SASRec(SequenceModel):
@@ -179,8 +181,8 @@ class GRU4RecSettings(SequenceModelSettings):
         num_layers: GRUs on top of each other.
     """
 
-    recurrent_size: int
-    num_layers: int
+    recurrent_size: Count
+    num_layers: Count
 
 
 class GRU4Rec(SequenceModel):
@@ -220,9 +222,9 @@ class CaserSettings(SequenceModelSettings):
         vertical_filters: Weighted sums.
     """
 
-    window: int
-    horizontal_filters: int
-    vertical_filters: int
+    window: Count
+    horizontal_filters: Count
+    vertical_filters: Count
 
 
 class Caser(SequenceModel):
@@ -273,6 +275,26 @@ class Caser(SequenceModel):
 KINDS: dict[str, Callable[..., SequenceModel]] = {kind.__name__: kind for kind in (SASRec, GRU4Rec, Caser)}
 
 
+_ADVICE = "Train one:  python -m src.run +experiment=sasrec dataset=..."
+
+
+def read_sequence_checkpoint(path: Path) -> tuple[dict[str, Any], str, dict[str, Tensor]]:
+    """Return what the model of a checkpoint is, the fingerprint of the data that it has learnt from, and its weights.
+
+    Raises:
+        InputError: the file cannot be read, or holds something else.
+    """
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        spec, trained_on, weights = dict(checkpoint["model"]), str(checkpoint["dataset"]), checkpoint["state_dict"]
+    except Exception as error:  # torch.load answers damage with errors of a dozen types
+        reason = why_unreadable(path, error)
+        raise InputError(f"{path} is not a checkpoint of this project that can be read: {reason}\n{_ADVICE}") from error
+    if spec.get("kind") not in KINDS:
+        raise InputError(f"{path} holds {spec.get('kind')!r}; I need one of {', '.join(KINDS)}.\n{_ADVICE}")
+    return spec, trained_on, weights
+
+
 def load_sequence_model(path: Path, interactions: Interactions) -> SequenceModel:
     """Load a collaborative model, frozen and in eval mode.
 
@@ -286,23 +308,16 @@ def load_sequence_model(path: Path, interactions: Interactions) -> SequenceModel
     Raises:
         InputError: the file cannot be read, holds something else, or was trained on other data.
     """
-    advice = "Train one:  python -m src.run +experiment=sasrec dataset=..."
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-        spec, trained_on, weights = dict(checkpoint["model"]), checkpoint["dataset"], checkpoint["state_dict"]
-    except Exception as error:  # torch.load answers damage with errors of a dozen types
-        raise InputError(f"{path} is not a checkpoint of this project that can be read: {error}\n{advice}") from error
-    if spec.get("kind") not in KINDS:
-        raise InputError(f"{path} holds {spec.get('kind')!r}; I need one of {', '.join(KINDS)}.\n{advice}")
+    spec, trained_on, weights = read_sequence_checkpoint(path)
     if trained_on != interactions.fingerprint:
         raise InputError(
             f"{path} was trained on the data set {trained_on[:12]}, but this one is {interactions.name} "
-            f"({interactions.fingerprint[:12]}).\n{advice}"
+            f"({interactions.fingerprint[:12]}).\n{_ADVICE}"
         )
     kind, items = KINDS[spec.pop("kind")], spec.pop("items")
     network = kind([""] * items, **spec, seed=0)
     try:
         network.load_state_dict({name.removeprefix("model."): weight for name, weight in weights.items()})
     except RuntimeError as error:
-        raise InputError(f"{path} was written by a version with other weights: {error}\n{advice}") from error
+        raise InputError(f"{path} was written by a version with other weights: {error}\n{_ADVICE}") from error
     return network.eval().requires_grad_(False)

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from src.ilrec.prompt.examples import Windows
 from src.ilrec.tokenizer.item_tokens import ItemTokens
 from src.launch.errors import InputError
+from src.launch.values import Count
 
 
 class IdsPrompt(Windows):
@@ -28,8 +29,9 @@ class IdsPrompt(Windows):
     """
 
     packed = True  # short examples share a row of a training batch
+    advice = "prompt.max_history=<fewer items>, which have to fit into {} tokens"
 
-    def __init__(self, tokenizer: Any, items: ItemTokens, *, max_history: int, stride: int) -> None:
+    def __init__(self, tokenizer: Any, items: ItemTokens, *, max_history: Count, stride: Count) -> None:
         if items.as_text:
             raise InputError(
                 "prompt=ids writes semantic IDs one after the other, but tokenizer=title writes items as titles.\n"
@@ -40,6 +42,7 @@ class IdsPrompt(Windows):
         self.pad_token_id = tokenizer.pad_token_id
         self._begin = np.array([begin])
         self._item_ids = np.array(tokenizer.convert_tokens_to_ids(items.vocabulary))[items.tokens]
+        self.longest = 1 + (max_history + 1) * items.tokens.shape[1]  # tokens of history and response
 
     def encode(self, items: NDArray[np.int64], first_label: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Write a window of items.
@@ -77,7 +80,7 @@ class ItemsPrompt(Windows):
     packed = False  # recurrent and convolutional models read a row as one history
     pad_token_id = 0  # an item like any other: only the attention mask tells padding
 
-    def __init__(self, tokenizer: Any, items: ItemTokens, *, max_history: int, stride: int) -> None:
+    def __init__(self, tokenizer: Any, items: ItemTokens, *, max_history: Count, stride: Count) -> None:
         super().__init__(max_history=max_history, stride=stride, unlabelled=1)
 
     def encode(self, items: NDArray[np.int64], first_label: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

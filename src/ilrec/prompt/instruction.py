@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from src.ilrec.prompt.examples import Examples
 from src.ilrec.tokenizer.item_tokens import ItemTokens
 from src.launch.errors import InputError
+from src.launch.values import Count
 
 
 class InstructionPrompt:
@@ -31,6 +32,7 @@ class InstructionPrompt:
     """
 
     packed = True  # short examples share a row of a training batch
+    advice = "prompt.max_length={}"
 
     def __init__(
         self,
@@ -39,8 +41,8 @@ class InstructionPrompt:
         *,
         template: str,
         separator: str,
-        max_history: int,
-        max_length: int | None = None,
+        max_history: Count,
+        max_length: Count | None = None,
     ) -> None:
         if template.count("{history}") != 1:
             raise InputError(f"prompt.template must hold {{history}} exactly once, got: {template!r}")
@@ -63,6 +65,8 @@ class InstructionPrompt:
                 f"Type:  prompt.max_length={least}   or more, or null"
             )
         self._room = np.inf if max_length is None else max_length - around
+        shown = max_history * (longest + len(self._separator)) - len(self._separator)
+        self.longest = around + int(min(self._room, shown))  # tokens of prompt and response
 
     def most_examples(self, lengths: NDArray[np.int64]) -> int:
         """Return the number of examples of one epoch."""

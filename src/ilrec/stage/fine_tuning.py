@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from src.ilrec.model.reward_model import RewardModel
 from src.ilrec.model.sequence_models import load_sequence_model
 from src.ilrec.stage.next_item import NextItemStage
 from src.launch.errors import InputError
+from src.launch.values import Count, Positive, Weight
 from src.losses.collaborative import marked_entries, reward_loss
 from src.losses.cross_layer import (
     Form,
@@ -26,7 +27,8 @@ from src.losses.cross_layer import (
     preference_loss,
     self_hard_negatives,
 )
-from src.model.causal_lm import CausalLM, Head, intermediate_blocks
+from src.model.architecture import Head
+from src.model.causal_lm import CausalLM, intermediate_blocks
 from src.training.sharded import gather, release, split
 from src.training.stage import TrainingSettings
 
@@ -55,17 +57,17 @@ class FineTuningSettings(TrainingSettings):
         InputError: the ensemble is unknown, or rewards weigh and nothing gives them.
     """
 
-    strength: float
+    strength: Weight
     form: Form
-    ratio: float
+    ratio: Positive
     space: Space
-    max_negatives: int | None
-    layers: int | list[int]
-    ensemble: str
-    distillation: float
-    reward: float
+    max_negatives: Count | None
+    layers: Count | list[Count]
+    ensemble: Literal["logits", "probabilities", "final"]
+    distillation: Weight
+    reward: Weight
     reward_from: str | None
-    reward_temperature: float | None
+    reward_temperature: Positive | None
     reward_excludes_history: bool | None
     observe_layers: bool
 
@@ -193,8 +195,8 @@ class FineTuningStage(NextItemStage):
     def _ensemble_logits(self, states: Tensor, head: Head) -> Tensor:
         if self.settings.ensemble == "probabilities":
             return head(states).softmax(-1).mean(0).log()
-        # The head is linear: one product with the mean state equals the mean of the layers' logits.
-        return head(states.mean(0))
+        # Of a linear head one product with the mean state equals the mean of the layers' logits.
+        return head(states.mean(0)) if head.linear else head(states).mean(0)
 
 
 @torch.no_grad()

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from annotated_types import Ge
 from torch import Tensor
 
 from src.ilrec.evaluator.ranking import RankingEvaluator
 from src.ilrec.model.decoding import decode_items
 from src.ilrec.stage.post_training import Batch, PostTrainingSettings, PostTrainingStage, other_weights
 from src.launch.errors import InputError
+from src.launch.values import Weight
 from src.losses.preference import group_advantages, group_relative_loss, group_rewards
 from src.model.causal_lm import CausalLM
 
@@ -28,8 +30,8 @@ class GroupRelativeSettings(PostTrainingSettings):
         InputError: the weight is out of range.
     """
 
-    group_size: int
-    kl_weight: float
+    group_size: Annotated[int, Ge(2)]
+    kl_weight: Weight
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from src.launch.errors import InputError
 from src.metrics.ranking import ranking_metrics
-from src.training.stage import Optimisation, TrainingStage
+from src.training.stage import BRING_BACK, Optimisation, TrainingStage
 
 
 class NextItemStage(TrainingStage):
@@ -82,6 +83,23 @@ class NextItemStage(TrainingStage):
             shown = ranking_metrics(ranks[0], self.evaluator.cutoffs).get("ndcg@10", 0.0)
             self.log("ndcg@10", shown, prog_bar=split == "val", logger=False)
         return users, ranks
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse to go on with other data than those that the run has begun with.
+
+        Raises:
+            InputError: they have changed, or the checkpoint is of another stage or model.
+        """
+        super().on_load_checkpoint(checkpoint)
+        if self._trainer is None:
+            return
+        interactions = self.trainer.datamodule.interactions  # type: ignore[attr-defined]
+        begun_with = checkpoint["dataset"]
+        if begun_with != interactions.fingerprint:
+            raise InputError(
+                f"The data of {interactions.name} have changed: this run has begun with {begun_with[:12]}, and now "
+                f"they are {interactions.fingerprint[:12]}.\n{BRING_BACK}"
+            )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Say what the weights were trained on, too."""

@@ -17,6 +17,7 @@ from src.ilrec.model.sequence_models import load_sequence_model
 from src.ilrec.stage.post_training import Batch, PostTrainingSettings, PostTrainingStage, other_weights
 from src.launch.errors import InputError
 from src.launch.storage import sha256_of
+from src.launch.values import Positive
 from src.losses.preference import dpo_loss, preference_smoothing, rosepo_loss, sdpo_loss
 from src.model.causal_lm import CausalLM
 
@@ -36,9 +37,9 @@ class PreferenceSettings(PostTrainingSettings):
     """
 
     objective: Literal["dpo", "sdpo", "rosepo"]
-    beta: float
+    beta: Positive
     reward_from: str | None
-    temperature: float
+    temperature: Positive
 
     def __post_init__(self) -> None:
         super().__post_init__()

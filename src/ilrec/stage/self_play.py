@@ -10,6 +10,7 @@ from torch import Tensor
 from src.ilrec.evaluator.ranking import RankingEvaluator
 from src.ilrec.stage.post_training import Batch, PostTrainingSettings, PostTrainingStage
 from src.launch.errors import InputError
+from src.launch.values import Positive
 from src.losses.preference import dpo_loss
 from src.model.causal_lm import CausalLM
 
@@ -25,7 +26,7 @@ class SelfPlaySettings(PostTrainingSettings):
         InputError: it is out of range.
     """
 
-    beta: float
+    beta: Positive
 
     def __post_init__(self) -> None:
         super().__post_init__()

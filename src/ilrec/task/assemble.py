@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
+import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from src.launch.config import build
 from src.launch.errors import InputError
+from src.launch.record import read_config
 
 if TYPE_CHECKING:
     from src.ilrec.batches.next_item import RecommendationData
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
     from src.ilrec.stage.next_item import NextItemStage
     from src.ilrec.tokenizer.item_tokens import ItemTokens
     from src.model.causal_lm import CausalLM
+
+
+log = logging.getLogger("run")
 
 
 @dataclass(frozen=True)
@@ -38,15 +42,107 @@ class Parts:
 
 def assemble(config: dict[str, Any]) -> Parts:
     """Build every part of a checked config, each from those before it."""
+    from src.model.causal_lm import CausalLM
+
     interactions = build(config["dataset"])
     items = build(config["tokenizer"]).fit(interactions)
     model = build(config["model"])(items.vocabulary)
     items = items.written_for(model)
     prompt = build(config["prompt"])(model.tokenizer, items)
+    if isinstance(model, CausalLM):
+        model.prepare_for(prompt.longest, prompt.advice)
     data = build(config["batches"])(interactions=interactions, prompt=prompt, seed=config["seed"])
     evaluator = build(config["evaluator"])(items)
     stage = build(config["stage"])(model=model, evaluator=evaluator)
     return Parts(interactions, items, model, prompt, data, evaluator, stage)
+
+
+def foresee(config: dict[str, Any]) -> None:
+    """Refuse what a stage cannot start or learn from before any part is made, which may take long.
+
+    Raises:
+        InputError: a checkpoint cannot be read, or is of another stage or data set.
+    """
+    from hydra.utils import get_object
+
+    from src.ilrec.model.sequence_models import load_sequence_model
+    from src.training.stage import foresee_start
+
+    node = config["stage"]
+    foresee_start(get_object(node["_target_"]), node)
+    if node.get("reward_from") and (node.get("reward") or node.get("objective") == "rosepo"):
+        load_sequence_model(Path(node["reward_from"]), build(config["dataset"]))
+
+
+def require_same_items(checkpoint: Mapping[str, Any], path: Path, parts: Parts) -> None:
+    """Refuse to start from weights whose semantic IDs mean other items.
+
+    Titles mean the same in every data set: weights that have learnt from another one are let pass, and said so.
+
+    Args:
+        checkpoint: Its content.
+        path: Of the checkpoint, ``stage.init_from``.
+        parts: Of the run that starts from it.
+
+    Raises:
+        InputError: they do, or there is no telling, as the checkpoint is in no run folder.
+    """
+    data, before = parts.interactions, str(checkpoint.get("dataset"))
+    if not parts.items.as_text:
+        there, setting = read_index(path, "stage.init_from"), f"stage.init_from={str(path)!r}"
+        if difference := differing(there, parts.items.index(data.item_ids)):
+            raise InputError(
+                f"{setting} was trained with other items: {difference}.\nIts data set is {before[:12]}, this one is "
+                f"{data.name} ({data.fingerprint[:12]}). Its tokens would mean other items here.\nCompose the data set "
+                "and tokenizer of that run's config.yaml, or train one on this data set, and name it:\n"
+                "  stage.init_from=outputs/<recipe>/<run>/checkpoints/best.ckpt"
+            )
+    if before != data.fingerprint:
+        log.warning(
+            "stage.init_from was trained on another data set (%s; this one is %s, %s). The test says what it should "
+            "only if it has not learnt from the last two items of these users.",
+            *(before[:12], data.name, data.fingerprint[:12]),
+        )
+
+
+def read_index(checkpoint: Path, setting: str) -> dict[str, list[str]]:
+    """Read how the run of a checkpoint has written its items, from ``items.index.json`` beside ``checkpoints``.
+
+    Raises:
+        InputError: there is no such file, or a damaged one.
+    """
+    path = checkpoint.parent.parent / "items.index.json"
+    try:
+        index = json.loads(path.read_bytes())
+        if not isinstance(index, dict):
+            raise ValueError(f"it holds a {type(index).__name__}")
+    except FileNotFoundError as error:
+        raise InputError(
+            f"{setting}={checkpoint} is not in a run folder of a recommender: {path} is missing.\n"
+            "Move it back into checkpoints/ of the folder that src.run wrote."
+        ) from error
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{setting}={checkpoint}: {path} is damaged, so I cannot tell what its tokens mean: {error}\n"
+            "Use another checkpoint, or train it again."
+        ) from error
+    return index
+
+
+def differing(there: Mapping[str, list[str]], here: Mapping[str, list[str]]) -> str | None:
+    """Return in words how two indices of items differ; None if they do not."""
+    if there == here:
+        return None
+    gone, new = [item for item in there if item not in here], [item for item in here if item not in there]
+    if gone or new:
+        examples = ", ".join([*(f"{item} only there" for item in gone[:2]), *(f"{item} only here" for item in new[:2])])
+        return f"{len(there)} items there, {len(here)} here ({examples})"
+    other = [item for item in here if there[item] != here[item]]
+    item = other[0]
+    return (
+        f"{len(other)} of {len(here)} items are written differently, such as {item}: {''.join(map(str, there[item]))} "
+        f"there, {''.join(here[item])} here"
+    )
 
 
 def load_trained(checkpoint: str | None, **evaluation: Any) -> Parts:
@@ -62,25 +158,30 @@ def load_trained(checkpoint: str | None, **evaluation: Any) -> Parts:
     Raises:
         InputError: there is no such checkpoint, it is in no run folder, or its items are written differently today.
     """
+    from src.training.stage import read_checkpoint
+
     if checkpoint is None or not Path(checkpoint).is_file():
+        inside = Path(checkpoint or "", "checkpoints", "best.ckpt")
         raise InputError(
             f"checkpoint={checkpoint}: no such file. I need the weights of a finished run.\n"
-            "Type:  checkpoint=outputs/<recipe>/<run>/checkpoints/best.ckpt"
+            f"Type:  checkpoint={inside if inside.is_file() else 'outputs/<recipe>/<run>/checkpoints/best.ckpt'}"
         )
     folder = Path(checkpoint).parent.parent
+    read_checkpoint(Path(checkpoint), "checkpoint")
+    index = read_index(Path(checkpoint), "checkpoint")
     try:
-        config = yaml.safe_load((folder / "config.yaml").read_text())
-        index = json.loads((folder / "items.index.json").read_bytes())
-    except FileNotFoundError as error:
+        config = read_config(folder)
+        config["evaluator"] = {**config["evaluator"], **evaluation}
+    except (FileNotFoundError, KeyError) as error:
         raise InputError(
-            f"checkpoint={checkpoint} is not in a run folder: {error.filename} is missing.\n"
+            f"checkpoint={checkpoint} is not in the folder of a run that can recommend: {error} is missing in it.\n"
             "Move it back into checkpoints/ of the folder that src.run wrote."
         ) from error
-    parts = assemble({**config, "evaluator": {**config["evaluator"], **evaluation}})
-    if parts.items.index(parts.interactions.item_ids) != index:
+    parts = assemble(config)
+    if difference := differing(index, parts.items.index(parts.interactions.item_ids)):
         raise InputError(
             f"The items are written differently now than in {folder}/items.index.json: the data or the tokenizer "
-            "has changed. Use the data and the environment of that run."
+            f"has changed ({difference}). Use the data and the environment of that run."
         )
     parts.stage.take_weights(Path(checkpoint), "checkpoint")
     parts.evaluator.start(parts.interactions)

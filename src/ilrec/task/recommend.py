@@ -5,16 +5,39 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from src.ilrec.task.assemble import Parts, load_trained
+from src.ilrec.task.assemble import load_trained
 from src.launch.errors import InputError
+from src.launch.lines import read_lines
 from src.launch.record import Record
+from src.launch.values import Count
 from src.training.fit import use_processor
+
+if TYPE_CHECKING:
+    from src.ilrec.dataset.interactions import Interactions
+
+_FORM = 'I need a line of UTF-8 text for each: {"user": "<id>"}, or {"history": ["<item id>", ...]}, oldest first.'
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A line of the file of users.
+
+    Attributes:
+        where: File and line, for messages.
+        user: Id, or a name where there is a history.
+        history: Ids of items, oldest first; None to take that of the data set.
+    """
+
+    where: str
+    user: str | None
+    history: list[str] | None
 
 
 class RecommendTask:
@@ -25,7 +48,8 @@ class RecommendTask:
 
     Args:
         users: JSON lines, each ``{"user": "<id>"}`` of the data set, or ``{"history": ["<item id>", ...]}``, oldest
-            first, of anyone (with ``user`` beside it as a name); ``None`` takes every user of the data set.
+            first, of anyone (with ``user`` beside it as a name); whole numbers are ids, too. ``None`` takes every user
+            of the data set.
         count: Items a user.
         exclude_history: Never recommend an item of the history.
         batch_size: Users at once.
@@ -33,7 +57,7 @@ class RecommendTask:
 
     needs = ("checkpoint",)
 
-    def __init__(self, *, users: str | None, count: int, exclude_history: bool, batch_size: int) -> None:
+    def __init__(self, *, users: str | None, count: Count, exclude_history: bool, batch_size: Count) -> None:
         if count < 1 or batch_size < 1:
             raise InputError(f"task.count={count} and task.batch_size={batch_size} must be whole numbers from 1.")
         self.users, self.count, self.exclude_history, self.batch_size = users, count, exclude_history, batch_size
@@ -49,8 +73,11 @@ class RecommendTask:
         from src.ilrec.batches.next_item import prompt_batch
 
         use_processor(config)
+        lines = None if self.users is None else read_users(Path(self.users))  # at once: the model takes longer
         trained = load_trained(config["checkpoint"], exclude_history=self.exclude_history)
-        asked = list(self._asked(trained))
+        data = trained.interactions
+        every = [Asked(data.name, user, None) for user in data.user_ids]
+        asked = list(_histories(every if lines is None else lines, data))
         record.lap("prepare")
         path = folder / "recommendations.jsonl"
         with path.open("ab+") as out:
@@ -60,7 +87,7 @@ class RecommendTask:
                 batch = prompt_batch(trained.prompt, [history for _, history in chunk])
                 best = trained.evaluator.recommend(trained.model, batch, self.count)
                 for (user, _), items in zip(chunk, best, strict=True):
-                    out.write(_line(user, items, trained.interactions).encode())
+                    out.write(_line(user, items, trained.interactions).encode(errors="replace"))
                 out.flush()
                 os.fsync(out.fileno())
         record.lap("recommend")
@@ -71,31 +98,63 @@ class RecommendTask:
         users = record.content["evaluated_users"]
         print(f"{users:,} users, {self.count} items each: {record.path.parent / 'recommendations.jsonl'}")
 
-    def _asked(self, trained: Parts) -> Iterator[tuple[str, NDArray[np.int64]]]:
-        """Yield each user's name and history."""
-        data = trained.interactions
-        rows = {user: row for row, user in enumerate(data.user_ids)}
-        if self.users is None:
-            yield from ((user, data.sequence(row)) for user, row in rows.items())
-            return
-        numbers = {item: number for number, item in enumerate(data.item_ids)}
-        with Path(self.users).open() as lines:
-            for number, line in enumerate(lines, 1):
-                where = f"{self.users}, line {number}"
-                try:
-                    entry = json.loads(line)
-                    user, history = entry.get("user"), entry.get("history")
-                except (ValueError, AttributeError) as error:
-                    raise InputError(f"{where}: not a JSON object: {error}") from error
-                if history is None:
-                    if user not in rows:
-                        raise InputError(f"{where}: there is no user {user!r} in {data.name}; give a history instead.")
-                    yield user, data.sequence(rows[user])
-                    continue
-                unknown = [item for item in history if item not in numbers]
-                if unknown or not history:
-                    raise InputError(f"{where}: I need items of {data.name} as history, not {unknown or history}.")
-                yield user, np.array([numbers[item] for item in history])
+
+def read_users(path: Path) -> list[Asked]:
+    """Read who is asked about, one JSON object a line.
+
+    Raises:
+        InputError: there is no such file, or none of text; or a line is not of the form, which the message shows.
+    """
+    if path.is_dir():
+        raise InputError(f"task.users={path} is a folder. {_FORM}")
+    if not path.is_file():
+        raise InputError(f"task.users={path}: there is no such file. {_FORM}")
+    lines = read_lines(path)
+    asked = [_line_asked(f"{path}, line {number}", line) for number, line in lines]
+    if not asked:
+        raise InputError(f"task.users={path} is empty. {_FORM}\nType  task.users=null  for every user of the data set.")
+    return asked
+
+
+def _line_asked(where: str, line: str) -> Asked:
+    try:
+        entry = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{where}: not a JSON object: {error}\n{_FORM}") from error
+    if not isinstance(entry, dict):
+        raise InputError(f"{where}: not a JSON object: {line[:60]}\n{_FORM}")
+    if not entry.keys() & {"user", "history"}:
+        raise InputError(f"{where}: neither user nor history, but {', '.join(entry) or 'nothing'}.\n{_FORM}")
+    user, history = entry.get("user"), entry.get("history")
+    if not (_is_id(user) or (user is None and history is not None)):
+        raise InputError(f"{where}: user is {json.dumps(user)[:60]}; I need one id, as text.\n{_FORM}")
+    if history is not None and not (isinstance(history, list) and all(map(_is_id, history))):
+        raise InputError(f"{where}: history is {json.dumps(history)[:60]}; I need a list of items' ids.\n{_FORM}")
+    return Asked(where, None if user is None else str(user), None if history is None else [*map(str, history)])
+
+
+def _is_id(value: Any) -> bool:
+    """Whether it is an id: text, or a whole number, as data sets with numbers for ids suggest."""
+    return isinstance(value, str | int) and not isinstance(value, bool)
+
+
+def _histories(lines: list[Asked], data: Interactions) -> Iterator[tuple[str | None, NDArray[np.int64]]]:
+    """Yield each user's name and history."""
+    rows = {user: row for row, user in enumerate(data.user_ids)}
+    numbers = {item: number for number, item in enumerate(data.item_ids)}
+    for asked in lines:
+        if asked.history is None:
+            if asked.user not in rows:
+                raise InputError(
+                    f"{asked.where}: there is no user {asked.user!r} in {data.name}; give a history instead."
+                )
+            yield asked.user, data.sequence(rows[asked.user])
+            continue
+        unknown = [item for item in asked.history if item not in numbers]
+        if unknown or not asked.history:
+            shown = unknown[:5] or asked.history
+            raise InputError(f"{asked.where}: I need items of {data.name} as history, not {shown}.")
+        yield asked.user, np.array([numbers[item] for item in asked.history])
 
 
 def _whole_lines(file: Any) -> int:

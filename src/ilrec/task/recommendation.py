@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from src.ilrec.task.assemble import assemble
+from src.ilrec.task.assemble import Parts, assemble, differing, foresee, read_index, require_same_items
+from src.ilrec.task.misfits import misfits
+from src.launch.errors import InputError
 from src.launch.record import Record, first_process
 from src.launch.storage import write_atomic
 from src.training.fit import fitted, prepare_training
@@ -15,6 +18,11 @@ class RecommendationTask:
     """A run on interactions: any model, stage and evaluator of the recommendation suite."""
 
     needs = ("dataset", "tokenizer", "prompt", "batches", "model", "stage", "evaluator", "trainer", "checkpointing")
+
+    @staticmethod
+    def misfits(config: Mapping[str, Any]) -> Iterator[str]:
+        """Name the parts that do not go together, for the check of the config."""
+        return misfits(config)
 
     def run(self, config: dict[str, Any], folder: Path, record: Record, sweep: str | None) -> None:
         """Build everything, train, test the selected weights and record the results.
@@ -26,10 +34,15 @@ class RecommendationTask:
             sweep: Name of the sweep it is a job of, if any.
         """
         prepare_training(config)
+        foresee(config)
         record.trace_origins(config["stage"])
 
         parts = assemble(config)
         stage, interactions = parts.stage, parts.interactions
+        _require_data_of_before(folder, parts)
+        checkpoint = stage.initialise()
+        if checkpoint is not None:
+            require_same_items(checkpoint, Path(config["stage"]["init_from"]), parts)
         if first_process():
             print(f"\n{interactions.statistics_table()}\n\n{parts.items.report_table()}\n", flush=True)
             parts.items.save_index(folder / "items.index.json", interactions.item_ids)
@@ -71,6 +84,17 @@ class RecommendationTask:
         print(f"\n{record.content['name']}, seed {record.content['seed']}: test metrics")
         Console().print(table)
         print(f"{record.content['evaluated_users']:,} users; {settings}\n{record.path.parent}")
+
+
+def _require_data_of_before(folder: Path, parts: Parts) -> None:
+    """Refuse to go on with a training whose items are written differently now; the stage compares the interactions."""
+    from src.training.stage import BRING_BACK
+
+    last = folder / "checkpoints" / "last.ckpt"
+    if last.is_file() and (folder / "items.index.json").is_file():
+        here = parts.items.index(parts.interactions.item_ids)
+        if difference := differing(read_index(last, "resume"), here):
+            raise InputError(f"The data or the tokenizer of this run have changed: {difference}.\n{BRING_BACK}")
 
 
 def protocol(config: dict[str, Any], interactions: Any) -> dict[str, Any]:

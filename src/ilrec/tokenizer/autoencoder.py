@@ -19,6 +19,7 @@ from torch.nn import functional as F  # noqa: N812 - the field's usual name
 from src.ilrec.tokenizer.residual_codes import ResidualCodes, require_positive
 from src.launch.errors import InputError
 from src.launch.storage import write_atomic, writing_to_cache
+from src.launch.values import Count, Positive, Weight, Whole
 from src.losses.quantisation import quantisation_loss, squared_distances, straight_through
 
 
@@ -40,15 +41,15 @@ class Training:
         accelerator: ``cpu`` (one thread, so that IDs do not depend on their number) or ``cuda``.
     """
 
-    widths: list[int]
-    latent_width: int
-    commitment: float
-    learning_rate: float
-    weight_decay: float
-    batch_size: int
-    epochs: int
-    steps_per_epoch: int
-    warmup_epochs: int
+    widths: list[Count]
+    latent_width: Count
+    commitment: Weight
+    learning_rate: Positive
+    weight_decay: Weight
+    batch_size: Count
+    epochs: Count
+    steps_per_epoch: Count
+    warmup_epochs: Whole
     accelerator: Literal["cpu", "cuda"]
 
     def __post_init__(self) -> None:

@@ -13,6 +13,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 
 from src.launch.errors import InputError
 from src.launch.lines import existing_file, fault, read_lines
+from src.launch.values import Count, Share
 
 if TYPE_CHECKING:
     from src.ilrec.dataset.interactions import Interactions
@@ -31,7 +32,7 @@ class Embedding(Protocol):
 class TextEmbedding:
     """Latent semantic analysis of title and description: TF-IDF of words and word pairs, then truncated SVD."""
 
-    def __init__(self, *, dimensions: int, terms: int, seed: int) -> None:
+    def __init__(self, *, dimensions: Count, terms: Count, seed: int) -> None:
         """Keep the settings.
 
         Args:
@@ -61,7 +62,7 @@ class TextEmbedding:
 class CollaborativeEmbedding:
     """Truncated SVD of the degree-normalised training matrix: items used by the same users lie close."""
 
-    def __init__(self, *, dimensions: int, seed: int) -> None:
+    def __init__(self, *, dimensions: Count, seed: int) -> None:
         """Keep the settings.
 
         Args:
@@ -87,7 +88,7 @@ class CollaborativeEmbedding:
 class JointEmbedding:
     """Text and collaborative vectors side by side, each centred and scaled to a mean squared length of 1."""
 
-    def __init__(self, *, text: Embedding, collaborative: Embedding, text_weight: float) -> None:
+    def __init__(self, *, text: Embedding, collaborative: Embedding, text_weight: Share) -> None:
         """Keep the parts.
 
         Args:

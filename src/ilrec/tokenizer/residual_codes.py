@@ -13,6 +13,7 @@ from scipy.special import logsumexp
 
 from src.ilrec.tokenizer.item_tokens import ItemTokens, ReportValue
 from src.launch.errors import InputError
+from src.launch.values import Count, Positive
 
 if TYPE_CHECKING:
     from src.ilrec.dataset.interactions import Interactions
@@ -37,11 +38,11 @@ class ResidualCodes:
         sinkhorn_iterations: Rounds of row and column scaling.
     """
 
-    levels: int
-    codebook_size: int
+    levels: Count
+    codebook_size: Count
     last_level: LastLevel
-    sinkhorn_epsilon: float
-    sinkhorn_iterations: int
+    sinkhorn_epsilon: Positive
+    sinkhorn_iterations: Count
 
     def __post_init__(self) -> None:
         if not 1 <= self.levels <= 26:

@@ -11,6 +11,7 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 from src.ilrec.tokenizer.embeddings import Embedding
 from src.ilrec.tokenizer.item_tokens import ItemTokens
 from src.ilrec.tokenizer.residual_codes import ResidualCodes, require_positive
+from src.launch.values import Count
 
 if TYPE_CHECKING:
     from src.ilrec.dataset.interactions import Interactions
@@ -24,7 +25,7 @@ class ResidualKMeans:
 
     codes: ResidualCodes
 
-    def __init__(self, *, embedding: Embedding, restarts: int, seed: int, **codes: Any) -> None:
+    def __init__(self, *, embedding: Embedding, restarts: Count, seed: int, **codes: Any) -> None:
         """Keep the settings.
 
         Args:

@@ -16,6 +16,7 @@ import torch
 from src.ilrec.tokenizer.embeddings import Content, documents, unit_rows
 from src.launch.errors import InputError
 from src.launch.storage import cache_folder, locked, sha256_of, write_atomic, writing_to_cache
+from src.launch.values import Count
 from src.model.smollm2 import local_folder
 
 if TYPE_CHECKING:
@@ -40,8 +41,8 @@ class SentenceEmbedding:
         name: str,
         content: Content,
         prefix: str,
-        max_tokens: int,
-        batch_size: int,
+        max_tokens: Count,
+        batch_size: Count,
         dtype: Literal["float32", "bfloat16"],
         accelerator: Literal["cpu", "cuda"],
     ) -> None:

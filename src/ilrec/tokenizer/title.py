@@ -9,6 +9,7 @@ import numpy as np
 
 from src.ilrec.tokenizer.item_tokens import ItemTokens, group_statistics
 from src.launch.errors import InputError
+from src.launch.values import Count
 
 if TYPE_CHECKING:
     from src.ilrec.dataset.interactions import Interactions
@@ -21,7 +22,7 @@ class Titles:
     Source: BIGRec (arXiv 2308.08434); that long titles are cut is our choice.
     """
 
-    def __init__(self, *, max_tokens: int) -> None:
+    def __init__(self, *, max_tokens: Count) -> None:
         """Keep the setting.
 
         Args:

@@ -253,13 +253,13 @@ def test_draws_hang_on_the_seed_and_the_step_and_not_on_the_company(folders):
 def test_a_rollout_remembers_and_weights_that_changed_after_it_are_read_with_anew(folders):
     policy = policy_of(folders["plain"], remembered_gb=0.1)
     forgetful = policy_of(folders["plain"])
-    read, plainly = [], policy._model.network.forward
+    read, plainly = [], policy._model.architecture.decoder.forward
 
     def forward(*_, **settings):
         read.append(settings["input_ids"].shape[1])
         return plainly(**settings)
 
-    policy._model.network.forward = forward
+    policy._model.architecture.decoder.forward = forward
 
     def contents(policy):
         async def main():

@@ -17,6 +17,7 @@ from src.gisa.chat.generation import (
 )
 from src.launch.errors import InputError
 from tests.gisa.chat_models import PLAIN, WITH_TOOLS, network, tokenizer, write_folder
+from tests.model.architectures import tiny
 
 TOOL = {"type": "function", "function": {"name": "search"}}
 
@@ -66,6 +67,22 @@ def test_without_temperature_it_writes_what_transformers_does(model, prompts):
         expected = model.network.generate(torch.tensor([prompt]), max_new_tokens=80, do_sample=False)[0, len(prompt) :]
         end = [model.tokenizer.eos_token_id] if one.ended else []
         assert one.tokens + end == expected.tolist()
+
+
+@pytest.mark.parametrize(
+    ("kind", "way"),
+    [("gemma2", "together"), ("rwkv", "reread"), ("mamba", "reread"), ("minimax", "together")],
+)
+def test_replies_of_every_kind_of_network_are_those_of_reading_all_anew_for_each_token(kind, way):
+    vocabulary = tokenizer(PLAIN)
+    model = ChatModel(tiny(kind), vocabulary)
+    assert model.architecture.generation == way
+    prompts = [list(range(30, 50)), [60, 61], list(range(70, 81))]
+    replies = CachedGenerator(model, 1e9).generate(prompts, seeds=[1, 2, 3], max_tokens=5, temperature=0)
+    for prompt, reply in zip(prompts, replies, strict=True):
+        for count, token in enumerate(reply.tokens):
+            read = torch.tensor([prompt + reply.tokens[:count]])
+            assert token == model.network(input_ids=read, use_cache=False).logits[0, -1].argmax()
 
 
 def test_a_reply_stops_at_its_limit_and_says_so(model, prompts):
@@ -179,13 +196,13 @@ def any_model(request):
 
 def count_read(model, monkeypatch):
     """Count the tokens that are read; the returned list grows by what each forward pass computes."""
-    counts, plainly = [], model.network.forward
+    counts, plainly = [], model.architecture.decoder.forward
 
     def forward(*_, **settings):
         counts.append(settings["input_ids"].numel())
         return plainly(**settings)
 
-    monkeypatch.setattr(model.network, "forward", forward)
+    monkeypatch.setattr(model.architecture.decoder, "forward", forward)
     return counts
 
 
@@ -204,8 +221,7 @@ def spoken(generator, turns, temperature, lengths=(5, 60, 31, 5)):
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
-@pytest.mark.parametrize("most_bytes", [float("inf"), 40_000, 10])
-@pytest.mark.parametrize("at_once", [1, 3, 16])
+@pytest.mark.parametrize(("most_bytes", "at_once"), [(float("inf"), 1), (float("inf"), 16), (40_000, 3), (10, 16)])
 def test_replies_are_the_same_with_and_without_memory(any_model, temperature, most_bytes, at_once, monkeypatch):
     monkeypatch.setattr(generation, "_READ_AT_ONCE", at_once)
     remembering = CachedGenerator(any_model, most_bytes)

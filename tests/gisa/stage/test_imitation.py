@@ -164,14 +164,14 @@ def test_demonstrations_that_share_a_row_give_the_loss_of_rows_of_their_own(fold
         torch.testing.assert_close(first[name], second[name], rtol=1e-4, atol=1e-6)
 
 
-def fit(folder, module, path, **settings):
+def fit(folder, module, path, *, count=6, ckpt_path=None, **settings):
     trainer = lightning.Trainer(
         accelerator="cpu", devices=1, logger=False, enable_checkpointing=False, enable_progress_bar=False,
         enable_model_summary=False, num_sanity_val_steps=0, default_root_dir=path, log_every_n_steps=1, max_epochs=2,
         **settings,
     )  # fmt: skip
-    loader = data(small_demonstrations(), batch_size=2, validation_questions=2)
-    trainer.fit(module, datamodule=loader)
+    loader = data(small_demonstrations(count), batch_size=2, validation_questions=2)
+    trainer.fit(module, datamodule=loader, ckpt_path=ckpt_path)
     return trainer, loader
 
 
@@ -214,6 +214,36 @@ def test_a_checkpoint_goes_on_in_a_second_training_that_remembers_the_first(fold
     assert second.manifest["questions"].keys() == {"q77", *(f"q{at}" for at in range(6))}
     with pytest.raises(InputError, match="holds another model"):
         stage(model(folder), init_from=str(path))
+
+
+@pytest.mark.parametrize(
+    "lora", [{"rank": 2, "alpha": 4, "dropout": 0.0}, None], ids=["adapters", "all but embeddings"]
+)
+def test_weights_that_were_trained_beside_another_model_of_the_same_shape_are_refused(folder, tmp_path, lora):
+    """What is frozen is in no checkpoint; bfloat16 is the same model."""
+    trainer, _ = fit(folder, made(model(folder, lora)), tmp_path)
+    trainer.save_checkpoint(tmp_path / "first.ckpt")
+    made(model(folder, lora).to(torch.bfloat16), init_from=str(tmp_path / "first.ckpt"))
+    other = model(folder, lora)
+    with torch.no_grad():
+        for weight in other.parameters():
+            weight.add_(0.1)
+    with pytest.raises(InputError, match=r"trained beside other frozen weights, .*\nCompose the same model.name"):
+        made(other, init_from=str(tmp_path / "first.ckpt"))
+
+
+def test_a_start_may_freeze_blocks_that_were_trained_before(folder, tmp_path):
+    trainer, _ = fit(folder, made(model(folder)), tmp_path)
+    trainer.save_checkpoint(tmp_path / "first.ckpt")
+    made(model(folder), frozen_blocks=1, init_from=str(tmp_path / "first.ckpt"))
+
+
+def test_a_training_is_not_gone_on_with_on_other_questions(folder, tmp_path):
+    trainer, _ = fit(folder, made(model(folder)), tmp_path)
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    fit(folder, made(model(folder)), tmp_path, ckpt_path=tmp_path / "last.ckpt")
+    with pytest.raises(InputError, match="others than those that this run has begun with"):
+        fit(folder, made(model(folder)), tmp_path, count=5, ckpt_path=tmp_path / "last.ckpt")
 
 
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])

@@ -201,3 +201,22 @@ def test_settings_out_of_range_are_named():
         evaluator(num_beams=0)
     with pytest.raises(InputError, match=r"evaluator.popularity=-1: I need a number of at least 0"):
         evaluator(popularity=-1)
+
+
+def test_what_the_models_folder_sets_for_generation_changes_nothing(monkeypatch):
+    asked, expected = batch([[5, 6, 7, 8]], [1]), evaluator(num_beams=3)
+    ranks = expected.rank(MODEL, asked, exclude_history=False)
+    own = MODEL.causal_network.generation_config
+    changes = {"repetition_penalty": 50.0, "no_repeat_ngram_size": 1, "length_penalty": -9.0, "min_new_tokens": 12}
+    for name, value in changes.items():
+        monkeypatch.setattr(own, name, value)
+    assert evaluator(num_beams=3).rank(MODEL, asked, exclude_history=False).tolist() == ranks.tolist()
+    assert MODEL.causal_network.generation_config is own
+
+
+@pytest.mark.parametrize("way", ["alone", "reread"])
+def test_prompts_that_may_not_be_padded_are_continued_one_by_one(monkeypatch, way):
+    asked = batch([[5, 6, 7, 8], [9, 10]], [1, 3])
+    together = evaluator().rank(MODEL, asked, exclude_history=False)
+    monkeypatch.setattr(MODEL.architecture, "generation", way)
+    assert evaluator().rank(MODEL, asked, exclude_history=False).tolist() == together.tolist()

@@ -16,8 +16,9 @@ from src.ilrec.prompt.instruction import InstructionPrompt
 from src.ilrec.stage.fine_tuning import FineTuningStage, _layers_report
 from src.ilrec.tokenizer.item_tokens import ItemTokens
 from src.launch.errors import InputError
-from src.losses.cross_layer import negative_weights, preference_loss, self_hard_negatives
+from src.losses.cross_layer import distillation_loss, negative_weights, preference_loss, self_hard_negatives
 from src.model.causal_lm import from_scratch, intermediate_blocks
+from tests.model.architectures import LORA, cut_off, load, tiny
 
 CODES = np.stack(np.unravel_index(np.arange(20), (5, 4)), axis=1)
 ITEMS = ItemTokens.from_codes(CODES, [range(5), range(4)], {})
@@ -259,6 +260,31 @@ def test_distillation_is_added_with_its_weight_and_leaves_the_end_of_the_respons
         distances.append((teacher.exp() * (teacher - student)).sum(1).mean())
     expected = F.cross_entropy(final, batch["target"]) + 0.7 * (distances[0] + distances[1]) / 2
     torch.testing.assert_close(loss, expected)
+
+
+@pytest.mark.parametrize("lora", [None, LORA], ids=["full", "lora"])
+@pytest.mark.parametrize(("kind", "sizes"), [("gemma2", {}), ("granite", {"logits_scaling": 8.0}), ("cohere", {})])
+@pytest.mark.parametrize("strength", [0.0, 0.5], ids=["sft", "ilrec"])
+def test_a_step_of_a_model_that_caps_or_scales_its_logits_is_that_of_its_own_logits(
+    tmp_path, kind, sizes, strength, lora
+):
+    """Both layers' logits come from copies of the network that end behind them."""
+    network = load(tiny(kind, **sizes), tmp_path, lora, vocabulary=ITEMS.vocabulary)
+    module = stage(network, strength=strength, distillation=2 * strength)
+    prompt = IdsPrompt(network.tokenizer, ITEMS, max_history=8, stride=9)
+    tokens, owner = prompt.encode(np.array([3, 4, 5, 9]), first_label=0)
+    ids, response = torch.from_numpy(tokens)[None], torch.from_numpy(owner >= 0)[None]
+    rows, target = response.roll(-1, 1), ids[response]
+    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "rows": rows, "target": target}
+    loss, _ = gradient_of(module, batch)
+    final = network.causal_network(ids).logits[rows]
+    layers = torch.stack([cut_off(network.causal_network, block)(ids).logits[rows] for block in (2, 3)])
+    negatives = self_hard_negatives(layers.mean(0), final, target, ratio=1.0)
+    weights = negative_weights(layers.mean(0), negatives)
+    expected = preference_loss(final, target, negatives, weights, strength=strength)
+    items = network.item_token_ids
+    expected = expected + 2 * strength * distillation_loss(layers[..., items], final[..., items])
+    assert abs(loss - expected) < 1e-5 * expected
 
 
 def collaborative_checkpoint(path, fingerprint="f" * 64):

@@ -1,13 +1,18 @@
 """What can be done with a finished run: recommend and export, on the small real job."""
 
+import dataclasses
 import json
 
 import pytest
 import torch
+from safetensors.torch import save as safetensors
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from src.ilrec.task.assemble import load_trained
+from src.ilrec.task.recommend import _histories, read_users
+from src.launch.errors import InputError
 from src.model.causal_lm import _byte_tokenizer
+from tests import stand_in_parts
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +82,70 @@ def test_a_line_that_cannot_be_answered_is_named(run, trained, tmp_path, line, m
     (tmp_path / "users.jsonl").write_text('{"user": "u1"}\n' + line + "\n")
     assert recommend(run, trained, tmp_path / "run", f"task.users={tmp_path / 'users.jsonl'}") == 2
     assert message in json.loads((tmp_path / "run" / "result.json").read_text())["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "there is no such file. I need a line of UTF-8 text for each: "),
+        ("folder", " is a folder. I need a line"),
+        (b"", "users.jsonl is empty."),
+        ('{"user": "Z\xfcrich"}'.encode("latin-1"), "users.jsonl, line 1: not UTF-8 text"),
+        (b'{"history": "i1"}', 'line 1: history is "i1"; I need a list of items\' ids.'),
+        (b'{"history": [["i1"]]}', 'history is [["i1"]]; I need a list'),
+        (b'{"history": [1.5]}', "history is [1.5]; I need"),
+        (b'{"history": {"i1": 1}}', 'history is {"i1": 1}; I need a list'),
+        (b'{"user": ["u1"]}', 'user is ["u1"]; I need one'),
+        (b'{"user": true}', "user is true; I need one id"), (b'{"user": null}', "user is null; I need one id"),
+        (b'{"usr": "u1"}', "neither user nor history, but usr."), (b"{}", "neither user nor history, but nothing."),
+        (b'{"user": 7}', "there is no user '7' in small"), (b'{"history": [99]}', "as history, not ['99']."),
+    ],
+)  # fmt: skip
+def test_a_file_of_users_of_another_form_is_told_the_form(run, tmp_path, content, message):
+    """At once: the checkpoint is not looked at before."""
+    path = tmp_path / "users.jsonl"
+    if content == "folder":
+        path.mkdir()
+    elif content is not None:
+        path.write_bytes(content)
+    data = stand_in_parts.dataset()
+    data = dataclasses.replace(data, name="small")
+    with pytest.raises(InputError) as caught:
+        list(_histories(read_users(path), data))
+    assert message in str(caught.value)
+
+
+def test_whole_numbers_are_ids_and_names_may_be_missing(tmp_path):
+    data = stand_in_parts.dataset()  # with items "0" to "7"
+    (tmp_path / "users.jsonl").write_text('{"history": [0, "2"]}\n\n{"user": 5, "history": ["1"]}\n{"user": "u1"}\n')
+    found = list(_histories(read_users(tmp_path / "users.jsonl"), data))
+    assert [(user, items.tolist()) for user, items in found] == [(None, [0, 2]), ("5", [1]), ("u1", [0, 1, 2])]
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (
+            lambda whole: b"hello",
+            "is not a checkpoint that can be read: it is no whole file that torch.save has written",
+        ),
+        (lambda whole: whole[: len(whole) // 2], "is not a checkpoint that can be read: it is no whole file"),
+        (lambda whole: b"", "is not a checkpoint that can be read: it is no whole file"),
+        (lambda whole: safetensors({"a": torch.zeros(3)}), "is not a checkpoint"),
+    ],
+    ids=["text", "truncated", "empty", "safetensors"],
+)
+def test_a_file_that_is_no_checkpoint_is_refused_before_anything_is_built(trained, tmp_path, make, message):
+    path = tmp_path / "checkpoints" / "best.ckpt"
+    path.parent.mkdir()
+    path.write_bytes(make(trained.read_bytes()))
+    with pytest.raises(InputError, match=f"checkpoint='{path}' {message}"):
+        load_trained(str(path))
+
+
+def test_a_run_folder_in_the_place_of_its_checkpoint_is_told_the_checkpoint(trained):
+    with pytest.raises(InputError, match=f"no such file. .*\nType:  checkpoint={trained}"):
+        load_trained(str(trained.parent.parent))
 
 
 def test_weights_without_their_run_folder_are_refused(run, trained, tmp_path):

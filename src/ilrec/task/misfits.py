@@ -1,0 +1,96 @@
+"""Parts of a recommender that do not go together, found in the config: long before they are made and meet."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from src.launch.values import did_you_mean
+
+_PARTS = ("tokenizer", "prompt", "batches", "model", "evaluator", "stage")
+_COLLABORATIVE = {
+    "tokenizer": ("item_tokens.OneTokenPerItem", "item_ids"),
+    "prompt": ("ids.ItemsPrompt", "items"),
+    "evaluator": ("full_ranking.FullRankingEvaluator", "full_ranking"),
+    "stage": ("collaborative_filtering.CollaborativeFilteringStage", "collaborative_filtering"),
+}
+"""What models of whole items go with, and nothing else does: the class, and the choice that makes it."""
+_OTHERWISE = {"tokenizer": "residual_kmeans", "prompt": "ids", "evaluator": "ranking", "stage": "sft"}
+_OWN_ANSWERS = {
+    "self_play.SelfPlayStage": ("batches.negatives=own", "batches.epochs_per_draw=2", "batches.prompts_per_epoch=2048"),
+    "group_relative.GroupRelativeStage": ("batches.negatives=own", "batches.prompts_per_epoch=2048"),
+}
+_OF_PAIRS = ("preference.PreferenceStage", *_OWN_ANSWERS)
+
+
+def misfits(config: Mapping[str, Any]) -> Iterator[str]:
+    """Name the parts of a recommender's config that do not go together, each with what to type."""
+    kinds = {part: ".".join(str((config.get(part) or {}).get("_target_")).split(".")[-2:]) for part in _PARTS}
+    if "None" in kinds.values():
+        return  # told as missing
+    if str(dataset := (config.get("dataset") or {}).get("_target_")).startswith("src.gisa."):
+        yield f"dataset: {dataset} makes questions, and I need interactions. " + _type("dataset=ml_100k")
+    yield from _unmeasured(config)
+    collaborative = kinds["model"].startswith("sequence_models.")
+    for part, (kind, choice) in _COLLABORATIVE.items():
+        if collaborative and kinds[part] != kind:
+            yield f"{part}: {_name(kinds['model'])} reads and ranks whole items, not so {_name(kinds[part])}. " + _type(
+                f"{part}={choice}"
+            )
+        elif kinds[part] == kind and not collaborative and part != "tokenizer":
+            yield f"{part}: {_name(kind)} is for collaborative models, and this one is a language model. " + _type(
+                f"{part}={_OTHERWISE[part]}, or model=sasrec"
+            )
+    if collaborative:
+        return
+    titles = kinds["tokenizer"] == "title.Titles"
+    if titles and kinds["prompt"] == "ids.IdsPrompt":
+        yield (
+            "prompt=ids writes semantic IDs one after the other, but tokenizer=title writes items as titles. "
+            + _type("prompt=instruction")
+        )
+    if not titles and kinds["evaluator"] == "grounding.GroundedEvaluator":
+        yield "evaluator=grounded compares titles, but these items are semantic IDs. " + _type(
+            "tokenizer=title prompt=instruction, or evaluator=ranking"
+        )
+    yield from _misfits_of_pairs(kinds, config["batches"])
+
+
+def _misfits_of_pairs(kinds: Mapping[str, str], batches: Mapping[str, Any]) -> Iterator[str]:
+    stage, has_pairs = kinds["stage"], kinds["batches"] == "pairs.PreferenceData"
+    if stage in _OF_PAIRS and not has_pairs:
+        yield f"batches: {_name(stage)} learns from pairs of items. " + _type("batches=pairs")
+    elif stage not in _OF_PAIRS and has_pairs:
+        yield f"batches: {_name(stage)} learns from next items, not from pairs. " + _type("batches=next_item")
+    elif stage in _OWN_ANSWERS:
+        rounds = batches.get("epochs_per_draw") == 2 or stage != "self_play.SelfPlayStage"
+        if batches.get("negatives") != "own" or batches.get("prompts_per_epoch") is None or not rounds:
+            yield f"batches: {_name(stage)} answers prompts drawn for it and rejects its own answers. " + _type(
+                " ".join(_OWN_ANSWERS[stage])
+            )
+
+
+def _unmeasured(config: Mapping[str, Any]) -> Iterator[str]:
+    """Name the metric that selects the weights where the evaluator does not measure it."""
+    evaluator, monitor = config["evaluator"], (config.get("checkpointing") or {}).get("monitor")
+    cutoffs = evaluator.get("cutoffs") or ()
+    measured = [f"val/{metric}@{cutoff}" for metric in ("ndcg", "hit") for cutoff in cutoffs]
+    if measured and isinstance(monitor, str) and monitor not in measured:
+        yield f"checkpointing.monitor={monitor}: evaluator.cutoffs={cutoffs} measure no such metric" + did_you_mean(
+            monitor, measured
+        )
+    if (beams := evaluator.get("num_beams")) and _name(str(evaluator["_target_"])).endswith("RankingEvaluator"):
+        yield from (
+            f"evaluator.num_beams={beams} finds fewer items than the largest cutoff {cutoff} asks for. "
+            + _type(f"evaluator.num_beams={cutoff}")
+            for cutoff in [max(cutoffs, default=0)]
+            if cutoff > beams
+        )
+
+
+def _name(kind: str) -> str:
+    return kind.partition(".")[2]
+
+
+def _type(what: str) -> str:
+    return f"Type:  {what}"

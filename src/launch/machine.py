@@ -1,0 +1,58 @@
+"""What a config asks of this machine and does not find: devices, keys, files."""
+
+from __future__ import annotations
+
+import netrc
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from src.launch.record import older_version
+from src.launch.values import MISSING
+
+
+def absent(config: Mapping[str, Any], multirun: bool) -> Iterator[str]:
+    """Name combinations that are known to break, and paths and devices that are absent."""
+    trainer, logger, stage = (config.get(key) or {} for key in ("trainer", "logger", "stage"))
+    if multirun and (trainer.get("devices") not in (1, "1", None) or "ddp" in str(trainer.get("strategy"))):
+        yield (
+            f"trainer: several devices (devices={trainer.get('devices')}, strategy={trainer.get('strategy')}) in a "
+            "multirun would start its jobs over in every process. Give each job one device (trainer.devices=1 "
+            "trainer.strategy=auto), start one `torchrun --nproc-per-node=N -m src.run ...` a job, or use one of "
+            "Hydra's launcher plugins"
+        )
+    if trainer.get("accelerator") in ("cuda", "gpu"):
+        import torch
+
+        if not torch.cuda.is_available():
+            yield f"trainer.accelerator={trainer['accelerator']}: there is no CUDA here; type trainer.accelerator=cpu"
+    if logger.get("mode") == "online" and not _has_wandb_key():
+        yield "logger.mode=online: no key of Weights & Biases; run `wandb login` once, or type logger.mode=offline"
+    for key in ("init_from", "reward_from"):
+        start = stage.get(key)
+        if isinstance(start, str) and start != MISSING and not Path(start).is_file():
+            yield f"stage.{key}={start}: no such file; needed: checkpoints/best.ckpt of a run{_within(key, start)}"
+    # Not of `reward_from`: collaborative models of before are read as ever.
+    for key, path in (("checkpoint", config.get("checkpoint")), ("stage.init_from", stage.get("init_from"))):
+        if isinstance(path, str) and (older := older_version(Path(path).parent.parent)):
+            yield f"{key}={path}: {older}"
+
+
+def _within(key: str, start: str) -> str:
+    """Return what to type where a folder is named whose checkpoint is meant."""
+    best = next(
+        (path for path in (Path(start, "checkpoints", "best.ckpt"), Path(start, "best.ckpt")) if path.is_file()), None
+    )
+    return f"; type stage.{key}={best}" if best else ""
+
+
+def _has_wandb_key() -> bool:
+    """Whether Weights & Biases will find a key: in ``WANDB_API_KEY``, or where ``wandb login`` puts it."""
+    host = urlsplit(os.environ.get("WANDB_BASE_URL") or "https://api.wandb.ai").netloc
+    try:
+        stored = netrc.netrc(Path(os.environ.get("NETRC") or "~/.netrc").expanduser()).authenticators(host)
+    except (OSError, netrc.NetrcParseError):
+        stored = None
+    return bool(os.environ.get("WANDB_API_KEY") or stored)

@@ -1,0 +1,95 @@
+"""Low-rank adapters around a network, by PEFT."""
+
+from __future__ import annotations
+
+from typing import Any, TypedDict
+
+import torch
+
+from src.launch.errors import InputError
+from src.launch.values import Count, Dropout, Positive
+from src.model.architecture import Architecture
+from src.model.probe import agree
+
+
+class Lora(TypedDict):
+    """Low-rank adapters.
+
+    Attributes:
+        rank: Of the adapters' matrices.
+        alpha: Their product is scaled by ``alpha / rank``.
+        dropout: Probability of dropping what an adapter reads.
+    """
+
+    rank: Count
+    alpha: Positive
+    dropout: Dropout
+
+
+def with_adapters(architecture: Architecture, token_ids: list[int], *, rank: int, alpha: float, dropout: float) -> Any:
+    """Put low-rank adapters on all linear layers of every block, and train the rows of some tokens in full.
+
+    Args:
+        architecture: The network and how it is read.
+        token_ids: The tokens.
+        rank: Rank of the adapters.
+        alpha: Scale of the adapters: they weigh ``alpha / rank``.
+        dropout: Share of an adapter's inputs that is dropped in training, 0 to 1.
+
+    Returns:
+        A PEFT model around the same network.
+
+    Raises:
+        InputError: PEFT is not installed, or does not fit the network: fresh adapters have to change nothing.
+    """
+    network = architecture.network
+    try:
+        from peft import LoraConfig, get_peft_model
+    except ImportError as error:
+        raise InputError(
+            "model.lora needs the package peft.\nType:  pip install -e '.[lora]'\n"
+            "or train all weights:  model.lora=null"
+        ) from error
+    ends = {network.get_input_embeddings(), network.get_output_embeddings()}
+    if len({module.weight for module in ends}) == 1:
+        ends = {network.get_input_embeddings()}  # PEFT ties the rows of the other
+    config = LoraConfig(
+        r=rank,
+        lora_alpha=alpha,
+        lora_dropout=dropout,
+        target_modules="all-linear",
+        trainable_token_indices={n: token_ids for n, part in network.named_modules() if part in ends and token_ids},
+        task_type="CAUSAL_LM",
+    )
+    sample = torch.tensor([token_ids[:4] or [0]])
+    network.eval()  # fresh adapters change nothing then
+    try:
+        with torch.no_grad():
+            states = architecture.plain(sample).last_hidden_state
+            expected = architecture.logits(states)
+            wrapped = get_peft_model(network, config).eval()
+            _keep_bias(network)
+            found = wrapped(input_ids=sample, use_cache=False).logits.float()
+            same = agree(found, expected) and agree(architecture.read_head()(states), expected)
+    except Exception as error:  # each architecture that does not fit has a way of its own
+        raise _no_adapters(network, str(error).partition("\n")[0]) from error
+    if not same:
+        raise _no_adapters(network, "fresh adapters change its logits")
+    return wrapped
+
+
+def _keep_bias(network: Any) -> None:
+    """Add the head's bias where PEFT's wrapper of trained rows leaves it out (huggingface/peft#3649)."""
+    head = network.get_output_embeddings()
+    bias = getattr(getattr(head, "original_module", None), "bias", None)
+    if bias is not None:
+        states = torch.zeros(1, head.weight.shape[1], dtype=bias.dtype)
+        if not torch.equal(head(states)[0], bias):
+            head.register_forward_hook(lambda _, __, logits: logits + bias)
+
+
+def _no_adapters(network: Any, reason: str) -> InputError:
+    return InputError(
+        f"The model is a {type(network).__name__}, which adapters do not fit: {reason}.\n"
+        "Train all weights:  model.lora=null\nor type:           model.name=<another model>"
+    )

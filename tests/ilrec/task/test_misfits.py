@@ -1,0 +1,44 @@
+import importlib
+
+import pytest
+
+from src.ilrec.task.misfits import _COLLABORATIVE, _OF_PAIRS, misfits
+from tests.test_conf import RECIPES, composed
+
+ILREC = [recipe for recipe in RECIPES if not recipe.startswith(("gisa", "recommend", "export"))]
+
+
+def test_the_classes_that_are_told_apart_are_there():
+    rooms = {part: kind for part, (kind, _) in _COLLABORATIVE.items()}
+    kinds = [*rooms.items(), *(("stage", kind) for kind in _OF_PAIRS), ("batches", "pairs.PreferenceData")]
+    kinds += [("tokenizer", "title.Titles"), ("prompt", "ids.IdsPrompt"), ("evaluator", "grounding.GroundedEvaluator")]
+    for room, kind in [*kinds, ("model", "sequence_models.SASRec"), ("evaluator", "ranking.RankingEvaluator")]:
+        module, name = kind.split(".")
+        assert hasattr(importlib.import_module(f"src.ilrec.{room}.{module}"), name)
+
+
+@pytest.mark.parametrize("recipe", ILREC)
+def test_the_parts_of_every_recipe_go_together(recipe):
+    assert list(misfits(composed(f"+experiment={recipe}")[0])) == []
+
+
+@pytest.mark.parametrize(
+    "choices",
+    [["tokenizer=title", "prompt=instruction", "evaluator=grounded"], ["tokenizer=title", "prompt=instruction"],
+     ["tokenizer=item_ids"], ["tokenizer=rq_vae", "model=hub"], ["checkpointing.monitor=val/hit@5"],
+     ["evaluator.num_beams=50", "evaluator.cutoffs=[10,50]"]],
+    ids=" ".join,
+)  # fmt: skip
+def test_what_may_be_combined_is_let_pass(choices):
+    assert list(misfits(composed("+experiment=sft", *choices)[0])) == []
+
+
+@pytest.mark.parametrize(
+    ("choices", "fault"),
+    [(["evaluator.cutoffs=[5]"], "checkpointing.monitor=val/ndcg@10: evaluator.cutoffs=[5] measure no such metric"),
+     (["evaluator.num_beams=3"], "evaluator.num_beams=3 finds fewer items than the largest cutoff 20 asks for.")],
+    ids=["monitor", "beams"],
+)  # fmt: skip
+def test_a_metric_that_is_not_measured_and_too_few_beams_are_named(choices, fault):
+    (told,) = misfits(composed("+experiment=sft", *choices)[0])
+    assert told.startswith(fault)
