@@ -34,8 +34,9 @@ _PLAIN = re.compile(r"[A-Za-z_][\w.\-]*=")
 
 
 class Upstream(TypedDict, total=False):
-    """Checkpoints of other runs that recipes build on, by the name of their recipe."""
+    """Checkpoints of other runs that recipes build on, by the name of their recipe, and where a sweep has them all."""
 
+    folder: str
     sasrec: str
     sft: str
     ilrec_stage1: str
