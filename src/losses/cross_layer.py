@@ -175,7 +175,7 @@ def distillation_loss(
     response, and a mean where the released code, which teaches each layer, sums.
 
     Args:
-        layer_logits: Intermediate layers' logits, shape ``(L, N, V)``, float, or those of their ensemble, ``(1, N, V)``.
+        layer_logits: Intermediate layers' logits, shape ``(L, N, V)``, float; of their ensemble ``(1, N, V)``.
         final_logits: Last layer's logits, shape ``(N, V)``, float.
         vocabulary: Token ids of S, shape ``(|S|,)``, int64; ``None`` takes all V.
         keep: Positions that count, shape ``(N,)``, bool; ``None`` keeps all.

@@ -79,9 +79,9 @@ class RewardModel(nn.Module):
         if exclude_history is None:
             exclude_history = bool(interactions.training_matrix().max() <= 1)
         self.exclude_history = exclude_history
-        place = torch.empty_like(trie.items)
-        place[trie.items] = torch.arange(len(trie.items))
+        place = trie.items.argsort()
         self.trie = trie
+        self._network = (network,)  # no part of what owns the rewards
         self.states: Tensor
         self.embeddings: Tensor
         self.bounds: Tensor
@@ -106,6 +106,26 @@ class RewardModel(nn.Module):
             had, next_one = self.places[self.begin[interaction][row] + nth], self.places[interaction]
             again = had == next_one[row]
             scores[row[~again], had[~again]] = -torch.inf
+        return scores.softmax(1)
+
+    @torch.no_grad()
+    def probabilities_after(self, history: Tensor) -> Tensor:
+        """Return P(i | history), shape ``(B, I)``, float32, in the order of the trie.
+
+        Args:
+            history: Item indices of each user, oldest first, shape ``(B, H)``, int64, -1 pads; at least one item each.
+        """
+        if self.trie.items.device != history.device:
+            self.trie = self.trie.to(history.device)
+        network = self._network[0].to(history.device)
+        length = (history >= 0).sum(1, keepdim=True)
+        seen = torch.arange(min(history.shape[1], network.max_history), device=history.device)
+        place = (length - network.max_history).clamp(min=0) + seen
+        items = history.gather(1, place.clamp(max=history.shape[1] - 1)).clamp(min=0)
+        scores = network.last_states(items, (place < length).long()) @ self.embeddings.T
+        if self.exclude_history:
+            had = self.trie.items.argsort()[torch.where(history < 0, history[:, :1], history)]  # padding repeats one
+            scores = scores.scatter(1, had, -torch.inf)
         return scores.softmax(1)
 
     @torch.no_grad()

@@ -7,11 +7,14 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
-from src.launch.config import build
+from src.ilrec.task.misfits import unrewarded
+from src.launch.config import build, node_faults
 from src.launch.errors import InputError
+from src.launch.machine import absent
 from src.launch.record import read_config
+from src.launch.values import did_you_mean
 
 if TYPE_CHECKING:
     from src.ilrec.batches.next_item import RecommendationData
@@ -68,10 +71,12 @@ def foresee(config: dict[str, Any]) -> None:
     from src.ilrec.model.sequence_models import load_sequence_model
     from src.training.stage import foresee_start
 
-    node = config["stage"]
+    node, evaluator = config["stage"], config["evaluator"]
     foresee_start(get_object(node["_target_"]), node)
-    if node.get("reward_from") and (node.get("reward") or node.get("objective") == "rosepo"):
-        load_sequence_model(Path(node["reward_from"]), build(config["dataset"]))
+    needed = [node.get("reward_from")] if node.get("reward") or node.get("objective") == "rosepo" else []
+    needed += [evaluator.get("reward_from")] if evaluator.get("guidance") else []
+    for path in dict.fromkeys(filter(None, needed)):
+        load_sequence_model(Path(path), build(config["dataset"]))
 
 
 def require_same_items(checkpoint: Mapping[str, Any], path: Path, parts: Parts) -> None:
@@ -145,19 +150,18 @@ def differing(there: Mapping[str, list[str]], here: Mapping[str, list[str]]) -> 
     )
 
 
-def load_trained(checkpoint: str | None, **evaluation: Any) -> Parts:
-    """Assemble a finished run anew from the ``config.yaml`` beside its checkpoints, with its trained weights.
+def trained_config(checkpoint: str | None, changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Read the config of a finished run, from the ``config.yaml`` beside its checkpoints, and change it.
 
     Args:
         checkpoint: A checkpoint in the ``checkpoints`` folder of a run.
-        evaluation: Settings of the evaluator to change.
-
-    Returns:
-        Its parts; the model is in eval mode.
+        changes: Settings that are to differ, nested as in the config.
 
     Raises:
-        InputError: there is no such checkpoint, it is in no run folder, or its items are written differently today.
+        InputError: there is no such checkpoint, it is in no run folder, or a setting cannot be changed so.
     """
+    from omegaconf import OmegaConf
+
     from src.training.stage import read_checkpoint
 
     if checkpoint is None or not Path(checkpoint).is_file():
@@ -168,22 +172,41 @@ def load_trained(checkpoint: str | None, **evaluation: Any) -> Parts:
         )
     folder = Path(checkpoint).parent.parent
     read_checkpoint(Path(checkpoint), "checkpoint")
-    index = read_index(Path(checkpoint), "checkpoint")
+    read_index(Path(checkpoint), "checkpoint")
     try:
         config = read_config(folder)
-        config["evaluator"] = {**config["evaluator"], **evaluation}
+        unknown = [f"{key}: no such group{did_you_mean(key, config)}" for key in changes if key not in config]
+        config["evaluator"]
     except (FileNotFoundError, KeyError) as error:
         raise InputError(
             f"checkpoint={checkpoint} is not in the folder of a run that can recommend: {error} is missing in it.\n"
             "Move it back into checkpoints/ of the folder that src.run wrote."
         ) from error
-    parts = assemble(config)
+    changed: Any = OmegaConf.to_container(OmegaConf.merge(config, changes))
+    nodes = (fault for key in changes if key in config for fault in node_faults(changed[key], key))
+    if faults := [*unknown, *nodes, *absent(changes, False), *unrewarded(changed["evaluator"])]:
+        raise InputError("\n".join([f"{checkpoint}: its run cannot be changed so:", *(f"- {one}" for one in faults)]))
+    return cast(dict[str, Any], changed)
+
+
+def load_trained(checkpoint: str | None, changes: Mapping[str, Any] | None = None) -> Parts:
+    """Assemble a finished run anew, with its trained weights; see ``trained_config``.
+
+    Returns:
+        Its parts; the model is in eval mode.
+
+    Raises:
+        InputError: its config or its checkpoint cannot be used, or its items are written differently today.
+    """
+    config = trained_config(checkpoint, changes or {})
+    path = Path(str(checkpoint))
+    index, parts = read_index(path, "checkpoint"), assemble(config)
     if difference := differing(index, parts.items.index(parts.interactions.item_ids)):
         raise InputError(
-            f"The items are written differently now than in {folder}/items.index.json: the data or the tokenizer "
-            f"has changed ({difference}). Use the data and the environment of that run."
+            f"The items are written differently now than in {path.parent.parent}/items.index.json: the data or the "
+            f"tokenizer has changed ({difference}). Use the data and the environment of that run."
         )
-    parts.stage.take_weights(Path(checkpoint), "checkpoint")
+    parts.stage.take_weights(path, "checkpoint")
     parts.evaluator.start(parts.interactions)
     parts.model.eval()
     return parts
