@@ -31,9 +31,10 @@ def absent(config: Mapping[str, Any], multirun: bool) -> Iterator[str]:
     if logger.get("mode") == "online" and not _has_wandb_key():
         yield "logger.mode=online: no key of Weights & Biases; run `wandb login` once, or type logger.mode=offline"
     starts = {f"stage.{key}": stage.get(key) for key in ("init_from", "reward_from")}
-    for setting, start in (starts | {"evaluator.reward_from": evaluator.get("reward_from")}).items():
-        if isinstance(start, str) and start != MISSING and not Path(start).is_file():
-            yield f"{setting}={start}: no such file; needed: checkpoints/best.ckpt of a run{_within(setting, start)}"
+    for key, named in (starts | {"evaluator.reward_from": evaluator.get("reward_from")}).items():
+        for start in named if isinstance(named, list) else [named]:
+            if isinstance(start, str) and start != MISSING and not Path(start).is_file():
+                yield f"{key}={start}: no such file; needed: checkpoints/best.ckpt of a run{_within(key, start)}"
     # Not of `reward_from`: collaborative models of before are read as ever.
     for key, path in (("checkpoint", config.get("checkpoint")), ("stage.init_from", stage.get("init_from"))):
         if isinstance(path, str) and (older := older_version(Path(path).parent.parent)):

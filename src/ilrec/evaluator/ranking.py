@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Annotated, Literal
 
 import numpy as np
@@ -15,8 +14,7 @@ from torch import Tensor
 
 from src.ilrec.dataset.interactions import Interactions
 from src.ilrec.model.decoding import DecodedItems, Guidance, decode_items
-from src.ilrec.model.reward_model import RewardModel
-from src.ilrec.model.sequence_models import load_sequence_model
+from src.ilrec.model.reward_model import RewardModel, load_reward_model
 from src.ilrec.model.trie import TokenTrie
 from src.ilrec.tokenizer.item_tokens import ItemTokens
 from src.launch.errors import InputError
@@ -47,8 +45,11 @@ class RankingEvaluator:
         guidance: Weight of a collaborative model's token rewards in the search, see ``Guidance``; 0 leaves them out. Of
             several weights the test uses the best on validation users. It is made without guidance, too.
         guidance_users: Validation users that the weights are compared on, the first of the data set; None for all.
-        reward_from: Checkpoint of ``stage=collaborative_filtering`` that gives the rewards; needed with a weight.
+        reward_from: Checkpoint of a collaborative model that gives the rewards, or of several; needed with a weight.
         reward_excludes_history: See ``RewardModel``.
+
+    Attributes:
+        rewards: The collaborative model; None before it is first asked.
 
     Raises:
         InputError: fewer beams than the largest cutoff, or rewards weigh and nothing gives them.
@@ -63,7 +64,7 @@ class RankingEvaluator:
         cutoffs: Cutoffs,
         guidance: Weight | Annotated[list[Weight], MinLen(1)] = 0.0,
         guidance_users: Count | None = None,
-        reward_from: str | None = None,
+        reward_from: str | list[str] | None = None,
         reward_excludes_history: bool | None = None,
     ) -> None:
         if num_beams < max(cutoffs):
@@ -73,12 +74,12 @@ class RankingEvaluator:
             )
         weights = sorted({float(weight) for weight in (guidance if isinstance(guidance, list) else [guidance])})
         self.guidance = weights if max(weights) > 0 else []
-        if self.guidance and reward_from is None:
+        if self.guidance and not reward_from:
             raise InputError(f"evaluator.guidance={guidance} {NEEDS_REWARDS}")
         self.guidance_users = guidance_users
         self.reward_from, self.reward_excludes_history = reward_from, reward_excludes_history
         self._interactions: Interactions | None = None
-        self._rewards: RewardModel | None = None
+        self.rewards: RewardModel | None = None
         self.trie = TokenTrie.build(torch.from_numpy(items.tokens), vocabulary_size=len(items.vocabulary))
         self.num_beams = num_beams
         self.exclude_history = exclude_history
@@ -161,19 +162,15 @@ class RankingEvaluator:
 
     def _probabilities(self, history: Tensor, exclude_history: bool) -> Tensor:
         """Return what the collaborative model thinks of items that may be found ``(B, I)``, in the trie's order."""
-        if self._rewards is None:
-            if self._interactions is None or self.reward_from is None:
+        if self.rewards is None:
+            if self._interactions is None or not self.reward_from:
                 raise InputError(f"Guidance {NEEDS_REWARDS}")
-            network = load_sequence_model(Path(self.reward_from), self._interactions)
-            self._rewards = RewardModel(
-                network,
-                self._interactions,
-                self.trie.to(torch.device("cpu")),
-                stride=network.max_history,
-                exclude_history=self.reward_excludes_history,
-            )
+            trie = self.trie.to(torch.device("cpu"))
+            self.rewards = load_reward_model(
+                self.reward_from, self._interactions, trie, self.reward_excludes_history
+            ).to(history.device)
         with torch.autocast(history.device.type, enabled=False):
-            probabilities = self._rewards.to(history.device).probabilities_after(history)
+            probabilities = self.rewards.probabilities_after(history)
         if exclude_history:
             seen = self.trie.items.argsort()[torch.where(history < 0, history[:, :1], history)]  # padding repeats one
             probabilities = probabilities.scatter(1, seen, 0.0)

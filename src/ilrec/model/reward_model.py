@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
+
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from src.ilrec.dataset.interactions import Interactions
-from src.ilrec.model.sequence_models import SequenceModel
+from src.ilrec.model.sequence_models import SequenceModel, load_sequence_model
 from src.ilrec.model.trie import TokenTrie
 from src.ilrec.prompt.examples import Windows
 from src.losses.collaborative import interval_rewards
@@ -168,3 +171,22 @@ class RewardModel(nn.Module):
             followed = self.trie.child(node[:-1], target[:-1].clamp(min=0))
             node[1:] = torch.where(same, followed, 0)
         return node
+
+
+def load_reward_model(
+    named: str | Sequence[str], interactions: Interactions, trie: TokenTrie, exclude_history: bool | None = None
+) -> RewardModel:
+    """Load a collaborative model as a reward model.
+
+    Args:
+        named: Its checkpoint.
+        interactions: The data set it must have been trained on.
+        trie: The items' tokens, on the CPU.
+        exclude_history: See ``RewardModel``.
+
+    Raises:
+        InputError: the file cannot be read, holds something else, or was trained on other data.
+    """
+    (path,) = [named] if isinstance(named, str) else named
+    network = load_sequence_model(Path(path), interactions)
+    return RewardModel(network, interactions, trie, stride=network.max_history // 2, exclude_history=exclude_history)

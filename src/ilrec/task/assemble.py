@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from src.ilrec.task.misfits import unrewarded
-from src.launch.config import build, node_faults
+from src.launch.config import build, faults_of_nodes
 from src.launch.errors import InputError
 from src.launch.machine import absent
 from src.launch.record import read_config
-from src.launch.values import did_you_mean
 
 if TYPE_CHECKING:
     from src.ilrec.batches.next_item import RecommendationData
@@ -68,15 +67,24 @@ def foresee(config: dict[str, Any]) -> None:
     """
     from hydra.utils import get_object
 
-    from src.ilrec.model.sequence_models import load_sequence_model
     from src.training.stage import foresee_start
 
-    node, evaluator = config["stage"], config["evaluator"]
+    node = config["stage"]
     foresee_start(get_object(node["_target_"]), node)
-    needed = [node.get("reward_from")] if node.get("reward") or node.get("objective") == "rosepo" else []
-    needed += [evaluator.get("reward_from")] if evaluator.get("guidance") else []
-    for path in dict.fromkeys(filter(None, needed)):
-        load_sequence_model(Path(path), build(config["dataset"]))
+    learns = node.get("reward") or node.get("objective") == "rosepo"
+    foresee_rewards(config, node.get("reward_from") if learns else None)
+
+
+def foresee_rewards(config: dict[str, Any], of_stage: str | list[str] | None = None) -> None:
+    """Refuse collaborative models that the evaluator's guidance cannot use, or the stage; see ``foresee``."""
+    from src.ilrec.model.sequence_models import load_sequence_model
+
+    evaluator = config["evaluator"]
+    named = [of_stage, evaluator.get("reward_from") if evaluator.get("guidance") else None]
+    paths = {path for one in named if one for path in ([one] if isinstance(one, str) else one)}
+    interactions = build(config["dataset"]) if paths else None
+    for path in paths:
+        load_sequence_model(Path(path), interactions)
 
 
 def require_same_items(checkpoint: Mapping[str, Any], path: Path, parts: Parts) -> None:
@@ -173,18 +181,16 @@ def trained_config(checkpoint: str | None, changes: Mapping[str, Any]) -> dict[s
     folder = Path(checkpoint).parent.parent
     read_checkpoint(Path(checkpoint), "checkpoint")
     read_index(Path(checkpoint), "checkpoint")
-    try:
-        config = read_config(folder)
-        unknown = [f"{key}: no such group{did_you_mean(key, config)}" for key in changes if key not in config]
-        config["evaluator"]
-    except (FileNotFoundError, KeyError) as error:
+    needed = ("evaluator", *changes)
+    config = read_config(folder) if (folder / "config.yaml").is_file() else {}
+    if missing := next((key for key in needed if not config.get(key)), None):
         raise InputError(
-            f"checkpoint={checkpoint} is not in the folder of a run that can recommend: {error} is missing in it.\n"
-            "Move it back into checkpoints/ of the folder that src.run wrote."
-        ) from error
+            f"checkpoint={checkpoint} is not in the folder of a run that can recommend: its config.yaml has no "
+            f"{missing}.\nMove it back into checkpoints/ of the folder that src.run wrote."
+        )
     changed: Any = OmegaConf.to_container(OmegaConf.merge(config, changes))
-    nodes = (fault for key in changes if key in config for fault in node_faults(changed[key], key))
-    if faults := [*unknown, *nodes, *absent(changes, False), *unrewarded(changed["evaluator"])]:
+    nodes = (fault for key in changes for fault in faults_of_nodes(changed[key], key))
+    if faults := [*nodes, *absent(changes, False), *unrewarded(changed["evaluator"])]:
         raise InputError("\n".join([f"{checkpoint}: its run cannot be changed so:", *(f"- {one}" for one in faults)]))
     return cast(dict[str, Any], changed)
 

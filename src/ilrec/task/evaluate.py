@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from src.ilrec.task.assemble import foresee, load_trained, trained_config
+from src.ilrec.task.assemble import foresee_rewards, load_trained, trained_config
 from src.ilrec.task.recommendation import RecommendationTask, tested
 from src.launch.errors import InputError
 from src.launch.record import Record
@@ -40,9 +40,9 @@ class EvaluateTask(RecommendationTask):
         checkpoint, threads = config["checkpoint"], {key: config[key] for key in ("threads", "matmul_precision")}
         trained = trained_config(checkpoint, self.changes) | threads
         prepare_training(trained)
-        foresee({**trained, "stage": {**trained["stage"], "init_from": None, "reward": 0.0, "objective": None}})
+        foresee_rewards(trained)
         record.update(name=trained["name"], seed=trained["seed"])
-        record.trace_origins({"checkpoint_from": checkpoint, "reward_from": trained["evaluator"].get("reward_from")})
+        record.trace_origins({"checkpoint_from": checkpoint, "guidance_from": trained["evaluator"].get("reward_from")})
         parts = load_trained(checkpoint, self.changes)
         trainer = trainer_of(trained, default_root_dir=folder, logger=False, enable_checkpointing=False)
         record.lap("prepare")

@@ -68,7 +68,7 @@ class RecommendTask:
         exclude_history: bool,
         batch_size: Count,
         guidance: Weight = 0.0,
-        reward_from: str | None = None,
+        reward_from: str | list[str] | None = None,
     ) -> None:
         if count < 1 or batch_size < 1:
             raise InputError(f"task.count={count} and task.batch_size={batch_size} must be whole numbers from 1.")

@@ -38,7 +38,7 @@ class RecommendationTask:
         """
         prepare_training(config)
         foresee(config)
-        record.trace_origins(config["stage"])
+        record.trace_origins(config["stage"] | {"guidance_from": config["evaluator"].get("reward_from")})
 
         parts = assemble(config)
         stage, interactions = parts.stage, parts.interactions
@@ -99,13 +99,16 @@ def tested(
     Returns:
         What there is to record at the end.
     """
-    stage, results = parts.stage, {}
+    stage = parts.stage
+    results: dict[str, Any] = {}
     if getattr(parts.evaluator, "guidance", None):
         metric = str(config["checkpointing"]["monitor"]).removeprefix("val/")
         results["guidance"] = stage.choose_guidance(trainer, parts.data, metric, checkpoint)
         record.lap("guidance")
     trainer.test(stage, datamodule=parts.data, ckpt_path=checkpoint, verbose=False)
     record.lap("test")
+    if rewards := getattr(parts.evaluator, "rewards", None):
+        results["guidance"]["reward_excludes_history"] = rewards.exclude_history  # null in the config: decided
     if trainer.is_global_zero:
         save_ranks(stage.test_ranks, folder / "ranks.parquet")
     # The number of users is no measure of quality; it has a key of its own.

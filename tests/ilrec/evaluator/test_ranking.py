@@ -67,16 +67,13 @@ def guided(model, targets, history, exclude, probabilities, weight=1.0):
     """Ranks where a collaborative model thinks that of the items, whatever the history."""
 
     class Opinions:
-        def to(self, device):
-            return self
-
         def probabilities_after(self, history):
             return torch.tensor([probabilities] * len(history))[:, evaluator.trie.items]
 
     evaluator = RankingEvaluator(
         ITEMS, num_beams=5, exclude_history="both", cutoffs=[5], guidance=[0.5, 1.0], reward_from="some.ckpt"
     )
-    evaluator._rewards = Opinions()
+    evaluator.rewards = Opinions()
     batch = {
         "input_ids": torch.full((len(targets), 1), model.tokenizer.bos_token_id),
         "attention_mask": torch.ones(len(targets), 1, dtype=torch.int64),

@@ -239,6 +239,7 @@ def test_a_finished_run_is_tested_again_guided_beside_unguided_with_a_weight_fro
     assert (result["name"], result["seed"]) == (before["name"], before["seed"])
     assert result["protocol"] == before["protocol"]
     assert {origin["path"] for origin in result["lineage"].values()} == {str(trained), str(rewards)}
+    assert result["guidance"]["reward_excludes_history"] is False  # as some take an item twice
     # Unguided it is what the run itself has found, to the last bit.
     ranks, ranks_before = (pq.read_table(folder / "ranks.parquet") for folder in (tmp_path, trained.parents[1]))
     assert ranks.select(ranks_before.column_names) == ranks_before
