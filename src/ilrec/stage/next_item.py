@@ -88,7 +88,8 @@ class NextItemStage(TrainingStage):
             What the test measures with guidance, each with its ``weight``, and where there were several, the number of
             ``users`` and what each measured.
         """
-        weights, report = self.evaluator.guidance, {}
+        weights: list[float] = self.evaluator.guidance
+        report: dict[str, Any] = {}
         if several := len(weights) > 1:
             self._compared = {
                 f"_guided{ending}_{weight:g}": {"exclude_history": out, "guidance": weight}
@@ -102,9 +103,10 @@ class NextItemStage(TrainingStage):
         for ending in self._histories:
             values = [measured.get(f"val_guided{ending}_{weight:g}/{metric}", 0.0) for weight in weights]
             self.guidance[ending] = weights[int(np.argmax(values))]
-            compared = {f"{weight:g}": value for weight, value in zip(weights, values, strict=True)}
-            compared = {"users": int(measured["val/users"]), f"val/{metric}": compared} if several else {}
-            report[f"test_guided{ending}"] = {"weight": self.guidance[ending], **compared}
+            report[f"test_guided{ending}"] = {"weight": self.guidance[ending]}
+            if several:
+                each = {f"{weight:g}": value for weight, value in zip(weights, values, strict=True)}
+                report[f"test_guided{ending}"] |= {"users": int(measured["val/users"]), f"val/{metric}": each}
         return report
 
     def on_validation_epoch_end(self) -> None:

@@ -82,7 +82,7 @@ def foresee_rewards(config: dict[str, Any], of_stage: str | list[str] | None = N
     evaluator = config["evaluator"]
     named = [of_stage, evaluator.get("reward_from") if evaluator.get("guidance") else None]
     paths = {path for one in named if one for path in ([one] if isinstance(one, str) else one)}
-    interactions = build(config["dataset"]) if paths else None
+    interactions: Any = build(config["dataset"]) if paths else None
     for path in paths:
         load_sequence_model(Path(path), interactions)
 

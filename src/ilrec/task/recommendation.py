@@ -20,7 +20,17 @@ if TYPE_CHECKING:
 class RecommendationTask:
     """A run on interactions: any model, stage and evaluator of the recommendation suite."""
 
-    needs = ("dataset", "tokenizer", "prompt", "batches", "model", "stage", "evaluator", "trainer", "checkpointing")
+    needs: tuple[str, ...] = (
+        "dataset",
+        "tokenizer",
+        "prompt",
+        "batches",
+        "model",
+        "stage",
+        "evaluator",
+        "trainer",
+        "checkpointing",
+    )
 
     @staticmethod
     def misfits(config: Mapping[str, Any]) -> Iterator[str]:
