@@ -26,7 +26,11 @@ def test_a_row_shows_the_median_of_the_pairs_own_ratios():
 
 
 EXPECTED = {
-    "decoding": [("tiny_llama", "same top 10 for 100.0%"), ("SmolLM2's shape", "same top 10 for 100.0%")],
+    "decoding": [
+        ("tiny_llama", "same top 10 for 100.0%"),
+        ("Guided decoding", "weight 0 finds the same for 100.0%"),
+        ("SmolLM2's shape", "same top 10 for 100.0%"),
+    ],
     "step": [("CPU time of a step, V = 512", "negatives a label")] * 2,
     "memory": [("added by the steps", "fresh process"), ("of the whole process", "fresh process")] * 2,
     "loss": [("N = 20", "equal: "), ("N = 20", "equal: ")],

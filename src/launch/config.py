@@ -130,7 +130,7 @@ def check(config: Mapping[str, Any], *, multirun: bool = False, parts: bool = Fa
     """
     faults = [*_top_level(config)]
     for key, value in config.items():
-        faults += _nodes(value, key)
+        faults += faults_of_nodes(value, key)
     faults += _absent_groups(config)
     faults += _misfits(config) if parts else ()
     faults += absent(config, multirun)
@@ -212,7 +212,7 @@ def _choices(path: str) -> str:
     return ", ".join(sorted(file.stem for file in (CONF / path.replace(".", "/")).glob("*.yaml")))
 
 
-def _nodes(value: Any, path: str) -> Iterator[str]:
+def faults_of_nodes(value: Any, path: str) -> Iterator[str]:
     """Check every node with a ``_target_`` and every key of a service, at any depth."""
     if isinstance(value, dict):
         if "_target_" in value:
@@ -224,10 +224,10 @@ def _nodes(value: Any, path: str) -> Iterator[str]:
                 f"name another one with {path}.key_env=..., or give null for a server that needs none"
             )
         for key, inner in value.items():
-            yield from _nodes(inner, f"{path}.{key}")
+            yield from faults_of_nodes(inner, f"{path}.{key}")
     elif isinstance(value, list):
         for index, inner in enumerate(value):
-            yield from _nodes(inner, f"{path}[{index}]")
+            yield from faults_of_nodes(inner, f"{path}[{index}]")
 
 
 def _call(node: Node, path: str) -> Iterator[str]:

@@ -15,7 +15,7 @@ from src.launch.values import MISSING
 
 def absent(config: Mapping[str, Any], multirun: bool) -> Iterator[str]:
     """Name combinations that are known to break, and paths and devices that are absent."""
-    trainer, logger, stage = (config.get(key) or {} for key in ("trainer", "logger", "stage"))
+    trainer, logger, stage, evaluator = (config.get(key) or {} for key in ("trainer", "logger", "stage", "evaluator"))
     if multirun and (trainer.get("devices") not in (1, "1", None) or "ddp" in str(trainer.get("strategy"))):
         yield (
             f"trainer: several devices (devices={trainer.get('devices')}, strategy={trainer.get('strategy')}) in a "
@@ -30,22 +30,23 @@ def absent(config: Mapping[str, Any], multirun: bool) -> Iterator[str]:
             yield f"trainer.accelerator={trainer['accelerator']}: there is no CUDA here; type trainer.accelerator=cpu"
     if logger.get("mode") == "online" and not _has_wandb_key():
         yield "logger.mode=online: no key of Weights & Biases; run `wandb login` once, or type logger.mode=offline"
-    for key in ("init_from", "reward_from"):
-        start = stage.get(key)
-        if isinstance(start, str) and start != MISSING and not Path(start).is_file():
-            yield f"stage.{key}={start}: no such file; needed: checkpoints/best.ckpt of a run{_within(key, start)}"
+    starts = {f"stage.{key}": stage.get(key) for key in ("init_from", "reward_from")}
+    for key, named in (starts | {"evaluator.reward_from": evaluator.get("reward_from")}).items():
+        for start in named if isinstance(named, list) else [named]:
+            if isinstance(start, str) and start != MISSING and not Path(start).is_file():
+                yield f"{key}={start}: no such file; needed: checkpoints/best.ckpt of a run{_within(key, start)}"
     # Not of `reward_from`: collaborative models of before are read as ever.
     for key, path in (("checkpoint", config.get("checkpoint")), ("stage.init_from", stage.get("init_from"))):
         if isinstance(path, str) and (older := older_version(Path(path).parent.parent)):
             yield f"{key}={path}: {older}"
 
 
-def _within(key: str, start: str) -> str:
+def _within(setting: str, start: str) -> str:
     """Return what to type where a folder is named whose checkpoint is meant."""
     best = next(
         (path for path in (Path(start, "checkpoints", "best.ckpt"), Path(start, "best.ckpt")) if path.is_file()), None
     )
-    return f"; type stage.{key}={best}" if best else ""
+    return f"; type {setting}={best}" if best else ""
 
 
 def _has_wandb_key() -> bool:

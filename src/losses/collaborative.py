@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 # Probabilities become whole multiples of 2**-60, so that sums of up to 2**3 of mass fit into 63 bits.
-_UNITS = 2.0**60
+UNITS = 2.0**60
 
 
 def token_rewards(
@@ -80,13 +80,19 @@ def interval_rewards(sorted_probabilities: Tensor, history: Tensor, prefix: Tens
             f"shapes disagree: history {tuple(history.shape)}, prefix {tuple(prefix.shape)}, extended "
             f"{tuple(extended.shape)}; need (E,), (E, 2), (E, 2)"
         )
-    units = sorted_probabilities.double().mul_(_UNITS).round_().long()
-    cumulative = units.new_zeros(len(units), units.shape[1] + 1)
-    torch.cumsum(units, dim=1, out=cumulative[:, 1:])
+    cumulative = cumulative_units(sorted_probabilities)
     whole, part = (
         cumulative[history, bounds[:, 1]] - cumulative[history, bounds[:, 0]] for bounds in (prefix, extended)
     )
     return part.double() / whole.clamp(min=1).double()
+
+
+def cumulative_units(sorted_probabilities: Tensor) -> Tensor:
+    """Return the probability before each place, shape ``(H, I + 1)``, int64, in ``UNITS`` to 1: sums are exact."""
+    rows, items = sorted_probabilities.shape
+    units = torch.zeros(rows, items + 1, dtype=torch.int64, device=sorted_probabilities.device)
+    units[:, 1:] = sorted_probabilities.double().mul_(UNITS).round_()
+    return units.cumsum_(1)
 
 
 def marked_entries(target: Tensor, negatives: Tensor) -> tuple[Tensor, Tensor]:

@@ -168,13 +168,14 @@ def distillation_loss(
     """Cross-layer preference distillation (CPD): the intermediate layers learn to agree with the final one.
 
     ``L = mean over layers and kept positions of KL(softmax_S(z) || softmax_S(z^(l)))``. The final layer is the teacher
-    and gets no gradient.
+    and gets no gradient. In the paper's figure the pupil is the ensemble: its logits are then the only "layer", and the
+    gradient reaches the layers through it.
 
     Source: ILRec (arXiv 2602.17410), CPD, as we read it: restricted to the item tokens S, without the end of the
-    response, and a mean where the released code sums.
+    response, and a mean where the released code, which teaches each layer, sums.
 
     Args:
-        layer_logits: Intermediate layers' logits, shape ``(L, N, V)``, float.
+        layer_logits: Intermediate layers' logits, shape ``(L, N, V)``, float; of their ensemble ``(1, N, V)``.
         final_logits: Last layer's logits, shape ``(N, V)``, float.
         vocabulary: Token ids of S, shape ``(|S|,)``, int64; ``None`` takes all V.
         keep: Positions that count, shape ``(N,)``, bool; ``None`` keeps all.

@@ -93,15 +93,23 @@ class Run(BaseModel):
                 shown.append(text)
         return shown
 
-    def histories(self) -> list[Run]:
-        """Return the run, or where it was tested with and without the history's items, one for either protocol."""
-        excluded = {f"test/{name[14:]}": value for name, value in self.metrics.items() if name[:14] == "test_excluded/"}
-        changes = {
-            "metrics": {**self.metrics, **excluded},
-            "protocol": {**self.protocol, "exclude_history": True},
-            "rank_column": "rank_excluded",
-        }
-        return [self, self.model_copy(update=changes)] if excluded else [self]
+    def variants(self) -> list[Run]:
+        """Return the run, and one for each other way in which its test measured: without the history's items, guided.
+
+        What was guided has a name of its own, so that no table mixes it with what was not.
+        """
+        others = []
+        for ending in ("_excluded", "_guided", "_guided_excluded"):
+            prefix = f"test{ending}/"
+            values = {name.replace(prefix, "test/"): v for name, v in self.metrics.items() if name.startswith(prefix)}
+            if values:
+                changes = {"metrics": {**self.metrics, **values}, "rank_column": f"rank{ending}"}
+                if ending.endswith("_excluded"):
+                    changes["protocol"] = {**self.protocol, "exclude_history": True}
+                if ending.startswith("_guided"):
+                    changes["name"] = f"{self.name}_guided"
+                others.append(self.model_copy(update=changes))
+        return [self, *others]
 
     def curves(self) -> dict[str, Curve]:
         """Return what every metric was while it trained, from ``metrics.csv``; nothing where there is none.
@@ -215,7 +223,7 @@ def collect(runs: Sequence[Run]) -> Collection:
         changed = {run.folder: run for part in parts for run in part}
         runs = [changed[run.folder] for run in runs]
     groups: dict[tuple[str, str], list[Run]] = {}
-    for tested in (tested for run in runs if run.status == "finished" for tested in run.histories()):
+    for tested in (tested for run in runs if run.status == "finished" for tested in run.variants()):
         groups.setdefault((tested.label, json.dumps(tested.protocol, sort_keys=True)), []).append(tested)
     labels = [label for label, _ in groups]
     warnings: list[str] = []

@@ -227,6 +227,21 @@ def test_distillation_worked_by_hand():
     assert loss.item() == pytest.approx(0.071921, abs=1e-6)
 
 
+def test_distillation_of_the_ensemble_worked_by_hand():
+    # Teacher (.5, .5), layers (.25, .75) and (.75, .25). Each is .143841 away; their mean logits are level: 0, and
+    # nothing to learn. With (.75, .25) twice the mean is either of them; its gradient is halved for each, .25 / 2.
+    final, apart = log((0.5, 0.5)), torch.stack([log((0.25, 0.75)), log((0.75, 0.25))]).requires_grad_()
+    assert distillation_loss(apart, final).item() == pytest.approx(0.143841, abs=1e-6)
+    loss = distillation_loss(apart.mean(0, keepdim=True), final)
+    assert loss.item() == pytest.approx(0, abs=1e-12)
+    assert torch.autograd.grad(loss, apart)[0].abs().max() < 1e-12
+    alike = torch.stack([log((0.75, 0.25))] * 2).requires_grad_()
+    loss = distillation_loss(alike.mean(0, keepdim=True), final)
+    assert loss.item() == pytest.approx(0.143841, abs=1e-6)
+    expected = torch.tensor([[[0.125, -0.125]]] * 2, dtype=torch.float64)
+    torch.testing.assert_close(torch.autograd.grad(loss, alike)[0], expected)
+
+
 def test_distillation_looks_at_the_vocabulary_only():
     # Token 1's share differs; between tokens 0 and 2 the teacher gives (.5, .5), the layer (.25, .75): .143841 again.
     loss = distillation_loss(log((0.2, 0.2, 0.6))[None], log((0.05, 0.9, 0.05)), vocabulary=torch.tensor([0, 2]))

@@ -8,20 +8,24 @@ from src.metrics.ranking import ranking_metrics
 
 
 def write_run(
-    folder, name="sft", seed=1, ranks=(1, 3, 7, None), overrides=(), targets="abcd", excluded=None, **changes
-):
+    folder, name="sft", seed=1, ranks=(1, 3, 7, None), overrides=(), targets="abcd", excluded=None, guided=None,
+    guided_excluded=None, **changes,
+):  # fmt: skip
     """Write a run folder in the exact shape that src.run leaves behind.
 
-    ``excluded`` are the ranks without the history's items; ``changes`` replace keys of result.json.
+    ``excluded`` are the ranks without the history's items, ``guided`` those with guidance; ``changes`` replace keys of
+    result.json.
     """
     folder.mkdir(parents=True)
     ranks = pa.array(ranks, pa.float64())
     metrics = {f"test/{key}": value for key, value in ranking_metrics(ranks.to_numpy(False), cutoffs=(10,)).items()}
     columns = {"rank": ranks}
-    if excluded:
-        columns["rank_excluded"] = pa.array(excluded, pa.float64())
-        others = ranking_metrics(columns["rank_excluded"].to_numpy(False), cutoffs=(10,))
-        metrics |= {f"test_excluded/{key}": value for key, value in others.items()}
+    more = {"excluded": excluded, "guided": guided, "guided_excluded": guided_excluded}
+    for ending, others in more.items():
+        if others:
+            columns[f"rank_{ending}"] = pa.array(others, pa.float64())
+            measured = ranking_metrics(columns[f"rank_{ending}"].to_numpy(False), cutoffs=(10,))
+            metrics |= {f"test_{ending}/{key}": value for key, value in measured.items()}
     result = {
         "status": "finished",
         "name": name,

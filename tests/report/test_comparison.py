@@ -47,6 +47,19 @@ def test_a_run_tested_with_and_without_the_history_counts_once_under_either_prot
     assert not made.collection.warnings
 
 
+def test_what_was_guided_is_a_row_of_its_own(tmp_path, write_run):
+    write_run(tmp_path / "0", "sft", ranks=(1, 3, 7, None), excluded=(1, 1, 7, None))
+    guided = {"guided": (1, 1, 7, None), "guided_excluded": (1, 1, 1, None)}
+    write_run(tmp_path / "1", "ilrec", ranks=(1, 3, 7, None), excluded=(1, 1, 7, None), **guided)
+    made = build_report([tmp_path])
+    kept, excluded = made.sections[0].groups
+    for group, hits in ((kept, [0.75, 0.75, 0.75]), (excluded, [0.75, 0.75, 0.75])):
+        assert [one.cell.name for one in group] == ["sft", "ilrec", "ilrec_guided"]
+        assert [one.over_seeds["test/hit@10"].mean for one in group] == hits
+    differences = [one.result.difference.mean for one in made.comparisons]
+    assert differences == pytest.approx([0, (1 - 0.5) / 4, 0, (1 - 1 / 3) / 4])  # minus sft, both times
+
+
 def test_a_protocol_without_the_baseline_says_so(tmp_path, write_run):
     write_run(tmp_path / "0", "sft")
     write_run(tmp_path / "1", "ilrec_stage1", protocol={"num_beams": 50})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from typing import Any
 
@@ -60,6 +61,12 @@ class RecommendationData(lightning.LightningDataModule):
     def test_dataloader(self) -> EvaluationBatches:
         """Return the users with their last item as target."""
         return EvaluationBatches(self, "test", *self._shard())
+
+    def of_users(self, count: int | None) -> RecommendationData:
+        """Return the same data with at most so many evaluated users, the first; None for all that there are."""
+        few = copy.copy(self)
+        few.num_evaluated = min(count or self.num_evaluated, self.num_evaluated)
+        return few
 
     def _shard(self) -> tuple[int, int]:
         rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)

@@ -4,20 +4,28 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
+from annotated_types import MinLen
 from numpy.typing import NDArray
 from torch import Tensor
 
 from src.ilrec.dataset.interactions import Interactions
-from src.ilrec.model.decoding import decode_items
+from src.ilrec.model.decoding import DecodedItems, Guidance, decode_items
+from src.ilrec.model.reward_model import RewardModel, load_reward_model
 from src.ilrec.model.trie import TokenTrie
 from src.ilrec.tokenizer.item_tokens import ItemTokens
 from src.launch.errors import InputError
-from src.launch.values import Count, Cutoffs
+from src.launch.values import Count, Cutoffs, Weight
 from src.model.causal_lm import CausalLM
+
+NEEDS_REWARDS = (
+    "needs a collaborative model trained on the same data set.\n"
+    "Train one:     python -m src.run +experiment=sasrec\n"
+    "and name it:   evaluator.reward_from=outputs/sasrec/<run>/checkpoints/best.ckpt"
+)
 
 
 class RankingEvaluator:
@@ -25,7 +33,8 @@ class RankingEvaluator:
 
     Items that share one semantic ID or title share the rank they would have on average in a random order.
 
-    Source: leave-one-out full ranking as in ILRec (arXiv 2602.17410).
+    Source: leave-one-out full ranking as in ILRec (arXiv 2602.17410); guidance is ours, and the paper's tables are made
+    without it.
 
     Args:
         items: All items, as semantic IDs or titles.
@@ -33,28 +42,56 @@ class RankingEvaluator:
         exclude_history: Never recommend an item of the user's history; ``both`` tests with and without them, and
             validates with them.
         cutoffs: The k of Hit@k and NDCG@k.
+        guidance: Weight of a collaborative model's token rewards in the search, see ``Guidance``; 0 leaves them out. Of
+            several weights the test uses the best on validation users. It is made without guidance, too.
+        guidance_users: Validation users that the weights are compared on, the first of the data set; None for all.
+        reward_from: Checkpoint of a collaborative model that gives the rewards, or of several; needed with a weight.
+        reward_excludes_history: See ``RewardModel``.
+
+    Attributes:
+        rewards: The collaborative model; None before it is first asked.
 
     Raises:
-        InputError: fewer beams than the largest cutoff.
+        InputError: fewer beams than the largest cutoff, or rewards weigh and nothing gives them.
     """
 
     def __init__(
-        self, items: ItemTokens, *, num_beams: Count, exclude_history: bool | Literal["both"], cutoffs: Cutoffs
+        self,
+        items: ItemTokens,
+        *,
+        num_beams: Count,
+        exclude_history: bool | Literal["both"],
+        cutoffs: Cutoffs,
+        guidance: Weight | Annotated[list[Weight], MinLen(1)] = 0.0,
+        guidance_users: Count | None = None,
+        reward_from: str | list[str] | None = None,
+        reward_excludes_history: bool | None = None,
     ) -> None:
         if num_beams < max(cutoffs):
             raise InputError(
                 f"evaluator.num_beams={num_beams} finds fewer items than the largest cutoff {max(cutoffs)} asks for.\n"
                 f"Type:  evaluator.num_beams={max(cutoffs)}"
             )
+        weights = sorted({float(weight) for weight in (guidance if isinstance(guidance, list) else [guidance])})
+        self.guidance = weights if max(weights) > 0 else []
+        if self.guidance and not reward_from:
+            raise InputError(f"evaluator.guidance={guidance} {NEEDS_REWARDS}")
+        self.guidance_users = guidance_users
+        self.reward_from, self.reward_excludes_history = reward_from, reward_excludes_history
+        self._interactions: Interactions | None = None
+        self.rewards: RewardModel | None = None
         self.trie = TokenTrie.build(torch.from_numpy(items.tokens), vocabulary_size=len(items.vocabulary))
         self.num_beams = num_beams
         self.exclude_history = exclude_history
         self.cutoffs = list(cutoffs)
 
     def start(self, interactions: Interactions) -> None:
-        """Begin an evaluation: there is nothing to prepare."""
+        """Begin an evaluation: the collaborative model is loaded when it is first asked."""
+        self._interactions = interactions
 
-    def rank(self, model: CausalLM, batch: Mapping[str, Tensor], *, exclude_history: bool) -> NDArray[np.float64]:
+    def rank(
+        self, model: CausalLM, batch: Mapping[str, Tensor], *, exclude_history: bool, guidance: float = 0.0
+    ) -> NDArray[np.float64]:
         """Return each user's rank of the target, shape ``(B,)``; 1 is best, NaN is not found.
 
         Args:
@@ -62,14 +99,11 @@ class RankingEvaluator:
             batch: ``input_ids`` and ``attention_mask`` ``(B, P)`` padded on the left, ``history`` ``(B, H)`` padded
                 with -1, ``target`` ``(B,)``.
             exclude_history: Leave out the items of the history.
+            guidance: Weight of the collaborative model's token rewards.
         """
-        target, device = batch["target"], batch["target"].device
-        if self.trie.items.device != device:
-            self.trie = self.trie.to(device)
+        target = batch["target"]
+        found = self._decode(model, batch, self.num_beams, exclude_history, guidance)
         excluded = batch["history"] if exclude_history else None
-        found = decode_items(
-            model, self.trie, batch["input_ids"], batch["attention_mask"], num_beams=self.num_beams, excluded=excluded
-        )
         size = (self.trie.last_item - self.trie.first_item)[found.leaf]
         if excluded is not None:
             size = size - _excluded_per_leaf(self.trie, found.leaf, excluded)
@@ -82,25 +116,22 @@ class RankingEvaluator:
         result: NDArray[np.float64] = rank.double().masked_fill(gone, torch.nan).cpu().numpy()
         return result
 
-    def recommend(self, model: CausalLM, batch: Mapping[str, Tensor], count: int) -> list[list[tuple[int, float]]]:
-        """Return each user's best items, best first, at most ``count``, each with its log-probability in nats.
+    def recommend(
+        self, model: CausalLM, batch: Mapping[str, Tensor], count: int, *, guidance: float = 0.0
+    ) -> list[list[tuple[int, float]]]:
+        """Return each user's best items, best first, at most ``count``, each with its score.
+
+        A score is the item's log-probability in nats; with guidance, see there.
 
         Args:
             model: The language model, in eval mode.
             batch: ``input_ids`` and ``attention_mask`` ``(B, P)`` padded on the left, ``history`` ``(B, H)`` padded
                 with -1.
             count: Number of items.
+            guidance: Weight of the collaborative model's token rewards.
         """
-        trie = self.trie = self.trie.to(batch["history"].device)
-        found = decode_items(
-            model,
-            trie,
-            batch["input_ids"],
-            batch["attention_mask"],
-            num_beams=max(count, self.num_beams),
-            excluded=batch["history"] if self.exclude_history else None,
-        )
-        best = []
+        found = self._decode(model, batch, max(count, self.num_beams), bool(self.exclude_history), guidance)
+        trie, best = self.trie, []
         for leaves, scores, history in zip(found.leaf, found.score.tolist(), batch["history"].tolist(), strict=True):
             seen = set(history) if self.exclude_history else set()
             groups = (trie.items[trie.first_item[leaf] : trie.last_item[leaf]].tolist() for leaf in leaves)
@@ -112,6 +143,38 @@ class RankingEvaluator:
             ]
             best.append(ordered[:count])
         return best
+
+    def _decode(
+        self, model: CausalLM, batch: Mapping[str, Tensor], num_beams: int, exclude_history: bool, guidance: float
+    ) -> DecodedItems:
+        history = batch["history"]
+        if self.trie.items.device != history.device:
+            self.trie = self.trie.to(history.device)
+        return decode_items(
+            model,
+            self.trie,
+            batch["input_ids"],
+            batch["attention_mask"],
+            num_beams=num_beams,
+            excluded=history if exclude_history else None,
+            guidance=Guidance(self._probabilities(history, exclude_history), guidance) if guidance > 0 else None,
+        )
+
+    def _probabilities(self, history: Tensor, exclude_history: bool) -> Tensor:
+        """Return what the collaborative model thinks of items that may be found ``(B, I)``, in the trie's order."""
+        if self.rewards is None:
+            if self._interactions is None or not self.reward_from:
+                raise InputError(f"Guidance {NEEDS_REWARDS}")
+            trie = self.trie.to(torch.device("cpu"))
+            self.rewards = load_reward_model(
+                self.reward_from, self._interactions, trie, self.reward_excludes_history
+            ).to(history.device)
+        with torch.autocast(history.device.type, enabled=False):
+            probabilities = self.rewards.probabilities_after(history)
+        if exclude_history:
+            seen = self.trie.items.argsort()[torch.where(history < 0, history[:, :1], history)]  # padding repeats one
+            probabilities = probabilities.scatter(1, seen, 0.0)
+        return probabilities
 
 
 def _excluded_per_leaf(trie: TokenTrie, leaf: Tensor, excluded: Tensor) -> Tensor:

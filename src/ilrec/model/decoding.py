@@ -11,6 +11,7 @@ from torch import Tensor
 
 from src.ilrec.model.responses import PromptPlaces
 from src.ilrec.model.trie import TokenTrie
+from src.losses.collaborative import UNITS, cumulative_units
 from src.model.causal_lm import CausalLM
 
 
@@ -20,11 +21,44 @@ class DecodedItems:
 
     Attributes:
         leaf: Trie node of each decoded sequence, shape ``(B, K)``, int64.
-        score: Its log-probability in nats, shape ``(B, K)``, float32; -inf where fewer than K sequences are allowed.
+        score: Its log-probability in nats, with guidance what that makes of it, shape ``(B, K)``, float32; -inf where
+            fewer than K sequences are allowed.
     """
 
     leaf: Tensor
     score: Tensor
+
+
+class Guidance:
+    """A collaborative model's token rewards as a second opinion on every step of a search.
+
+    A token adds ``weight * log r(token | prefix, history)``. The rewards of a sequence multiply to the probability of
+    the items below it, so that a prefix scores ``log p(prefix) + weight * log P(items below it | history)``, and an
+    item ``log p + weight * log P`` (of its group, where several share its tokens). Probabilities below 1e-12 count as
+    that much, so that what the collaborative model rules out keeps the order that the language model gives it.
+
+    Source: ours; the rewards are those of ILRec (arXiv 2602.17410), CRR, which trains with them.
+
+    Symbols: B prompts, I items.
+
+    Args:
+        probabilities: P(item | history) in the order of the trie, shape ``(B, I)``, float, up to a factor a row.
+        weight: Of the rewards' logarithms, >= 0.
+    """
+
+    _LEAST = 1e-12
+
+    def __init__(self, probabilities: Tensor, weight: float) -> None:
+        self.weight = weight
+        self._cumulative = cumulative_units(probabilities)
+
+    def __call__(self, trie: TokenTrie, node: Tensor) -> Tensor:
+        """Return ``weight * log P`` of the items below each node ``(B, ...)``, the same shape, float32."""
+        below = self._upto(trie.last_item[node]) - self._upto(trie.first_item[node])
+        return (below.double() / UNITS).clamp_(min=self._LEAST).log_().mul_(self.weight).float()
+
+    def _upto(self, position: Tensor) -> Tensor:
+        return self._cumulative.gather(1, position.flatten(1)).view(position.shape)
 
 
 @torch.no_grad()
@@ -36,6 +70,7 @@ def decode_items(
     *,
     num_beams: int,
     excluded: Tensor | None = None,
+    guidance: Guidance | None = None,
 ) -> DecodedItems:
     """Find each prompt's most probable items by beam search over the trie.
 
@@ -44,7 +79,7 @@ def decode_items(
     places. A model that this is not exact for reads every beam apart.
 
     A score is the sum of log-probabilities over the whole vocabulary, as ``transformers.generate`` with a prefix
-    constraint gives it. Equal scores are ordered by item index.
+    constraint gives it; guidance adds to it. Equal scores are ordered by item index.
 
     Args:
         model: The language model, in eval mode.
@@ -53,6 +88,7 @@ def decode_items(
         attention_mask: 1 for tokens, 0 for padding, shape ``(B, P)``.
         num_beams: Number K of sequences kept at every step and returned.
         excluded: Item indices that must not be decoded, shape ``(B, H)``, int64, -1 pads; ``None`` excludes nothing.
+        guidance: What else is thought of the items; ``None`` leaves it to the model.
 
     Returns:
         The K best sequences of each prompt.
@@ -66,7 +102,7 @@ def decode_items(
     score = torch.zeros(batch, 1, device=device)
     for step in range(trie.depth):
         log_p = partial(_log_probabilities, model.head(states), model.item_token_ids)
-        node, score, parent = _advance(trie, node, score, log_p, num_beams, blocked)
+        node, score, parent = _advance(trie, node, score, log_p, num_beams, blocked, guidance)
         token = trie.token[node]
         if step + 1 == trie.depth or bool((trie.first_child[node] == trie.first_child[node + 1]).all()):
             break
@@ -129,11 +165,14 @@ def _advance(
     log_p: Callable[[Tensor], Tensor],
     num_beams: int,
     blocked: Tensor | None,
+    guidance: Guidance | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Extend every beam by every legal token and keep the best; a finished beam competes with the score it has."""
     child, legal = trie.children(node)
     finished = trie.first_child[node] == trie.first_child[node + 1]
     extended = score[..., None] + log_p(trie.token[child].clamp(min=0))
+    if guidance is not None:
+        extended += guidance(trie, child) - guidance(trie, node)[..., None]
     candidate = torch.cat([child, node[..., None]], dim=2)
     allowed = torch.cat([legal, finished[..., None]], dim=2)
     if blocked is not None:

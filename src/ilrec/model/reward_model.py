@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
+
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from src.ilrec.dataset.interactions import Interactions
-from src.ilrec.model.sequence_models import SequenceModel
+from src.ilrec.model.sequence_models import SequenceModel, load_sequence_model
 from src.ilrec.model.trie import TokenTrie
 from src.ilrec.prompt.examples import Windows
 from src.losses.collaborative import interval_rewards
@@ -79,9 +82,9 @@ class RewardModel(nn.Module):
         if exclude_history is None:
             exclude_history = bool(interactions.training_matrix().max() <= 1)
         self.exclude_history = exclude_history
-        place = torch.empty_like(trie.items)
-        place[trie.items] = torch.arange(len(trie.items))
+        place = trie.items.argsort()
         self.trie = trie
+        self._network = (network,)  # no part of what owns the rewards
         self.states: Tensor
         self.embeddings: Tensor
         self.bounds: Tensor
@@ -106,6 +109,26 @@ class RewardModel(nn.Module):
             had, next_one = self.places[self.begin[interaction][row] + nth], self.places[interaction]
             again = had == next_one[row]
             scores[row[~again], had[~again]] = -torch.inf
+        return scores.softmax(1)
+
+    @torch.no_grad()
+    def probabilities_after(self, history: Tensor) -> Tensor:
+        """Return P(i | history), shape ``(B, I)``, float32, in the order of the trie.
+
+        Args:
+            history: Item indices of each user, oldest first, shape ``(B, H)``, int64, -1 pads; at least one item each.
+        """
+        if self.trie.items.device != history.device:
+            self.trie = self.trie.to(history.device)
+        network = self._network[0].to(history.device)
+        length = (history >= 0).sum(1, keepdim=True)
+        seen = torch.arange(min(history.shape[1], network.max_history), device=history.device)
+        place = (length - network.max_history).clamp(min=0) + seen
+        items = history.gather(1, place.clamp(max=history.shape[1] - 1)).clamp(min=0)
+        scores = network.last_states(items, (place < length).long()) @ self.embeddings.T
+        if self.exclude_history:
+            had = self.trie.items.argsort()[torch.where(history < 0, history[:, :1], history)]  # padding repeats one
+            scores = scores.scatter(1, had, -torch.inf)
         return scores.softmax(1)
 
     @torch.no_grad()
@@ -148,3 +171,22 @@ class RewardModel(nn.Module):
             followed = self.trie.child(node[:-1], target[:-1].clamp(min=0))
             node[1:] = torch.where(same, followed, 0)
         return node
+
+
+def load_reward_model(
+    named: str | Sequence[str], interactions: Interactions, trie: TokenTrie, exclude_history: bool | None = None
+) -> RewardModel:
+    """Load a collaborative model as a reward model.
+
+    Args:
+        named: Its checkpoint.
+        interactions: The data set it must have been trained on.
+        trie: The items' tokens, on the CPU.
+        exclude_history: See ``RewardModel``.
+
+    Raises:
+        InputError: the file cannot be read, holds something else, or was trained on other data.
+    """
+    (path,) = [named] if isinstance(named, str) else named
+    network = load_sequence_model(Path(path), interactions)
+    return RewardModel(network, interactions, trie, stride=network.max_history // 2, exclude_history=exclude_history)

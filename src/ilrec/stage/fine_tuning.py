@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,6 +48,7 @@ class FineTuningSettings(TrainingSettings):
         ensemble: ``logits`` averages the layers' logits, ``probabilities`` their probabilities; ``final`` takes the
             final layer instead, for comparison.
         distillation: Weight of the distillation of the final layer into those that vote, see ``distillation_loss``.
+        distilled: What learns from it: each of the ``layers``, or their ``ensemble``, as in the paper's figure.
         reward: Weight of the collaborative rewards, see ``reward_loss``.
         reward_from: Checkpoint of ``stage=collaborative_filtering`` that gives the rewards; needed if they weigh.
         reward_temperature: See ``reward_loss``.
@@ -54,7 +56,7 @@ class FineTuningSettings(TrainingSettings):
         observe_layers: Log what the layers find also where no term reads them, at the log steps; nothing else changes.
 
     Raises:
-        InputError: the ensemble is unknown, or rewards weigh and nothing gives them.
+        InputError: the ensemble is unknown or has nothing to learn, or rewards weigh and nothing gives them.
     """
 
     strength: Weight
@@ -65,6 +67,7 @@ class FineTuningSettings(TrainingSettings):
     layers: Count | list[Count]
     ensemble: Literal["logits", "probabilities", "final"]
     distillation: Weight
+    distilled: Literal["layers", "ensemble"] = "layers"  # as in runs of before there was a choice
     reward: Weight
     reward_from: str | None
     reward_temperature: Positive | None
@@ -76,6 +79,11 @@ class FineTuningSettings(TrainingSettings):
             raise InputError(
                 f"stage.ensemble={self.ensemble!r}: type stage.ensemble=logits, stage.ensemble=probabilities "
                 "or stage.ensemble=final"
+            )
+        if self.distillation > 0 and (self.distilled, self.ensemble) == ("ensemble", "final"):
+            raise InputError(
+                "stage.ensemble=final makes the final layer its own pupil: stage.distilled=ensemble has nothing to "
+                "learn.\nType:  stage.distilled=layers, or stage.ensemble=logits"
             )
         if self.reward > 0 and self.reward_from is None:
             raise InputError(
@@ -160,7 +168,8 @@ class FineTuningStage(NextItemStage):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Return CPO + distillation * CPD + reward * CRR, and its parts."""
         settings, target, places = self.settings, batch["target"], self.model.item_token_places
-        ensemble = logits.detach() if settings.ensemble == "final" else self._ensemble_logits(states, head)
+        with torch.no_grad():
+            ensemble = logits.detach() if settings.ensemble == "final" else self._ensemble_logits(states, head)
         negatives = self_hard_negatives(
             ensemble,
             logits,
@@ -178,9 +187,9 @@ class FineTuningStage(NextItemStage):
             layers = zip(self.blocks, states, strict=True)
             parts |= _layers_report(layers, head.of(item_tokens), logits[:, item_tokens], keep)
         if settings.distillation > 0:
-            parts["loss_distillation"] = distillation_loss(
-                head.of(item_tokens)(states), logits[:, item_tokens], keep=keep
-            )
+            of_items, each = head.of(item_tokens), settings.distilled == "layers"
+            pupils = of_items(states) if each else self._ensemble_logits(states, of_items)[None]
+            parts["loss_distillation"] = distillation_loss(pupils, logits[:, item_tokens], keep=keep)
             loss = loss + settings.distillation * parts["loss_distillation"]
         if self.rewards is not None:
             row, token = marked_entries(target, negatives)
@@ -191,10 +200,9 @@ class FineTuningStage(NextItemStage):
             loss = loss + settings.reward * parts["loss_reward"]
         return loss, parts
 
-    @torch.no_grad()
     def _ensemble_logits(self, states: Tensor, head: Head) -> Tensor:
-        if self.settings.ensemble == "probabilities":
-            return head(states).softmax(-1).mean(0).log()
+        if self.settings.ensemble == "probabilities":  # finite where they are all near 0
+            return head(states).log_softmax(-1).logsumexp(0) - math.log(len(states))
         # Of a linear head one product with the mean state equals the mean of the layers' logits.
         return head(states.mean(0)) if head.linear else head(states).mean(0)
 

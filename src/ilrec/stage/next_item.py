@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+import lightning
 import numpy as np
 import torch
 from torch import Tensor
@@ -13,6 +15,9 @@ from src.launch.errors import InputError
 from src.metrics.ranking import ranking_metrics
 from src.training.stage import BRING_BACK, Optimisation, TrainingStage
 
+Search = dict[str, Any]
+"""How targets are ranked: arguments of the evaluator's ``rank``."""
+
 
 class NextItemStage(TrainingStage):
     """A training stage that ranks.
@@ -20,36 +25,89 @@ class NextItemStage(TrainingStage):
     Args:
         model: The network; its ``spec`` says in plain values what it is.
         evaluator: Ranks the target of every validation and test user: ``start(interactions)``, ``rank(model, batch)``,
-            ``exclude_history`` and ``cutoffs``.
+            ``exclude_history`` and ``cutoffs``; ``guidance``, weights to search with, too, where it can.
         settings: Of the stage.
+
+    Attributes:
+        guidance: Weight for the test, by the ending of what it measures; none to test without.
     """
 
     def __init__(self, model: Any, evaluator: Any, settings: Optimisation) -> None:
         super().__init__(model, settings)
         self.evaluator = evaluator
         self.test_ranks: dict[str, Any] = {}
+        self.guidance: dict[str, float] = {}
+        self._compared: dict[str, Search] = {}
+        self._searches: dict[str, Search] = {}
         self._found: list[tuple[np.ndarray, np.ndarray]] = []
+
+    @property
+    def _histories(self) -> dict[str, bool]:
+        """Whether the test leaves out the history, by the ending of what it then measures."""
+        exclude = self.evaluator.exclude_history
+        return {"": False, "_excluded": True} if exclude == "both" else {"": exclude}
 
     def on_validation_epoch_start(self) -> None:
         """Begin an evaluation."""
+        self._searches = self._to_test() if self.trainer.testing else self._to_validate()
         self.evaluator.start(self.trainer.datamodule.interactions)  # type: ignore[attr-defined]
 
     def on_test_epoch_start(self) -> None:
         """Begin an evaluation."""
         self.on_validation_epoch_start()
 
+    def _to_validate(self) -> dict[str, Search]:
+        return self._compared or {"": {"exclude_history": self._histories[""]}}
+
+    def _to_test(self) -> dict[str, Search]:
+        searches: dict[str, Search] = {ending: {"exclude_history": out} for ending, out in self._histories.items()}
+        guided = {f"_guided{ending}": searches[ending] | {"guidance": w} for ending, w in self.guidance.items()}
+        return searches | guided
+
     def validation_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> None:
         """Rank the validation targets of one batch of users."""
-        self._rank(batch, [self.evaluator.exclude_history is True])
+        ranks = [self.evaluator.rank(self.model, batch, **search) for search in self._searches.values()]
+        self._found.append((batch["user"].cpu().numpy(), np.stack(ranks)))
 
     def test_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> None:
         """Rank the test targets of one batch of users."""
-        exclude = self.evaluator.exclude_history
-        self._rank(batch, [False, True] if exclude == "both" else [exclude])
+        self.validation_step(batch, batch_idx)
 
-    def _rank(self, batch: Mapping[str, Tensor], settings: list[bool]) -> None:
-        ranks = [self.evaluator.rank(self.model, batch, exclude_history=exclude) for exclude in settings]
-        self._found.append((batch["user"].cpu().numpy(), np.stack(ranks)))
+    def choose_guidance(
+        self, trainer: lightning.Trainer, data: Any, metric: str, checkpoint: Path | None
+    ) -> dict[str, Any]:
+        """Choose the weight for the test, for each treatment of the history the one that validates best.
+
+        Args:
+            trainer: What validates.
+            data: The data module.
+            metric: What decides, such as ``ndcg@10``; of equals the smallest weight is taken.
+            checkpoint: With the weights of the model; None for those that the stage has.
+
+        Returns:
+            What the test measures with guidance, each with its ``weight``, and where there were several, the number of
+            ``users`` and what each measured.
+        """
+        weights: list[float] = self.evaluator.guidance
+        report: dict[str, Any] = {}
+        if several := len(weights) > 1:
+            self._compared = {
+                f"_guided{ending}_{weight:g}": {"exclude_history": out, "guidance": weight}
+                for ending, out in self._histories.items()
+                for weight in weights
+            }
+            few = data.of_users(self.evaluator.guidance_users)
+            trainer.validate(self, datamodule=few, ckpt_path=checkpoint, verbose=False)
+            self._compared = {}
+        measured = {name: value.item() for name, value in trainer.callback_metrics.items()} if several else {}
+        for ending in self._histories:
+            values = [measured.get(f"val_guided{ending}_{weight:g}/{metric}", 0.0) for weight in weights]
+            self.guidance[ending] = weights[int(np.argmax(values))]
+            report[f"test_guided{ending}"] = {"weight": self.guidance[ending]}
+            if several:
+                each = {f"{weight:g}": value for weight, value in zip(weights, values, strict=True)}
+                report[f"test_guided{ending}"] |= {"users": int(measured["val/users"]), f"val/{metric}": each}
+        return report
 
     def on_validation_epoch_end(self) -> None:
         """Log the validation metrics over all users of all processes."""
@@ -62,12 +120,12 @@ class NextItemStage(TrainingStage):
         self.test_ranks = {
             "user": [interactions.user_ids[user] for user in users],
             "target": [interactions.item_ids[interactions.target(int(user), "test")] for user in users],
-            **dict(zip(("rank", "rank_excluded"), ranks, strict=False)),
+            **{f"rank{ending}": row for ending, row in zip(self._searches, ranks, strict=True)},
         }
 
     def _log_ranking(self, split: str) -> tuple[np.ndarray, np.ndarray]:
         users = np.concatenate([users for users, _ in self._found] or [np.empty(0, dtype=np.int64)])
-        ranks = np.concatenate([ranks for _, ranks in self._found] or [np.empty((1, 0))], axis=1)
+        ranks = np.concatenate([ranks for _, ranks in self._found] or [np.empty((len(self._searches), 0))], axis=1)
         self._found = []
         if self.trainer.world_size > 1:
             gathered: list[Any] = [None] * self.trainer.world_size
@@ -76,9 +134,9 @@ class NextItemStage(TrainingStage):
         order = np.argsort(users)
         users, ranks = users[order], ranks[:, order]
         if not self.trainer.sanity_checking:
-            for title, row in zip((split, f"{split}_excluded"), ranks, strict=False):
+            for ending, row in zip(self._searches, ranks, strict=True):
                 metrics = ranking_metrics(row, self.evaluator.cutoffs)
-                self.log_dict({f"{title}/{name}": value for name, value in metrics.items()})
+                self.log_dict({f"{split}{ending}/{name}": value for name, value in metrics.items()})
             self.log(f"{split}/users", float(len(users)))
             shown = ranking_metrics(ranks[0], self.evaluator.cutoffs).get("ndcg@10", 0.0)
             self.log("ndcg@10", shown, prog_bar=split == "val", logger=False)

@@ -7,10 +7,12 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
-from src.launch.config import build
+from src.ilrec.task.misfits import unrewarded
+from src.launch.config import build, faults_of_nodes
 from src.launch.errors import InputError
+from src.launch.machine import absent
 from src.launch.record import read_config
 
 if TYPE_CHECKING:
@@ -65,13 +67,24 @@ def foresee(config: dict[str, Any]) -> None:
     """
     from hydra.utils import get_object
 
-    from src.ilrec.model.sequence_models import load_sequence_model
     from src.training.stage import foresee_start
 
     node = config["stage"]
     foresee_start(get_object(node["_target_"]), node)
-    if node.get("reward_from") and (node.get("reward") or node.get("objective") == "rosepo"):
-        load_sequence_model(Path(node["reward_from"]), build(config["dataset"]))
+    learns = node.get("reward") or node.get("objective") == "rosepo"
+    foresee_rewards(config, node.get("reward_from") if learns else None)
+
+
+def foresee_rewards(config: dict[str, Any], of_stage: str | list[str] | None = None) -> None:
+    """Refuse collaborative models that the evaluator's guidance cannot use, or the stage; see ``foresee``."""
+    from src.ilrec.model.sequence_models import load_sequence_model
+
+    evaluator = config["evaluator"]
+    named = [of_stage, evaluator.get("reward_from") if evaluator.get("guidance") else None]
+    paths = {path for one in named if one for path in ([one] if isinstance(one, str) else one)}
+    interactions: Any = build(config["dataset"]) if paths else None
+    for path in paths:
+        load_sequence_model(Path(path), interactions)
 
 
 def require_same_items(checkpoint: Mapping[str, Any], path: Path, parts: Parts) -> None:
@@ -145,19 +158,18 @@ def differing(there: Mapping[str, list[str]], here: Mapping[str, list[str]]) -> 
     )
 
 
-def load_trained(checkpoint: str | None, **evaluation: Any) -> Parts:
-    """Assemble a finished run anew from the ``config.yaml`` beside its checkpoints, with its trained weights.
+def trained_config(checkpoint: str | None, changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Read the config of a finished run, from the ``config.yaml`` beside its checkpoints, and change it.
 
     Args:
         checkpoint: A checkpoint in the ``checkpoints`` folder of a run.
-        evaluation: Settings of the evaluator to change.
-
-    Returns:
-        Its parts; the model is in eval mode.
+        changes: Settings that are to differ, nested as in the config.
 
     Raises:
-        InputError: there is no such checkpoint, it is in no run folder, or its items are written differently today.
+        InputError: there is no such checkpoint, it is in no run folder, or a setting cannot be changed so.
     """
+    from omegaconf import OmegaConf
+
     from src.training.stage import read_checkpoint
 
     if checkpoint is None or not Path(checkpoint).is_file():
@@ -168,22 +180,39 @@ def load_trained(checkpoint: str | None, **evaluation: Any) -> Parts:
         )
     folder = Path(checkpoint).parent.parent
     read_checkpoint(Path(checkpoint), "checkpoint")
-    index = read_index(Path(checkpoint), "checkpoint")
-    try:
-        config = read_config(folder)
-        config["evaluator"] = {**config["evaluator"], **evaluation}
-    except (FileNotFoundError, KeyError) as error:
+    read_index(Path(checkpoint), "checkpoint")
+    needed = ("evaluator", *changes)
+    config = read_config(folder) if (folder / "config.yaml").is_file() else {}
+    if missing := next((key for key in needed if not config.get(key)), None):
         raise InputError(
-            f"checkpoint={checkpoint} is not in the folder of a run that can recommend: {error} is missing in it.\n"
-            "Move it back into checkpoints/ of the folder that src.run wrote."
-        ) from error
-    parts = assemble(config)
+            f"checkpoint={checkpoint} is not in the folder of a run that can recommend: its config.yaml has no "
+            f"{missing}.\nMove it back into checkpoints/ of the folder that src.run wrote."
+        )
+    changed: Any = OmegaConf.to_container(OmegaConf.merge(config, changes))
+    nodes = (fault for key in changes for fault in faults_of_nodes(changed[key], key))
+    if faults := [*nodes, *absent(changes, False), *unrewarded(changed["evaluator"])]:
+        raise InputError("\n".join([f"{checkpoint}: its run cannot be changed so:", *(f"- {one}" for one in faults)]))
+    return cast(dict[str, Any], changed)
+
+
+def load_trained(checkpoint: str | None, changes: Mapping[str, Any] | None = None) -> Parts:
+    """Assemble a finished run anew, with its trained weights; see ``trained_config``.
+
+    Returns:
+        Its parts; the model is in eval mode.
+
+    Raises:
+        InputError: its config or its checkpoint cannot be used, or its items are written differently today.
+    """
+    config = trained_config(checkpoint, changes or {})
+    path = Path(str(checkpoint))
+    index, parts = read_index(path, "checkpoint"), assemble(config)
     if difference := differing(index, parts.items.index(parts.interactions.item_ids)):
         raise InputError(
-            f"The items are written differently now than in {folder}/items.index.json: the data or the tokenizer "
-            f"has changed ({difference}). Use the data and the environment of that run."
+            f"The items are written differently now than in {path.parent.parent}/items.index.json: the data or the "
+            f"tokenizer has changed ({difference}). Use the data and the environment of that run."
         )
-    parts.stage.take_weights(Path(checkpoint), "checkpoint")
+    parts.stage.take_weights(path, "checkpoint")
     parts.evaluator.start(parts.interactions)
     parts.model.eval()
     return parts

@@ -31,6 +31,7 @@ def misfits(config: Mapping[str, Any]) -> Iterator[str]:
     if str(dataset := (config.get("dataset") or {}).get("_target_")).startswith("src.gisa."):
         yield f"dataset: {dataset} makes questions, and I need interactions. " + _type("dataset=ml_100k")
     yield from _unmeasured(config)
+    yield from unrewarded(config["evaluator"])
     collaborative = kinds["model"].startswith("sequence_models.")
     for part, (kind, choice) in _COLLABORATIVE.items():
         if collaborative and kinds[part] != kind:
@@ -86,6 +87,16 @@ def _unmeasured(config: Mapping[str, Any]) -> Iterator[str]:
             for cutoff in [max(cutoffs, default=0)]
             if cutoff > beams
         )
+
+
+def unrewarded(evaluator: Mapping[str, Any]) -> Iterator[str]:
+    """Say what to type where rewards are to guide the search and nothing gives them."""
+    from src.ilrec.evaluator.ranking import NEEDS_REWARDS
+
+    weights = evaluator.get("guidance")
+    several = weights if isinstance(weights, list) else [weights]
+    if any(isinstance(one, int | float) and one > 0 for one in several) and not evaluator.get("reward_from"):
+        yield f"evaluator.guidance={weights} {NEEDS_REWARDS}"
 
 
 def _name(kind: str) -> str:

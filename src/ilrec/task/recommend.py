@@ -16,7 +16,7 @@ from src.ilrec.task.assemble import load_trained
 from src.launch.errors import InputError
 from src.launch.lines import read_lines
 from src.launch.record import Record
-from src.launch.values import Count
+from src.launch.values import Count, Weight
 from src.training.fit import use_processor
 
 if TYPE_CHECKING:
@@ -53,14 +53,29 @@ class RecommendTask:
         count: Items a user.
         exclude_history: Never recommend an item of the history.
         batch_size: Users at once.
+        guidance: Weight of a collaborative model's token rewards in the search, see ``RankingEvaluator``; a score is
+            then ``log p(item) + guidance * log P(item)``, up to a number for each user.
+        reward_from: That model's checkpoint; None for the run's own ``evaluator.reward_from``.
     """
 
     needs = ("checkpoint",)
 
-    def __init__(self, *, users: str | None, count: Count, exclude_history: bool, batch_size: Count) -> None:
+    def __init__(
+        self,
+        *,
+        users: str | None,
+        count: Count,
+        exclude_history: bool,
+        batch_size: Count,
+        guidance: Weight = 0.0,
+        reward_from: str | list[str] | None = None,
+    ) -> None:
         if count < 1 or batch_size < 1:
             raise InputError(f"task.count={count} and task.batch_size={batch_size} must be whole numbers from 1.")
         self.users, self.count, self.exclude_history, self.batch_size = users, count, exclude_history, batch_size
+        self.guided = {"guidance": guidance} if guidance > 0 else {}
+        rewards = {"reward_from": reward_from} if reward_from else {}
+        self.evaluator = {"exclude_history": exclude_history, **self.guided, **rewards}
 
     def run(self, config: dict[str, Any], folder: Path, record: Record, sweep: str | None) -> None:
         """Recommend to all users, in the order given.
@@ -74,7 +89,7 @@ class RecommendTask:
 
         use_processor(config)
         lines = None if self.users is None else read_users(Path(self.users))  # at once: the model takes longer
-        trained = load_trained(config["checkpoint"], exclude_history=self.exclude_history)
+        trained = load_trained(config["checkpoint"], {"evaluator": self.evaluator})
         data = trained.interactions
         every = [Asked(data.name, user, None) for user in data.user_ids]
         asked = list(_histories(every if lines is None else lines, data))
@@ -85,7 +100,7 @@ class RecommendTask:
             for start in track(range(done, len(asked), self.batch_size), "Recommending", disable=not asked[done:]):
                 chunk = asked[start : start + self.batch_size]
                 batch = prompt_batch(trained.prompt, [history for _, history in chunk])
-                best = trained.evaluator.recommend(trained.model, batch, self.count)
+                best = trained.evaluator.recommend(trained.model, batch, self.count, **self.guided)
                 for (user, _), items in zip(chunk, best, strict=True):
                     out.write(_line(user, items, trained.interactions).encode(errors="replace"))
                 out.flush()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from src.ilrec.task.assemble import Parts, assemble, differing, foresee, read_index, require_same_items
 from src.ilrec.task.misfits import misfits
@@ -13,11 +13,24 @@ from src.launch.record import Record, first_process
 from src.launch.storage import write_atomic
 from src.training.fit import fitted, prepare_training
 
+if TYPE_CHECKING:
+    import lightning
+
 
 class RecommendationTask:
     """A run on interactions: any model, stage and evaluator of the recommendation suite."""
 
-    needs = ("dataset", "tokenizer", "prompt", "batches", "model", "stage", "evaluator", "trainer", "checkpointing")
+    needs: tuple[str, ...] = (
+        "dataset",
+        "tokenizer",
+        "prompt",
+        "batches",
+        "model",
+        "stage",
+        "evaluator",
+        "trainer",
+        "checkpointing",
+    )
 
     @staticmethod
     def misfits(config: Mapping[str, Any]) -> Iterator[str]:
@@ -35,7 +48,7 @@ class RecommendationTask:
         """
         prepare_training(config)
         foresee(config)
-        record.trace_origins(config["stage"])
+        record.trace_origins(config["stage"] | {"guidance_from": config["evaluator"].get("reward_from")})
 
         parts = assemble(config)
         stage, interactions = parts.stage, parts.interactions
@@ -49,23 +62,12 @@ class RecommendationTask:
 
         with fitted(stage, parts.data, config, folder, record, sweep) as (trainer, checkpoints):
             selected = {} if checkpoints.best_score is None else {checkpoints.monitor: checkpoints.best_score}
-            trainer.test(stage, datamodule=parts.data, ckpt_path=checkpoints.selected, verbose=False)
-            record.lap("test")
-        if trainer.is_global_zero:
-            save_ranks(stage.test_ranks, folder / "ranks.parquet")
+            results = tested(trainer, parts, config, folder, record, checkpoints.selected)
         rewards = getattr(stage, "rewards", None)  # fine-tuning with collaborative rewards
-        record.finish(
-            # The number of users is no measure of quality; it has a key of its own.
-            metrics={
-                name: value.item()
-                for name, value in trainer.callback_metrics.items()
-                if name.startswith("test") and name != "test/users"
-            }
-            | selected,
-            evaluated_users=len(stage.test_ranks["user"]),
-            **({"reward_excludes_history": rewards.exclude_history} if rewards else {}),  # null in the config: decided
-            protocol=protocol(config, interactions),
-        )
+        results |= (
+            {"reward_excludes_history": rewards.exclude_history} if rewards else {}
+        )  # null in the config: decided
+        record.finish(**results | {"metrics": results["metrics"] | selected})
 
     def show(self, record: Record) -> None:
         """Print the test metrics."""
@@ -84,6 +86,48 @@ class RecommendationTask:
         print(f"\n{record.content['name']}, seed {record.content['seed']}: test metrics")
         Console().print(table)
         print(f"{record.content['evaluated_users']:,} users; {settings}\n{record.path.parent}")
+
+
+def tested(
+    trainer: lightning.Trainer,
+    parts: Parts,
+    config: dict[str, Any],
+    folder: Path,
+    record: Record,
+    checkpoint: Path | None,
+) -> dict[str, Any]:
+    """Test a stage, with guidance, too, where its evaluator is told some, and write ``ranks.parquet``.
+
+    Args:
+        trainer: What tests.
+        parts: Of the run.
+        config: Its config.
+        folder: Of the run.
+        record: Of the run; it takes the time.
+        checkpoint: With the weights to test; None for those that the stage has.
+
+    Returns:
+        What there is to record at the end.
+    """
+    stage = parts.stage
+    results: dict[str, Any] = {}
+    if getattr(parts.evaluator, "guidance", None):
+        metric = str(config["checkpointing"]["monitor"]).removeprefix("val/")
+        results["guidance"] = stage.choose_guidance(trainer, parts.data, metric, checkpoint)
+        record.lap("guidance")
+    trainer.test(stage, datamodule=parts.data, ckpt_path=checkpoint, verbose=False)
+    record.lap("test")
+    if rewards := getattr(parts.evaluator, "rewards", None):
+        results["guidance"]["reward_excludes_history"] = rewards.exclude_history  # null in the config: decided
+    if trainer.is_global_zero:
+        save_ranks(stage.test_ranks, folder / "ranks.parquet")
+    # The number of users is no measure of quality; it has a key of its own.
+    names = [name for name in trainer.callback_metrics if name.startswith("test") and name != "test/users"]
+    return results | {
+        "metrics": {name: trainer.callback_metrics[name].item() for name in names},
+        "evaluated_users": len(stage.test_ranks["user"]),
+        "protocol": protocol(config, parts.interactions),
+    }
 
 
 def _require_data_of_before(folder: Path, parts: Parts) -> None:

@@ -63,6 +63,52 @@ def test_the_history_is_kept_unless_excluded(model):
     assert ranks(model, [2], [[2]], exclude=False) == [3]
 
 
+def guided(model, targets, history, exclude, probabilities, weight=1.0):
+    """Ranks where a collaborative model thinks that of the items, whatever the history."""
+
+    class Opinions:
+        def probabilities_after(self, history):
+            return torch.tensor([probabilities] * len(history))[:, evaluator.trie.items]
+
+    evaluator = RankingEvaluator(
+        ITEMS, num_beams=5, exclude_history="both", cutoffs=[5], guidance=[0.5, 1.0], reward_from="some.ckpt"
+    )
+    evaluator.rewards = Opinions()
+    batch = {
+        "input_ids": torch.full((len(targets), 1), model.tokenizer.bos_token_id),
+        "attention_mask": torch.ones(len(targets), 1, dtype=torch.int64),
+        "history": torch.tensor(history),
+        "target": torch.tensor(targets),
+    }
+    best = evaluator.recommend(model, batch, 5, guidance=weight)[0]
+    return evaluator.rank(model, batch, exclude_history=exclude, guidance=weight).tolist(), best
+
+
+def test_guided_ranks_are_by_the_group_where_items_share_an_id(model):
+    # The model finds all alike. Items 0 and 1 have .15 + .15 together, less than item 4's .4 and more than 2 and 3.
+    found, best = guided(model, [0, 1, 2, 3, 4], [[3]] * 5, False, [0.15, 0.15, 0.2, 0.1, 0.4])
+    assert found == [2.5, 2.5, 4, 5, 1]
+    assert [item for item, _ in best] == [4, 0, 1, 2]  # item 3 is not recommended again
+    assert best[0][1] - best[3][1] == pytest.approx(np.log(2), abs=1e-5)
+
+
+def test_an_excluded_item_lends_its_group_nothing(model):
+    # Without item 0, its twin 1 has .15 alone, less than item 2; item 4's own .4 is gone with it.
+    found, _ = guided(model, [1, 2, 3, 4], [[0, 4]] * 4, True, [0.15, 0.15, 0.2, 0.1, 0.4])
+    assert found[:3] == [2, 1, 3]
+    assert np.isnan(found[3])
+
+
+def test_items_without_a_reward_can_still_be_ranked(model):
+    assert guided(model, [0, 2, 3, 4], [[3]] * 4, False, [0.0, 0.0, 0.0, 1.0, 0.0])[0] == [2.5, 4, 1, 5]
+
+
+def test_a_weight_without_rewards_is_refused():
+    with pytest.raises(InputError, match=r"(?s)evaluator.guidance=\[0.5\] needs a .*name it:   evaluator.reward_from="):
+        RankingEvaluator(ITEMS, num_beams=5, exclude_history=False, cutoffs=[5], guidance=[0.5])
+    assert RankingEvaluator(ITEMS, num_beams=5, exclude_history=False, cutoffs=[5], guidance=[0]).guidance == []
+
+
 def test_too_few_beams_for_the_cutoffs_are_refused():
     with pytest.raises(InputError, match=r"evaluator.num_beams=5 finds fewer items than the largest cutoff 20"):
         RankingEvaluator(ITEMS, num_beams=5, exclude_history=False, cutoffs=[5, 10, 20])

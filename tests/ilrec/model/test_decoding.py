@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from src.ilrec.model.decoding import decode_items, greedy_leaves
+from src.ilrec.model.decoding import Guidance, decode_items, greedy_leaves
 from src.ilrec.model.trie import TokenTrie
 from src.ilrec.tokenizer.title import UnwrittenTitles
 from src.model.causal_lm import from_scratch
@@ -80,6 +80,74 @@ def test_with_as_many_beams_as_items_the_order_is_that_of_scoring_every_item(mod
         np.testing.assert_allclose(found.score[row][finite], [score for _, score in expected], rtol=1e-4, atol=1e-4)
 
 
+def guided(scores, probabilities, weight):
+    """Every item's score with guidance, from the definition: the probabilities are those of its whole group."""
+    best = {item: score + weight * np.log(max(probabilities[item], 1e-12)) for item, score in scores}
+    return sorted(best.items(), key=lambda pair: (-pair[1], pair[0]))
+
+
+def opinions(count, users, seed=0):
+    """What a collaborative model thinks of each item: P(item | history), far from even."""
+    return (4 * torch.randn(users, count, generator=torch.Generator().manual_seed(seed))).softmax(1)
+
+
+@pytest.mark.parametrize("excluded", [False, True])
+@pytest.mark.parametrize("weight", [0.3, 2.0])
+def test_guided_with_as_many_beams_as_items_the_order_is_that_of_scoring_every_item(model, weight, excluded):
+    sequences = catalogue(30)
+    trie = TokenTrie.build(sequences, vocabulary_size=12)
+    ids, mask = prompts(model, [7, 3, 5])
+    history = torch.tensor([[0, 5, 5, 9], [1, -1, -1, -1], [-1, -1, -1, -1]]) if excluded else None
+    gone = [set(history[row].tolist()) - {-1} if excluded else set() for row in range(3)]
+    p = opinions(30, 3)
+    p[0, [3, 4]] = 0  # two that it rules out
+    for row in range(3):
+        p[row, list(gone[row])] = 0  # what may not be found is no reason to look there
+    guidance = Guidance(p[:, trie.items], weight)
+    found = decode_items(model, trie, ids, mask, num_beams=30, excluded=history, guidance=guidance)
+    for row in range(3):
+        scores = exhaustive(model, ids[row][mask[row] == 1], sequences, gone[row])
+        expected = guided(scores, p[row].tolist(), weight)
+        constant = weight * float(p[row].sum().log())  # of each history
+        finite = found.score[row].isfinite()
+        assert trie.items[trie.first_item[found.leaf[row][finite]]].tolist() == [item for item, _ in expected]
+        theirs = [score - constant for _, score in expected]
+        np.testing.assert_allclose(found.score[row][finite], theirs, rtol=1e-4, atol=1e-4)
+
+
+def test_guidance_worked_by_hand():
+    # Items (0, 0) .5, (0, 1) .1, (1, 2) .4: after token 0 rewards 5/6 and 1/6, after 1 only 1. A model that finds all
+    # 16 tokens alike gives each item the same, so with weight 1 items score ln .5, ln .1 and ln .4 behind that. One
+    # beam keeps prefix 0 (.6) and ends in item 0; the second item there is behind prefix 1's (.4).
+    flat = from_scratch(
+        VOCABULARY, hidden_size=8, intermediate_size=8, num_layers=2, num_heads=1, dropout=0.0, max_length=32, seed=0
+    ).eval()
+    with torch.no_grad():
+        for parameter in flat.parameters():
+            parameter.zero_()
+    trie = TokenTrie.build(torch.tensor([[0, 4], [0, 5], [1, 6]]), vocabulary_size=12)
+    guidance = Guidance(torch.tensor([[0.5, 0.1, 0.4]], dtype=torch.float64), 1.0)
+    steps = guidance(trie, torch.tensor([[1, 2, 3, 4, 5, 0]]))  # the prefixes, the items, the root
+    torch.testing.assert_close(steps, torch.tensor([[0.6, 0.4, 0.5, 0.1, 0.4, 1.0]]).log())
+    ids, mask = prompts(flat, [3])
+    plain = decode_items(flat, trie, ids, mask, num_beams=3).score
+    found = decode_items(flat, trie, ids, mask, num_beams=3, guidance=guidance)
+    assert trie.items[trie.first_item[found.leaf[0]]].tolist() == [0, 2, 1]
+    torch.testing.assert_close(found.score - plain, torch.tensor([[0.5, 0.4, 0.1]]).log())
+
+
+def test_guidance_that_finds_all_items_alike_or_weighs_nothing_changes_no_order(model):
+    sequences = catalogue(30)
+    trie = TokenTrie.build(sequences, vocabulary_size=12)
+    ids, mask = prompts(model, [7, 3])
+    plain = decode_items(model, trie, ids, mask, num_beams=30)
+    for guidance in (Guidance(torch.full((2, 30), 1 / 30), 1.0), Guidance(opinions(30, 2), 0.0)):
+        found = decode_items(model, trie, ids, mask, num_beams=30, guidance=guidance)
+        assert torch.equal(found.leaf, plain.leaf)
+        expected = plain.score - guidance.weight * np.log(30)
+        torch.testing.assert_close(found.score, expected, rtol=1e-5, atol=1e-5)
+
+
 def test_every_decoded_item_is_real_and_none_appears_twice(model):
     sequences = catalogue(40, seed=1)
     trie = TokenTrie.build(sequences, vocabulary_size=12)
@@ -124,6 +192,31 @@ def test_titles_are_ranked_as_scoring_every_title_ranks_them(excluded):
         kept = found.score[row].isfinite()
         assert trie.items[trie.first_item[found.leaf[row][kept]]].tolist() == [item for item, _ in expected]
         np.testing.assert_allclose(found.score[row][kept], [score for _, score in expected], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("excluded", [(), (0, 10, 20)])
+def test_guided_titles_are_ranked_as_scoring_every_title_ranks_them(excluded):
+    model = sharp_model([])
+    rows = torch.from_numpy(UnwrittenTitles(titles(), max_tokens=30).written_for(model).tokens)
+    trie = TokenTrie.build(rows, vocabulary_size=len(model.item_token_ids))
+    ids, mask = prompts(model, [6, 3])
+    history = torch.tensor([excluded, excluded]) if excluded else None
+    p = opinions(len(rows), 2)
+    p[:, list(excluded)] = 0
+    found = decode_items(
+        model, trie, ids, mask, num_beams=30, excluded=history, guidance=Guidance(p[:, trie.items], 0.7)
+    )
+    for row in range(2):
+        scores = exhaustive(model, ids[row][mask[row] == 1], [tokens[tokens >= 0] for tokens in rows], excluded)
+        groups = [10 if item == 21 else item for item in range(len(rows))]  # item 21 is item 10's twin
+        mass = [sum(float(p[row, i]) for i, other in enumerate(groups) if other == group) for group in groups]
+        expected = guided([one for one in scores if one[0] != 21 or 10 in excluded], mass, 0.7)
+        kept = found.score[row].isfinite()
+        assert trie.items[trie.first_item[found.leaf[row][kept]]].tolist() == [groups[item] for item, _ in expected]
+        constant = 0.7 * float(p[row].sum().log())
+        np.testing.assert_allclose(
+            found.score[row][kept], [score - constant for _, score in expected], rtol=1e-4, atol=1e-4
+        )
 
 
 def test_greedy_answers_are_titles_that_follow_the_likeliest_legal_token():

@@ -115,6 +115,18 @@ def test_probabilities_are_the_softmax_of_the_scores_in_the_tries_order():
     torch.testing.assert_close(model.probabilities(torch.tensor([2]))[0], expected)
 
 
+@pytest.mark.parametrize("exclude", [False, True])
+def test_probabilities_after_histories_are_those_of_each_alone(exclude):
+    data = interactions([5, 2, 7, 11, 0, 1, 3, 4, 6, *[8, 9, 10], *[5, 2, 7, 11, 0]])
+    model = RewardModel(network(), data, TRIE, stride=1, exclude_history=exclude)
+    history = torch.tensor([[5, 2, 7, 11, 0, 1], [8, -1, -1, -1, -1, -1], [5, 2, 7, -1, -1, -1]])
+    asked = model.probabilities_after(history)
+    torch.testing.assert_close(asked, model.probabilities(torch.tensor([6, 10, 15])))  # before what came next
+    torch.testing.assert_close(asked.sum(1), torch.ones(3))
+    zero = [set(TRIE.items[row == 0].tolist()) for row in asked]
+    assert zero == ([{5, 2, 7, 11, 0, 1}, {8}, {5, 2, 7}] if exclude else [set()] * 3)
+
+
 def test_items_of_the_history_have_no_probability_but_one_that_comes_again_has():
     data = interactions([5, 2, 7, 2, 0, 1, 3, 4, 6, *[8, 9, 10], *[5, 2, 7, 11, 0]])
     model = RewardModel(network(), data, TRIE, stride=1, exclude_history=True)

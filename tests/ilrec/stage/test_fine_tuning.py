@@ -262,6 +262,45 @@ def test_distillation_is_added_with_its_weight_and_leaves_the_end_of_the_respons
     torch.testing.assert_close(loss, expected)
 
 
+def distilled(states, distilled, ensemble="logits"):
+    """The distillation alone, and its gradient with respect to the states of the layers and of the final one."""
+    module = stage(model(dropout=0.0), strength=0.0, distillation=1.0, distilled=distilled, ensemble=ensemble)
+    module._is_log_step = lambda: False
+    layers, final = states[1:].clone().requires_grad_(), states[0].clone().requires_grad_()
+    head, target = module.model.read_head(), module.model.item_token_ids[torch.arange(len(final))]
+    _, parts = module._ilrec_loss(layers, head, head(final), {"target": target})
+    of_items = head.of(module.model.item_token_ids)
+    student, teacher = torch.autograd.grad(parts["loss_distillation"], (layers, final), allow_unused=True)
+    return parts["loss_distillation"], student, teacher, of_items
+
+
+@pytest.mark.parametrize("ensemble", ["logits", "probabilities"])
+def test_distillation_of_the_ensemble_teaches_every_layer_through_it(ensemble):
+    states = 5 * torch.randn(3, 7, 16, generator=torch.Generator().manual_seed(0))
+    loss, student, teacher, of_items = distilled(states, "ensemble", ensemble)
+    p = of_items(states[0]).softmax(1)
+    layers = of_items(states[1:])
+    pupil = layers.mean(0).log_softmax(1) if ensemble == "logits" else layers.softmax(2).mean(0).log()
+    torch.testing.assert_close(loss, (p * (p.log() - pupil)).sum(1).mean())
+    assert teacher is None
+    assert (student.abs().sum((1, 2)) > 0).all()
+    if ensemble == "logits":  # d KL / d mean logits = softmax - p; a half of it for either layer, a mean of 7 rows
+        mean = (layers.mean(0).softmax(1) - p) @ of_items.weight / 14
+        torch.testing.assert_close(student, mean.expand(2, -1, -1))
+
+
+@pytest.mark.parametrize("ensemble", ["logits", "probabilities"])
+def test_of_one_layer_the_ensemble_is_the_layer(ensemble):
+    states = torch.randn(2, 7, 16, generator=torch.Generator().manual_seed(1))
+    each, together = (distilled(states, pupil, ensemble) for pupil in ("layers", "ensemble"))
+    torch.testing.assert_close(each[:2], together[:2])
+
+
+def test_the_final_layer_as_its_own_pupil_is_refused():
+    with pytest.raises(InputError, match=r"stage.distilled=ensemble has nothing to learn.\nType:  stage.distilled=lay"):
+        stage(ensemble="final", distilled="ensemble", distillation=0.1)
+
+
 @pytest.mark.parametrize("lora", [None, LORA], ids=["full", "lora"])
 @pytest.mark.parametrize(("kind", "sizes"), [("gemma2", {}), ("granite", {"logits_scaling": 8.0}), ("cohere", {})])
 @pytest.mark.parametrize("strength", [0.0, 0.5], ids=["sft", "ilrec"])

@@ -36,9 +36,10 @@ def test_what_may_be_combined_is_let_pass(choices):
 @pytest.mark.parametrize(
     ("choices", "fault"),
     [(["evaluator.cutoffs=[5]"], "checkpointing.monitor=val/ndcg@10: evaluator.cutoffs=[5] measure no such metric"),
-     (["evaluator.num_beams=3"], "evaluator.num_beams=3 finds fewer items than the largest cutoff 20 asks for.")],
-    ids=["monitor", "beams"],
+     (["evaluator.num_beams=3"], "evaluator.num_beams=3 finds fewer items than the largest cutoff 20 asks for."),
+     (["evaluator.guidance=[0,1]"], "evaluator.guidance=[0, 1] needs a collaborative model trained on the same data")],
+    ids=["monitor", "beams", "guidance"],
 )  # fmt: skip
-def test_a_metric_that_is_not_measured_and_too_few_beams_are_named(choices, fault):
+def test_a_metric_that_is_not_measured_too_few_beams_and_missing_rewards_are_named(choices, fault):
     (told,) = misfits(composed("+experiment=sft", *choices)[0])
     assert told.startswith(fault)

@@ -3,14 +3,18 @@
 import dataclasses
 import json
 
+import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors.torch import save as safetensors
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from src.ilrec.model.sequence_models import SASRec, load_sequence_model
 from src.ilrec.task.assemble import load_trained
 from src.ilrec.task.recommend import _histories, read_users
 from src.launch.errors import InputError
+from src.metrics.ranking import ranking_metrics
 from src.model.causal_lm import _byte_tokenizer
 from tests import stand_in_parts
 
@@ -206,6 +210,90 @@ def test_an_exported_model_gives_the_same_best_items_in_plain_transformers(run, 
         text = loaded.model.tokenizer.decode(loaded.prompt.prompt(loaded.interactions.sequence(number)))
         ours = [entry["item"] for entry in line["items"]]
         assert by_plain_transformers(tmp_path / "export" / "model", text, 12)[:10] == ours
+
+
+@pytest.fixture(scope="module")
+def rewards(trained):
+    """A collaborative model of the same data, untrained, as its stage saves it."""
+    data = load_trained(str(trained)).interactions
+    sizes = {"hidden_size": 8, "inner_size": 8, "num_layers": 1, "num_heads": 1, "dropout": 0.0, "max_history": 4}
+    network = SASRec(data.item_ids, **sizes, seed=0)
+    torch.nn.init.normal_(network.item_embedding.weight)  # opinions strong enough to tell apart
+    weights = {f"model.{name}": weight for name, weight in network.state_dict().items()}
+    path = trained.parent / "rewards.ckpt"
+    torch.save({"model": network.spec, "dataset": data.fingerprint, "state_dict": weights}, path)
+    return path
+
+
+def evaluate(run, trained, folder, *changes):
+    changes = [f"task.changes.{change}" for change in changes]
+    return run("+experiment=evaluate", f"checkpoint={trained}", f"hydra.run.dir={folder}", *changes)
+
+
+def test_a_finished_run_is_tested_again_guided_beside_unguided_with_a_weight_from_validation(
+    run, trained, rewards, tmp_path
+):
+    changes = ["exclude_history=both", "guidance=[0.5,0,2]", f"reward_from={rewards}", "guidance_users=10"]
+    assert evaluate(run, trained, tmp_path, *(f"evaluator.{change}" for change in changes)) == 0
+    result, before = (json.loads((folder / "result.json").read_text()) for folder in (tmp_path, trained.parents[1]))
+    assert (result["name"], result["seed"]) == (before["name"], before["seed"])
+    assert result["protocol"] == before["protocol"]
+    assert {origin["path"] for origin in result["lineage"].values()} == {str(trained), str(rewards)}
+    assert result["guidance"]["reward_excludes_history"] is False  # as some take an item twice
+    # Unguided it is what the run itself has found, to the last bit.
+    ranks, ranks_before = (pq.read_table(folder / "ranks.parquet") for folder in (tmp_path, trained.parents[1]))
+    assert ranks.select(ranks_before.column_names) == ranks_before
+    assert result["metrics"].items() >= {k: v for k, v in before["metrics"].items() if k.startswith("test/")}.items()
+    loaded = load_trained(str(trained), {"evaluator": {"guidance": 0.5, "reward_from": str(rewards)}})
+    loaded.data.evaluation_batch_size = 24
+    for ending, exclude in (("", False), ("_excluded", True)):
+        chosen = result["guidance"][f"test_guided{ending}"]
+        assert chosen["users"] == 10
+        assert list(chosen["val/ndcg@10"]) == ["0", "0.5", "2"]
+        best = max(chosen["val/ndcg@10"].values())
+        assert chosen["weight"] == float(next(w for w, v in chosen["val/ndcg@10"].items() if v == best))
+        (batch,) = loaded.data.test_dataloader()
+        rank = loaded.evaluator.rank(loaded.model, batch, exclude_history=exclude, guidance=chosen["weight"])
+        found = ranks[f"rank_guided{ending}"].to_numpy()
+        assert np.array_equal(found, rank[batch["user"].argsort().numpy()], equal_nan=True)
+        expected = ranking_metrics(found, [10])["ndcg@10"]
+        assert result["metrics"][f"test_guided{ending}/ndcg@10"] == pytest.approx(expected, abs=1e-6)
+        few = loaded.data.of_users(10).val_dataloader()
+        guided = [loaded.evaluator.rank(loaded.model, one, exclude_history=exclude, guidance=2.0) for one in few]
+        measured = ranking_metrics(np.concatenate(guided), [10])["ndcg@10"]
+        assert chosen["val/ndcg@10"]["2"] == pytest.approx(measured, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("evaluator.guidance=1", "evaluator.guidance=1 needs a collaborative model trained on the same data set."),
+        ("evaluator.reward_from=x.ckpt", "evaluator.reward_from=x.ckpt: no such file; needed"),
+        ("evaluator.guidence=1", "has no such setting; did you mean guidance?"),
+        ("evaluator.guidance=[-1]", "evaluator.guidance=[-1]: I need [number of at least 0, ...], at least one."),
+        ("batches.max_users=0", "batches.max_users=0: I need a whole number of at least 1"),
+        ("stage.strength=1", "task.changes.stage: a finished run can be tested with other settings of its evaluator,"),
+    ],
+)
+def test_a_change_that_is_none_is_refused(run, trained, tmp_path, change, message):
+    assert evaluate(run, trained, tmp_path, change) == 2
+    assert message in json.loads((tmp_path / "result.json").read_text())["error"]["message"]
+
+
+def test_recommendations_can_be_guided(run, trained, rewards, tmp_path):
+    more = ["task.count=3", "task.exclude_history=false"]
+    assert recommend(run, trained, tmp_path / "plain", *more) == 0
+    assert recommend(run, trained, tmp_path / "guided", *more, "task.guidance=9", f"task.reward_from={rewards}") == 0
+    assert recommend(run, trained, tmp_path / "refused", *more, "task.guidance=9") == 2
+    plain, guided = lines(tmp_path / "plain"), lines(tmp_path / "guided")
+    assert plain != guided
+    # So strong, it is the collaborative model's first item that comes first.
+    loaded = load_trained(str(trained))
+    network = load_sequence_model(rewards, loaded.interactions)
+    for number, line in enumerate(guided[:5]):
+        seen = torch.from_numpy(loaded.interactions.sequence(number))
+        scores = network.scores(network(seen[None, -4:])[0, -1])
+        assert line["items"][0]["item"] == loaded.interactions.item_ids[int(scores.argmax())]
 
 
 def test_adapters_are_merged_on_export(run, small_arguments, trained, tmp_path):

@@ -1,0 +1,49 @@
+"""Test a finished run again, with other settings of its evaluator: guidance, both histories, more beams."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from src.ilrec.task.assemble import foresee_rewards, load_trained, trained_config
+from src.ilrec.task.recommendation import RecommendationTask, tested
+from src.launch.errors import InputError
+from src.launch.record import Record
+from src.launch.values import Node
+from src.training.fit import prepare_training, trainer_of
+
+
+class EvaluateTask(RecommendationTask):
+    """Write ``result.json`` and ``ranks.parquet`` as the run itself has, with its name and seed, so that both compare.
+
+    Args:
+        changes: Settings of the run that are to differ, nested as in its config: those of its evaluator, of
+            ``batches.evaluation_batch_size`` and ``batches.max_users``, of its trainer.
+    """
+
+    needs = ("checkpoint",)
+
+    def __init__(self, *, changes: Node) -> None:
+        if other := changes.keys() - {"evaluator", "batches", "trainer"}:
+            raise InputError(
+                f"task.changes.{min(other)}: a finished run can be tested with other settings of its evaluator, "
+                "batches and trainer only.\nType:  task.changes.evaluator.num_beams=50, or train another run."
+            )
+        self.changes = changes
+
+    def run(self, config: dict[str, Any], folder: Path, record: Record, sweep: str | None) -> None:
+        """Load the checkpoint, test its weights and record the results.
+
+        Raises:
+            InputError: the checkpoint cannot be used, or a change is no setting of its run.
+        """
+        checkpoint, threads = config["checkpoint"], {key: config[key] for key in ("threads", "matmul_precision")}
+        trained = trained_config(checkpoint, self.changes) | threads
+        prepare_training(trained)
+        foresee_rewards(trained)
+        record.update(name=trained["name"], seed=trained["seed"])
+        record.trace_origins({"checkpoint_from": checkpoint, "guidance_from": trained["evaluator"].get("reward_from")})
+        parts = load_trained(checkpoint, self.changes)
+        trainer = trainer_of(trained, default_root_dir=folder, logger=False, enable_checkpointing=False)
+        record.lap("prepare")
+        record.finish(**tested(trainer, parts, trained, folder, record, None))
