@@ -7,12 +7,14 @@ import html
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydra.experimental.callback import Callback
 
 from src.launch.errors import InputError
-from src.report.comparison import Report
+
+if TYPE_CHECKING:
+    from src.report.comparison import Report
 
 log = logging.getLogger("run")
 

@@ -299,8 +299,10 @@ def _begin(folder: Path, *, mode: Mode, known: Mapping[str, Any] | None, **about
     name = path.read_text() if path.is_file() else None
     if name and known:
         about |= {key: known[key] for key in ("entity", "project")}
-    quiet = {"max_end_of_run_history_metrics": 0, "max_end_of_run_summary_metrics": 0}  # online, the address is printed
-    settings = wandb.Settings(silent=mode == "offline", init_timeout=60, **quiet)
+    # Online, the address is printed; a server that has gone holds up the end for ten minutes, then there is wandb sync.
+    wanted = {"max_end_of_run_history_metrics": 0, "max_end_of_run_summary_metrics": 0, "finish_timeout": 600.0}
+    known_here = {name: value for name, value in wanted.items() if name in wandb.Settings.model_fields}
+    settings = wandb.Settings(silent=mode == "offline", init_timeout=60, **known_here)
     with _as_told(not name):
         try:
             # An offline run cannot know what the server has: it is told all again, and what it was told before is of

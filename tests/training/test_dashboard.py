@@ -225,6 +225,24 @@ def test_rows_that_came_before_the_kill_are_not_sent_again(online, run, toy_argu
     assert len(one.history) - sent == 2 * 3 + 2 + 2
 
 
+def test_an_offline_run_that_is_resumed_is_one_file_to_synchronise(online, run, toy_arguments, tmp_path):
+    # What a kill has torn cannot be synchronised, so the second file tells all again.
+    folder = tmp_path / "offline"
+    job = ["logger.mode=offline", "stage.fail_in_epoch=2", f"hydra.run.dir={folder}"]
+    assert run(*on_wandb(toy_arguments, *job)) == 1
+    (first,) = folder.glob("wandb/offline-run-*")
+    config = (folder / "config.yaml").read_text()
+    (folder / "config.yaml").write_text(config.replace("fail_in_epoch: 2", "fail_in_epoch: null"))
+    time.sleep(1.1)  # the folder is named by the second
+    assert run(f"resume={folder}") == 0
+    (second,) = folder.glob("wandb/offline-run-*")
+    assert second != first
+    subprocess.run([Path(sys.executable).with_name("wandb"), "sync", second], check=True, capture_output=True)
+    one = online.runs[(folder / "wandb_id").read_text()]
+    assert one.logged("train/loss") == logged(folder / "metrics.csv", "train/loss")
+    assert one.exit_code == 0
+
+
 def test_a_run_that_an_agent_starts_is_the_agent_s_and_its_resume_stays_in_it(
     online, run, toy_arguments, tmp_path, monkeypatch
 ):
