@@ -300,7 +300,11 @@ def _begin(folder: Path, *, mode: Mode, known: Mapping[str, Any] | None, **about
     if name and known:
         about |= {key: known[key] for key in ("entity", "project")}
     # Online, the address is printed; a server that has gone holds up the end for ten minutes, then there is wandb sync.
-    wanted = {"max_end_of_run_history_metrics": 0, "max_end_of_run_summary_metrics": 0, "finish_timeout": 600.0}
+    wanted: dict[str, Any] = {
+        "max_end_of_run_history_metrics": 0,
+        "max_end_of_run_summary_metrics": 0,
+        "finish_timeout": 600.0,
+    }
     known_here = {name: value for name, value in wanted.items() if name in wandb.Settings.model_fields}
     settings = wandb.Settings(silent=mode == "offline", init_timeout=60, **known_here)
     with _as_told(not name):
@@ -355,8 +359,12 @@ def _tags(config: Mapping[str, Any]) -> list[str]:
     """Return paper, data set and recipe; Weights & Biases takes 64 letters of each."""
     wing = str((config.get("task") or {}).get("_target_")).split(".")[1:2]
     dataset = config.get("dataset") or {}
-    source = dataset.get("source") or {}
-    name = source.get("name") or _choices("dataset").get("dataset") or str(dataset.get("_target_")).rpartition(".")[2]
+    source = dataset.get("source")
+    name = (
+        (source.get("name") if isinstance(source, dict) else None)
+        or _choices("dataset").get("dataset")
+        or str(dataset.get("_target_")).rpartition(".")[2]
+    )
     return [tag[:64] for tag in [*(_PAPERS.get(one, one) for one in wing), name, config["name"]] if tag]
 
 

@@ -18,10 +18,10 @@ LINES = {
 }  # fmt: skip
 TABLES = {
     "ilrec_stage1": ("test/recommendations", [(0, 5), (1, 60), (2, 26), (3, 60), (4, 5)]),
-    "gisa_rollout": ("test/questions", [(0, 12), (1, 46), (2, 6), (4, 26), (5, 20), (6, 5), (8, 9), (9, 40)]),
+    "gisa_rollout": ("test/questions", [(0, 12), (1, 46), (2, 6), (4, 26), (5, 20), (6, 9), (8, 9), (9, 40)]),
 }
 JOBS = {
-    "ilrec_stage1": ["trainer.max_steps=80", "trainer.max_epochs=4", "batches.max_users=100"],
+    "ilrec_stage1": ["trainer.max_steps=80", "trainer.val_check_interval=20", "batches.max_users=100"],
     "gisa_rollout": ["task.max_questions=40", "agent.concurrency=2"],
 }
 
@@ -67,8 +67,9 @@ def draw(run, recipe: str) -> Figure:
     header, data = run.table(key)
     axes = figure.add_subplot(grid[rows, :])
     axes.set_axis_off()
-    axes.set_title(f"{key}: the first of {len(data)} rows", fontsize=9, loc="left")
-    cells = [[_short(row[column], width) for column, width in widths] for row in data[:8]]
+    axes.set_title(f"{key}: {min(8, len(data))} of {len(data)} rows", fontsize=9, loc="left")
+    data.sort(key=lambda row: row[widths[-1][0]] is None)  # users whose target was found first
+    cells = [[_short(row[column], int(1.6 * width)) for column, width in widths] for row in data[:8]]
     total = sum(width for _, width in widths)
     table = axes.table(
         cells, colLabels=[header[column] for column, _ in widths], colWidths=[width / total for _, width in widths],

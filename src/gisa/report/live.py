@@ -76,7 +76,7 @@ class Progress:
         if question is not None and record["sample"] == self._sample:
             gold = self._suite.gold(question)
             score = score_answer(record["prediction"], gold, question.answer_type).official
-            self._scores.append(float(score["global_em"]))  # type: ignore[arg-type]
+            self._scores.append(float(score["global_em"]))
 
 
 def show_questions(dashboard: Dashboard, folder: Path, result: Mapping[str, Any], suite: Gisa) -> None:
@@ -111,17 +111,17 @@ def _row(entry: Mapping[str, Any], gold: bytes) -> list[Any]:
     return [
         entry["id"], entry["question"], entry["answer_type"], entry["question_type"] == "live",
         _cut(entry["prediction"]), gold.decode(errors="replace")[:_MOST_CHARS], float(official["global_em"]),
-        scores, entry["outcome"], _cut("\n".join(map(_step, entry.get("steps", ())))),
+        scores, entry["outcome"], _cut("\n".join(filter(None, map(_step, entry.get("steps", ()))))),
     ]  # fmt: skip
 
 
 def _step(step: Mapping[str, Any]) -> str:
-    """Return a step of an episode as a line: a call, an answer or a failure."""
+    """Return a step of an episode as a line: a call, what was said or a failure; nothing for a reply of calls alone."""
     if step.get("failed"):
         return f"failed: {step['failed']}"
     if step["kind"] == "call":
         return f"{step.get('tool')}: {step.get('query') or ' '.join(map(str, step.get('urls', ())))}"
-    return f"said: {_cut(step.get('content'), 200)}"
+    return f"said: {_cut(step['content'], 200)}" if step.get("content") else ""
 
 
 def _cut(text: Any, most: int = _MOST_CHARS) -> str | None:
