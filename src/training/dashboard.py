@@ -97,11 +97,12 @@ class Dashboard(Shown, WandbLogger):
         self._upload = bool((settings.get("logger") or {}).get("upload_checkpoint"))
         self._before: tuple[float, int] | None = None
         run.define_metric(STEP, hidden=True)
-        # Of the tested weights, which are not the last ones: `log_metrics` keeps the summary of these.
-        for split in ("val", "progress"):
-            axis = STEP if split == "val" else "progress/questions"
-            run.define_metric(f"{split}/*", step_metric=axis, summary="none" if split == "val" else None)
-        run.define_metric("*", step_metric=STEP)
+        # No two patterns fit one name: which of them counts, the client leaves to chance.
+        for split in ("train", "test", "test_excluded"):
+            run.define_metric(f"{split}/*", step_metric=STEP)
+        run.define_metric("progress/*", step_metric="progress/questions")
+        # Of the tested weights, which are not the last ones: `log_row` keeps the summary of these.
+        run.define_metric("val/*", step_metric=STEP, summary="none")
 
     def log_hyperparams(self, params: Any) -> None:
         """Do nothing: the whole config is there, and flat copies of a stage's settings would stand beside it."""
