@@ -109,6 +109,16 @@ class TrainingStage(lightning.LightningModule):
             shown = {f"train/{name}": value.detach() for name, value in values.items()}
             self.log_dict(shown, prog_bar=True, batch_size=1)
 
+    def on_before_optimizer_step(self, optimizer: Any) -> None:
+        """Log the learning rate and the norm of the gradients before they are clipped."""
+        if not self._is_log_step():
+            return
+        values = {"learning_rate": torch.tensor(optimizer.param_groups[0]["lr"])}
+        if self.device_mesh is None:  # of split weights each process has a part
+            gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+            values["gradient_norm"] = torch.nn.utils.get_total_norm(gradients)
+        self._log_training(values)
+
     def configure_optimizers(self) -> Any:
         """AdamW with warm-up and cosine decay over all steps of the run."""
         settings = self.settings

@@ -116,7 +116,7 @@ def test_training_learns_to_rank_the_next_item_first(tmp_path, strength, distill
     parts |= {"train/negative_mass", "train/negative_mass_intermediate"}
     parts |= {"train/negatives", "train/negative_margin", "train/layer_divergence"}
     parts |= {"train/layer_agreement_1", "train/layer_agreement_2"}
-    expected = {"train/loss"} | (parts if strength else set())
+    expected = {"train/loss", "train/learning_rate", "train/gradient_norm"} | (parts if strength else set())
     assert logged == expected | ({"train/loss_distillation"} if distillation else set())
 
 
@@ -456,3 +456,21 @@ def test_lightning_loads_a_checkpoint_with_the_settings_in_it(tmp_path):
     )
     assert loaded.settings == module.settings
     assert all(torch.equal(weight, module.state_dict()[name]) for name, weight in loaded.state_dict().items())
+
+
+def test_learning_rate_and_gradient_norm_are_those_of_the_step_before_clipping(tmp_path):
+    """One step: the norm is that of the whole gradient, though the trainer clips it to a thousandth."""
+    module = stage(strength=0.0)
+    norms = []
+
+    def keep(trainer, pl_module, optimizer):
+        squares = [(parameter.grad**2).sum() for parameter in pl_module.parameters() if parameter.grad is not None]
+        norms.append((sum(squares).sqrt().item(), optimizer.param_groups[0]["lr"]))
+
+    callback = lightning.Callback()
+    callback.on_before_optimizer_step = keep
+    run = trainer(tmp_path, max_steps=1, gradient_clip_val=1e-3, callbacks=[callback])
+    run.fit(module, datamodule=data(module.model))
+    shown = (run.callback_metrics["train/gradient_norm"].item(), run.callback_metrics["train/learning_rate"].item())
+    assert shown == pytest.approx(norms[0])
+    assert shown[0] > 1e-3
