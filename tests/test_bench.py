@@ -37,7 +37,7 @@ EXPECTED = {
     "density": [
         (f"{part}, N = 18, V = 64, {share} negatives: {measure}", "equal: ")
         for share in ("5.0%", "50.0%")
-        for part in ("CPO", "CRR", "Reward look-up")
+        for part in ("CPO", "CRR, rewards of all tokens", "CRR, rewards listed", "Reward look-up")
         for measure in ("time", "peak memory added")
     ],
     "rewards": [("Token rewards", "sum to 1"), ("peak memory added", "fresh process")],

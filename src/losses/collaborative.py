@@ -171,55 +171,60 @@ def reward_loss(
         if entries is None and count <= FEW * marked.numel():
             row, token = entries = marked_entries(target, negatives)
             rewards = rewards[row, token] if rewards.ndim == 2 else rewards
-        gradient = final_logits.log_softmax(1)  # becomes it in place
         if entries is None:
-            value, known = _from_all(gradient, marked, rewards, temperature)
+            value, known, gradient = _from_all(final_logits, marked, rewards, temperature)
         else:
-            value, known = _from_listed(gradient, *entries, rewards, temperature)
+            value, known, gradient = _from_listed(final_logits, *entries, rewards, temperature)
     return with_gradient(final_logits, value, gradient) / known.sum().clamp(min=1)
 
 
 def _from_listed(
-    log_p: Tensor, row: Tensor, token: Tensor, rewards: Tensor, temperature: float | None
-) -> tuple[Tensor, Tensor]:
-    """Return the sum of the rows' losses and which rows have a reward, and turn ``log_p`` into the sum's gradient."""
+    logits: Tensor, row: Tensor, token: Tensor, rewards: Tensor, temperature: float | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the sum of the rows' losses, which rows have a reward, and the sum's gradient."""
     reward = rewards.double()
-    total = reward.new_zeros(len(log_p)).index_add_(0, row, reward)
+    total = reward.new_zeros(len(logits)).index_add_(0, row, reward)
     share = reward
     if temperature is not None:
         largest = torch.zeros_like(total).scatter_reduce_(0, row, reward, "amax")
         share = ((reward - largest[row]) / temperature).exp() * (total > 0)[row]
     norm = torch.zeros_like(total).index_add_(0, row, share)
-    label = torch.where(norm[row] > 0, share / norm[row], 0.0).to(log_p.dtype)
-    value, known = -(label * log_p[row, token]).sum(), total > 0
-    log_p.exp_().mul_(known[:, None])
-    log_p[row, token] -= label
-    return value, known
+    label = torch.where(norm[row] > 0, share / norm[row], 0.0).to(logits.dtype)
+    log_p, known = logits.log_softmax(1), total > 0
+    value = -(label * log_p[row, token]).sum()
+    gradient = log_p.exp_().mul_(known[:, None])
+    gradient[row, token] -= label
+    return value, known, gradient
 
 
-def _from_all(log_p: Tensor, marked: Tensor, rewards: Tensor, temperature: float | None) -> tuple[Tensor, Tensor]:
+def _from_all(
+    logits: Tensor, marked: Tensor, rewards: Tensor, temperature: float | None
+) -> tuple[Tensor, Tensor, Tensor]:
     """Do the same by blocks of rows and for every token, which is faster where many are marked."""
-    value, known = log_p.new_zeros(()), []
-    edges = [0, *marked.view(torch.uint8).sum(1, dtype=torch.int64).cumsum(0).tolist()]  # sums of bool are slow
-    for rows in row_blocks(log_p):
+    value, known, gradient, first = logits.new_zeros(()), [], torch.empty_like(logits), 0
+    for rows in row_blocks(logits):
         # Products with the mask: where() takes three times as long on a CPU, whose branches it leaves to chance.
-        block, mark = log_p[rows].clamp_(min=torch.finfo(log_p.dtype).min), marked[rows]  # 0 * -inf would be NaN
+        mark, log_p = marked[rows], logits[rows].log_softmax(1)
         if rewards.ndim == 2:
             reward = rewards[rows].to(log_p.dtype) * mark
         else:
-            listed = rewards[edges[rows.start] : edges[rows.start + len(mark)]].to(log_p.dtype)
-            reward = torch.zeros_like(block).masked_scatter_(mark, listed)
+            last = first + int(mark.count_nonzero())
+            reward = torch.zeros_like(log_p).masked_scatter_(mark, rewards[first:last].to(log_p.dtype))
+            first = last
         share, total = reward, reward.sum(1)
         if temperature is not None:
             share = reward.sub(reward.amax(1, keepdim=True)).div_(temperature).exp_().mul_(mark)
-        label = share.div_(share.sum(1, keepdim=True).clamp(min=_SMALLEST))
         none = (total == 0).nonzero()[:, 0]
-        label[none] = 0
-        value -= label.flatten() @ block.flatten()
-        block.exp_().sub_(label)
-        block[none] = 0
+        share[none] = 0
+        label = share.div_(share.sum(1, keepdim=True).clamp(min=_SMALLEST))
+        part = label.flatten() @ log_p.flatten()
+        if part.isnan():  # 0 * -inf, of a token that the model rules out
+            part = label.flatten() @ log_p.clamp(min=torch.finfo(log_p.dtype).min).flatten()
+        value -= part
+        torch.sub(log_p.exp_(), label, out=gradient[rows])
+        gradient[rows][none] = 0
         known.append(total > 0)
-    return value, torch.cat(known)
+    return value, torch.cat(known), gradient
 
 
 def rewarded_positions(count: int, row: Tensor, rewards: Tensor) -> Tensor:

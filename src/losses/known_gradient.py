@@ -12,7 +12,7 @@ from torch import Tensor
 _ENTRIES = {"cpu": 1 << 18}
 _ENTRIES_ELSEWHERE = 1 << 24
 
-FEW = 1 / 16  # share of marked entries up to which it is faster to list them
+FEW = 1 / 32  # share of marked entries up to which it is faster to list them
 
 
 def row_blocks(matrix: Tensor) -> Iterator[slice]:

@@ -54,7 +54,8 @@ def rows(*, quick: bool) -> Iterator[Row]:
             what = f"N = {len(target)}, V = {vocabulary:,}, {share:.1%} negatives"
             for name, versions in (
                 ("CPO", penalties(target, negatives)),
-                ("CRR", soft_labels(target, negatives)),
+                ("CRR, rewards of all tokens", soft_labels(target, negatives, listed=False)),
+                ("CRR, rewards listed", soft_labels(target, negatives, listed=True)),
                 ("Reward look-up", look_ups(judged, target, negatives)),
             ):
                 yield from compared(f"{name}, {what}", versions, sizes.rounds)
@@ -67,7 +68,7 @@ def compared(what: str, versions: Versions, rounds: int) -> Iterator[Row]:
     same = f"{'equal' if off < 1e-5 else 'NOT EQUAL'}: largest difference {off:.0e} of the largest value or gradient"
     del ours, others
     times = [{side: cpu_seconds(call) for side, call in versions.items()} for _ in range(rounds)]
-    peaks = [{side: peak(call) for side, call in versions.items()}]
+    peaks = [{side: peak(call) for side, call in versions.items()} for _ in range(rounds)]
     for measure, found, show in (("time", times, show_seconds), ("peak memory added", peaks, "{:,.0f} MB".format)):
         middle = {side: median(one[side] for one in found) for side in versions}
         best = min(list(versions)[1:], key=middle.__getitem__)
@@ -125,29 +126,32 @@ def sparse_penalty(logits: Tensor, target: Tensor, negatives: Tensor, weights: T
     return F.cross_entropy(raised, target) + floor / len(target)
 
 
-def soft_labels(target: Tensor, negatives: Tensor) -> Versions:
-    logits, every = torch.randn(negatives.shape), torch.rand(negatives.shape)
-    every[::5] = 0  # positions without a reward
-    listed = every[marked_entries(target, negatives)].double()
+def soft_labels(target: Tensor, negatives: Tensor, *, listed: bool) -> Versions:
+    logits, given = torch.randn(negatives.shape), torch.rand(negatives.shape)
+    given[::5] = 0  # positions without a reward
+    if listed:
+        given = given[marked_entries(target, negatives)].double()  # as the look-up gives them
     logits.requires_grad_()
-    return {
-        "ours": partial(with_gradient, reward_loss, logits, target, negatives, listed),
-        "dense": partial(with_gradient, dense_labels, logits, target, negatives, every),
-        "sparse": partial(with_gradient, sparse_labels, logits, target, negatives, listed),
-    }
+    versions = {"ours": reward_loss, "dense": dense_labels, "sparse": sparse_labels}
+    return {side: partial(with_gradient, loss, logits, target, negatives, given) for side, loss in versions.items()}
 
 
-def dense_labels(logits: Tensor, target: Tensor, negatives: Tensor, every: Tensor) -> Tensor:
-    label = every * negatives.scatter(1, target[:, None], True)
+def dense_labels(logits: Tensor, target: Tensor, negatives: Tensor, given: Tensor) -> Tensor:
+    marked = negatives.scatter(1, target[:, None], True)
+    if given.ndim == 2:
+        label = given * marked
+    else:
+        label = torch.zeros_like(logits).masked_scatter_(marked, given.to(logits.dtype))
     total = label.sum(1, keepdim=True)
     label = label / total.where(total > 0, 1.0)
     return -(label * logits.log_softmax(1)).sum() / (total > 0).sum()
 
 
-def sparse_labels(logits: Tensor, target: Tensor, negatives: Tensor, listed: Tensor) -> Tensor:
+def sparse_labels(logits: Tensor, target: Tensor, negatives: Tensor, given: Tensor) -> Tensor:
     row, token = marked_entries(target, negatives)
-    total = listed.new_zeros(len(target)).index_add_(0, row, listed)
-    label = torch.where(total[row] > 0, listed / total[row], 0.0).to(logits.dtype)
+    reward = (given[row, token] if given.ndim == 2 else given).double()
+    total = reward.new_zeros(len(target)).index_add_(0, row, reward)
+    label = torch.where(total[row] > 0, reward / total[row], 0.0).to(logits.dtype)
     return -(label * (logits[row, token] - logits.logsumexp(1)[row])).sum() / (total > 0).sum()
 
 

@@ -191,6 +191,18 @@ def test_loss_and_gradient_equal_the_slow_reference_in_every_layout_by_any_way(m
             torch.testing.assert_close(torch.autograd.grad(fast, final)[0], gradient)
 
 
+@pytest.mark.parametrize("few", [0, 1], ids=["all entries", "listed entries"])
+def test_tokens_that_a_model_rules_out_stay_out_of_it(monkeypatch, few):
+    # Logit -inf, and neither negative nor true: as without that token, see the loss worked by hand.
+    monkeypatch.setattr(collaborative, "FEW", few)
+    final = logits([0, math.log(2), math.log(5), -math.inf]).requires_grad_()
+    negatives = torch.tensor([[False, True, False, False]])
+    loss = reward_loss(final, torch.tensor([0]), negatives, logits([0.3, 0.1, 0.6, 0]))
+    assert loss.item() == pytest.approx(1.906155, abs=1e-6)
+    (gradient,) = torch.autograd.grad(loss, final)
+    torch.testing.assert_close(gradient, logits([1 / 8 - 0.75, 2 / 8 - 0.25, 5 / 8, 0]))
+
+
 def test_positions_with_a_reward_are_counted():
     # Position 0 has none listed, 1 has two, 2 has a zero only, 3 one of two.
     row, rewards = torch.tensor([1, 1, 2, 3, 3]), torch.tensor([0.5, 0.5, 0.0, 0.0, 0.2])

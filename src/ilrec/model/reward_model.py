@@ -118,8 +118,7 @@ class RewardModel(nn.Module):
         Args:
             history: Item indices of each user, oldest first, shape ``(B, H)``, int64, -1 pads; at least one item each.
         """
-        if self.trie.items.device != history.device:
-            self.trie = self.trie.to(history.device)
+        self._follow(history.device)
         network = self._network[0].to(history.device)
         length = (history >= 0).sum(1, keepdim=True)
         seen = torch.arange(min(history.shape[1], network.max_history), device=history.device)
