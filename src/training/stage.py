@@ -92,13 +92,20 @@ class TrainingStage(lightning.LightningModule):
         """Fix dropout by (seed, step), so that a resumed run draws what the uninterrupted one draws."""
         torch.manual_seed(self.settings.seed * 1_000_003 + self.global_step * 1_009 + self.global_rank)
 
-    def _share_of_positions(self, count: int) -> Tensor | float:
-        """Weigh a process by its label positions, so that the averaged gradient is that of the whole batch."""
+    def _share_of_positions(self, count: int | Tensor) -> Tensor | float:
+        """Weigh a process by its label positions, so that the averaged gradient is that of the whole batch.
+
+        Args:
+            count: How many this process has, or, for terms with means over positions of their own, of each, any shape.
+
+        Returns:
+            The weight of each term, the shape of ``count``; 1 where there is one process.
+        """
         if self.trainer.world_size == 1:
             return 1.0
-        mine = torch.tensor(float(count), device=self.device)
+        mine = torch.as_tensor(count, dtype=torch.float32, device=self.device)
         everyones: Tensor = self.all_gather(mine)  # type: ignore[assignment]
-        return mine / everyones.mean()
+        return mine * len(everyones) / everyones.sum(0).clamp(min=1)  # a term may have no position anywhere
 
     def _is_log_step(self) -> bool:
         every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
