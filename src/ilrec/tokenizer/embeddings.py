@@ -85,6 +85,36 @@ class CollaborativeEmbedding:
         return vectors
 
 
+class TransitionEmbedding:
+    """Truncated SVD of which items stand near each other: items that lead to, or follow, the same items lie close.
+
+    An entry is ``log(1 + n(a, b) N / (n(a) n(b)))``, n(a, b) the pairs at distance d = 1..skip in a training sequence,
+    each counted ``0.5 ** (d - 1)`` times, in either order. Source: our choice; the pairs are those of ``counting``.
+    """
+
+    def __init__(self, *, dimensions: Count, skip: Count, seed: int) -> None:
+        """Keep the settings.
+
+        Args:
+            dimensions: Singular vectors kept, at most; fewer where there are fewer items.
+            skip: Largest distance of a pair.
+            seed: Seed of the randomised SVD.
+        """
+        self.dimensions = dimensions
+        self.skip = skip
+        self.seed = seed
+
+    def embed(self, interactions: Interactions) -> np.ndarray:
+        """Return unit vectors, shape ``(items, dimensions)``, float32; zeros for an item that stands beside none."""
+        pairs = _near_pairs(interactions, self.skip).tocoo()
+        share = np.asarray(pairs.sum(axis=1)).ravel()
+        pairs.data = np.log1p(pairs.data * share.sum() / (share[pairs.row] * share[pairs.col]))
+        svd = TruncatedSVD(min(self.dimensions, *pairs.shape), n_iter=10, random_state=self.seed)
+        weighted = svd.fit_transform(pairs.tocsr())
+        scale = np.sqrt(np.where(svd.singular_values_ > 0, svd.singular_values_, 1))
+        return unit_rows(weighted / scale).astype(np.float32)
+
+
 class JointEmbedding:
     """Text and collaborative vectors side by side, each centred and scaled to a mean squared length of 1."""
 
@@ -234,6 +264,18 @@ def _rows_of_items(interactions: Interactions, count: int) -> np.ndarray | None:
         return None
     highest = interactions.statistics.get("highest_item_number", count - 1)
     return np.array(numbers) if count == highest + 1 else None
+
+
+def _near_pairs(interactions: Interactions, skip: int) -> csr_matrix:
+    """Count pairs of training items in either order, see ``TransitionEmbedding``; shape ``(items, items)``."""
+    lengths = np.diff(interactions.offsets)
+    end = np.repeat(interactions.offsets[1:] - 2, lengths)
+    pairs = csr_matrix((interactions.num_items, interactions.num_items))
+    for distance in range(1, skip + 1):
+        first = np.flatnonzero(np.arange(len(end)) + distance < end)
+        rows, columns = interactions.items[first], interactions.items[first + distance]
+        pairs += csr_matrix((np.full(len(first), 0.5 ** (distance - 1)), (rows, columns)), shape=pairs.shape)
+    return csr_matrix(pairs + pairs.T)
 
 
 def _degree_normalised(counts: csr_matrix) -> csr_matrix:
