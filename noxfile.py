@@ -38,7 +38,7 @@ def slow(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Print the measured ratios: decoding, step cost, loss, start-up."""
+    """Print the measured ratios: decoding, step cost, losses at any density of negatives, start-up."""
     session.install("-e", ".[dev]")
     session.run("python", "-m", "tests.bench", *session.posargs)
 

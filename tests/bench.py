@@ -19,7 +19,18 @@ from pathlib import Path
 
 import torch
 
-from tests.benchmarks import answers, decoding, generation, imitation, loss, rewards, rollout, start_up, training
+from tests.benchmarks import (
+    answers,
+    decoding,
+    density,
+    generation,
+    imitation,
+    loss,
+    rewards,
+    rollout,
+    start_up,
+    training,
+)
 from tests.benchmarks.comparison import HEADER, ROOT, silence
 
 SECTIONS = {
@@ -27,6 +38,7 @@ SECTIONS = {
     "step": training.time_rows,
     "memory": training.memory_rows,
     "loss": loss.rows,
+    "density": density.rows,
     "rewards": rewards.rows,
     "answers": answers.rows,
     "rollout": rollout.rows,

@@ -79,3 +79,19 @@ def run():
                 torch.use_deterministic_algorithms(False)
 
     return call
+
+
+@pytest.fixture(scope="session")
+def wandb_server():
+    """A server of Weights & Biases, on loopback, for all tests of a process."""
+    from tests.training.wandb_server import serve
+
+    with serve() as server:
+        yield server
+
+
+@pytest.fixture
+def online(wandb_server, monkeypatch, tmp_path):
+    """The server, where the client finds it; what others have told it is forgotten."""
+    with wandb_server.known_to_the_client(monkeypatch, tmp_path):
+        yield wandb_server

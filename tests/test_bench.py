@@ -34,6 +34,12 @@ EXPECTED = {
     "step": [("CPU time of a step, V = 512", "negatives a label")] * 2,
     "memory": [("added by the steps", "fresh process"), ("of the whole process", "fresh process")] * 2,
     "loss": [("N = 20", "equal: "), ("N = 20", "equal: ")],
+    "density": [
+        (f"{part}, N = 18, V = 64, {share} negatives: {measure}", "equal: ")
+        for share in ("5.0%", "50.0%")
+        for part in ("CPO", "CRR, rewards of all tokens", "CRR, rewards listed", "Reward look-up")
+        for measure in ("time", "peak memory added")
+    ],
     "rewards": [("Token rewards", "sum to 1"), ("peak memory added", "fresh process")],
     "answers": [("Official scores of 8 answers", "8 of 8 scores equal")],
     "rollout": [("1 process", "8 of 8 answered"), ("2 processes", "8 of 8 answered"), ("Peak memory", "fresh process")],

@@ -77,7 +77,7 @@ def test_losses_import_torch_only_metrics_no_torch_and_the_agent_no_lightning():
 
 
 def test_wandb_and_instantiate_have_one_home_each():
-    assert [path.name for path in FILES if "wandb" in outer_packages(path)] == ["tracking.py"]
+    assert [path.name for path in FILES if "wandb" in outer_packages(path)] == ["dashboard.py"]
     assert [path.name for path in FILES if "instantiate(" in path.read_text()] == ["config.py"]
 
 

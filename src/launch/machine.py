@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import netrc
-import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
+from src.launch.account import has_key, host, mode_of
 from src.launch.record import older_version
 from src.launch.values import MISSING
 
@@ -28,8 +26,12 @@ def absent(config: Mapping[str, Any], multirun: bool) -> Iterator[str]:
 
         if not torch.cuda.is_available():
             yield f"trainer.accelerator={trainer['accelerator']}: there is no CUDA here; type trainer.accelerator=cpu"
-    if logger.get("mode") == "online" and not _has_wandb_key():
-        yield "logger.mode=online: no key of Weights & Biases; run `wandb login` once, or type logger.mode=offline"
+    if "mode" in logger and mode_of(logger["mode"]) == "online" and not has_key():
+        login = "wandb login" if host() == "https://api.wandb.ai" else f"wandb login --host {host()}"
+        yield (
+            f"logger.mode=online: no key of Weights & Biases for {host()}; run `{login}` once, or type "
+            "logger.mode=offline"
+        )
     starts = {f"stage.{key}": stage.get(key) for key in ("init_from", "reward_from")}
     for key, named in (starts | {"evaluator.reward_from": evaluator.get("reward_from")}).items():
         for start in named if isinstance(named, list) else [named]:
@@ -47,13 +49,3 @@ def _within(setting: str, start: str) -> str:
         (path for path in (Path(start, "checkpoints", "best.ckpt"), Path(start, "best.ckpt")) if path.is_file()), None
     )
     return f"; type {setting}={best}" if best else ""
-
-
-def _has_wandb_key() -> bool:
-    """Whether Weights & Biases will find a key: in ``WANDB_API_KEY``, or where ``wandb login`` puts it."""
-    host = urlsplit(os.environ.get("WANDB_BASE_URL") or "https://api.wandb.ai").netloc
-    try:
-        stored = netrc.netrc(Path(os.environ.get("NETRC") or "~/.netrc").expanduser()).authenticators(host)
-    except (OSError, netrc.NetrcParseError):
-        stored = None
-    return bool(os.environ.get("WANDB_API_KEY") or stored)

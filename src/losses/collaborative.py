@@ -8,8 +8,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from src.losses.known_gradient import FEW, row_blocks, with_gradient
+
 # Probabilities become whole multiples of 2**-60, so that sums of up to 2**3 of mass fit into 63 bits.
 UNITS = 2.0**60
+
+_SMALLEST = torch.finfo(torch.float32).tiny
 
 
 def token_rewards(
@@ -110,7 +114,13 @@ def marked_entries(target: Tensor, negatives: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def reward_loss(
-    final_logits: Tensor, target: Tensor, negatives: Tensor, rewards: Tensor, *, temperature: float | None = None
+    final_logits: Tensor,
+    target: Tensor,
+    negatives: Tensor,
+    rewards: Tensor,
+    *,
+    temperature: float | None = None,
+    entries: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
     """Collaborative reward regularisation (CRR): cross-entropy with the collaborative model's soft labels.
 
@@ -124,11 +134,14 @@ def reward_loss(
         final_logits: Last layer's logits, shape ``(N, V)``, float.
         target: True token ids, shape ``(N,)``, int64.
         negatives: Mask from ``self_hard_negatives``, shape ``(N, V)``, bool.
-        rewards: Rewards >= 0 of all tokens, shape ``(N, V)``, or of those :func:`marked_entries` lists, shape ``(E,)``.
+        rewards: Rewards >= 0 of all tokens, shape ``(N, V)``, or of those that ``entries`` lists, shape ``(E,)``.
         temperature: ``None`` renormalises the rewards; a number > 0 takes their softmax instead.
+        entries: Positions, ascending, and token ids of the rewards, each of shape ``(E,)``, int64, all of them in
+            Neg + {y}; what is not listed there has the reward 0. ``None``: those of :func:`marked_entries`.
 
     Returns:
-        Loss, shape ``()``, nats a position that has a reward. Without any it is 0 and its gradient is zeros.
+        Loss, shape ``()``, nats a position that has a reward; see :func:`rewarded_positions`. Without any it is 0 and
+        its gradient is zeros.
 
     Raises:
         ValueError: the shapes disagree or ``temperature`` is not positive.
@@ -140,20 +153,89 @@ def reward_loss(
             f"shapes disagree: final_logits {tuple(final_logits.shape)}, negatives {tuple(negatives.shape)}, "
             f"target {tuple(target.shape)}; need (N, V) twice and (N,)"
         )
-    row, token = marked_entries(target, negatives)
-    if rewards.shape not in (final_logits.shape, row.shape):
-        raise ValueError(
-            f"shapes disagree: rewards {tuple(rewards.shape)}; need {tuple(final_logits.shape)}, "
-            f"or {tuple(row.shape)}, one for each negative and true token"
-        )
     with torch.no_grad():
-        reward = (rewards[row, token] if rewards.ndim == 2 else rewards).double()
-        total = reward.new_zeros(len(target)).index_add_(0, row, reward)
-        share = reward
+        if entries is None:
+            marked = negatives.scatter(1, target[:, None], True)
+            count = int(marked.count_nonzero())
+            if rewards.shape not in (final_logits.shape, (count,)):
+                raise ValueError(
+                    f"shapes disagree: rewards {tuple(rewards.shape)}; need {tuple(final_logits.shape)}, "
+                    f"or {(count,)}, one for each negative and true token"
+                )
+        elif rewards.shape != (count := len(entries[0]),):
+            raise ValueError(f"shapes disagree: rewards {tuple(rewards.shape)}; need {(count,)}, one for each entry")
+        elif temperature is not None:  # then every marked token has a share, those of no reward, too
+            marked = negatives.scatter(1, target[:, None], True)
+            rewards = torch.zeros_like(final_logits).index_put_(entries, rewards.to(final_logits.dtype))
+            entries, count = None, int(marked.count_nonzero())
+        if entries is None and count <= FEW * marked.numel():
+            row, token = entries = marked_entries(target, negatives)
+            rewards = rewards[row, token] if rewards.ndim == 2 else rewards
+        if entries is None:
+            value, known, gradient = _from_all(final_logits, marked, rewards, temperature)
+        else:
+            value, known, gradient = _from_listed(final_logits, *entries, rewards, temperature)
+    return with_gradient(final_logits, value, gradient) / known.sum().clamp(min=1)
+
+
+def _from_listed(
+    logits: Tensor, row: Tensor, token: Tensor, rewards: Tensor, temperature: float | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the sum of the rows' losses, which rows have a reward, and the sum's gradient."""
+    reward = rewards.double()
+    total = reward.new_zeros(len(logits)).index_add_(0, row, reward)
+    share = reward
+    if temperature is not None:
+        largest = torch.zeros_like(total).scatter_reduce_(0, row, reward, "amax")
+        share = ((reward - largest[row]) / temperature).exp() * (total > 0)[row]
+    norm = torch.zeros_like(total).index_add_(0, row, share)
+    label = torch.where(norm[row] > 0, share / norm[row], 0.0).to(logits.dtype)
+    log_p, known = logits.log_softmax(1), total > 0
+    value = -(label * log_p[row, token]).sum()
+    gradient = log_p.exp_().mul_(known[:, None])
+    gradient[row, token] -= label
+    return value, known, gradient
+
+
+def _from_all(
+    logits: Tensor, marked: Tensor, rewards: Tensor, temperature: float | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Do the same by blocks of rows and for every token, which is faster where many are marked."""
+    value, known, gradient, first = logits.new_zeros(()), [], torch.empty_like(logits), 0
+    for rows in row_blocks(logits):
+        # Products with the mask: where() takes three times as long on a CPU, whose branches it leaves to chance.
+        mark, log_p = marked[rows], logits[rows].log_softmax(1)
+        if rewards.ndim == 2:
+            reward = rewards[rows].to(log_p.dtype) * mark
+        else:
+            last = first + int(mark.count_nonzero())
+            reward = torch.zeros_like(log_p).masked_scatter_(mark, rewards[first:last].to(log_p.dtype))
+            first = last
+        share, total = reward, reward.sum(1)
         if temperature is not None:
-            largest = torch.zeros_like(total).scatter_reduce_(0, row, reward, "amax")
-            share = ((reward - largest[row]) / temperature).exp() * (total > 0)[row]
-        norm = torch.zeros_like(total).index_add_(0, row, share)
-        label = torch.where(norm[row] > 0, share / norm[row], 0.0).to(final_logits.dtype)
-    log_probability = final_logits[row, token] - final_logits.logsumexp(1)[row]
-    return -(label * log_probability).sum() / (total > 0).sum().clamp(min=1)
+            share = reward.sub(reward.amax(1, keepdim=True)).div_(temperature).exp_().mul_(mark)
+        none = (total == 0).nonzero()[:, 0]
+        share[none] = 0
+        label = share.div_(share.sum(1, keepdim=True).clamp(min=_SMALLEST))
+        part = label.flatten() @ log_p.flatten()
+        if part.isnan():  # 0 * -inf, of a token that the model rules out
+            part = label.flatten() @ log_p.clamp(min=torch.finfo(log_p.dtype).min).flatten()
+        value -= part
+        torch.sub(log_p.exp_(), label, out=gradient[rows])
+        gradient[rows][none] = 0
+        known.append(total > 0)
+    return value, torch.cat(known), gradient
+
+
+def rewarded_positions(count: int, row: Tensor, rewards: Tensor) -> Tensor:
+    """Return over how many positions :func:`reward_loss` takes its mean.
+
+    Args:
+        count: Number N of positions.
+        row: Position of each reward, shape ``(E,)``, int64.
+        rewards: Rewards >= 0, shape ``(E,)``.
+
+    Returns:
+        The number of positions that have a reward above 0, shape ``()``, int64.
+    """
+    return torch.zeros(count, dtype=torch.int64, device=row.device).index_add_(0, row, (rewards > 0).long()).gt(0).sum()

@@ -30,6 +30,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     for flag, text in (pair for wing in wings() for pair in wing.flags.items()):
         parser.add_argument(f"--{flag}", action="store_true", help=text)
+    parser.add_argument("--wandb", action="store_true", help="send it to Weights & Biases, as a run of its own")
+    parser.add_argument("--workspace", action="store_true", help="with --wandb: save each paper's workspace and report")
     parser.add_argument("--title", default="Report", help="heading of report.md")
     options = parser.parse_args(arguments)
     out = options.out or options.folders[0] / "report"
@@ -39,6 +41,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for wing in wings():
             for line in wing.write_files(report.collection.having("finished"), out, vars(options)):
                 print(line)
+        if options.wandb or options.workspace:
+            from src.report.publish import publish
+
+            print(publish(report, out, options.title, views=options.workspace))
     except InputError as error:
         print(error, file=sys.stderr)
         return 1

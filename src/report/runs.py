@@ -18,7 +18,7 @@ from src.launch.errors import InputError
 # Overrides that do not tell two cells apart: the seed is averaged over, the name already stands for the experiment, and
 # the others change no result.
 SAME_CELL = (
-    *("seed", "name", "experiment", "resume", "logger", "logger.mode", "trainer.enable_progress_bar"),
+    *("seed", "name", "experiment", "resume", "logger", "trainer.enable_progress_bar"),
     "evaluator.exclude_history",  # a part of the protocol
 )
 Curve = dict[int, float]
@@ -89,7 +89,7 @@ class Run(BaseModel):
             origin = origins.get(str(settings.get(key)))
             if origin:
                 shown.append(f"{key}={origin}")
-            elif key not in SAME_CELL and not key.startswith("upstream."):  # of which most runs use a part only
+            elif key not in SAME_CELL and not key.startswith(("logger.", "upstream.")):  # of which a run uses a part
                 shown.append(text)
         return shown
 

@@ -90,9 +90,9 @@ def fitted(
     checkpoint_io = AtomicCheckpointIO()
     start = checkpoints.last if checkpoints.last.is_file() else None
     done_steps = checkpoint_io.load_checkpoint(start)["global_step"] if start else 0
-    group = f"{config['name']}/{sweep}" if sweep else config["name"]
     bars = [ProgressBar()] if config["trainer"].get("enable_progress_bar", True) else []
-    with open_logs(folder, build(config["logger"]), done_steps=done_steps, config=config, group=group) as logs:
+    context = {"config": config, "group": sweep or config["name"], "sweep": sweep, "record": record}
+    with open_logs(folder, build(config["logger"]), done_steps=done_steps, **context) as logs:
         parts = {"callbacks": [checkpoints, *bars], "logger": logs, "plugins": [checkpoint_io]}
         trainer = trainer_of(config, default_root_dir=folder, **parts)
         record.lap("prepare")

@@ -92,13 +92,20 @@ class TrainingStage(lightning.LightningModule):
         """Fix dropout by (seed, step), so that a resumed run draws what the uninterrupted one draws."""
         torch.manual_seed(self.settings.seed * 1_000_003 + self.global_step * 1_009 + self.global_rank)
 
-    def _share_of_positions(self, count: int) -> Tensor | float:
-        """Weigh a process by its label positions, so that the averaged gradient is that of the whole batch."""
+    def _share_of_positions(self, count: int | Tensor) -> Tensor | float:
+        """Weigh a process by its label positions, so that the averaged gradient is that of the whole batch.
+
+        Args:
+            count: How many this process has, or, for terms with means over positions of their own, of each, any shape.
+
+        Returns:
+            The weight of each term, the shape of ``count``; 1 where there is one process.
+        """
         if self.trainer.world_size == 1:
             return 1.0
-        mine = torch.tensor(float(count), device=self.device)
+        mine = torch.as_tensor(count, dtype=torch.float32, device=self.device)
         everyones: Tensor = self.all_gather(mine)  # type: ignore[assignment]
-        return mine / everyones.mean()
+        return mine * len(everyones) / everyones.sum(0).clamp(min=1)  # a term may have no position anywhere
 
     def _is_log_step(self) -> bool:
         every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
@@ -108,6 +115,16 @@ class TrainingStage(lightning.LightningModule):
         if self._is_log_step():
             shown = {f"train/{name}": value.detach() for name, value in values.items()}
             self.log_dict(shown, prog_bar=True, batch_size=1)
+
+    def on_before_optimizer_step(self, optimizer: Any) -> None:
+        """Log the learning rate and the norm of the gradients before they are clipped."""
+        if not self._is_log_step():
+            return
+        values = {"learning_rate": torch.tensor(optimizer.param_groups[0]["lr"])}
+        if self.device_mesh is None:  # of split weights each process has a part
+            gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+            values["gradient_norm"] = torch.nn.utils.get_total_norm(gradients)
+        self._log_training(values)
 
     def configure_optimizers(self) -> Any:
         """AdamW with warm-up and cosine decay over all steps of the run."""

@@ -1,16 +1,15 @@
-"""What is logged and shown while a run goes on: metrics.csv, the progress bar, W&B; the only import of wandb."""
+"""What is logged and shown while a run goes on: metrics.csv, the progress bar, further logs."""
 
 from __future__ import annotations
 
 import csv
 import io
 import re
-import uuid
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.callbacks.progress.rich_progress import RichProgressBarTheme
@@ -108,43 +107,11 @@ def open_logs(
     logs: list[Logger] = [CsvLog(folder / "metrics.csv", done_steps)]
     exit_code = 1
     try:
-        if open_dashboard:
-            logs.append(open_dashboard(folder, **context))
+        if open_dashboard and (dashboard := open_dashboard(folder, **context)):
+            logs.append(dashboard)
         yield logs
         exit_code = 0
     finally:
-        if open_dashboard:
-            import wandb
-
-            wandb.finish(exit_code=exit_code)
-
-
-def wandb_logger(
-    folder: Path, *, config: dict[str, Any], group: str, project: str, mode: Literal["offline", "online"]
-) -> Logger:
-    """Open a run of Weights & Biases, or go on with the one of this run folder.
-
-    Args:
-        folder: The run folder; holds the id in ``wandb_id`` and the data in ``wandb/``.
-        config: The run's whole config, plain.
-        group: Runs of one sweep share it.
-        project: Project of the dashboard.
-        mode: Offline keeps everything in the folder.
-    """
-    import wandb
-    from lightning.pytorch.loggers import WandbLogger
-
-    path = folder / "wandb_id"
-    if not path.is_file():
-        write_atomic(path, uuid.uuid4().hex[:12])
-    return WandbLogger(
-        project=project,
-        name=folder.name,
-        id=path.read_text(),
-        save_dir=folder,
-        offline=mode == "offline",
-        group=group,
-        job_type=str(config["stage"]["_target_"]).rpartition(".")[2],
-        config=config,
-        settings=wandb.Settings(silent=mode == "offline"),  # online, it prints the dashboard's address
-    )
+        for log in logs:
+            if hasattr(log, "close"):
+                log.close(exit_code)

@@ -9,7 +9,14 @@ from hypothesis import strategies as st
 from torch.nn import functional as F  # noqa: N812
 
 from src.ilrec.model.trie import TokenTrie
-from src.losses.collaborative import interval_rewards, marked_entries, reward_loss, token_rewards
+from src.losses import collaborative, known_gradient
+from src.losses.collaborative import (
+    interval_rewards,
+    marked_entries,
+    reward_loss,
+    rewarded_positions,
+    token_rewards,
+)
 
 # Three items of two tokens: (0, 2), (0, 3), (1, 2).
 TOKENS = torch.tensor([[0, 2], [0, 3], [1, 2]])
@@ -162,14 +169,44 @@ def test_temperature_takes_the_softmax_of_the_rewards():
     assert loss.item() == pytest.approx(1.906155, abs=1e-6)
 
 
+@pytest.mark.parametrize("few", [0, 1], ids=["all entries", "listed entries"])
+@pytest.mark.parametrize("block", [1, 1 << 18])
 @pytest.mark.parametrize("temperature", [None, 0.3, 2e-3])
-def test_loss_equals_the_slow_reference_in_both_layouts(temperature):
-    for seed in range(10):
+def test_loss_and_gradient_equal_the_slow_reference_in_every_layout_by_any_way(monkeypatch, few, block, temperature):
+    monkeypatch.setattr(collaborative, "FEW", few)
+    monkeypatch.setitem(known_gradient._ENTRIES, "cpu", block)
+    for seed in range(5):
         final, target, negatives, rewards = random_case(seed)
+        rewards[:, ::3] = 0
+        final.requires_grad_()
         slow = reference_loss(final, target, negatives, rewards, temperature)
-        torch.testing.assert_close(reward_loss(final, target, negatives, rewards, temperature=temperature), slow)
-        listed = rewards[marked_entries(target, negatives)]
-        torch.testing.assert_close(reward_loss(final, target, negatives, listed, temperature=temperature), slow)
+        (gradient,) = torch.autograd.grad(slow, final)
+        row, token = marked_entries(target, negatives)
+        listed = rewards[row, token]
+        known = listed > 0  # those without a reward need not be listed
+        layouts = (rewards, None), (listed, None), (listed, (row, token)), (listed[known], (row[known], token[known]))
+        for values, entries in layouts:
+            fast = reward_loss(final, target, negatives, values, temperature=temperature, entries=entries)
+            torch.testing.assert_close(fast, slow)
+            torch.testing.assert_close(torch.autograd.grad(fast, final)[0], gradient)
+
+
+@pytest.mark.parametrize("few", [0, 1], ids=["all entries", "listed entries"])
+def test_tokens_that_a_model_rules_out_stay_out_of_it(monkeypatch, few):
+    # Logit -inf, and neither negative nor true: as without that token, see the loss worked by hand.
+    monkeypatch.setattr(collaborative, "FEW", few)
+    final = logits([0, math.log(2), math.log(5), -math.inf]).requires_grad_()
+    negatives = torch.tensor([[False, True, False, False]])
+    loss = reward_loss(final, torch.tensor([0]), negatives, logits([0.3, 0.1, 0.6, 0]))
+    assert loss.item() == pytest.approx(1.906155, abs=1e-6)
+    (gradient,) = torch.autograd.grad(loss, final)
+    torch.testing.assert_close(gradient, logits([1 / 8 - 0.75, 2 / 8 - 0.25, 5 / 8, 0]))
+
+
+def test_positions_with_a_reward_are_counted():
+    # Position 0 has none listed, 1 has two, 2 has a zero only, 3 one of two.
+    row, rewards = torch.tensor([1, 1, 2, 3, 3]), torch.tensor([0.5, 0.5, 0.0, 0.0, 0.2])
+    assert rewarded_positions(4, row, rewards).item() == 2
 
 
 def test_without_negatives_it_is_plain_cross_entropy():
@@ -210,6 +247,10 @@ def test_bad_arguments_are_named():
         reward_loss(final[:5], target, negatives, rewards)
     with pytest.raises(ValueError, match=r"rewards \(6, 11\); need \(6, 12\), or \(\d+,\), one for each negative"):
         reward_loss(final, target, negatives, rewards[:, :11])
+    entries = torch.tensor([0, 1]), torch.tensor([3, 4])
+    for wrong in (rewards[0, :3], rewards):
+        with pytest.raises(ValueError, match=r"rewards .*; need \(2,\), one for each entry"):
+            reward_loss(final, target, negatives, wrong, entries=entries)
     with pytest.raises(ValueError, match=r"item_probabilities \(1, 2\), item_tokens \(3, 2\), prefixes \(1, 1\)"):
         token_rewards(PROBABILITIES[:, :2], TOKENS, torch.tensor([[0]]))
     with pytest.raises(ValueError, match=r"history \(2,\), prefix \(1, 2\)"):

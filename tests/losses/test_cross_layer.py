@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F  # noqa: N812
 
+from src.losses import cross_layer, known_gradient
 from src.losses.cross_layer import distillation_loss, negative_weights, preference_loss, self_hard_negatives
 
 
@@ -149,6 +150,47 @@ def test_loss_equals_the_slow_reference(form):
         weights = negative_weights(ensemble, negatives)
         fast = preference_loss(final, target, negatives, weights, strength=0.7, form=form)
         torch.testing.assert_close(fast, reference_loss(final, target, negatives, weights, 0.7, form))
+
+
+def by_autograd(final, target, negatives, weights, strength, form):
+    """The loss on whole matrices, with the floor under the negatives' gradient as a term of value 0."""
+    penalty = strength * weights * negatives
+    shift, slope = (penalty if form == "additive" else penalty.log1p()), torch.ones_like(penalty)
+    if form == "scaled":
+        shift, slope = penalty * (final.relu() + (-final.detach()).relu()), 1 + penalty * (final.detach() > 0)
+    raised = final + shift
+    with torch.no_grad():
+        floor = (final.softmax(1) - raised.softmax(1) * slope).relu() * negatives
+    return F.cross_entropy(raised, target) + (floor * (final - final.detach())).sum() / len(target)
+
+
+@pytest.mark.parametrize("few", [0, 1], ids=["all entries", "listed entries"])
+@pytest.mark.parametrize("entries", [1, 100, 1 << 18])
+@pytest.mark.parametrize("form", ["scaled", "additive", "log"])
+def test_loss_and_gradient_are_the_same_at_any_density_by_any_way_and_in_any_block(monkeypatch, few, entries, form):
+    monkeypatch.setattr(cross_layer, "FEW", few)
+    monkeypatch.setitem(known_gradient._ENTRIES, "cpu", entries)
+    for seed, density in enumerate((0.0, 0.05, 0.5, 1.0)):
+        ensemble, final, target = random_case(seed)
+        generator = torch.Generator().manual_seed(seed)
+        negatives = torch.rand(final.shape, generator=generator) < density
+        negatives.scatter_(1, target[:, None], False)[2] = False
+        final.requires_grad_()
+        arguments = final, target, negatives, negative_weights(ensemble, negatives)
+        fast, slow = preference_loss(*arguments, strength=0.7, form=form), by_autograd(*arguments, 0.7, form)
+        torch.testing.assert_close(fast, slow)
+        torch.testing.assert_close(*(torch.autograd.grad(3 * loss, final)[0] for loss in (fast, slow)))
+
+
+def test_tokens_that_a_model_rules_out_stay_out_of_it():
+    # Logit -inf and no negative: p = 0, no loss and no gradient; else as without that token.
+    final = logits([1, 2, -2, -math.inf]).requires_grad_()
+    negatives, weights = torch.tensor([[False, True, True, False]]), logits([0, 0.5, 0.5, 0])
+    loss = preference_loss(final, torch.tensor([0]), negatives, weights, strength=1.0)
+    assert loss.item() == pytest.approx(2.142932, abs=1e-6)
+    (gradient,) = torch.autograd.grad(loss, final)
+    assert gradient.isfinite().all()
+    assert gradient[0, 3] == 0
 
 
 def test_strength_zero_is_plain_cross_entropy_to_the_bit():

@@ -57,6 +57,8 @@ class RolloutTask(ScoreTask):
         from torch.utils.data import DataLoader
 
         from src.gisa.agent.trajectory import Attempt, RunStore, infra_failures
+        from src.gisa.report.live import Progress, show_questions
+        from src.training.dashboard import dashboards
         from src.training.tracking import open_logs
 
         logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
@@ -70,8 +72,13 @@ class RolloutTask(ScoreTask):
         if config.get("checkpoint"):
             record.trace_origins({"checkpoint_from": config["checkpoint"]})
         stage = build(config["stage"])(rollout=rollout, attempts=attempts, folder=folder, settings=settings)
-        group = f"{config['name']}/{sweep}" if sweep else config["name"]
-        with open_logs(folder, build(config["logger"]), done_steps=0, config=config, group=group) as logs:
+        store = RunStore(folder, settings)
+        context = {"config": config, "group": sweep or config["name"], "sweep": sweep, "record": record}
+        with open_logs(folder, build(config["logger"]), done_steps=0, **context) as logs:
+            shown = list(dashboards(logs))
+            if shown:
+                done = (one for one in store.records() if one["outcome"] != "infra_error")  # these are tried again
+                stage.watch = Progress(shown, suite, len(attempts), done, self.sample)
             trainer = build(config["trainer"])(default_root_dir=folder, logger=logs)
             record.lap("prepare")
             indices = DataLoader(range(len(attempts)), batch_size=len(attempts))  # type: ignore[arg-type, var-annotated]
@@ -79,7 +86,6 @@ class RolloutTask(ScoreTask):
             record.lap("rollout")
             if not trainer.is_global_zero:
                 return
-            store = RunStore(folder, settings)
             outcomes, counts = _tally(store.records())
             if outcomes["infra_error"] > self.max_infra_errors:
                 raise InputError(
@@ -92,6 +98,9 @@ class RolloutTask(ScoreTask):
             results["metrics"] |= {f"test/{name}_per_question": count / len(attempts) for name, count in counts.items()}
             for log in logs:
                 log.log_metrics(results["metrics"])
+            record.update(protocol=results["protocol"])
+            for dashboard in shown:
+                show_questions(dashboard, folder, record.content, suite)
             record.lap("score")
         results["protocol"] |= {"budget": config["agent"]["budget"]["semantics"]}
         results["protocol"] |= {"questions": "learnt from, perhaps"} if self.allow_contaminated else {}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Literal
 
 import numpy as np
@@ -16,9 +16,13 @@ from src.ilrec.tokenizer.item_tokens import ItemTokens
 from src.launch.errors import InputError
 from src.launch.values import Cutoffs
 
+_LARGEST_BLOCK = 1 << 23  # scores at once: 32 MiB, and about 100 MiB with what is compared
+
 
 class FullRankingEvaluator:
     """Full ranking over all items by score; equal scores are ordered by item index.
+
+    Users are scored in blocks, so that no more than a few scores of every item are held at once.
 
     Source: leave-one-out full ranking as in ILRec (arXiv 2602.17410).
 
@@ -38,6 +42,7 @@ class FullRankingEvaluator:
                 f"evaluator=full_ranking scores whole items, but each has {items.tokens.shape[1]} tokens.\n"
                 "Type:  tokenizer=item_ids"
             )
+        self._items = len(items.tokens)
         self.exclude_history = exclude_history
         self.cutoffs = list(cutoffs)
 
@@ -54,18 +59,16 @@ class FullRankingEvaluator:
                 items padded with -1, ``target`` ``(B,)``.
             exclude_history: Leave out the items of the history.
         """
-        history, target = batch["history"], batch["target"][:, None]
-        scores = model.scores(model.last_states(batch["input_ids"], batch["attention_mask"]))
-        own = scores.gather(1, target)
-        if exclude_history:
-            seen = torch.where(history < 0, history[:, :1], history)  # padding repeats the first item
-            scores = scores.scatter(1, seen, -torch.inf)
-        item = torch.arange(scores.shape[1], device=scores.device)
-        ahead = (scores > own) | ((scores == own) & (item < target))
-        rank = 1.0 + ahead.sum(1).double()
-        if exclude_history:
-            rank = rank.masked_fill((history == target).any(1), torch.nan)
-        result: NDArray[np.float64] = rank.cpu().numpy()
+        ranks = []
+        for block, scores in self._scored(model, batch):
+            history, target = block["history"], block["target"][:, None]
+            own = scores.gather(1, target)
+            if exclude_history:
+                _leave_out(scores, history)
+            item = torch.arange(scores.shape[1], device=scores.device)
+            rank = 1.0 + ((scores > own) | ((scores == own) & (item < target))).sum(1).double()
+            ranks.append(rank.masked_fill((history == target).any(1), torch.nan) if exclude_history else rank)
+        result: NDArray[np.float64] = torch.cat(ranks).cpu().numpy()
         return result
 
     @torch.no_grad()
@@ -78,10 +81,25 @@ class FullRankingEvaluator:
                 items padded with -1.
             count: Number of items.
         """
-        history = batch["history"]
-        scores = model.scores(model.last_states(batch["input_ids"], batch["attention_mask"]))
-        if self.exclude_history:
-            scores = scores.scatter(1, torch.where(history < 0, history[:, :1], history), -torch.inf)
-        best = scores.sort(dim=1, descending=True, stable=True)
-        rows = zip(best.indices[:, :count].tolist(), best.values[:, :count].tolist(), strict=True)
-        return [[(i, s) for i, s in zip(*row, strict=True) if s > -torch.inf] for row in rows]
+        best = []
+        for block, scores in self._scored(model, batch):
+            if self.exclude_history:
+                _leave_out(scores, block["history"])
+            last = scores.topk(min(count, scores.shape[1])).values[:, -1:]  # says nothing of the order of equal ones
+            for row, candidate in zip(scores, scores >= last, strict=True):
+                item = (candidate & (row > -torch.inf)).nonzero()[:, 0]
+                order = row[item].sort(descending=True, stable=True).indices[:count]
+                best.append(list(zip(item[order].tolist(), row[item[order]].tolist(), strict=True)))
+        return best
+
+    def _scored(self, model: SequenceModel, batch: Mapping[str, Tensor]) -> Iterator[tuple[dict[str, Tensor], Tensor]]:
+        """Give blocks of users, and their scores of all items, shape ``(users, I)``, which may be overwritten."""
+        size = max(_LARGEST_BLOCK // self._items, 1)
+        for start in range(0, len(batch["history"]), size):
+            block = {name: value[start : start + size] for name, value in batch.items()}
+            yield block, model.scores(model.last_states(block["input_ids"], block["attention_mask"]))
+
+
+def _leave_out(scores: Tensor, history: Tensor) -> None:
+    """Give the items of each history ``(B, H)`` no chance, in place; padding repeats the first item."""
+    scores.scatter_(1, torch.where(history < 0, history[:, :1], history), -torch.inf)

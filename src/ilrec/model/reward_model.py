@@ -118,8 +118,7 @@ class RewardModel(nn.Module):
         Args:
             history: Item indices of each user, oldest first, shape ``(B, H)``, int64, -1 pads; at least one item each.
         """
-        if self.trie.items.device != history.device:
-            self.trie = self.trie.to(history.device)
+        self._follow(history.device)
         network = self._network[0].to(history.device)
         length = (history >= 0).sum(1, keepdim=True)
         seen = torch.arange(min(history.shape[1], network.max_history), device=history.device)
@@ -147,21 +146,47 @@ class RewardModel(nn.Module):
             Rewards of shape ``(E,)``, float64. They are 0 where there is no history to judge by, where no item goes on
             with the token, and after an item's last token.
         """
-        if self.trie.items.device != interaction.device:
-            self.trie = self.trie.to(interaction.device)
+        self._follow(interaction.device)
         node = self._prefixes(interaction, target)
-        child = self.trie.child(node[row], token.clamp(min=0)).masked_fill(token < 0, -1)
-        prefix, extended = self.bounds[node[row]], self.bounds[child] * (child >= 0)[:, None]
+        # What goes on with no item has the reward 0; among a whole vocabulary that is nearly everything.
+        asked = (token >= 0).nonzero()[:, 0]
+        child = self.trie.child(node[row[asked]], token[asked])
+        asked, child = asked[child >= 0], child[child >= 0]
+        prefix, extended = self.bounds[node[row[asked]]], self.bounds[child]
         histories, owner = torch.unique_consecutive(interaction, return_inverse=True)
+        owner = owner[row[asked]]
         rewards = torch.zeros(len(row), dtype=torch.float64, device=row.device)
         size = max(_LARGEST_CHUNK // len(self.embeddings), 1)
         edges = torch.arange(0, len(histories) + size, size, device=row.device)
-        cuts = torch.searchsorted(owner[row], edges).tolist()
+        cuts = torch.searchsorted(owner, edges).tolist()
         for number, (start, stop) in enumerate(zip(cuts[:-1], cuts[1:], strict=True)):
             probabilities = self.probabilities(histories[number * size : (number + 1) * size]).nan_to_num_(0.0)
-            own = owner[row[start:stop]] - number * size
-            rewards[start:stop] = interval_rewards(probabilities, own, prefix[start:stop], extended[start:stop])
+            own = owner[start:stop] - number * size
+            rewards[asked[start:stop]] = interval_rewards(probabilities, own, prefix[start:stop], extended[start:stop])
         return rewards
+
+    @torch.no_grad()
+    def continuations(self, interaction: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """List the only tokens whose reward is not 0: those that some item goes on with.
+
+        Args:
+            interaction: As in :meth:`forward`, shape ``(N,)``.
+            target: As in :meth:`forward`, shape ``(N,)``.
+
+        Returns:
+            Label position, ascending, and token of each, shape ``(E,)``, int64.
+        """
+        self._follow(interaction.device)
+        node = self._prefixes(interaction, target)
+        first = self.trie.first_child[node]
+        count = (self.trie.first_child[node + 1] - first).masked_fill(node < 0, 0)
+        row = torch.repeat_interleave(count)
+        nth = torch.arange(len(row), device=row.device) - (count.cumsum(0) - count)[row]
+        return row, self.trie.token[first[row] + nth]
+
+    def _follow(self, device: torch.device) -> None:
+        if self.trie.items.device != device:
+            self.trie = self.trie.to(device)
 
     def _prefixes(self, interaction: Tensor, target: Tensor) -> Tensor:
         """Return the trie node that each position's earlier tokens of the same item lead to, shape ``(N,)``."""

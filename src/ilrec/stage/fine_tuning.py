@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,7 +19,7 @@ from src.ilrec.model.sequence_models import load_sequence_model
 from src.ilrec.stage.next_item import NextItemStage
 from src.launch.errors import InputError
 from src.launch.values import Count, Positive, Weight
-from src.losses.collaborative import marked_entries, reward_loss
+from src.losses.collaborative import reward_loss, rewarded_positions
 from src.losses.cross_layer import (
     Form,
     Space,
@@ -32,6 +32,8 @@ from src.model.architecture import Head
 from src.model.causal_lm import CausalLM, intermediate_blocks
 from src.training.sharded import gather, release, split
 from src.training.stage import TrainingSettings
+
+_COMPARED = 64  # positions at which the gradients are compared: as many as fit into little memory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,6 +93,14 @@ class FineTuningSettings(TrainingSettings):
                 "Train one:     python -m src.run +experiment=sasrec\n"
                 "and name it:   stage.reward_from=outputs/sasrec/<run>/checkpoints/best.ckpt"
             )
+
+
+class _Term(NamedTuple):
+    """A term of the loss: its mean over so many positions of this process, and what it weighs."""
+
+    mean: Tensor
+    positions: Tensor | int
+    weight: float = 1.0
 
 
 class FineTuningStage(NextItemStage):
@@ -157,16 +167,18 @@ class FineTuningStage(NextItemStage):
         head, target = self.model.read_head(), batch["target"]
         logits = head(states.final)
         if blocks:
-            loss, parts = self._ilrec_loss(states.intermediate, head, logits, batch)
+            terms, parts = self._ilrec_loss(states.intermediate, head, logits, batch)
         else:
-            loss, parts = F.cross_entropy(logits, target), {}
-        self._log_training({"loss": loss, **parts})
-        return loss * self._share_of_positions(len(target))
+            terms, parts = [_Term(F.cross_entropy(logits, target), len(target))], {}
+        weighted = torch.stack([term.weight * term.mean for term in terms])
+        self._log_training({"loss": weighted.sum(), **parts})
+        positions = torch.stack([torch.as_tensor(term.positions, device=target.device) for term in terms])
+        return (weighted * self._share_of_positions(positions)).sum()
 
     def _ilrec_loss(
         self, states: Tensor, head: Head, logits: Tensor, batch: Mapping[str, Tensor]
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return CPO + distillation * CPD + reward * CRR, and its parts."""
+    ) -> tuple[list[_Term], dict[str, Tensor]]:
+        """Return the terms of CPO + distillation * CPD + reward * CRR, and what is logged of them."""
         settings, target, places = self.settings, batch["target"], self.model.item_token_places
         with torch.no_grad():
             ensemble = logits.detach() if settings.ensemble == "final" else self._ensemble_logits(states, head)
@@ -179,26 +191,37 @@ class FineTuningStage(NextItemStage):
             max_negatives=settings.max_negatives,
         )
         weights = negative_weights(ensemble, negatives)
-        loss = preference_loss(logits, target, negatives, weights, strength=settings.strength, form=settings.form)
+        penalty: dict[str, Any] = {"strength": settings.strength, "form": settings.form}
+        terms = [_Term(preference_loss(logits, target, negatives, weights, **penalty), len(target))]
         item_tokens, keep = self.model.item_token_ids, target != self.model.tokenizer.eos_token_id
         parts = {}
         if self._is_log_step():
             parts = _negatives_report(ensemble, logits, target, negatives)
+            few = slice(_COMPARED)
+            parts |= _penalty_report(logits[few], target[few], negatives[few], weights[few], penalty)
             layers = zip(self.blocks, states, strict=True)
             parts |= _layers_report(layers, head.of(item_tokens), logits[:, item_tokens], keep)
         if settings.distillation > 0:
             of_items, each = head.of(item_tokens), settings.distilled == "layers"
             pupils = of_items(states) if each else self._ensemble_logits(states, of_items)[None]
             parts["loss_distillation"] = distillation_loss(pupils, logits[:, item_tokens], keep=keep)
-            loss = loss + settings.distillation * parts["loss_distillation"]
+            terms.append(_Term(parts["loss_distillation"], keep.sum(), settings.distillation))
         if self.rewards is not None:
-            row, token = marked_entries(target, negatives)
-            rewards = self.rewards(batch["interaction"], places[target], row, places[token])
+            # Only an item's next token has a reward, so nothing else is asked for, however many tokens are negative.
+            row, token = self.rewards.continuations(batch["interaction"], places[target])
+            marked = negatives[row, item_tokens[token]] | (item_tokens[token] == target[row])
+            row, token = row[marked], token[marked]
+            rewards = self.rewards(batch["interaction"], places[target], row, token)
             parts["loss_reward"] = reward_loss(
-                logits, target, negatives, rewards, temperature=settings.reward_temperature
+                logits,
+                target,
+                negatives,
+                rewards,
+                temperature=settings.reward_temperature,
+                entries=(row, item_tokens[token]),
             )
-            loss = loss + settings.reward * parts["loss_reward"]
-        return loss, parts
+            terms.append(_Term(parts["loss_reward"], rewarded_positions(len(target), row, rewards), settings.reward))
+        return terms, parts
 
     def _ensemble_logits(self, states: Tensor, head: Head) -> Tensor:
         if self.settings.ensemble == "probabilities":  # finite where they are all near 0
@@ -221,6 +244,24 @@ def _negatives_report(ensemble: Tensor, logits: Tensor, target: Tensor, negative
         "negative_mass": (logits.softmax(1) * negatives).sum(1).mean(),
         "negative_mass_intermediate": (ensemble.softmax(1) * negatives).sum(1).mean(),
         "negative_margin": margin.mean() if len(margin) else margin.new_zeros(()),
+    }
+
+
+def _penalty_report(
+    logits: Tensor, target: Tensor, negatives: Tensor, weights: Tensor, penalty: dict[str, Any]
+) -> dict[str, Tensor]:
+    """Return how far the preference loss's gradient by the final logits is from plain cross-entropy's.
+
+    ``cpo_gradient_cosine`` is their cosine, ``cpo_gradient_change`` the length of their difference over that of plain
+    cross-entropy's; 1 and 0 where the penalty changes nothing.
+    """
+    with torch.enable_grad():
+        z = logits.detach().requires_grad_()
+        losses = preference_loss(z, target, negatives, weights, **penalty), F.cross_entropy(z, target)
+        cpo, plain = (torch.autograd.grad(loss, z)[0].flatten() for loss in losses)
+    return {
+        "cpo_gradient_cosine": F.cosine_similarity(cpo, plain, dim=0),
+        "cpo_gradient_change": (cpo - plain).norm() / plain.norm(),
     }
 
 

@@ -66,7 +66,7 @@ class SelfPlayStage(PostTrainingStage):
         wrong = (response[:, 0] != response[:, 1]).any(1)
         count = int(wrong.sum())
         if count == 0:
-            return log_p.sum() * 0.0 * self._share_of_positions(1)
+            return log_p.sum() * 0.0 * self._share_of_positions(0)
         policy, reference = log_p.sum(2)[wrong], self.draw["reference"][batch["pair"]][wrong]
         loss = dpo_loss(policy, reference, beta=self.settings.beta)
         self._log_preferences(loss, policy, reference, wrong_answers=wrong.float().mean())

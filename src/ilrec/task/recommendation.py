@@ -109,6 +109,9 @@ def tested(
     Returns:
         What there is to record at the end.
     """
+    from src.ilrec.report.users import show_data, show_users
+    from src.training.dashboard import dashboards
+
     stage = parts.stage
     results: dict[str, Any] = {}
     if getattr(parts.evaluator, "guidance", None):
@@ -123,11 +126,17 @@ def tested(
         save_ranks(stage.test_ranks, folder / "ranks.parquet")
     # The number of users is no measure of quality; it has a key of its own.
     names = [name for name in trainer.callback_metrics if name.startswith("test") and name != "test/users"]
-    return results | {
+    results |= {
         "metrics": {name: trainer.callback_metrics[name].item() for name in names},
         "evaluated_users": len(stage.test_ranks["user"]),
         "protocol": protocol(config, parts.interactions),
     }
+    record.update(protocol=results["protocol"])
+    for dashboard in dashboards(trainer.loggers):
+        show_data(dashboard, parts.interactions, folder / "items.index.json")
+        if trainer.world_size == 1:  # weights may be split over processes, and the others have gone on
+            show_users(dashboard, parts, stage.test_ranks)
+    return results
 
 
 def _require_data_of_before(folder: Path, parts: Parts) -> None:

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from src.ilrec.evaluator import full_ranking
 from src.ilrec.evaluator.full_ranking import FullRankingEvaluator
 from src.ilrec.model.sequence_models import SequenceModel, SequenceModelSettings
 from src.ilrec.tokenizer.item_tokens import ItemTokens
@@ -53,6 +54,43 @@ def test_a_target_that_the_history_excludes_is_not_found():
 def test_padding_excludes_nobody():
     # History 2 alone, padded: item 0 must stay. After item 2 (3, 0): 3, 6, 9, 6; without item 2 the order is 1, 3, 0.
     assert ranks([2], 0, exclude_history=True) == [3]
+
+
+class Table(SequenceModel):
+    """Scores are small whole numbers from a table, one row a last item: many are equal."""
+
+    def __init__(self, size):
+        super().__init__([""] * size, SequenceModelSettings(hidden_size=size, dropout=0.0, max_history=9, seed=0))
+        self.item_embedding.weight.data = torch.eye(size)
+        self.table = torch.randint(5, (size, size), generator=torch.Generator().manual_seed(0)).float()
+
+    def forward(self, items):
+        return self.table[items]
+
+
+@pytest.mark.parametrize("block", [1, 45, 1 << 23])
+@pytest.mark.parametrize("exclude", [False, True])
+def test_users_are_ranked_and_served_in_blocks_as_by_one_sort_of_everything(monkeypatch, block, exclude):
+    monkeypatch.setattr(full_ranking, "_LARGEST_BLOCK", block)
+    size, users = 20, 7
+    generator = torch.Generator().manual_seed(1)
+    items = torch.randint(size, (users, 4), generator=generator)
+    target = torch.randint(size, (users,), generator=generator)
+    batch = {"input_ids": items, "attention_mask": torch.ones_like(items), "history": items, "target": target}
+    evaluator = FullRankingEvaluator(
+        ItemTokens.from_codes(np.arange(size)[:, None], [range(size)], {}), exclude_history=exclude, cutoffs=[1]
+    )
+    model = Table(size)
+    ranks = evaluator.rank(model, batch, exclude_history=exclude)
+    best = {count: evaluator.recommend(model, batch, count) for count in (3, size, size + 5)}
+    for user in range(users):
+        had = set(items[user].tolist()) if exclude else set()
+        scores = model.table[items[user, -1]].tolist()
+        order = sorted(set(range(size)) - had, key=lambda item, scores=scores: (-scores[item], item))
+        true = int(target[user])
+        assert order.index(true) + 1 == ranks[user] if true in order else np.isnan(ranks[user])
+        for count, served in best.items():
+            assert served[user] == [(item, scores[item]) for item in order[:count]]
 
 
 def test_semantic_ids_are_refused():

@@ -97,6 +97,27 @@ def test_rewards_of_few_entries_are_those_among_all():
     assert len(model(interaction, target, row[:0], token[:0])) == 0
 
 
+def test_the_continuations_are_all_the_tokens_that_have_a_reward():
+    model = make_model()
+    interaction, target = positions(2, 8, 0, 10)
+    row, token = torch.ones(12, 7).nonzero(as_tuple=True)
+    rewarded = model(interaction, target, row, token) > 0
+    listed = list(zip(*(one.tolist() for one in model.continuations(interaction, target)), strict=True))
+    # Every item has the first tokens 0 to 2 and any of 3 to 6 after each; at an end nothing goes on.
+    assert listed == [(n, v) for n in range(12) for v in ([0, 1, 2], [3, 4, 5, 6], [])[n % 3]]
+    assert {(n, v) for n, v in zip(row[rewarded].tolist(), token[rewarded].tolist(), strict=True)} == {
+        (n, v)
+        for n, v in listed
+        if not 6 <= n < 9  # a user's first item has no history, and nothing a reward
+    }
+
+
+def test_a_prefix_of_no_item_has_no_continuations():
+    interaction, target = torch.tensor([2, 2, 2]), torch.tensor([6, 0, -1])  # no item starts with 6
+    row, _ = make_model().continuations(interaction, target)
+    assert row.tolist() == [0, 0, 0]
+
+
 def test_without_a_history_and_after_an_items_last_token_and_outside_the_items_there_is_no_reward():
     model = make_model()
     interaction, target = positions(0, 9, 2)  # the first items of two users, then one with a history

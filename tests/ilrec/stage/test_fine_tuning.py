@@ -1,5 +1,7 @@
 """The fine-tuning stage on a small real model: losses, checkpoints, refusals."""
 
+from types import SimpleNamespace
+
 import lightning
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ from src.ilrec.model.reward_model import RewardModel
 from src.ilrec.model.sequence_models import SASRec, load_sequence_model
 from src.ilrec.prompt.ids import IdsPrompt
 from src.ilrec.prompt.instruction import InstructionPrompt
-from src.ilrec.stage.fine_tuning import FineTuningStage, _layers_report
+from src.ilrec.stage.fine_tuning import FineTuningStage, _layers_report, _penalty_report
 from src.ilrec.tokenizer.item_tokens import ItemTokens
 from src.launch.errors import InputError
 from src.losses.cross_layer import distillation_loss, negative_weights, preference_loss, self_hard_negatives
@@ -90,14 +92,13 @@ def data(network):
 def trainer(folder, **settings):
     return lightning.Trainer(
         accelerator="cpu",
-        devices=1,
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
         num_sanity_val_steps=0,
         default_root_dir=folder,
-        **{"max_epochs": 60, "log_every_n_steps": 1, **settings},
+        **{"devices": 1, "max_epochs": 60, "log_every_n_steps": 1, **settings},
     )
 
 
@@ -116,7 +117,8 @@ def test_training_learns_to_rank_the_next_item_first(tmp_path, strength, distill
     parts |= {"train/negative_mass", "train/negative_mass_intermediate"}
     parts |= {"train/negatives", "train/negative_margin", "train/layer_divergence"}
     parts |= {"train/layer_agreement_1", "train/layer_agreement_2"}
-    expected = {"train/loss"} | (parts if strength else set())
+    parts |= {"train/cpo_gradient_cosine", "train/cpo_gradient_change"}
+    expected = {"train/loss", "train/learning_rate", "train/gradient_norm"} | (parts if strength else set())
     assert logged == expected | ({"train/loss_distillation"} if distillation else set())
 
 
@@ -160,6 +162,20 @@ def test_layers_are_compared_with_the_final_one_among_item_tokens():
     # 2 positions and 2 layers.
     p = torch.sigmoid(torch.tensor(1.0))
     torch.testing.assert_close(report["layer_divergence"], (2 * p - 1) / 4)
+
+
+def test_the_penalty_is_measured_by_what_it_does_to_the_gradient():
+    # z = 0, y = 0, token 1 the only negative, a = 1, additive: z' = (0, 1, 0). Plain cross-entropy's gradient is
+    # (-2, 1, 1) / 3; CPO's (1, e, 1) / (2 + e) - (1, 0, 0) = (-.78806, .57612, .21194), but with token 2's as it falls.
+    z, negatives = torch.zeros(1, 3), torch.tensor([[False, True, False]])
+    arguments = z, torch.tensor([0]), negatives, negatives.float()
+    report = _penalty_report(*arguments, {"strength": 1.0, "form": "additive"})
+    plain, cpo = torch.tensor([-2, 1, 1]) / 3, torch.tensor([-0.78806, 0.57612, 0.21194])
+    expected = {"cosine": plain @ cpo / plain.norm() / cpo.norm(), "change": (cpo - plain).norm() / plain.norm()}
+    for name, value in expected.items():
+        torch.testing.assert_close(report[f"cpo_gradient_{name}"], value, rtol=1e-4, atol=1e-4)
+    nothing = _penalty_report(*arguments, {"strength": 0.0, "form": "additive"})
+    assert (nothing["cpo_gradient_cosine"].item(), nothing["cpo_gradient_change"].item()) == (pytest.approx(1), 0)
 
 
 def test_intermediate_states_are_normed_once_and_the_final_ones_not_again():
@@ -379,6 +395,38 @@ def test_rewards_are_added_with_their_weight(tmp_path):
     torch.testing.assert_close(loss, F.cross_entropy(logits, target) + 0.3 * total / count, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_two_processes_give_the_gradient_of_one_though_their_rewarded_positions_differ_in_number(tmp_path, monkeypatch):
+    path = tmp_path / "sasrec.ckpt"
+    collaborative_checkpoint(path)
+    monkeypatch.setattr(
+        FineTuningStage, "configure_optimizers", lambda self: torch.optim.SGD(self.parameters(), lr=1.0)
+    )
+    found, start = {}, None
+    for processes in (1, 2):
+        module = stage(model(dropout=0.0), strength=0.5, distillation=0.5, reward=2.0, reward_from=str(path), layers=1)
+        start = {name: weight.clone() for name, weight in module.state_dict().items()}
+        strategy = {"devices": 2, "strategy": "ddp_fork"} if processes == 2 else {}
+        batches = data(module.model)  # 26 of the 28 label positions of one process have a reward, all 20 of the other
+        trainer(tmp_path, max_steps=1, limit_val_batches=0, log_every_n_steps=9, **strategy).fit(module, batches)
+        found[processes] = {name: weight - start[name] for name, weight in module.state_dict().items()}
+    assert max(float(step.abs().max()) for step in found[1].values()) > 0.1
+    for name, step in found[1].items():
+        torch.testing.assert_close(found[2][name], step, rtol=1e-4, atol=1e-6)
+
+
+def test_a_process_weighs_by_the_positions_of_each_term(monkeypatch):
+    # 3 label positions here and 1 there, no rewarded one here and 4 there, and of the third term none at all.
+    module = stage(strength=0.0)
+    counts = torch.tensor([[3.0, 0.0, 0.0], [1.0, 4.0, 0.0]])
+    monkeypatch.setattr(module, "_trainer", SimpleNamespace(world_size=2))
+    monkeypatch.setattr(module, "all_gather", lambda mine: counts)
+    assert module._share_of_positions(counts[0]).tolist() == [1.5, 0, 0]
+    assert module._share_of_positions(counts[1]).tolist() == [0.5, 2, 0]
+    monkeypatch.setattr(module, "all_gather", lambda mine: counts[:, 0])
+    assert module._share_of_positions(3).item() == 1.5
+
+
 def test_rewards_from_a_model_of_other_data_are_refused_before_the_first_step(tmp_path):
     path = tmp_path / "sasrec.ckpt"
     collaborative_checkpoint(path, fingerprint="e" * 64)
@@ -456,3 +504,21 @@ def test_lightning_loads_a_checkpoint_with_the_settings_in_it(tmp_path):
     )
     assert loaded.settings == module.settings
     assert all(torch.equal(weight, module.state_dict()[name]) for name, weight in loaded.state_dict().items())
+
+
+def test_learning_rate_and_gradient_norm_are_those_of_the_step_before_clipping(tmp_path):
+    """One step: the norm is that of the whole gradient, though the trainer clips it to a thousandth."""
+    module = stage(strength=0.0)
+    norms = []
+
+    def keep(trainer, pl_module, optimizer):
+        squares = [(parameter.grad**2).sum() for parameter in pl_module.parameters() if parameter.grad is not None]
+        norms.append((sum(squares).sqrt().item(), optimizer.param_groups[0]["lr"]))
+
+    callback = lightning.Callback()
+    callback.on_before_optimizer_step = keep
+    run = trainer(tmp_path, max_steps=1, gradient_clip_val=1e-3, callbacks=[callback])
+    run.fit(module, datamodule=data(module.model))
+    shown = (run.callback_metrics["train/gradient_norm"].item(), run.callback_metrics["train/learning_rate"].item())
+    assert shown == pytest.approx(norms[0])
+    assert shown[0] > 1e-3
