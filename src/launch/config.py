@@ -24,7 +24,6 @@ from src.launch.record import first_process, require_resumable
 from src.launch.values import MISSING, Count, Node, Seed, Weight, Whole, did_you_mean, faults_of
 
 _INSTRUCTIONS = ("_target_", "_partial_", "_args_", "_recursive_", "_convert_")
-
 CONF = Path(__file__).resolve().parents[2] / "conf"
 _SHOWS_ONLY = ("--hydra-help", "--cfg", "-c", "--info", "-i", "--version", "--shell-completion", "-sc")
 _MULTIRUN = ("-m", "--multirun")
@@ -38,6 +37,9 @@ class Upstream(TypedDict, total=False):
 
     folder: str
     sasrec: str
+    counting: str
+    popularity: str
+    uniform: str
     sft: str
     ilrec_stage1: str
 

@@ -134,7 +134,11 @@ class Record:
 
     def trace_origins(self, stage: Mapping[str, Any]) -> None:
         """Note the checkpoints a stage starts or learns from, its ``*_from`` settings, by path, content and recipe."""
-        paths = {key: path for key, path in stage.items() if key.endswith("_from") and path is not None}
+        paths: dict[str, str] = {}
+        for key, named in stage.items():
+            if key.endswith("_from") and named is not None:
+                several = isinstance(named, list)
+                paths |= {f"{key}[{n}]": path for n, path in enumerate(named)} if several else {key: named}
         if paths:
             self.update(lineage={key: _origin(Path(path)) for key, path in paths.items()})
 

@@ -86,9 +86,10 @@ class Run(BaseModel):
         settings = dict(_leaves(self.config, ""))
         for text in self.overrides:
             key = text.lstrip("+~").partition("=")[0]
-            origin = origins.get(str(settings.get(key)))
-            if origin:
-                shown.append(f"{key}={origin}")
+            value = settings.get(key)
+            named = [origins.get(str(one)) for one in (value if isinstance(value, list) else [value])]
+            if named and all(named):
+                shown.append(f"{key}={','.join(map(str, named))}")
             elif key not in SAME_CELL and not key.startswith(("logger.", "upstream.")):  # of which a run uses a part
                 shown.append(text)
         return shown

@@ -153,6 +153,13 @@ def test_a_start_from_a_missing_checkpoint_is_refused(tmp_path):
     assert "no such file; needed: checkpoints/best.ckpt of a run" in faults(stage={"init_from": str(tmp_path / "x")})
 
 
+def test_of_several_checkpoints_that_give_rewards_the_missing_one_is_named(tmp_path):
+    (tmp_path / "a.ckpt").touch()
+    text = faults(stage={"reward_from": [str(tmp_path / "a.ckpt"), str(tmp_path / "b.ckpt")]})
+    assert f"stage.reward_from={tmp_path / 'b.ckpt'}: no such file" in text
+    assert "a.ckpt" not in text
+
+
 def test_weights_of_an_older_version_are_refused_but_those_that_give_rewards(tmp_path):
     checkpoint = tmp_path / "checkpoints" / "best.ckpt"
     checkpoint.parent.mkdir()

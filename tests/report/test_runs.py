@@ -66,6 +66,18 @@ def test_where_other_runs_are_told_only_by_those_that_build_on_them(tmp_path, wr
     assert collection.shared == {"ilrec": ["upstream.sasrec=sasrec"]}
 
 
+def test_several_reward_models_are_told_by_the_names_of_their_runs(tmp_path, write_run):
+    names = {f"outputs/{name}/best.ckpt": name for name in ("sasrec", "counting")}
+    lineage = {
+        f"reward_from[{n}]": {"path": path, "sha256": "0" * 64, "name": name}
+        for n, (path, name) in enumerate(names.items())
+    }
+    typed = {"overrides": [f"stage.reward_from=[{','.join(names)}]"], "config": {"stage": {"reward_from": [*names]}}}
+    write_run(tmp_path / "a", **typed, lineage=lineage)
+    (found,) = find_runs([tmp_path])
+    assert found.label == "sft stage.reward_from=sasrec,counting"
+
+
 def test_a_folder_given_twice_counts_its_runs_once(tmp_path, write_run):
     write_run(tmp_path / "a/0")
     assert len(find_runs([tmp_path, tmp_path / "a"])) == 1

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from src.ilrec.dataset.interactions import Interactions
-from src.ilrec.model.sequence_models import SequenceModel
+from src.ilrec.model.collaborative import CollaborativeModel
 from src.ilrec.tokenizer.item_tokens import ItemTokens
 from src.launch.errors import InputError
 from src.launch.values import Cutoffs
@@ -20,7 +20,7 @@ _LARGEST_BLOCK = 1 << 23  # scores at once: 32 MiB, and about 100 MiB with what 
 
 
 class FullRankingEvaluator:
-    """Full ranking over all items by score; equal scores are ordered by item index.
+    """Full ranking over all items by score; equal scores share the rank they would have on average in a random order.
 
     Users are scored in blocks, so that no more than a few scores of every item are held at once.
 
@@ -50,7 +50,9 @@ class FullRankingEvaluator:
         """Begin an evaluation: there is nothing to prepare."""
 
     @torch.no_grad()
-    def rank(self, model: SequenceModel, batch: Mapping[str, Tensor], *, exclude_history: bool) -> NDArray[np.float64]:
+    def rank(
+        self, model: CollaborativeModel, batch: Mapping[str, Tensor], *, exclude_history: bool
+    ) -> NDArray[np.float64]:
         """Return each user's rank of the target, shape ``(B,)``; 1 is best, NaN where the history excludes it.
 
         Args:
@@ -65,15 +67,16 @@ class FullRankingEvaluator:
             own = scores.gather(1, target)
             if exclude_history:
                 _leave_out(scores, history)
-            item = torch.arange(scores.shape[1], device=scores.device)
-            rank = 1.0 + ((scores > own) | ((scores == own) & (item < target))).sum(1).double()
+            rank = (scores > own).sum(1) + ((scores == own).sum(1) + 1).double() / 2  # in the middle of its equals
             ranks.append(rank.masked_fill((history == target).any(1), torch.nan) if exclude_history else rank)
         result: NDArray[np.float64] = torch.cat(ranks).cpu().numpy()
         return result
 
     @torch.no_grad()
-    def recommend(self, model: SequenceModel, batch: Mapping[str, Tensor], count: int) -> list[list[tuple[int, float]]]:
-        """Return each user's best items, best first, at most ``count``, each with its score (a logit).
+    def recommend(
+        self, model: CollaborativeModel, batch: Mapping[str, Tensor], count: int
+    ) -> list[list[tuple[int, float]]]:
+        """Return each user's best items, best first, at most ``count``, each with its score; equal ones by index.
 
         Args:
             model: The collaborative model, in eval mode.
@@ -92,7 +95,9 @@ class FullRankingEvaluator:
                 best.append(list(zip(item[order].tolist(), row[item[order]].tolist(), strict=True)))
         return best
 
-    def _scored(self, model: SequenceModel, batch: Mapping[str, Tensor]) -> Iterator[tuple[dict[str, Tensor], Tensor]]:
+    def _scored(
+        self, model: CollaborativeModel, batch: Mapping[str, Tensor]
+    ) -> Iterator[tuple[dict[str, Tensor], Tensor]]:
         """Give blocks of users, and their scores of all items, shape ``(users, I)``, which may be overwritten."""
         size = max(_LARGEST_BLOCK // self._items, 1)
         for start in range(0, len(batch["history"]), size):

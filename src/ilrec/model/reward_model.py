@@ -1,8 +1,8 @@
-"""A trained collaborative model as the reward model of tokens: what it thinks of each continuation of each history."""
+"""Collaborative models as the reward model of tokens: what they think of each continuation of each history."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from src.ilrec.dataset.interactions import Interactions
-from src.ilrec.model.sequence_models import SequenceModel, load_sequence_model
+from src.ilrec.model.collaborative import CollaborativeModel, load_collaborative_model
+from src.ilrec.model.counting import CountedModel, LeaveOneOut
+from src.ilrec.model.sequence_models import SequenceModel
 from src.ilrec.model.trie import TokenTrie
 from src.ilrec.prompt.examples import Windows
 from src.losses.collaborative import interval_rewards
@@ -48,21 +50,75 @@ def history_states(network: SequenceModel, interactions: Interactions, *, stride
     return states
 
 
+class _Trained(nn.Module):
+    """Log-probabilities (but for a constant) of a trained network, whose states before all interactions are kept."""
+
+    states: Tensor
+    embeddings: Tensor
+
+    def __init__(self, network: SequenceModel, interactions: Interactions, order: Tensor, stride: int) -> None:
+        super().__init__()
+        self._network = (network,)  # no part of what asks it, whose checkpoints are not to hold it
+        states = history_states(network, interactions, stride=stride)
+        self.register_buffer("states", states, persistent=False)
+        self.register_buffer("embeddings", network.item_embedding.weight.detach()[order], persistent=False)
+
+    def before(self, interaction: Tensor) -> Tensor:
+        """Return them given the history before each interaction, shape ``(H, I)``, in the order of the trie."""
+        return self.states[interaction] @ self.embeddings.T
+
+    def after(self, history: Tensor) -> Tensor:
+        """Return them given histories ``(B, H)``, oldest item first, padded on the right with -1."""
+        network = self._network[0].to(history.device)
+        return network.last_states(*_latest(history, network.max_history)) @ self.embeddings.T
+
+
+class _Counted(nn.Module):
+    """The same of a counted model; of training items, each user's own pairs left out."""
+
+    order: Tensor
+
+    def __init__(self, network: CountedModel, interactions: Interactions, order: Tensor) -> None:
+        super().__init__()
+        self.others = LeaveOneOut(network, interactions)
+        self.register_buffer("order", order, persistent=False)
+
+    def before(self, interaction: Tensor) -> Tensor:
+        """See ``_Trained``."""
+        return self.others.probabilities(interaction).log().float()[:, self.order]
+
+    def after(self, history: Tensor) -> Tensor:
+        """See ``_Trained``."""
+        network = self.others.network_on(history.device)
+        states = network.last_states(*_latest(history, network.max_history))
+        return network.probabilities(states).log().float()[:, self.order]
+
+
+def _latest(history: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Return the latest items of histories padded on the right with -1, and their mask, both ``(B, K)``, K <= count."""
+    length = (history >= 0).sum(1, keepdim=True)
+    nth = torch.arange(min(history.shape[1], count), device=history.device)
+    place = (length - len(nth)).clamp(min=0) + nth
+    return history.gather(1, place).clamp(min=0), (place < length).long()
+
+
 class RewardModel(nn.Module):
     """Rewards of tokens after the prefix they follow and the history before it, streamed.
 
-    The histories' states are computed once, at the start: the model is frozen. For each batch all items are scored
-    once a history, whose label positions share that pass; nothing larger than a few histories x items is ever held.
+    What collaborative models say of the histories is asked anew for each batch: all items are scored once a history,
+    whose label positions share that pass; nothing larger than a few histories x items is ever held. Only states of
+    trained networks are computed once, at the start: they are frozen.
 
-    Source: ILRec (arXiv 2602.17410), CRR; how it is computed, and ``exclude_history``, are our choice.
+    Source: ILRec (arXiv 2602.17410), CRR; how it is computed, ``exclude_history``, and several or counted models are
+    our choice.
 
-    Symbols: N label positions, E entries asked for, H histories, I items.
+    Symbols: N label positions, E entries asked for, H or B histories, I items.
 
     Args:
-        network: The collaborative model, frozen and in eval mode.
+        network: The collaborative model, frozen and in eval mode; of several, the mean of their probabilities counts.
         interactions: The data set.
         trie: The items' tokens.
-        stride: See :func:`history_states`.
+        stride: See :func:`history_states`; ``None``: half of each network's longest history.
         exclude_history: Give no probability to items the user has had before, except to one that comes again;
             ``None``: if no item comes again in anybody's training sequence. A collaborative model spends much of its
             probability on them (its own ranking of Instruments has NDCG@10 .061 with and .082 without them), although
@@ -71,64 +127,83 @@ class RewardModel(nn.Module):
 
     def __init__(
         self,
-        network: SequenceModel,
+        network: CollaborativeModel | Sequence[CollaborativeModel],
         interactions: Interactions,
         trie: TokenTrie,
         *,
-        stride: int,
+        stride: int | None = None,
         exclude_history: bool | None = None,
     ) -> None:
         super().__init__()
         if exclude_history is None:
             exclude_history = bool(interactions.training_matrix().max() <= 1)
         self.exclude_history = exclude_history
-        place = trie.items.argsort()
+        networks = network if isinstance(network, Sequence) else [network]
+        self.readers: Iterable[_Trained | _Counted] = nn.ModuleList(  # type: ignore[assignment]
+            _Counted(one, interactions, trie.items)
+            if isinstance(one, CountedModel)
+            else _Trained(one, interactions, trie.items, stride or max(one.max_history // 2, 1))
+            for one in networks
+        )
+        self.place: Tensor
         self.trie = trie
-        self._network = (network,)  # no part of what owns the rewards
-        self.states: Tensor
-        self.embeddings: Tensor
         self.bounds: Tensor
-        self.places: Tensor
+        self.items: Tensor
         self.begin: Tensor
         for name, value in (
-            ("states", history_states(network, interactions, stride=stride)),
-            ("embeddings", network.item_embedding.weight.detach()[trie.items]),
+            ("place", trie.items.argsort()),
             ("bounds", torch.stack([trie.first_item, trie.last_item], dim=1)),
-            ("places", place[torch.from_numpy(interactions.items)]),
+            ("items", torch.from_numpy(interactions.items)),
             ("begin", torch.from_numpy(np.repeat(interactions.offsets[:-1], np.diff(interactions.offsets)))),
         ):
             self.register_buffer(name, value, persistent=False)
 
     def probabilities(self, interaction: Tensor) -> Tensor:
-        """Return P(i | history before each interaction), shape ``(H, I)``, float32, in the order of the trie."""
-        scores = self.states[interaction] @ self.embeddings.T
+        """Return P(i | history before each interaction), shape ``(H, I)``, float32, in the order of the trie.
+
+        NaN for a user's first item, before which there is no history.
+        """
+        logits = [reader.before(interaction) for reader in self.readers]
+        seen = interaction - self.begin[interaction]
         if self.exclude_history:
-            seen = interaction - self.begin[interaction]
             row = torch.repeat_interleave(seen)
             nth = torch.arange(len(row), device=row.device) - (seen.cumsum(0) - seen)[row]
-            had, next_one = self.places[self.begin[interaction][row] + nth], self.places[interaction]
-            again = had == next_one[row]
-            scores[row[~again], had[~again]] = -torch.inf
-        return scores.softmax(1)
+            had = self.items[self.begin[interaction][row] + nth]
+            new = had != self.items[interaction][row]
+            self._exclude(logits, row[new], had[new])
+        return _mean_probabilities(logits).masked_fill_((seen == 0)[:, None], torch.nan)
 
     @torch.no_grad()
     def probabilities_after(self, history: Tensor) -> Tensor:
         """Return P(i | history), shape ``(B, I)``, float32, in the order of the trie.
 
+        For items that nothing was learnt from: here no pairs of counted models are left out.
+
         Args:
-            history: Item indices of each user, oldest first, shape ``(B, H)``, int64, -1 pads; at least one item each.
+            history: Item indices of each user, oldest first, shape ``(B, H)``, int64, padded on the right with -1; at
+                least one item each.
         """
-        self._follow(history.device)
-        network = self._network[0].to(history.device)
-        length = (history >= 0).sum(1, keepdim=True)
-        seen = torch.arange(min(history.shape[1], network.max_history), device=history.device)
-        place = (length - network.max_history).clamp(min=0) + seen
-        items = history.gather(1, place.clamp(max=history.shape[1] - 1)).clamp(min=0)
-        scores = network.last_states(items, (place < length).long()) @ self.embeddings.T
+        logits = [reader.after(history) for reader in self.readers]
         if self.exclude_history:
-            had = self.trie.items.argsort()[torch.where(history < 0, history[:, :1], history)]  # padding repeats one
-            scores = scores.scatter(1, had, -torch.inf)
-        return scores.softmax(1)
+            row, column = (history >= 0).nonzero(as_tuple=True)
+            self._exclude(logits, row, history[row, column])
+        return _mean_probabilities(logits)
+
+    @torch.no_grad()
+    def log_probabilities(self, interaction: Tensor, items: Tensor) -> Tensor:
+        """Return log P(i | history before each interaction) of a few items each, float32, NaN as in ``probabilities``.
+
+        Args:
+            interaction: Shape ``(H,)``, int64.
+            items: Item indices, shape ``(H, K)``, int64.
+        """
+        smallest, size = torch.finfo(torch.float32).tiny, max(_LARGEST_CHUNK // len(self.place), 1)
+        chunks = zip(torch.split(interaction, size), torch.split(self.place[items], size), strict=True)
+        return torch.cat([self.probabilities(some).gather(1, of).clamp(min=smallest).log() for some, of in chunks])
+
+    def _exclude(self, logits: list[Tensor], row: Tensor, items: Tensor) -> None:
+        for one in logits:
+            one[row, self.place[items]] = -torch.inf
 
     @torch.no_grad()
     def forward(self, interaction: Tensor, target: Tensor, row: Tensor, token: Tensor) -> Tensor:
@@ -156,7 +231,7 @@ class RewardModel(nn.Module):
         histories, owner = torch.unique_consecutive(interaction, return_inverse=True)
         owner = owner[row[asked]]
         rewards = torch.zeros(len(row), dtype=torch.float64, device=row.device)
-        size = max(_LARGEST_CHUNK // len(self.embeddings), 1)
+        size = max(_LARGEST_CHUNK // len(self.place), 1)
         edges = torch.arange(0, len(histories) + size, size, device=row.device)
         cuts = torch.searchsorted(owner, edges).tolist()
         for number, (start, stop) in enumerate(zip(cuts[:-1], cuts[1:], strict=True)):
@@ -198,20 +273,24 @@ class RewardModel(nn.Module):
         return node
 
 
+def _mean_probabilities(logits: list[Tensor]) -> Tensor:
+    return sum((one.softmax(1) for one in logits[1:]), start=logits[0].softmax(1)) / len(logits)
+
+
 def load_reward_model(
     named: str | Sequence[str], interactions: Interactions, trie: TokenTrie, exclude_history: bool | None = None
 ) -> RewardModel:
-    """Load a collaborative model as a reward model.
+    """Load collaborative models as one reward model, see :class:`RewardModel`.
 
     Args:
-        named: Its checkpoint.
-        interactions: The data set it must have been trained on.
+        named: Checkpoint, or several, of ``stage=collaborative_filtering`` or ``stage=counting``.
+        interactions: The data set that they must have been trained on.
         trie: The items' tokens, on the CPU.
-        exclude_history: See ``RewardModel``.
+        exclude_history: See :class:`RewardModel`.
 
     Raises:
-        InputError: the file cannot be read, holds something else, or was trained on other data.
+        InputError: one cannot be read, is of something else, or was trained on other data.
     """
-    (path,) = [named] if isinstance(named, str) else named
-    network = load_sequence_model(Path(path), interactions)
-    return RewardModel(network, interactions, trie, stride=network.max_history // 2, exclude_history=exclude_history)
+    paths = [named] if isinstance(named, str) else named
+    networks = [load_collaborative_model(Path(path), interactions) for path in paths]
+    return RewardModel(networks, interactions, trie, exclude_history=exclude_history)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,11 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the field's usual name
 
-from src.ilrec.dataset.interactions import Interactions
 from src.launch.errors import InputError
 from src.launch.values import Count, Dropout
 from src.model.vocabulary import start_rows
-from src.training.stage import why_unreadable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -276,54 +273,3 @@ class Caser(SequenceModel):
         sums = self.vertical(image.reshape(-1, 1, image.shape[2])).view(batch, -1, length)  # every column by itself
         states: Tensor = self.output(self.dropout(torch.cat([*strongest, sums], dim=1).transpose(1, 2)))
         return states
-
-
-KINDS: dict[str, Callable[..., SequenceModel]] = {kind.__name__: kind for kind in (SASRec, GRU4Rec, Caser)}
-
-
-_ADVICE = "Train one:  python -m src.run +experiment=sasrec dataset=..."
-
-
-def read_sequence_checkpoint(path: Path) -> tuple[dict[str, Any], str, dict[str, Tensor]]:
-    """Return what the model of a checkpoint is, the fingerprint of the data that it has learnt from, and its weights.
-
-    Raises:
-        InputError: the file cannot be read, or holds something else.
-    """
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-        spec, trained_on, weights = dict(checkpoint["model"]), str(checkpoint["dataset"]), checkpoint["state_dict"]
-    except Exception as error:  # torch.load answers damage with errors of a dozen types
-        reason = why_unreadable(path, error)
-        raise InputError(f"{path} is not a checkpoint of this project that can be read: {reason}\n{_ADVICE}") from error
-    if spec.get("kind") not in KINDS:
-        raise InputError(f"{path} holds {spec.get('kind')!r}; I need one of {', '.join(KINDS)}.\n{_ADVICE}")
-    return spec, trained_on, weights
-
-
-def load_sequence_model(path: Path, interactions: Interactions) -> SequenceModel:
-    """Load a collaborative model, frozen and in eval mode.
-
-    Args:
-        path: Checkpoint of ``stage=collaborative_filtering``.
-        interactions: The data set it must have been trained on.
-
-    Returns:
-        The model.
-
-    Raises:
-        InputError: the file cannot be read, holds something else, or was trained on other data.
-    """
-    spec, trained_on, weights = read_sequence_checkpoint(path)
-    if trained_on != interactions.fingerprint:
-        raise InputError(
-            f"{path} was trained on the data set {trained_on[:12]}, but this one is {interactions.name} "
-            f"({interactions.fingerprint[:12]}).\n{_ADVICE}"
-        )
-    kind, items = KINDS[spec.pop("kind")], spec.pop("items")
-    network = kind([""] * items, **spec, seed=0)
-    try:
-        network.load_state_dict({name.removeprefix("model."): weight for name, weight in weights.items()})
-    except RuntimeError as error:
-        raise InputError(f"{path} was written by a version with other weights: {error}\n{_ADVICE}") from error
-    return network.eval().requires_grad_(False)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -14,8 +13,7 @@ from torch.nn import functional as F  # noqa: N812 - the field's usual name
 
 from src.ilrec.evaluator.grounding import GroundedEvaluator
 from src.ilrec.evaluator.ranking import RankingEvaluator
-from src.ilrec.model.reward_model import RewardModel
-from src.ilrec.model.sequence_models import load_sequence_model
+from src.ilrec.model.reward_model import RewardModel, load_reward_model
 from src.ilrec.stage.next_item import NextItemStage
 from src.launch.errors import InputError
 from src.launch.values import Count, Positive, Weight
@@ -52,7 +50,8 @@ class FineTuningSettings(TrainingSettings):
         distillation: Weight of the distillation of the final layer into those that vote, see ``distillation_loss``.
         distilled: What learns from it: each of the ``layers``, or their ``ensemble``, as in the paper's figure.
         reward: Weight of the collaborative rewards, see ``reward_loss``.
-        reward_from: Checkpoint of ``stage=collaborative_filtering`` that gives the rewards; needed if they weigh.
+        reward_from: Checkpoint of a collaborative model of any kind that gives the rewards, or of several, whose
+            probabilities are averaged; needed if they weigh.
         reward_temperature: See ``reward_loss``.
         reward_excludes_history: See ``RewardModel``.
         observe_layers: Log what the layers find also where no term reads them, at the log steps; nothing else changes.
@@ -71,7 +70,7 @@ class FineTuningSettings(TrainingSettings):
     distillation: Weight
     distilled: Literal["layers", "ensemble"] = "layers"  # as in runs of before there was a choice
     reward: Weight
-    reward_from: str | None
+    reward_from: str | list[str] | None
     reward_temperature: Positive | None
     reward_excludes_history: bool | None
     observe_layers: bool
@@ -87,7 +86,7 @@ class FineTuningSettings(TrainingSettings):
                 "stage.ensemble=final makes the final layer its own pupil: stage.distilled=ensemble has nothing to "
                 "learn.\nType:  stage.distilled=layers, or stage.ensemble=logits"
             )
-        if self.reward > 0 and self.reward_from is None:
+        if self.reward > 0 and not self.reward_from:
             raise InputError(
                 f"stage.reward={self.reward} needs a collaborative model trained on the same data set.\n"
                 "Train one:     python -m src.run +experiment=sasrec\n"
@@ -126,6 +125,11 @@ class FineTuningStage(NextItemStage):
         self.blocks = intermediate_blocks(model, self.settings.layers) if read else []
         self.rewards: RewardModel | None = None
 
+    @property
+    def decisions(self) -> dict[str, Any]:
+        """See the base class."""
+        return {"reward_excludes_history": self.rewards.exclude_history} if self.rewards else {}
+
     def configure_model(self) -> None:
         """Split the weights over the processes where the trainer asks for it."""
         if self.device_mesh is not None:
@@ -143,21 +147,15 @@ class FineTuningStage(NextItemStage):
         release(self)
 
     def on_fit_start(self) -> None:
-        """Load the collaborative model and let it read all histories.
+        """Load the collaborative models and let them read all histories.
 
         Raises:
-            InputError: it is none, or was trained on other data.
+            InputError: one is none, or was trained on other data.
         """
         if self.settings.reward > 0:
             interactions = self.trainer.datamodule.interactions  # type: ignore[attr-defined]
-            network = load_sequence_model(Path(str(self.settings.reward_from)), interactions)
-            self.rewards = RewardModel(
-                network,
-                interactions,
-                self.evaluator.trie,
-                stride=network.max_history // 2,
-                exclude_history=self.settings.reward_excludes_history,
-            )
+            named, exclude = self.settings.reward_from or [], self.settings.reward_excludes_history
+            self.rewards = load_reward_model(named, interactions, self.evaluator.trie, exclude_history=exclude)
             self.rewards.to(self.device)
 
     def training_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> Tensor:

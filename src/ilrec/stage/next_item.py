@@ -47,6 +47,11 @@ class NextItemStage(TrainingStage):
         exclude = self.evaluator.exclude_history
         return {"": False, "_excluded": True} if exclude == "both" else {"": exclude}
 
+    @property
+    def decisions(self) -> dict[str, Any]:
+        """What the settings leave to the data and the stage has decided by now, for the run's record."""
+        return {}
+
     def on_validation_epoch_start(self) -> None:
         """Begin an evaluation."""
         self._searches = self._to_test() if self.trainer.testing else self._to_validate()

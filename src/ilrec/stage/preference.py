@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from src.ilrec.batches.pairs import Pairs
 from src.ilrec.evaluator.ranking import RankingEvaluator
-from src.ilrec.model.reward_model import history_states
-from src.ilrec.model.sequence_models import load_sequence_model
+from src.ilrec.model.reward_model import load_reward_model
 from src.ilrec.stage.post_training import Batch, PostTrainingSettings, PostTrainingStage, other_weights
 from src.launch.errors import InputError
 from src.launch.storage import sha256_of
@@ -29,7 +28,8 @@ class PreferenceSettings(PostTrainingSettings):
     Attributes:
         objective: ``dpo``, ``sdpo`` or ``rosepo``, see ``losses/preference.py``.
         beta: How strongly the reference holds the model back; dimensionless, > 0.
-        reward_from: Checkpoint of ``stage=collaborative_filtering``, the preference oracle; ``rosepo`` needs it.
+        reward_from: Checkpoint of a collaborative model of any kind, the preference oracle, or of several, whose
+            probabilities are averaged; ``rosepo`` needs it.
         temperature: Of the oracle's score differences, see ``preference_smoothing``; > 0.
 
     Raises:
@@ -38,7 +38,7 @@ class PreferenceSettings(PostTrainingSettings):
 
     objective: Literal["dpo", "sdpo", "rosepo"]
     beta: Positive
-    reward_from: str | None
+    reward_from: str | list[str] | None
     temperature: Positive
 
     def __post_init__(self) -> None:
@@ -46,7 +46,7 @@ class PreferenceSettings(PostTrainingSettings):
         for name in ("beta", "temperature"):
             if not getattr(self, name) > 0:
                 raise InputError(f"stage.{name}={getattr(self, name)}: I need a number above 0.")
-        if self.objective == "rosepo" and self.reward_from is None:
+        if self.objective == "rosepo" and not self.reward_from:
             raise InputError(
                 "stage.reward_from is not given: RosePO asks a collaborative model how sure each preference is.\n"
                 "Train one:     python -m src.run +experiment=sasrec\n"
@@ -99,13 +99,11 @@ class PreferenceStage(PostTrainingStage):
     def _smoothing(self, pairs: Pairs) -> Tensor:
         """Return how unsure the oracle is of each pair, shape ``(n, K)``; 0 where it has no history to judge by."""
         interactions = self.data.interactions
-        oracle = load_sequence_model(Path(str(self.settings.reward_from)), interactions)
-        states = history_states(oracle, interactions, stride=oracle.max_history // 2)
-        state = states[torch.from_numpy(interactions.offsets[pairs.user] + pairs.label)][:, None]
+        trie = self.evaluator.trie.to(torch.device("cpu"))
+        oracle = load_reward_model(self.settings.reward_from or [], interactions, trie, exclude_history=False)
         answers = self.data.answers
-        rejected = torch.from_numpy(pairs.rejected if answers is None else answers[:, None])
-        embedding = oracle.item_embedding.weight
-        chosen_score = (state * embedding[torch.from_numpy(pairs.chosen)[:, None]]).sum(2)
-        rejected_score = (state * embedding[rejected]).sum(2)
-        smoothing = preference_smoothing(chosen_score, rejected_score, temperature=self.settings.temperature)
+        rejected = pairs.rejected if answers is None else answers[:, None]
+        asked = torch.from_numpy(np.concatenate([pairs.chosen[:, None], rejected], axis=1))
+        scores = oracle.log_probabilities(torch.from_numpy(interactions.offsets[pairs.user] + pairs.label), asked)
+        smoothing = preference_smoothing(scores[:, :1], scores[:, 1:], temperature=self.settings.temperature)
         return smoothing.nan_to_num(0.0)

@@ -18,7 +18,7 @@ from src.launch.record import read_config
 if TYPE_CHECKING:
     from src.ilrec.batches.next_item import RecommendationData
     from src.ilrec.dataset.interactions import Interactions
-    from src.ilrec.model.sequence_models import SequenceModel
+    from src.ilrec.model.collaborative import CollaborativeModel
     from src.ilrec.prompt.ids import IdsPrompt, ItemsPrompt
     from src.ilrec.prompt.instruction import InstructionPrompt
     from src.ilrec.stage.next_item import NextItemStage
@@ -35,7 +35,7 @@ class Parts:
 
     interactions: Interactions
     items: ItemTokens
-    model: CausalLM | SequenceModel
+    model: CausalLM | CollaborativeModel
     prompt: IdsPrompt | InstructionPrompt | ItemsPrompt
     data: RecommendationData
     evaluator: Any  # RankingEvaluator | GroundedEvaluator | FullRankingEvaluator, the one that fits the model
@@ -79,14 +79,14 @@ def foresee(config: dict[str, Any]) -> None:
 
 def foresee_rewards(config: dict[str, Any], of_stage: str | list[str] | None = None) -> None:
     """Refuse collaborative models that the evaluator's guidance cannot use, or the stage; see ``foresee``."""
-    from src.ilrec.model.sequence_models import load_sequence_model
+    from src.ilrec.model.collaborative import load_collaborative_model
 
     evaluator = config["evaluator"]
     named = [of_stage, evaluator.get("reward_from") if evaluator.get("guidance") else None]
     paths = {path for one in named if one for path in ([one] if isinstance(one, str) else one)}
     interactions: Any = build(config["dataset"]) if paths else None
     for path in paths:
-        load_sequence_model(Path(path), interactions)
+        load_collaborative_model(Path(path), interactions)
 
 
 def require_same_items(checkpoint: Mapping[str, Any], path: Path, parts: Parts) -> None:

@@ -12,10 +12,14 @@ _COLLABORATIVE = {
     "tokenizer": ("item_tokens.OneTokenPerItem", "item_ids"),
     "prompt": ("ids.ItemsPrompt", "items"),
     "evaluator": ("full_ranking.FullRankingEvaluator", "full_ranking"),
-    "stage": ("collaborative_filtering.CollaborativeFilteringStage", "collaborative_filtering"),
 }
 """What models of whole items go with, and nothing else does: the class, and the choice that makes it."""
-_OTHERWISE = {"tokenizer": "residual_kmeans", "prompt": "ids", "evaluator": "ranking", "stage": "sft"}
+_LEARNT_BY = {
+    "sequence_models": ("collaborative_filtering.CollaborativeFilteringStage", "collaborative_filtering"),
+    "counting": ("counting.CountingStage", "counting"),
+}
+"""Likewise the stage, by the module of the model."""
+_OTHERWISE = {"prompt": "ids", "evaluator": "ranking", "stage": "sft"}
 _OWN_ANSWERS = {
     "self_play.SelfPlayStage": ("batches.negatives=own", "batches.epochs_per_draw=2", "batches.prompts_per_epoch=2048"),
     "group_relative.GroupRelativeStage": ("batches.negatives=own", "batches.prompts_per_epoch=2048"),
@@ -32,18 +36,23 @@ def misfits(config: Mapping[str, Any]) -> Iterator[str]:
         yield f"dataset: {dataset} makes questions, and I need interactions. " + _type("dataset=ml_100k")
     yield from _unmeasured(config)
     yield from unrewarded(config["evaluator"])
-    collaborative = kinds["model"].startswith("sequence_models.")
+    learnt_by = _LEARNT_BY.get(kinds["model"].partition(".")[0])
+    if learnt_by and kinds["stage"] != learnt_by[0]:
+        yield f"stage: {_name(kinds['stage'])} is not for {_name(kinds['model'])}. " + _type(f"stage={learnt_by[1]}")
     for part, (kind, choice) in _COLLABORATIVE.items():
-        if collaborative and kinds[part] != kind:
+        if learnt_by and kinds[part] != kind:
             yield f"{part}: {_name(kinds['model'])} reads and ranks whole items, not so {_name(kinds[part])}. " + _type(
                 f"{part}={choice}"
             )
-        elif kinds[part] == kind and not collaborative and part != "tokenizer":
-            yield f"{part}: {_name(kind)} is for collaborative models, and this one is a language model. " + _type(
-                f"{part}={_OTHERWISE[part]}, or model=sasrec"
-            )
-    if collaborative:
+    if learnt_by:
         return
+    whole_items = [one[0] for one in (*_COLLABORATIVE.values(), *_LEARNT_BY.values())]
+    for part in ("prompt", "evaluator", "stage"):
+        if kinds[part] in whole_items:
+            yield (
+                f"{part}: {_name(kinds[part])} is for collaborative models, and this one is a language model. "
+                + _type(f"{part}={_OTHERWISE[part]}, or model=sasrec")
+            )
     titles = kinds["tokenizer"] == "title.Titles"
     if titles and kinds["prompt"] == "ids.IdsPrompt":
         yield (

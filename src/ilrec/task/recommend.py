@@ -44,7 +44,7 @@ class RecommendTask:
     """Write ``recommendations.jsonl`` into the run folder.
 
     A line reads ``{"user": "1", "items": [{"item": "50", "title": "Star Wars (1977)", "score": -3.2}, ...]}``; scores
-    are log-probabilities of a language model, logits of a collaborative one. A killed run goes on where it was.
+    are log-probabilities of a language model, logits or counts of another. A killed run goes on where it was.
 
     Args:
         users: JSON lines, each ``{"user": "<id>"}`` of the data set, or ``{"history": ["<item id>", ...]}``, oldest

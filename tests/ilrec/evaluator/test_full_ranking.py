@@ -35,24 +35,24 @@ def ranks(history, target, exclude_history=False):
     return evaluator.rank(LastItem(), batch, exclude_history=exclude_history).tolist()
 
 
-def test_higher_scores_come_first_and_equal_ones_by_item():
-    # After item 0 (1, 0) the items score 1, 2, 3, 2: order 2, 1, 3, 0.
-    assert [ranks([0], target) for target in range(4)] == [[4], [2], [1], [3]]
+def test_higher_scores_come_first_and_equal_ones_share_their_expected_rank():
+    # After item 0 (1, 0) the items score 1, 2, 3, 2: first 2, then 1 and 3 in either order, then 0.
+    assert [ranks([0], target) for target in range(4)] == [[4], [2.5], [1], [2.5]]
 
 
 def test_items_of_the_history_step_aside_if_wanted():
-    # The same scores after the history 2, 1, 0 leave only item 3, and it comes first; without exclusion it is third.
+    # The same scores after the history 2, 1, 0 leave only item 3; without exclusion item 2 is ahead, item 1 level.
     assert ranks([2, 1, 0], 3, exclude_history=True) == [1]
-    assert ranks([2, 1, 0], 3) == [3]
+    assert ranks([2, 1, 0], 3) == [2.5]
 
 
 def test_a_target_that_the_history_excludes_is_not_found():
     assert np.isnan(ranks([1, 0], 1, exclude_history=True)).all()
-    assert ranks([1, 0], 1) == [2]
+    assert ranks([1, 0], 1) == [2.5]
 
 
 def test_padding_excludes_nobody():
-    # History 2 alone, padded: item 0 must stay. After item 2 (3, 0): 3, 6, 9, 6; without item 2 the order is 1, 3, 0.
+    # History 2 alone, padded: item 0 must stay. After item 2 (3, 0): 3, 6, 9, 6; items 1 and 3 are before it.
     assert ranks([2], 0, exclude_history=True) == [3]
 
 
@@ -88,7 +88,8 @@ def test_users_are_ranked_and_served_in_blocks_as_by_one_sort_of_everything(monk
         scores = model.table[items[user, -1]].tolist()
         order = sorted(set(range(size)) - had, key=lambda item, scores=scores: (-scores[item], item))
         true = int(target[user])
-        assert order.index(true) + 1 == ranks[user] if true in order else np.isnan(ranks[user])
+        level = [place for place, item in enumerate(order, start=1) if scores[item] == scores[true]]
+        assert np.mean(level) == ranks[user] if true in order else np.isnan(ranks[user])
         for count, served in best.items():
             assert served[user] == [(item, scores[item]) for item in order[:count]]
 

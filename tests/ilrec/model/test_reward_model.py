@@ -6,10 +6,10 @@ import torch
 
 from src.ilrec.dataset.interactions import Interactions
 from src.ilrec.model import reward_model
+from src.ilrec.model.counting import Counting, LeaveOneOut, Popularity, Uniform
 from src.ilrec.model.reward_model import RewardModel, history_states
-from src.ilrec.model.sequence_models import SASRec, load_sequence_model
+from src.ilrec.model.sequence_models import SASRec
 from src.ilrec.model.trie import TokenTrie
-from src.launch.errors import InputError
 from src.losses.collaborative import token_rewards
 
 # 12 items of two tokens: first 0 .. 2, second 3 .. 6.
@@ -170,6 +170,59 @@ def test_the_history_is_excluded_by_default_only_where_nobody_takes_an_item_twic
     assert (kept.probabilities(torch.tensor([8])) > 0).all()
 
 
+def counted(kind, data, **settings):
+    model = kind([""] * 12, max_history=4, **settings)
+    model.count(data)
+    return model
+
+
+GRID = {"decay": [0.5], "skip": [3], "back": [0.3], "norm": [0.5], "smoothing": 0.3}
+
+
+@pytest.mark.parametrize("exclude", [False, True])
+def test_after_a_history_a_model_says_what_it_says_before_the_item_that_is_held_out(exclude):
+    data = interactions([5, 2, 7, 11, 0, 1, 3, 4, 6, *[8, 9, 10], *[5, 2, 7, 11, 0]])
+    history = torch.tensor([[5, 2, 7, 11, 0, 1, 3], [8, *[-1] * 6], [5, 2, 7, *[-1] * 4]])
+    for network_of in (network(), counted(Counting, data, **GRID), counted(Popularity, data), counted(Uniform, data)):
+        model = RewardModel(network_of, data, TRIE, stride=1, exclude_history=exclude)
+        after = model.probabilities_after(history)
+        torch.testing.assert_close(after, model.probabilities(torch.tensor([7, 10, 15])))  # before what came next
+        torch.testing.assert_close(after.sum(1), torch.ones(3))
+        without = [set(TRIE.items[row == 0].tolist()) for row in after]
+        assert without == ([{5, 2, 7, 11, 0, 1, 3}, {8}, {5, 2, 7}] if exclude else [set()] * 3)
+
+
+def test_before_a_training_item_its_users_own_pairs_are_left_out():
+    data = interactions([5, 2, 7, 11, 0, 1, 3, 4, 6, *[8, 9, 10], *[5, 2, 7, 11, 0]])
+    counting = counted(Counting, data, **GRID)
+    asked = RewardModel(counting, data, TRIE, exclude_history=False).probabilities(torch.tensor([3, 13]))
+    expected = LeaveOneOut(counting, data).probabilities(torch.tensor([3, 13]))[:, TRIE.items]
+    torch.testing.assert_close(asked, expected.float())
+    everyone = counting.probabilities(torch.tensor([[7, 2, 5, -1], [5, -1, -1, -1]]))[:, TRIE.items]
+    assert (asked < everyone)[torch.arange(2), TRIE.items.argsort()[data.items[[3, 13]]]].all()
+
+
+def test_of_several_models_the_mean_of_the_probabilities_counts():
+    data = interactions()
+    several = [network(), counted(Counting, data, **GRID), counted(Uniform, data)]
+    before, history = torch.tensor([2, 8, 13]), torch.tensor([[3, 1, 4, 1, 5, 9], [7, *[-1] * 5]])
+    for exclude in (False, True):
+        alone = [RewardModel(one, data, TRIE, stride=1, exclude_history=exclude) for one in several]
+        mean = RewardModel(several, data, TRIE, stride=1, exclude_history=exclude)
+        expected = torch.stack([one.probabilities(before) for one in alone]).mean(0)
+        torch.testing.assert_close(mean.probabilities(before), expected)
+        expected = torch.stack([one.probabilities_after(history) for one in alone]).mean(0)
+        torch.testing.assert_close(mean.probabilities_after(history), expected)
+        assert mean.probabilities(torch.tensor([0])).isnan().all()  # a user's first item, whatever the model
+
+
+def test_a_few_items_are_told_by_their_log_probabilities(monkeypatch):
+    model, interaction, items = make_model(), torch.tensor([2, 8, 13]), torch.tensor([[3, 4], [0, 11], [7, 7]])
+    expected = model.probabilities(interaction).gather(1, TRIE.items.argsort()[items]).log()
+    monkeypatch.setattr(reward_model, "_LARGEST_CHUNK", 24)  # two histories at once
+    torch.testing.assert_close(model.log_probabilities(interaction, items), expected)
+
+
 def test_rewards_of_titles_are_the_mass_of_the_titles_that_go_on_so():
     # Letters 0 to 2, the end 3. Items 1 and 5 agree, 0 is the beginning of 2, and 3 differs from 2 in the last letter.
     words = ["0", "1", "012", "011", "20", "1", "22", "212", "02", "10", "100", "21"]
@@ -195,39 +248,3 @@ def test_rewards_of_titles_are_the_mass_of_the_titles_that_go_on_so():
             ]
             expected.append([mass / sum(masses) for mass in masses])
     torch.testing.assert_close(rewards, torch.tensor(expected, dtype=torch.float64), rtol=1e-5, atol=1e-7)
-
-
-def saved(path, **changes):
-    content = {
-        "model": network().spec,
-        "dataset": "f" * 64,
-        "state_dict": {f"model.{name}": weight for name, weight in network().state_dict().items()},
-    }
-    torch.save({**content, **changes}, path)
-    return path
-
-
-def test_a_checkpoint_comes_back_frozen_and_gives_the_same_states(tmp_path):
-    loaded = load_sequence_model(saved(tmp_path / "a.ckpt"), interactions())
-    assert not loaded.training
-    assert not any(parameter.requires_grad for parameter in loaded.parameters())
-    items = torch.tensor([[1, 2, 3]])
-    assert torch.equal(loaded(items), network()(items))
-
-
-def test_checkpoints_that_do_not_fit_are_refused(tmp_path):
-    torn = tmp_path / "torn.ckpt"
-    torn.write_bytes(b"PK\x03\x04 torn")
-    with pytest.raises(InputError, match=r"torn.ckpt is not a checkpoint of this project.*\nTrain one: "):
-        load_sequence_model(torn, interactions())
-    with pytest.raises(InputError, match=r"none.ckpt is not a checkpoint"):
-        load_sequence_model(tmp_path / "none.ckpt", interactions())
-    llama = saved(tmp_path / "llama.ckpt", model={"kind": "from_scratch"})
-    with pytest.raises(InputError, match=r"holds 'from_scratch'; I need one of SASRec, GRU4Rec, Caser"):
-        load_sequence_model(llama, interactions())
-    older = saved(tmp_path / "older.ckpt", state_dict={"model.embedding": torch.zeros(12, 8)})
-    with pytest.raises(InputError, match=r"older.ckpt was written by a version with other weights: .*\n.*Missing key"):
-        load_sequence_model(older, interactions())
-    other = saved(tmp_path / "other.ckpt", dataset="0123456789abcdef")
-    with pytest.raises(InputError, match=r"trained on the data set 0123456789ab, but this one is three users \(fffff"):
-        load_sequence_model(other, interactions())

@@ -11,8 +11,9 @@ from torch.nn import functional as F  # noqa: N812
 from src.ilrec.batches.next_item import RecommendationData
 from src.ilrec.dataset.interactions import Interactions
 from src.ilrec.evaluator.ranking import RankingEvaluator
+from src.ilrec.model.collaborative import load_collaborative_model
 from src.ilrec.model.reward_model import RewardModel
-from src.ilrec.model.sequence_models import SASRec, load_sequence_model
+from src.ilrec.model.sequence_models import SASRec
 from src.ilrec.prompt.ids import IdsPrompt
 from src.ilrec.prompt.instruction import InstructionPrompt
 from src.ilrec.stage.fine_tuning import FineTuningStage, _layers_report, _penalty_report
@@ -243,7 +244,7 @@ def test_with_weight_zero_every_term_leaves_supervised_fine_tuning_to_the_bit(tm
     loss, gradients = gradient_of(plain, batch)
     module = stage(model(dropout=0.0), strength=0.0)
     module.blocks = [1, 2]  # the layers are read and the negatives looked for all the same
-    network = load_sequence_model(path, interactions())
+    network = load_collaborative_model(path, interactions())
     module.rewards = RewardModel(network, interactions(), module.evaluator.trie, stride=1)
     zero, same = gradient_of(module, batch)
     assert torch.equal(zero, loss)

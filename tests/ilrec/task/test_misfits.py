@@ -2,7 +2,7 @@ import importlib
 
 import pytest
 
-from src.ilrec.task.misfits import _COLLABORATIVE, _OF_PAIRS, misfits
+from src.ilrec.task.misfits import _COLLABORATIVE, _LEARNT_BY, _OF_PAIRS, misfits
 from tests.test_conf import RECIPES, composed
 
 ILREC = [recipe for recipe in RECIPES if not recipe.startswith(("gisa", "recommend", "export"))]
@@ -11,10 +11,24 @@ ILREC = [recipe for recipe in RECIPES if not recipe.startswith(("gisa", "recomme
 def test_the_classes_that_are_told_apart_are_there():
     rooms = {part: kind for part, (kind, _) in _COLLABORATIVE.items()}
     kinds = [*rooms.items(), *(("stage", kind) for kind in _OF_PAIRS), ("batches", "pairs.PreferenceData")]
+    kinds += [("stage", kind) for kind, _ in _LEARNT_BY.values()]
     kinds += [("tokenizer", "title.Titles"), ("prompt", "ids.IdsPrompt"), ("evaluator", "grounding.GroundedEvaluator")]
     for room, kind in [*kinds, ("model", "sequence_models.SASRec"), ("evaluator", "ranking.RankingEvaluator")]:
         module, name = kind.split(".")
         assert hasattr(importlib.import_module(f"src.ilrec.{room}.{module}"), name)
+
+
+@pytest.mark.parametrize(
+    ("choices", "told"),
+    [(["+experiment=sasrec", "stage=counting"], "stage: CountingStage is not for SASRec. Type:  stage=collab"),
+     (["+experiment=counting", "stage=collaborative_filtering"],
+      "stage: CollaborativeFilteringStage is not for Counting. Type:  stage=counting"),
+     (["+experiment=sft", "stage=counting"], "stage: CountingStage is for collaborative models, and this one is a")],
+    ids=["trained", "counted", "language model"],
+)  # fmt: skip
+def test_what_is_counted_and_what_is_trained_are_told_apart(choices, told):
+    (fault,) = misfits(composed(*choices)[0])
+    assert fault.startswith(told)
 
 
 @pytest.mark.parametrize("recipe", ILREC)

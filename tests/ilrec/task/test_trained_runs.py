@@ -10,7 +10,8 @@ import torch
 from safetensors.torch import save as safetensors
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from src.ilrec.model.sequence_models import SASRec, load_sequence_model
+from src.ilrec.model.collaborative import load_collaborative_model
+from src.ilrec.model.sequence_models import SASRec
 from src.ilrec.task.assemble import load_trained
 from src.ilrec.task.recommend import _histories, read_users
 from src.launch.errors import InputError
@@ -289,7 +290,7 @@ def test_recommendations_can_be_guided(run, trained, rewards, tmp_path):
     assert plain != guided
     # So strong, it is the collaborative model's first item that comes first.
     loaded = load_trained(str(trained))
-    network = load_sequence_model(rewards, loaded.interactions)
+    network = load_collaborative_model(rewards, loaded.interactions)
     for number, line in enumerate(guided[:5]):
         seen = torch.from_numpy(loaded.interactions.sequence(number))
         scores = network.scores(network(seen[None, -4:])[0, -1])
