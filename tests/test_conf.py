@@ -1,5 +1,6 @@
 """The config folder: every file composes, passes the check, and points at the package of its name."""
 
+import functools
 import re
 
 import pytest
@@ -28,8 +29,9 @@ def keys(monkeypatch):
         monkeypatch.setenv(name, "given")
 
 
+@functools.cache
 def composed(*overrides):
-    """Compose as ``src.run`` does; return the config and Hydra's own part of it."""
+    """Compose as ``src.run`` does, once; return the config and Hydra's own part of it, which nobody may change."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = compose("config", list(overrides), return_hydra_config=True)
     HydraConfig.instance().set_config(cfg.copy())

@@ -6,6 +6,8 @@ import ctypes
 import errno
 import gc
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +55,8 @@ def run_job(
         try:
             if not config.get("task"):
                 raise InputError("There is no task.\nType:  +experiment=<recipe>   (--help lists them)")
-            check(config, multirun=multirun, parts=True)
+            with _nothing_to_collect():
+                check(config, multirun=multirun, parts=True)
         except InputError as error:
             if not resume:  # of a resumed run, the config is kept to be mended
                 record.refuse(error)
@@ -73,6 +76,18 @@ def run_job(
         raise
     finally:
         free_memory()  # the next run of this process needs it
+
+
+@contextmanager
+def _nothing_to_collect() -> Iterator[None]:
+    """Import without the collector of garbage, which finds none there and takes 1.5 s of 8 at the start of a run."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def cannot_write(folder: Path, error: OSError) -> str | None:
