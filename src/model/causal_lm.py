@@ -188,9 +188,9 @@ def from_scratch(
     num_layers: Count,
     num_heads: Count,
     dropout: Dropout,
-    residual_dropout: Dropout,
     max_length: Count,
     seed: int,
+    residual_dropout: Dropout = 0.0,
 ) -> CausalLM:
     """Make a small Llama with random weights over bytes and item tokens.
 

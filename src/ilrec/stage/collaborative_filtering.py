@@ -25,7 +25,7 @@ class CollaborativeFilteringSettings(TrainingSettings):
         label_smoothing: Share of each label that is spread evenly over all items.
     """
 
-    label_smoothing: Share
+    label_smoothing: Share = 0.0
 
 
 class CollaborativeFilteringStage(NextItemStage):

@@ -11,6 +11,7 @@ from scipy.sparse import csr_matrix, diags
 from sklearn.decomposition import TruncatedSVD
 from sklearn.feature_extraction.text import TfidfVectorizer
 
+from src.ilrec.dataset.pairs import count_pairs
 from src.launch.errors import InputError
 from src.launch.lines import existing_file, fault, read_lines
 from src.launch.values import Count, Share
@@ -106,7 +107,7 @@ class TransitionEmbedding:
 
     def embed(self, interactions: Interactions) -> np.ndarray:
         """Return unit vectors, shape ``(items, dimensions)``, float32; zeros for an item that stands beside none."""
-        pairs = _near_pairs(interactions, self.skip).tocoo()
+        pairs = count_pairs(interactions, skip=self.skip, back=1.0).tocoo()
         share = np.asarray(pairs.sum(axis=1)).ravel()
         pairs.data = np.log1p(pairs.data * share.sum() / (share[pairs.row] * share[pairs.col]))
         svd = TruncatedSVD(min(self.dimensions, *pairs.shape), n_iter=10, random_state=self.seed)
@@ -264,18 +265,6 @@ def _rows_of_items(interactions: Interactions, count: int) -> np.ndarray | None:
         return None
     highest = interactions.statistics.get("highest_item_number", count - 1)
     return np.array(numbers) if count == highest + 1 else None
-
-
-def _near_pairs(interactions: Interactions, skip: int) -> csr_matrix:
-    """Count pairs of training items in either order, see ``TransitionEmbedding``; shape ``(items, items)``."""
-    lengths = np.diff(interactions.offsets)
-    end = np.repeat(interactions.offsets[1:] - 2, lengths)
-    pairs = csr_matrix((interactions.num_items, interactions.num_items))
-    for distance in range(1, skip + 1):
-        first = np.flatnonzero(np.arange(len(end)) + distance < end)
-        rows, columns = interactions.items[first], interactions.items[first + distance]
-        pairs += csr_matrix((np.full(len(first), 0.5 ** (distance - 1)), (rows, columns)), shape=pairs.shape)
-    return csr_matrix(pairs + pairs.T)
 
 
 def _degree_normalised(counts: csr_matrix) -> csr_matrix:

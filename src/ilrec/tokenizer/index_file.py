@@ -24,7 +24,7 @@ _TOKEN = re.compile(r"<([a-z])_(0|[1-9][0-9]*)>")
 class IndexFile:
     """Ready-made semantic IDs in LC-Rec's format: ``{"item id": ["<a_128>", "<b_241>", "<c_146>"], ...}``."""
 
-    def __init__(self, *, path: str, unique: bool = True, start: Embedding | None = None) -> None:
+    def __init__(self, *, path: str, unique: bool = False, start: Embedding | None = None) -> None:
         """Keep the settings.
 
         Args:
