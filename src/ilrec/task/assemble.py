@@ -49,6 +49,8 @@ def assemble(config: dict[str, Any]) -> Parts:
     interactions = build(config["dataset"])
     items = build(config["tokenizer"]).fit(interactions)
     model = build(config["model"])(items.vocabulary)
+    if items.start is not None:
+        model.start_item_tokens(items.start, config["seed"])
     items = items.written_for(model)
     prompt = build(config["prompt"])(model.tokenizer, items)
     if isinstance(model, CausalLM):
