@@ -52,4 +52,4 @@ def watch_launchers() -> None:
         def patient(plugins: Plugins, *args: Any, **kwargs: Any) -> Launcher:
             return PatientLauncher(make(plugins, *args, **kwargs))
 
-        Plugins.instantiate_launcher = patient  # type: ignore[method-assign]
+        Plugins.instantiate_launcher = patient  # type: ignore[method-assign, assignment]
