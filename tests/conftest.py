@@ -37,6 +37,7 @@ def pytest_collection_finish():
 def toy_arguments(tmp_path, monkeypatch):
     """The start of a command line that runs the stand-in parts: six epochs of six steps, no dashboard."""
     monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    monkeypatch.setenv("ILREC_GISA_TRUST", "stand_in_parts")  # as for code of the user's own, which resume= builds
     conf = tmp_path / "conf"
     for group, text in CHOICES.items():
         (conf / group).mkdir(parents=True)

@@ -23,7 +23,7 @@ from transformers import (
 )
 
 from src.launch.errors import InputError
-from src.launch.values import Count, Dropout
+from src.launch.values import Count, Dropout, Seed
 from src.model.adapters import Lora, with_adapters
 from src.model.architecture import Architecture, Head
 from src.model.probe import examine, extend
@@ -189,7 +189,7 @@ def from_scratch(
     num_heads: Count,
     dropout: Dropout,
     max_length: Count,
-    seed: int,
+    seed: Seed,
     residual_dropout: Dropout = 0.0,
 ) -> CausalLM:
     """Make a small Llama with random weights over bytes and item tokens.
@@ -261,7 +261,7 @@ def from_pretrained(
     dtype: Literal["float32", "bfloat16"],
     gradient_checkpointing: bool,
     lora: Lora | None,
-    seed: int,
+    seed: Seed,
 ) -> CausalLM:
     """Load a causal LM of the hub or of a local folder and add the item tokens to it.
 

@@ -13,7 +13,7 @@ import torch
 from src.ilrec.dataset.interactions import Interactions, Split
 from src.ilrec.prompt.examples import Examples
 from src.launch.errors import InputError
-from src.launch.values import Count, Share
+from src.launch.values import Count, Seed, Share
 from src.model.packing import Batch, lay_out
 
 
@@ -36,7 +36,7 @@ class RecommendationData(lightning.LightningDataModule):
         *,
         interactions: Interactions,
         prompt: Any,
-        seed: int,
+        seed: Seed,
         batch_size: Count,
         evaluation_batch_size: Count,
         max_users: Count | None,

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the field's usual name
 
 from src.launch.errors import InputError
-from src.launch.values import Count, Dropout
+from src.launch.values import Count, Dropout, Seed
 from src.model.vocabulary import start_rows
 
 
@@ -31,7 +31,7 @@ class SequenceModelSettings:
     hidden_size: Count
     dropout: Dropout
     max_history: Count
-    seed: int
+    seed: Seed
 
 
 class SequenceModel(nn.Module, ABC):
@@ -61,7 +61,7 @@ class SequenceModel(nn.Module, ABC):
         self.max_history = settings.max_history
         self.item_embedding = nn.Embedding(len(item_vocabulary), settings.hidden_size)
 
-    def draw_weights(self, seed: int, std: float | None = None) -> None:
+    def draw_weights(self, seed: Seed, std: float | None = None) -> None:
         """Draw all matrices from a normal distribution, and set all vectors but those of norms to 0.
 
         Args:

@@ -14,7 +14,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from src.ilrec.dataset.pairs import count_pairs
 from src.launch.errors import InputError
 from src.launch.lines import existing_file, fault, read_lines
-from src.launch.values import Count, Share
+from src.launch.values import Count, Seed, Share
 
 if TYPE_CHECKING:
     from src.ilrec.dataset.interactions import Interactions
@@ -33,7 +33,7 @@ class Embedding(Protocol):
 class TextEmbedding:
     """Latent semantic analysis of title and description: TF-IDF of words and word pairs, then truncated SVD."""
 
-    def __init__(self, *, dimensions: Count, terms: Count, seed: int) -> None:
+    def __init__(self, *, dimensions: Count, terms: Count, seed: Seed) -> None:
         """Keep the settings.
 
         Args:
@@ -63,7 +63,7 @@ class TextEmbedding:
 class CollaborativeEmbedding:
     """Truncated SVD of the degree-normalised training matrix: items used by the same users lie close."""
 
-    def __init__(self, *, dimensions: Count, seed: int) -> None:
+    def __init__(self, *, dimensions: Count, seed: Seed) -> None:
         """Keep the settings.
 
         Args:
@@ -273,7 +273,7 @@ def _degree_normalised(counts: csr_matrix) -> csr_matrix:
     return diags(rows**-0.5) @ counts @ diags(columns**-0.5)
 
 
-def _svd(matrix: csr_matrix, dimensions: int, seed: int) -> np.ndarray:
+def _svd(matrix: csr_matrix, dimensions: int, seed: Seed) -> np.ndarray:
     kept = min(dimensions, *matrix.shape)
     vectors: np.ndarray = TruncatedSVD(n_components=kept, random_state=seed).fit_transform(matrix)
     return vectors.astype(np.float32)

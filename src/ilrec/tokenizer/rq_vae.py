@@ -18,6 +18,7 @@ from src.ilrec.tokenizer.embeddings import Embedding
 from src.ilrec.tokenizer.item_tokens import ItemTokens
 from src.ilrec.tokenizer.residual_codes import ResidualCodes
 from src.launch.storage import cache_folder, locked
+from src.launch.values import Seed
 from src.losses.quantisation import squared_distances
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ class RqVae:
         *,
         embedding: Embedding,
         training: Training,
-        seed: int,
+        seed: Seed,
         start: Embedding | None = None,
         **codes: Any,
     ) -> None:

@@ -11,7 +11,7 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 from src.ilrec.tokenizer.embeddings import Embedding
 from src.ilrec.tokenizer.item_tokens import ItemTokens
 from src.ilrec.tokenizer.residual_codes import ResidualCodes, require_positive
-from src.launch.values import Count
+from src.launch.values import Count, Seed
 
 if TYPE_CHECKING:
     from src.ilrec.dataset.interactions import Interactions
@@ -30,7 +30,7 @@ class ResidualKMeans:
         *,
         embedding: Embedding,
         restarts: Count,
-        seed: int,
+        seed: Seed,
         start: Embedding | None = None,
         **codes: Any,
     ) -> None:
