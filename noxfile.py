@@ -1,5 +1,6 @@
 """Sessions: `quickstart` runs the main job, `tests` passes the tests; `slow`, `bench` and `recbole` take longer."""
 
+import subprocess
 from pathlib import Path
 
 import nox
@@ -19,14 +20,21 @@ def quickstart(session: nox.Session) -> None:
 @nox.session
 def tests(session: nox.Session) -> None:
     """Lint, types and tests."""
-    session.install("-e", ".[dev]")
+    # Compiling all of the packages takes as long as installing them, and most of it is never imported.
+    session.install("--no-compile", "-e", ".[dev]")
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
-    session.run("mypy")
-    # By files, as the tests of one share what takes long to make; each worker keeps to one thread.
+    # Types beside the tests: it keeps one core busy, and they wait for disks and for each other.
+    types = subprocess.Popen([Path(session.bin, "mypy")], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    # By files, as the tests of one share what takes long to make, and in the order of tests/conftest.py.
     # They may keep what they compile, as tests start dozens of processes.
-    options = ["-n", "auto", "--maxprocesses", "4", "--dist", "loadfile"]
-    session.run("pytest", *options, *session.posargs, env={"PYTHONDONTWRITEBYTECODE": ""})
+    options = ["-n", "auto", "--maxprocesses", "4", "--dist", "loadfile", "--no-loadscope-reorder"]
+    try:
+        session.run("pytest", *options, *session.posargs, env={"PYTHONDONTWRITEBYTECODE": ""})
+    finally:
+        session.log(f"mypy: {types.communicate()[0].strip()}")
+    if types.returncode:
+        session.error("mypy found faults")
 
 
 @nox.session

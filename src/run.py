@@ -12,10 +12,13 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from src.launch.config import CONF, as_typed, build, help_text, prepare_arguments, resolve
-from src.launch.errors import InputError
+from src.launch.errors import InputError, JobError, PrunedError, resume_command
 from src.launch.job import keep_memory, run_job
-from src.launch.overrides import errors_of_hydra
+from src.launch.outcomes import exit_status, outcomes, watch_launchers
+from src.launch.overrides import errors_of_hydra, quoted
 from src.launch.record import Record
+from src.launch.search import is_search, optimized_metric, register
+from src.launch.values import did_you_mean
 
 log = logging.getLogger("run")
 
@@ -26,11 +29,20 @@ def main() -> int:
         print(help_text(CONF))
         return 0
     keep_memory()
-    statuses: list[int] = []
+    register()
+    watch_launchers()
 
     @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
-    def job(cfg: DictConfig) -> None:
-        statuses.append(_job(cfg))
+    def job(cfg: DictConfig) -> float | None:
+        if HydraConfig.get().mode == RunMode.MULTIRUN:
+            return _job(cfg)  # whose failure the launcher carries here from whatever process it ran in
+        try:
+            value = _job(cfg)
+        except JobError as failure:
+            outcomes.append(failure)
+            return None
+        outcomes.append(None)
+        return value
 
     try:
         sys.argv[1:] = prepare_arguments(sys.argv[1:], CONF)
@@ -39,15 +51,22 @@ def main() -> int:
     except InputError as error:
         print(error, file=sys.stderr)
         return 2
-    return statuses[0] if len(statuses) == 1 else int(any(statuses))
+    except KeyboardInterrupt:
+        return 130  # as shells count a Ctrl-C
+    return exit_status()
 
 
-def _job(cfg: DictConfig) -> int:
-    """Run one job of Hydra's and return its exit status."""
+def _job(cfg: DictConfig) -> float | None:
+    """Run one job of Hydra's and return its ``optimized_metric``; None where it has none, or is ended early.
+
+    Raises:
+        JobError: it has failed, and said so.
+    """
+    hydra_job = HydraConfig.get()
+    sweeping = hydra_job.mode == RunMode.MULTIRUN
+    folder = Path(cfg.get("resume") or hydra_job.runtime.output_dir)
     try:
-        hydra_job = HydraConfig.get()
-        sweeping = hydra_job.mode == RunMode.MULTIRUN
-        folder, config = Path(cfg.get("resume") or hydra_job.runtime.output_dir), resolve(cfg)
+        config = resolve(cfg)
         in_this_process = hydra_job.launcher._target_.endswith(".BasicLauncher")
         record = run_job(
             config,
@@ -58,13 +77,28 @@ def _job(cfg: DictConfig) -> int:
             multirun=sweeping and in_this_process,
         )
         build(record.content["config"]["task"]).show(record)
-        return 0
+        return _optimized(record, required=sweeping and is_search(hydra_job))
+    except KeyboardInterrupt:
+        typed_again = f"type the command again with  hydra.sweep.dir={quoted(hydra_job.sweep.dir)}"
+        print(f"\ninterrupted; go on:  {typed_again if sweeping else resume_command(folder)}", file=sys.stderr)
+        raise
+    except PrunedError as reason:
+        log.info("%s", reason)
+        return None
     except InputError as error:
         log.error("%s", error)
-        return 2
-    except Exception:
+        raise JobError(2) from error
+    except Exception as error:
         log.exception("The run failed.")
-        return 1
+        raise JobError(1) from error
+
+
+def _optimized(record: Record, *, required: bool) -> float | None:
+    """Return the metric by which a search tells good settings from bad ones."""
+    name, metrics = optimized_metric(record.content["config"]), record.content["metrics"]
+    if required and name not in metrics:
+        raise InputError(f"optimized_metric={name}: nothing of that name is measured{did_you_mean(str(name), metrics)}")
+    return float(metrics[name]) if name in metrics else None
 
 
 if __name__ == "__main__":

@@ -1,3 +1,4 @@
+import gc
 import os
 import sys
 from pathlib import Path
@@ -6,6 +7,7 @@ import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # a busy neighbour makes two threads many times slower than one
 os.environ["HF_HUB_OFFLINE"] = "1"  # what no folder here has is asked of no hub
+gc.disable()  # until all is collected: imports leave millions of objects that stay, and nothing to free
 
 CHOICES = {
     "dataset": "_target_: stand_in_parts.dataset",
@@ -17,10 +19,25 @@ CHOICES = {
 }
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items):
+    """Whole runs first: files of small tests even out at the end what a worker with a long one is behind."""
+    whole = {item.path for item in items if "run" in item.fixturenames}
+    items.sort(key=lambda item: item.path not in whole)
+
+
+def pytest_collection_finish():
+    """Look at what has been imported never again: every run ends in a collection of garbage."""
+    gc.collect()
+    gc.freeze()
+    gc.enable()
+
+
 @pytest.fixture
 def toy_arguments(tmp_path, monkeypatch):
     """The start of a command line that runs the stand-in parts: six epochs of six steps, no dashboard."""
     monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    monkeypatch.setenv("ILREC_GISA_TRUST", "stand_in_parts")  # as for code of the user's own, which resume= builds
     conf = tmp_path / "conf"
     for group, text in CHOICES.items():
         (conf / group).mkdir(parents=True)
@@ -61,6 +78,7 @@ def small_arguments(tmp_path_factory):
 def run():
     """Call ``src.run`` with a command line and return its exit status; what it sets in PyTorch is undone."""
     import torch
+    from hydra._internal.hydra import Hydra
 
     from src.run import main
 
@@ -69,6 +87,8 @@ def run():
     def call(*arguments):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(sys, "argv", ["src.run", *map(str, arguments)])
+            # Hydra composes everything twice, first to look for a hydra.mode, which no file of ours sets.
+            patch.setattr(Hydra, "get_mode", lambda *_, **__: None)
             try:
                 return main()
             except SystemExit as error:

@@ -1,5 +1,6 @@
 """The config folder: every file composes, passes the check, and points at the package of its name."""
 
+import functools
 import re
 
 import pytest
@@ -28,8 +29,9 @@ def keys(monkeypatch):
         monkeypatch.setenv(name, "given")
 
 
+@functools.cache
 def composed(*overrides):
-    """Compose as ``src.run`` does; return the config and Hydra's own part of it."""
+    """Compose as ``src.run`` does, once; return the config and Hydra's own part of it, which nobody may change."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = compose("config", list(overrides), return_hydra_config=True)
     HydraConfig.instance().set_config(cfg.copy())
@@ -151,8 +153,11 @@ def targets(value):
 
 
 def test_targets_of_a_group_lie_in_a_room_of_its_name():
-    """In one of a wing or of the floor; only trainer and logger are other people's."""
-    homes = {"trainer": "lightning.", "logger": "src.training.dashboard."}
+    """In one of a wing or of the floor; trainer, loggers, callbacks and what searches are other people's."""
+    homes = {
+        "trainer": "lightning.", "logger": r"(src\.training\.dashboard|lightning\.pytorch\.loggers)\.",
+        "callbacks": "lightning.pytorch.callbacks.", "hydra": r"(src\.launch\.search|optuna\.(samplers|pruners))\.",
+    }  # fmt: skip
     for path in FILES:
         group = path.relative_to(CONF).parts[0]
         home = re.compile(homes.get(group) or rf"src\.((ilrec|gisa)\.)?{group}\.")

@@ -139,21 +139,65 @@ def test_a_sweep_over_recipes_runs_where_the_command_line_names_no_folder(run, t
     assert {one.label for one in runs} == {"toy", "other"}
 
 
-def test_a_launcher_plugin_runs_the_jobs_of_a_sweep_in_processes_of_their_own(
-    run, toy_arguments, tmp_path, monkeypatch
+@pytest.mark.parametrize(
+    ("launcher", "options"),
+    [("submitit_local", []), ("joblib", ["hydra.launcher.n_jobs=2"]), ("ray", ["+hydra.launcher.ray.init.num_cpus=2"])],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_launcher_plugin_runs_the_jobs_of_a_sweep_in_processes_of_their_own_and_tells_of_one_that_failed(
+    run, toy_arguments, tmp_path, monkeypatch, launcher, options
 ):
+    pytest.importorskip(f"hydra_plugins.hydra_{launcher.partition('_')[0]}_launcher")
     monkeypatch.chdir(ROOT)
-    monkeypatch.setenv("PYTHONPATH", str(ROOT / "tests"))
+    monkeypatch.setenv("PYTHONPATH", f"{ROOT}{os.pathsep}{ROOT / 'tests'}")
     sweep = tmp_path / "sweep"
-    assert run(*toy_arguments, "-m", "seed=5", "hydra/launcher=submitit_local", f"hydra.sweep.dir={sweep}") == 0
-    assert [(one.seed, one.status) for one in find_runs([sweep])] == [(5, "finished")]
-    assert list((sweep / ".submitit").glob("*/*_submission.sh")) or list((sweep / ".submitit").glob("*/*.out"))
+    jobs = ["-m", "seed=5", "stage.fail_in_epoch=1,null", f"hydra/launcher={launcher}", *options]
+    assert run(*toy_arguments, *jobs, f"hydra.sweep.dir={sweep}") == 1
+    assert sorted((one.seed, one.status) for one in find_runs([sweep])) == [(5, "failed"), (5, "finished")]
+    if launcher == "submitit_local":
+        assert list((sweep / ".submitit").glob("*/*_submission.sh")) or list((sweep / ".submitit").glob("*/*.out"))
 
 
 def test_several_devices_in_a_sweep_are_left_to_a_launcher_plugin_and_refused_without_one(run, toy_arguments, tmp_path):
     sweep = tmp_path / "sweep"
     assert run(*toy_arguments, "-m", "seed=5", "trainer.devices=2", f"hydra.sweep.dir={sweep}") == 2
     assert "would start its jobs over in every process" in str(find_runs([sweep])[0].error)
+
+
+def test_a_folder_of_configs_of_the_users_own_adds_groups_recipes_and_targets(run, toy_arguments, tmp_path):
+    option, conf, recipe = toy_arguments
+    (Path(conf) / "variant").mkdir()
+    for name, rate in (("a", 0.1), ("b", 0.25)):
+        (Path(conf) / "variant" / f"{name}.yaml").write_text(f"rate: {rate}\n")
+    text = (Path(conf) / "experiment" / "toy.yaml").read_text()
+    text = text.replace("defaults:\n", "defaults:\n  - /variant: a\n") + "stage: {lr: '${variant.rate}'}\n"
+    (Path(conf) / "experiment" / "toy.yaml").write_text(text)
+    folder = tmp_path / "a"
+    assert run(recipe, "variant=b", "trainer.max_epochs=1", option, conf, f"hydra.run.dir={folder}") == 0
+    assert result(folder)["config"]["stage"]["lr"] == 0.25
+    assert result(folder)["config"]["variant"] == {"rate": 0.25}
+
+
+@pytest.mark.parametrize("sweep", [False, True], ids=["run", "sweep"])
+def test_a_run_that_is_interrupted_says_how_to_go_on(run, toy_arguments, tmp_path, monkeypatch, capsys, sweep):
+    import stand_in_parts
+
+    step = stand_in_parts.Stage.training_step
+
+    def interrupted(self, *arguments):
+        if self.current_epoch == 2:
+            raise KeyboardInterrupt
+        return step(self, *arguments)
+
+    monkeypatch.setattr(stand_in_parts.Stage, "training_step", interrupted)
+    handler = signal.getsignal(signal.SIGINT)
+    options = ["-m", "seed=1,2", f"hydra.sweep.dir={tmp_path}"] if sweep else [f"hydra.run.dir={tmp_path / 'a'}"]
+    assert run(*toy_arguments, *options) == 130
+    signal.signal(signal.SIGINT, handler)  # which Lightning has told to look away
+    (one,) = find_runs([tmp_path])
+    assert one.status == "interrupted"
+    go_on = f'with  hydra.sweep.dir="{tmp_path}"' if sweep else f"python -m src.run resume={tmp_path / 'a'}"
+    assert f"interrupted; go on:  {'type the command again ' if sweep else ''}{go_on}" in capsys.readouterr().err
 
 
 def killed(run, arguments, *, at_write=None, at_step=None):

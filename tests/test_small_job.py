@@ -4,9 +4,7 @@ import json
 import os
 import random
 import signal
-import subprocess
-import sys
-from pathlib import Path
+import time
 from unittest.mock import ANY
 
 import pytest
@@ -14,8 +12,8 @@ import torch
 
 from src.report.__main__ import main as report
 from src.report.runs import find_runs
+from tests.processes import finish, fork, fork_two, start, start_two
 
-ROOT = Path(__file__).parents[1]
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
@@ -41,19 +39,11 @@ def whole(run, small_arguments, tmp_path_factory):
     return folder
 
 
-def start(module, *arguments):
-    """Start a Python module as a user does, in a process of its own; its messages go to a pipe."""
-    command = [sys.executable, "-m", module, *map(str, arguments)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        command, cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-    )
-
-
 def kill_at(process, moment):
     """Kill a process for which ``moment()`` holds; it is halted first, so that it cannot slip away from it."""
     while not moment() or not halted_at(process, moment):
         assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.0005)  # of CPU time that the process needs; a write takes longer
     process.kill()
     process.communicate()
     assert process.returncode == -signal.SIGKILL
@@ -80,10 +70,16 @@ def in_a_write(folder):
     return lambda: (folder / "checkpoints" / "last.ckpt").is_file() and any(folder.glob("checkpoints/.last.ckpt.*.tmp"))
 
 
-@pytest.mark.parametrize("moment", [in_training, in_a_write])
-def test_a_job_killed_from_outside_resumes_to_the_same_ranks_and_weights(run, small_arguments, whole, tmp_path, moment):
+def a_process(*arguments):
+    return start("src.run", *arguments)
+
+
+@pytest.mark.parametrize(("begin", "moment"), [(a_process, in_training), (fork, in_a_write)])
+def test_a_job_killed_from_outside_resumes_to_the_same_ranks_and_weights(
+    run, small_arguments, whole, tmp_path, begin, moment
+):
     folder = tmp_path / "killed"
-    process = start("src.run", *small_arguments, "checkpointing.every_steps=2", f"hydra.run.dir={folder}")
+    process = begin(*small_arguments, "checkpointing.every_steps=2", f"hydra.run.dir={folder}")
     kill_at(process, moment(folder))
     assert result(folder)["status"] == "running"
     assert any(folder.glob("checkpoints/.*.tmp")) or moment is in_training
@@ -107,7 +103,7 @@ def test_stage_two_killed_from_outside_resumes_to_the_same_ranks_and_weights(run
     arguments += [f"upstream.{name}={path}" for name, path in paths.items()]
     undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
     assert run(*arguments, f"hydra.run.dir={undisturbed}") == 0
-    kill_at(start("src.run", *arguments, f"hydra.run.dir={killed}"), in_training(killed))
+    kill_at(fork(*arguments, f"hydra.run.dir={killed}"), in_training(killed))
     assert run(f"resume={killed}") == 0
     assert result(killed)["metrics"] == result(undisturbed)["metrics"]
     assert ranks(killed) == ranks(undisturbed)
@@ -138,15 +134,7 @@ def test_of_three_seeds_one_job_fails_and_the_report_counts_it_beside_the_mean_o
     assert f"{(runs[0].metrics['test/ndcg@10'] + runs[1].metrics['test/ndcg@10']) / 2:.4f} ± " in text
 
 
-def start_two(*arguments):
-    return start("torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "src.run", *arguments)
-
-
-def in_two_processes(*arguments):
-    process = start_two(*arguments, "trainer.strategy=ddp", "trainer.devices=2")
-    output = process.communicate()[0]
-    assert process.returncode == 0, output
-    return output
+TWO = ["trainer.strategy=ddp", "trainer.devices=2"]
 
 
 def test_two_processes_evaluate_a_checkpoint_as_one_does(run, small_arguments, whole, tmp_path, monkeypatch):
@@ -159,7 +147,7 @@ def test_two_processes_evaluate_a_checkpoint_as_one_does(run, small_arguments, w
     ]
     one, two = tmp_path / "one", tmp_path / "two"
     assert run(*only_evaluate, f"hydra.run.dir={one}") == 0
-    output = in_two_processes(*only_evaluate, f"hydra.run.dir={two}")
+    output = finish(start_two(*only_evaluate, *TWO, f"hydra.run.dir={two}"))
     assert output.count("test metrics") == 1
     for folder in (one, two):
         assert result(folder)["evaluated_users"] == 24
@@ -174,7 +162,7 @@ def test_two_processes_train_what_one_trains(run, small_arguments, tmp_path):
     one, two = tmp_path / "one", tmp_path / "two"
     alike = [*small_arguments, "model.dropout=0.0", "trainer.max_epochs=1"]  # dropout differs by process
     assert run(*alike, f"hydra.run.dir={one}") == 0
-    in_two_processes(*alike, f"hydra.run.dir={two}")
+    finish(*fork_two(*alike, *TWO, f"hydra.run.dir={two}"))
     assert result(two)["evaluated_users"] == 24
     for name, weight in weights(two).items():
         # Sums in another order; AdamW's steps of 2e-3 hardly enlarge the difference in 7 steps.

@@ -14,6 +14,7 @@ from src.launch.errors import InputError
 from src.launch.job import run_job
 from src.launch.overrides import in_words
 from src.launch.record import Record
+from src.launch.values import is_name
 
 _WORD = re.compile(r"(?!(null|true|false|nan|inf)$)[A-Za-z_][\w/]*", re.IGNORECASE)
 
@@ -69,6 +70,8 @@ def run_children(
     Raises:
         InputError: a config of them is at fault, or what they raise.
     """
+    if odd := [name for name in children if not is_name(name)]:
+        raise InputError(f"task: {', '.join(map(repr, odd))} cannot name a run; I need letters, digits, ., - and _.")
     common = {key: config[key] for key in ("seed", "threads")}
     children = {name: Child(child.recipe, {**child.settings, **common}) for name, child in children.items()}
     configs = {name: _composed(child, config.get("logger")) for name, child in children.items()}

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import atexit
 import difflib
-import inspect
-import os
 import re
 import shutil
 import tempfile
 import typing
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import MISSING as NO_DEFAULT
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypedDict, cast
@@ -19,14 +18,16 @@ from annotated_types import Ge
 
 from src.launch.errors import InputError, resume_command
 from src.launch.machine import absent
+from src.launch.nodes import SEVERAL, apart, faults_of_nodes
 from src.launch.overrides import quoted, readable, unquoted
 from src.launch.record import first_process, require_resumable
-from src.launch.values import MISSING, Count, Node, Seed, Weight, Whole, did_you_mean, faults_of
+from src.launch.values import CONF as CONF
+from src.launch.values import MISSING, Count, Name, Node, Seed, did_you_mean, faults_of
 
-_INSTRUCTIONS = ("_target_", "_partial_", "_args_", "_recursive_", "_convert_")
-CONF = Path(__file__).resolve().parents[2] / "conf"
 _SHOWS_ONLY = ("--hydra-help", "--cfg", "-c", "--info", "-i", "--version", "--shell-completion", "-sc")
 _MULTIRUN = ("-m", "--multirun")
+_CONFIG_DIR = ("--config-dir", "-cd")
+_WITH_VALUE = (*_CONFIG_DIR, "--config-path", "-cp", "--config-name", "-cn", "--package", "-p")
 _ADDED_BY_HAND = ("experiment", "sweep", "ablation")  # groups that are not in the defaults list
 _SETTING = re.compile(r"(?:[\w.]+\.)?(\w+)=")
 _PLAIN = re.compile(r"[A-Za-z_][\w.\-]*=")
@@ -51,23 +52,11 @@ class Pretrained(TypedDict, total=False):
     max_users: Count | None
 
 
-class TrainerRanges(TypedDict, total=False):
-    """Settings of Lightning's trainer that it takes out of range, and stumbles over later."""
-
-    accumulate_grad_batches: Count
-    check_val_every_n_epoch: Count | None
-    gradient_clip_val: Weight | None
-    log_every_n_steps: Whole | None
-
-
-_RANGES = {"lightning.Trainer": TrainerRanges}
-
-
 @dataclass(frozen=True)
 class Config:
     """The closed set of top-level keys of a run."""
 
-    name: str  # of the recipe: folder below outputs/, row of the report
+    name: Name  # of the recipe: folder below outputs/, row of the report
     seed: Seed  # of everything random
     threads: Count  # of PyTorch on the CPU; a busy neighbour makes two slower than one
     matmul_precision: Literal["highest", "high", "medium"]  # of float32 products: whole, or by TF32 or bfloat16
@@ -87,7 +76,18 @@ class Config:
     evaluator: Node  # how it is measured
     trainer: Node  # arguments of lightning.Trainer
     checkpointing: Node  # what is kept, and when to stop
-    logger: Node  # dashboard beside metrics.csv; empty for none
+    logger: Node  # dashboards beside metrics.csv, one or several; empty for none
+    callbacks: Node  # of Lightning's trainer, each under a name of its own
+    optimized_metric: str | None = None  # what a search goes by; null for checkpointing.monitor
+
+
+def groups_of_users(resumed: Mapping[str, Any] | None = None) -> set[str]:
+    """Return the keys that the user's own groups add to ours: chosen from now, or by a run that began before."""
+    from hydra.core.hydra_config import HydraConfig
+
+    began = [key for key, value in (resumed or {}).items() if isinstance(value, dict)]
+    chosen = HydraConfig.get().runtime.choices if HydraConfig.initialized() else ()
+    return {*began, *map(str, chosen)} - {field.name for field in fields(Config)}
 
 
 def resolve(cfg: Any) -> dict[str, Any]:
@@ -119,20 +119,28 @@ def build(node: dict[str, Any]) -> Any:
         raise error from error.__cause__  # what the target raised; users know nothing of Hydra's wrapping
 
 
-def check(config: Mapping[str, Any], *, multirun: bool = False, parts: bool = False) -> None:
+def check(
+    config: Mapping[str, Any], *, multirun: bool = False, parts: bool = False, own_groups: Collection[str] = ()
+) -> None:
     """Look for everything that can be known to be wrong before anything is built.
 
     Args:
         config: The config as plain containers, interpolations resolved.
         multirun: Whether it is one of several jobs.
         parts: Whether its parts have to go together, too, as for a run they must.
+        own_groups: Keys that the user's own folder of configs adds to ours.
 
     Raises:
         InputError: it lists all faults.
     """
-    faults = [*_top_level(config)]
+    faults = [*_top_level({key: value for key, value in config.items() if key not in own_groups})]
     for key, value in config.items():
-        faults += faults_of_nodes(value, key)
+        flat, named = apart(value) if key in SEVERAL and isinstance(value, dict) else (value, {})
+        faults += faults_of_nodes(flat, key)
+        for name, node in named.items():
+            faults += faults_of_nodes(node, f"{key}.{name}")
+        if key == "callbacks" and flat:
+            faults.append(f"callbacks.{next(iter(flat))}: I need a name of yours, and below it _target_ and settings")
     faults += _absent_groups(config)
     faults += _misfits(config) if parts else ()
     faults += absent(config, multirun)
@@ -165,7 +173,7 @@ def _top_level(config: Mapping[str, Any]) -> Iterator[str]:
         if _is_group(hints[field.name]) and config.get(field.name) is None:
             continue  # an empty one
         if field.name not in config:
-            yield f"{field.name}: missing"
+            yield from [f"{field.name}: missing"] if field.default is NO_DEFAULT else []
         elif config[field.name] == MISSING:
             yield f"{field.name}: needs a value; type {field.name}=..."
         else:
@@ -182,7 +190,7 @@ def _absent_groups(config: Mapping[str, Any]) -> Iterator[str]:
         return
     hints = typing.get_type_hints(Config)
     for key, value in config.items():
-        if hints.get(key) == Node and value and "_target_" not in value:
+        if hints.get(key) == Node and value and "_target_" not in value and not (key in SEVERAL and apart(value)[1]):
             yield f"{key}.{next(iter(value))}: this group has no _target_; type {key}=<a file of conf/{key}>"
     for key in needs:
         if not config.get(key):
@@ -196,7 +204,8 @@ def _misfits(config: Mapping[str, Any]) -> Iterator[str]:
 
     def wing(key: str) -> str | None:
         names = str((config.get(key) or {}).get("_target_")).split(".")
-        return names[1] if names[2:3] == [key] else None  # rooms of the floor have no wing before them
+        # Rooms of the floor have no wing before them, and other people's packages belong to neither.
+        return names[1] if names[0] == "src" and names[2:3] == [key] else None
 
     try:
         task = get_object(config["task"]["_target_"])
@@ -207,103 +216,6 @@ def _misfits(config: Mapping[str, Any]) -> Iterator[str]:
             target = config[key]["_target_"]
             yield f"{key}: {target} is for tasks of {wing(key)}, and this one is of {wing('task')}; type {key}=..."
     yield from task.misfits(config) if hasattr(task, "misfits") else ()
-
-
-def _choices(path: str) -> str:
-    """Name the files of a group, given by its path in a config; nothing where it is none."""
-    return ", ".join(sorted(file.stem for file in (CONF / path.replace(".", "/")).glob("*.yaml")))
-
-
-def faults_of_nodes(value: Any, path: str) -> Iterator[str]:
-    """Check every node with a ``_target_`` and every key of a service, at any depth."""
-    if isinstance(value, dict):
-        if "_target_" in value:
-            yield from _call(value, path)
-        variable = value.get("key_env")
-        if isinstance(variable, str) and variable != MISSING and not os.environ.get(variable, "").strip():
-            yield (
-                f"{path}.key_env: the environment variable {variable} holds no API key; type  export {variable}=<key>, "
-                f"name another one with {path}.key_env=..., or give null for a server that needs none"
-            )
-        for key, inner in value.items():
-            yield from faults_of_nodes(inner, f"{path}.{key}")
-    elif isinstance(value, list):
-        for index, inner in enumerate(value):
-            yield from faults_of_nodes(inner, f"{path}[{index}]")
-
-
-def _call(node: Node, path: str) -> Iterator[str]:
-    """Bind a node to the signature of its target."""
-    from hydra.utils import get_object
-
-    arguments = {key: value for key, value in node.items() if key not in _INSTRUCTIONS}
-    yield from (f"{path}.{key}: needs a value; type {path}.{key}=..." for key in _missing(arguments))
-    try:
-        target = get_object(node["_target_"])
-    except Exception as error:  # importing runs code of any kind
-        yield f"{path}._target_: cannot import {node['_target_']}: {error}"
-        return
-    signature, hints, settings = _parameters(target)
-    hints |= typing.get_type_hints(_RANGES.get(node["_target_"], object), include_extras=True)
-    accepted = {
-        name: one for name, one in signature.items() if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)
-    }
-    faults = []
-    if not any(one.kind is one.VAR_KEYWORD for one in signature.values()):
-        for key in sorted(arguments.keys() - accepted.keys()):
-            faults.append(f"{path}.{key}: {node['_target_']} has no such setting{did_you_mean(key, accepted)}")
-    if not node.get("_partial_"):
-        for name, one in accepted.items():
-            if one.default is one.empty and name not in arguments:
-                faults.append(f"{path}.{name}: missing; type +{path}.{name}=...")
-    for key in sorted(arguments.keys() & hints.keys()):
-        value, files = arguments[key], _choices(f"{path}.{key}")
-        if value != MISSING and isinstance(value, str) and files:
-            group = f"{path}.{key}".replace(".", "/")
-            faults.append(f"{path}.{key}={value!r}: this is a group of settings; type {group}=<one of {files}>")
-        elif value != MISSING:
-            faults += faults_of(f"{path}.{key}", value, hints[key])
-    if settings and not faults and not _missing(arguments):
-        faults += _of_the_settings(settings, arguments)
-    yield from faults
-
-
-def _of_the_settings(settings: type, arguments: Node) -> Iterator[str]:
-    """Ask a dataclass of settings what it finds wrong with them together."""
-    names = inspect.signature(settings).parameters
-    told = {name: value for name, value in arguments.items() if name in names}
-    try:
-        settings(**told)
-    except InputError as error:
-        yield str(error)
-    except Exception:  # one is missing, or is an object once it is built
-        return
-
-
-def _missing(arguments: Node) -> list[str]:
-    return [key for key, value in arguments.items() if value == MISSING]
-
-
-def _parameters(target: Callable[..., Any]) -> tuple[dict[str, inspect.Parameter], dict[str, Any], type | None]:
-    """Return a callable's parameters, their type hints where they can be resolved, and its dataclass of settings.
-
-    Those of the ``**settings`` of a class are the fields of the dataclass that it annotates its attribute of that name
-    with: so configs are flat, and constructors short.
-    """
-    parameters = dict(inspect.signature(target).parameters)
-    try:
-        hints = typing.get_type_hints(target.__init__ if inspect.isclass(target) else target, include_extras=True)
-    except (NameError, TypeError):
-        hints = {}
-    settings = None
-    for name in [name for name, one in parameters.items() if one.kind is one.VAR_KEYWORD and inspect.isclass(target)]:
-        kinds = (kind for kind in inspect.getmro(cast(type, target)) if name in inspect.get_annotations(kind))
-        if owner := next(kinds, None):
-            del parameters[name]
-            settings = inspect.get_annotations(owner, eval_str=True)[name]
-            parameters |= inspect.signature(settings).parameters
-            hints |= typing.get_type_hints(settings, include_extras=True)
-    return parameters, hints, settings
 
 
 def prepare_arguments(arguments: list[str], conf: Path) -> list[str]:
@@ -323,7 +235,6 @@ def prepare_arguments(arguments: list[str], conf: Path) -> list[str]:
     """
     if any(argument.partition("=")[0] in _SHOWS_ONLY for argument in arguments):
         return arguments
-    groups = {path.name for path in conf.iterdir() if path.is_dir()}
     resumed = [argument for argument in arguments if argument.lstrip("+").startswith("resume=")]
     if resumed and not resumed[-1].endswith("=null"):
         rest = [argument for argument in arguments if argument not in resumed]
@@ -331,11 +242,12 @@ def prepare_arguments(arguments: list[str], conf: Path) -> list[str]:
             rest = [argument for argument in rest if not argument.startswith("hydra.")]
         arguments = _resume(unquoted(resumed[-1].partition("=")[2]), rest)
     else:
+        options, arguments = _options_first(arguments)
         _require_overrides(arguments)
-        multirun = any(argument in _MULTIRUN for argument in arguments)
-        forced = [_forced(readable(argument, multirun=multirun), groups) for argument in arguments]
-        # Stable sort: Hydra's parser stumbles over a `-m` between overrides.
-        arguments = sorted(forced, key=lambda one: one not in _MULTIRUN)
+        multirun = any(option in _MULTIRUN for option in options)
+        folders = [conf, *_own_folders(options, arguments)]
+        groups = {path.name for folder in folders for path in folder.iterdir() if path.is_dir()}
+        arguments = [*options, *(_forced(readable(argument, multirun=multirun), groups) for argument in arguments)]
     if not first_process():
         arguments = [argument for argument in arguments if not argument.startswith("hydra.run.dir=")]
         folder = tempfile.mkdtemp(prefix="rank-")
@@ -378,11 +290,38 @@ def _forced(argument: str, groups: set[str]) -> str:
     return f"++{argument}" if plain else argument
 
 
+def _options_first(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """Split options of Hydra's, with their values, from overrides, between which its parser stumbles over them."""
+    options, overrides, rest = [], [], iter(arguments)
+    for argument in rest:
+        if argument.startswith("-"):
+            options += [argument, *([value] if argument in _WITH_VALUE and (value := next(rest, None)) else [])]
+        else:
+            overrides.append(argument)
+    return sorted(options, key=lambda one: one not in _MULTIRUN), overrides
+
+
+def _own_folders(options: list[str], overrides: list[str]) -> list[Path]:
+    """Return the folders of configs that are named on the command line; their subfolders are groups, too.
+
+    Raises:
+        InputError: there is no such folder.
+    """
+    named = [value for option, value in zip(options, options[1:], strict=False) if option in _CONFIG_DIR]
+    named += [option.partition("=")[2] for option in options if option.startswith("--config-dir=")]
+    listed = [text.partition("=")[2] for text in overrides if text.startswith("hydra.searchpath=")]
+    named += [path for text in listed for path in re.findall(r"file://([^,\]'\"]+)", text)]
+    folders = [Path(name) for name in named]
+    for folder in folders:
+        if not folder.is_dir():
+            raise InputError(f"{folder}: no such folder of configs.\nType:  --config-dir <folder with experiment/ ...>")
+    return folders
+
+
 def _require_overrides(arguments: list[str]) -> None:
     recipes = [path.stem for path in (CONF / "experiment").glob("*.yaml")]
-    for before, argument in zip(["", *arguments], arguments, strict=False):
-        is_value = before.startswith("-") and before not in _MULTIRUN  # of an option of Hydra's
-        if not is_value and "=" not in argument and not argument.startswith(("-", "~")):
+    for argument in arguments:
+        if "=" not in argument and not argument.startswith("~"):
             close = difflib.get_close_matches(argument, recipes, n=1) or ["sft"]
             raise InputError(f"{argument}: I need KEY=VALUE or GROUP=CHOICE, such as  +experiment={close[0]}")
 

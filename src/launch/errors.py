@@ -12,6 +12,23 @@ class InputError(Exception):
     """
 
 
+class JobError(Exception):
+    """A job of a sweep has failed and said why; Hydra carries this out of whatever process it ran in.
+
+    Attributes:
+        status: Exit status: 1 for a defect, 2 for a fault to mend.
+    """
+
+    def __init__(self, status: int) -> None:
+        """Store the status."""
+        super().__init__(status)  # what pickle calls it with again
+        self.status = status
+
+
+class PrunedError(Exception):
+    """A search has ended this trial early, as it falls behind the others."""
+
+
 def resume_command(folder: Path) -> str:
     """Return the command that goes on with the run in a folder, as a shell reads it."""
     return f"python -m src.run {shlex.quote(f'resume={folder}')}"

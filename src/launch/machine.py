@@ -8,6 +8,7 @@ from typing import Any
 
 from src.launch.account import has_key, host, mode_of
 from src.launch.record import older_version
+from src.launch.trainer import trainer_faults
 from src.launch.values import MISSING
 
 
@@ -21,11 +22,7 @@ def absent(config: Mapping[str, Any], multirun: bool) -> Iterator[str]:
             "trainer.strategy=auto), start one `torchrun --nproc-per-node=N -m src.run ...` a job, or use one of "
             "Hydra's launcher plugins"
         )
-    if trainer.get("accelerator") in ("cuda", "gpu"):
-        import torch
-
-        if not torch.cuda.is_available():
-            yield f"trainer.accelerator={trainer['accelerator']}: there is no CUDA here; type trainer.accelerator=cpu"
+    yield from trainer_faults(trainer)
     if "mode" in logger and mode_of(logger["mode"]) == "online" and not has_key():
         login = "wandb login" if host() == "https://api.wandb.ai" else f"wandb login --host {host()}"
         yield (

@@ -10,7 +10,7 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -19,11 +19,13 @@ from typing import Any
 
 import yaml
 
-from src.launch.errors import InputError, resume_command
+from src.launch.errors import InputError, PrunedError, resume_command
 from src.launch.storage import sha256_of, write_atomic
+from src.launch.trusted import require_trusted, targets
 
 PACKAGES = ("torch", "transformers", "lightning", "hydra-core", "numpy", "ilrec-gisa")
 _SOURCE = Path(__file__).parents[1]
+_ENDS = {KeyboardInterrupt: "interrupted", PrunedError: "pruned"}
 _SHOWN = 10  # runs in a message
 _WRITE_AGAIN = (
     "Mend it; result.json beside it holds the config as it was when the run last began, under the key config."
@@ -94,23 +96,28 @@ class Record:
         return same and refusal(folder) is None
 
     @classmethod
-    def resume(cls, folder: Path) -> Record:
+    def resume(cls, folder: Path, typed: Mapping[str, Any] | None = None) -> Record:
         """Read the record and the config of a run to go on with; a finished one is left as it is.
 
+        Args:
+            folder: Of the run.
+            typed: The config that the user has composed, whose targets need no further trust.
+
         Raises:
-            InputError: an older version of the code made it, or its config cannot be read.
+            InputError: an older version of the code made it, or its config cannot be read, or would build anything.
         """
         if older := older_version(folder):
             raise InputError(older)
-        require_resumable(folder)
+        require_resumable(folder, typed)
         record = cls(folder, _content(folder))
+        require_trusted(record.content.get("config"), record.path, typed)
         if record.content["status"] != "finished":
             _reset_peak_memory()
             if first_process():
                 for unfinished in folder.rglob(".*.tmp"):  # left by a kill in the middle of a write
                     unfinished.unlink()
             resumed = record.content["resumed"] + 1
-            record.update(status="running", error=None, config=read_config(folder), resumed=resumed)
+            record.update(status="running", error=None, config=read_config(folder, typed), resumed=resumed)
         return record
 
     def update(self, **changes: Any) -> None:
@@ -149,8 +156,9 @@ class Record:
     def fail(self, error: BaseException) -> None:
         """Close the record of a run that did not."""
         description = {"type": type(error).__name__, "message": str(error)}
+        status = next((name for kind, name in _ENDS.items() if isinstance(error, kind)), "failed")
         with suppress(OSError):  # a full disk, of all times; the error itself is reported anyway
-            self.update(status="failed", finished_at=_now(), peak_memory_mib=peak_memory_mib(), error=description)
+            self.update(status=status, finished_at=_now(), peak_memory_mib=peak_memory_mib(), error=description)
 
     def refuse(self, error: InputError) -> None:
         """Close the record of a run whose config has faults: nothing leads back to that config."""
@@ -160,11 +168,15 @@ class Record:
             (self.path.parent / "config.yaml").unlink(missing_ok=True)
 
 
-def read_config(folder: Path) -> dict[str, Any]:
+def read_config(folder: Path, typed: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Read the ``config.yaml`` of a run folder.
 
+    Args:
+        folder: Of the run, which may be somebody else's.
+        typed: The config that the user has composed, whose targets need no further trust.
+
     Raises:
-        InputError: it is not YAML, or no config.
+        InputError: it is not YAML, or no config, or would build something else than parts of this code.
     """
     path = folder / "config.yaml"
     try:
@@ -173,6 +185,7 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise InputError(f"{path} is damaged: {error}\n{_WRITE_AGAIN}") from error
     if not isinstance(config, dict):
         raise InputError(f"{path} is damaged: it holds no settings.\n{_WRITE_AGAIN}")
+    require_trusted(config, path, typed)
     return config
 
 
@@ -190,8 +203,12 @@ def _has_made_nothing(folder: Path) -> bool:
     return content.get("status") == "failed" and error.get("type") == InputError.__name__ and not made
 
 
-def require_resumable(folder: Path) -> None:
+def require_resumable(folder: Path, config_typed: Mapping[str, Any] | None = None) -> None:
     """Refuse to go on where there is nothing to go on with.
+
+    Args:
+        folder: Of the run.
+        config_typed: See ``read_config``.
 
     Raises:
         InputError: the folder holds no run, a damaged or a refused one, or several; the message says what to type.
@@ -210,7 +227,7 @@ def require_resumable(folder: Path) -> None:
         )
     if result.is_file() and config.is_file():
         if _content(folder).get("status") != "finished":
-            read_config(folder)
+            read_config(folder, config_typed)
         return
     need = "I find no run there. I need a folder with config.yaml and result.json, as src.run writes it below outputs/."
     raise InputError(f"resume={folder}: {need}{_runs_nearby(folder)}")
@@ -249,7 +266,7 @@ def _read(path: Path) -> dict[str, Any] | None:
 def older_version(folder: Path) -> str | None:
     """Say what to do with a run folder whose config names code that is gone; None for one that can be used."""
     run = _content(folder)  # nothing of a damaged one, which those who need it will say
-    gone = next((target for target in _targets(run.get("config")) if not _is_here(target)), None)
+    gone = next((target for target in targets(run.get("config")) if not _is_here(target)), None)
     if gone is None:
         return None
     return (
@@ -257,18 +274,6 @@ def older_version(folder: Path) -> str | None:
         f"Use it as it was:  git checkout {run.get('commit') or '<the commit of that time>'}\n"
         "or train it again with the code as it is."
     )
-
-
-def _targets(config: Any) -> Iterator[str]:
-    """Yield every ``_target_`` of a config."""
-    if isinstance(config, dict):
-        if "_target_" in config:
-            yield str(config["_target_"])
-        for value in config.values():
-            yield from _targets(value)
-    elif isinstance(config, list):
-        for value in config:
-            yield from _targets(value)
 
 
 def _is_here(target: str) -> bool:

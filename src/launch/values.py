@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import difflib
+import re
 import types
 import typing
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from annotated_types import Ge, Gt, Le, Lt, MinLen
+from annotated_types import Ge, Gt, Le, Lt, MinLen, Predicate
 
+CONF = Path(__file__).resolve().parents[2] / "conf"
 Node = dict[str, Any]
 MISSING = "???"
 _PRESENCE = (typing.Required, typing.NotRequired)
@@ -22,6 +25,14 @@ Weight = Annotated[float, Ge(0)]
 Share = Annotated[float, Ge(0), Le(1)]
 Dropout = Annotated[float, Ge(0), Lt(1)]
 Cutoffs = Annotated[list[Count], MinLen(1)]
+
+
+def is_name(text: str) -> bool:
+    """Whether a text can name a folder that leads out of none."""
+    return re.fullmatch(r"\w[\w.-]*", text) is not None
+
+
+Name = Annotated[str, Predicate(is_name)]
 
 
 def faults_of(path: str, value: Any, hint: Any) -> Iterator[str]:
@@ -156,6 +167,8 @@ def _range(limits: Sequence[Any]) -> str:
     """Return a range in words, to stand behind what is in it."""
     low = next((limit for limit in limits if isinstance(limit, Ge | Gt)), None)
     high = next((limit for limit in limits if isinstance(limit, Le | Lt)), None)
+    if any(isinstance(limit, Predicate) for limit in limits):
+        return " of letters, digits, ., - and _"
     if any(isinstance(limit, MinLen) for limit in limits):
         return ", at least one"
     if low and high:
@@ -169,4 +182,4 @@ def _end(limit: Any) -> Any:
 
 def _advice(path: str, value: Any, kinds: Sequence[Any]) -> str:
     """Return what to type where it is known: numbers that are meant as text need quotes of their own."""
-    return f"; type '{path}=\"{value}\"'" if str in kinds and isinstance(value, int | float) else ""
+    return f"; type '{path}=\"{value}\"'" if str in map(_bare, kinds) and isinstance(value, int | float) else ""

@@ -211,12 +211,14 @@ def _from_all(
             last = first + int(mark.count_nonzero())
             reward = torch.zeros_like(log_p).masked_scatter_(mark, rewards[first:last].to(log_p.dtype))
             first = last
-        share, total = reward, reward.sum(1)
+        total = reward.sum(1)
+        share, norm = reward, total
         if temperature is not None:
             share = reward.sub(reward.amax(1, keepdim=True)).div_(temperature).exp_().mul_(mark)
+            norm = share.sum(1)
         none = (total == 0).nonzero()[:, 0]
         share[none] = 0
-        label = share.div_(share.sum(1, keepdim=True).clamp(min=_SMALLEST))
+        label = share.div_(norm.clamp(min=_SMALLEST)[:, None])
         part = label.flatten() @ log_p.flatten()
         if part.isnan():  # 0 * -inf, of a token that the model rules out
             part = label.flatten() @ log_p.clamp(min=torch.finfo(log_p.dtype).min).flatten()

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor, nn
@@ -22,10 +23,11 @@ from transformers import (
 )
 
 from src.launch.errors import InputError
-from src.launch.values import Count, Dropout
+from src.launch.values import Count, Dropout, Seed
 from src.model.adapters import Lora, with_adapters
 from src.model.architecture import Architecture, Head
 from src.model.probe import examine, extend
+from src.model.vocabulary import start_rows
 
 log = logging.getLogger("run")
 
@@ -82,6 +84,12 @@ class CausalLM(nn.Module):
         places[ids] = torch.arange(len(ids))
         self.register_buffer("item_token_ids", ids, persistent=False)
         self.register_buffer("item_token_places", places, persistent=False)
+
+    def start_item_tokens(self, vectors: np.ndarray, seed: int) -> None:
+        """Start the item tokens from vectors, see ``start_rows``."""
+        network = self.causal_network
+        for rows in {network.get_input_embeddings().weight, network.get_output_embeddings().weight}:
+            start_rows(rows, self.item_token_ids, vectors, seed)
 
     @property
     def causal_network(self) -> Any:
@@ -181,7 +189,8 @@ def from_scratch(
     num_heads: Count,
     dropout: Dropout,
     max_length: Count,
-    seed: int,
+    seed: Seed,
+    residual_dropout: Dropout = 0.0,
 ) -> CausalLM:
     """Make a small Llama with random weights over bytes and item tokens.
 
@@ -192,6 +201,7 @@ def from_scratch(
         num_layers: Number of blocks.
         num_heads: Attention heads; each takes an even share of ``hidden_size``.
         dropout: Probability of dropping an attention weight and an input embedding, 0 to 1.
+        residual_dropout: Likewise of what an attention or a feed-forward layer adds to the residual stream.
         max_length: Longest sequence in tokens.
         seed: Seed of the weights, which are float32.
 
@@ -223,13 +233,25 @@ def from_scratch(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = LlamaForCausalLM(config)
-    if dropout:
-        network.get_input_embeddings().register_forward_hook(
-            lambda module, _, states: nn.functional.dropout(states, dropout, training=module.training)
-        )
+    _drop_out(network.get_input_embeddings(), dropout)
+    for block in network.model.layers:
+        _drop_out(block.self_attn, residual_dropout)
+        _drop_out(block.mlp, residual_dropout)
     sizes = {"hidden_size": hidden_size, "intermediate_size": intermediate_size}
     spec = {"kind": "from_scratch", **sizes, "num_layers": num_layers, "num_heads": num_heads}
     return CausalLM(network, tokenizer, item_vocabulary, spec)
+
+
+def _drop_out(module: nn.Module, probability: float) -> None:
+    """Drop out what a module gives, or the first part of it, in training."""
+
+    def dropped(module: nn.Module, _: Any, output: Any) -> Any:
+        first, *rest = output if isinstance(output, tuple) else (output,)
+        first = nn.functional.dropout(first, probability, training=module.training)
+        return (first, *rest) if isinstance(output, tuple) else first
+
+    if probability:
+        module.register_forward_hook(dropped)
 
 
 def from_pretrained(
@@ -239,7 +261,7 @@ def from_pretrained(
     dtype: Literal["float32", "bfloat16"],
     gradient_checkpointing: bool,
     lora: Lora | None,
-    seed: int,
+    seed: Seed,
 ) -> CausalLM:
     """Load a causal LM of the hub or of a local folder and add the item tokens to it.
 

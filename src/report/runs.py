@@ -52,7 +52,7 @@ class Run(BaseModel):
     folder: Path
     source: Path
     """The folder given by the user below which this run was found."""
-    status: Literal["finished", "failed", "running"]
+    status: Literal["finished", "failed", "running", "interrupted", "pruned"]
     name: str
     seed: int
     started_at: AwareDatetime

@@ -182,13 +182,14 @@ def _comparison_table(comparisons: Sequence[Comparison]) -> str:
 
 
 def _counts(collection: Collection) -> str:
-    finished, failed, unfinished = (collection.having(status) for status in ("finished", "failed", "running"))
+    finished, failed, pruned = (collection.having(status) for status in ("finished", "failed", "pruned"))
+    unfinished = [*collection.having("running"), *collection.having("interrupted")]
     lines = [f"- failed: {run.label} seed={run.seed} ({run.folder}): {run.error}" for run in failed]
     lines += [f"- unfinished: {run.label} seed={run.seed} ({run.folder})" for run in unfinished]
     lines += [f"- missing: {text}" for text in collection.missing]
     count = (
         f"Runs: {len(finished)} finished, {len(failed)} failed, {len(unfinished)} unfinished, "
-        f"{len(collection.missing)} missing."
+        f"{len(collection.missing)} missing{f', {len(pruned)} ended early by the search' if pruned else ''}."
     )
     count += "".join(f"\n\n{who}: `{' '.join(overrides)}`" for who, overrides in collection.shared.items())
     return "\n\n".join([count, "\n".join(line.partition("\n")[0] for line in lines)]).rstrip()

@@ -14,7 +14,8 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.trainer.states import TrainerFn
 
-from src.launch.errors import InputError, resume_command
+from src.launch.errors import InputError, PrunedError, resume_command
+from src.launch.search import RunningTrial
 from src.launch.storage import write_atomic
 from src.launch.values import Count, did_you_mean
 
@@ -180,3 +181,28 @@ class Checkpoints(Checkpoint):
     def on_fit_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Stop the clock."""
         self.fit_seconds += time.monotonic() - self._resumed_at
+
+
+class Pruning(lightning.Callback):
+    """Tell a search how its trial does; stands behind ``Checkpoints``, which has kept the weights by then."""
+
+    def __init__(self, trial: RunningTrial, metric: str) -> None:
+        """Store the trial, and the metric that the search goes by; one of the test alone ends no trial early."""
+        self.trial, self.metric = trial, metric
+
+    def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Report the metric.
+
+        Raises:
+            PrunedError: the trial is to end.
+        """
+        if trainer.sanity_checking or self.metric not in trainer.callback_metrics:
+            return
+        reason = None
+        if trainer.is_global_zero:
+            try:
+                self.trial.report(trainer.callback_metrics[self.metric].item(), trainer.current_epoch)
+            except PrunedError as error:
+                reason = str(error)
+        if reason := trainer.strategy.broadcast(reason):
+            raise PrunedError(reason)

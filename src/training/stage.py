@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import get_cosine_schedule_with_warmup
 
 from src.launch.errors import InputError
-from src.launch.values import Share, Weight
+from src.launch.values import Seed, Share, Weight
 from src.training.sharded import load_weights
 
 BRING_BACK = "Bring the data of then back and resume the run, or type its command again for a run on the data of now."
@@ -34,7 +34,7 @@ class Optimisation:
         warmup_ratio: Share of the steps in which the learning rate rises, 0 to 1; then it falls along a cosine.
     """
 
-    seed: int
+    seed: Seed
     learning_rate: Weight
     weight_decay: Weight
     warmup_ratio: Share

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from src.launch.config import Config, Node, as_typed, check, help_text, prepare_arguments, resolve
+from src.launch.config import Config, Node, _misfits, as_typed, check, help_text, prepare_arguments, resolve
 from src.launch.errors import InputError
 
 CONF = Path(__file__).parents[2] / "conf"
@@ -274,3 +274,20 @@ def test_the_shell_completes_choices_and_settings():
         command = [sys.executable, "-c", script]
         ran = subprocess.run(command, cwd=CONF.parent, env=told, capture_output=True, text=True, check=True)
         assert set(ran.stdout.split()) == choices
+
+
+def test_options_of_hydra_may_stand_anywhere_and_groups_of_the_users_own_are_groups(tmp_path):
+    (tmp_path / "variant").mkdir()
+    own = ["--config-dir", str(tmp_path)]
+    typed = ["+experiment=sft", "variant=b", *own, "seed=3", "-m"]
+    assert prepare_arguments(typed, CONF) == ["-m", *own, "+experiment=sft", "variant=b", "++seed=3"]
+    assert prepare_arguments(["seed=3", f"--config-dir={tmp_path}", "variant=b"], CONF)[1:] == ["++seed=3", "variant=b"]
+    assert prepare_arguments(["variant=b", f"hydra.searchpath=[file://{tmp_path}]"], CONF)[0] == "variant=b"
+    with pytest.raises(InputError, match="nowhere: no such folder of configs"):
+        prepare_arguments(["seed=3", "--config-dir", "nowhere"], CONF)
+
+
+def test_a_target_in_a_package_of_the_users_own_belongs_to_neither_paper():
+    mine = {"_target_": "mine.gisa.stage.Stage"}
+    config = plain_config(task={"_target_": "src.ilrec.task.recommendation.RecommendationTask"}, stage=mine)
+    assert not [fault for fault in _misfits(config) if "tasks of" in fault]

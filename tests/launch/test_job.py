@@ -1,4 +1,5 @@
 import errno
+import gc
 import os
 import subprocess
 import sys
@@ -6,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from src.launch.job import cannot_write, free_memory
+from src.launch.errors import InputError
+from src.launch.job import cannot_write, free_memory, run_job
 
 
 def resident_mb():
@@ -58,3 +60,17 @@ def test_a_folder_that_cannot_be_written_is_told_with_what_is_in_the_way(number,
 @pytest.mark.parametrize(("number", "path"), [(errno.EACCES, "/data/x"), (errno.ENOENT, "tests/x"), (errno.EIO, "run")])
 def test_errors_about_something_else_are_no_matter_of_the_folder(number, path):
     assert cannot_write(Path("tests"), OSError(number, "", path)) is None
+
+
+def test_the_collector_of_garbage_rests_while_a_check_imports_and_works_again_when_it_has_failed(tmp_path, monkeypatch):
+    found = []
+
+    def check(*_, **__):
+        found.append(gc.isenabled())
+        raise InputError("a fault")
+
+    monkeypatch.setattr("src.launch.job.check", check)
+    config = {"name": "x", "seed": 1, "task": {"_target_": "x"}}
+    with pytest.raises(InputError, match="a fault"):
+        run_job(config, tmp_path / "run", [], resume=False)
+    assert (found, gc.isenabled()) == ([False], True)

@@ -228,7 +228,7 @@ def test_a_run_that_no_wing_scores_is_counted_and_not_compared(tmp_path, write_r
     assert [summary.cell.name for section in report.sections for summary in section.summaries] == ["sft"]
 
 
-@pytest.mark.parametrize("target", ["src.dataset.gisa.Gisa", "src.gisa.dataset.gone.Gisa", None])
+@pytest.mark.parametrize("target", ["src.dataset.gisa.Gisa", "src.gisa.dataset.gone.Gisa", None, "os.system"])
 def test_a_run_of_before_the_wings_keeps_its_scores_and_says_where_to_read_the_rest(tmp_path, capsys, target):
     write_answered_run(tmp_path / "run")
     path = tmp_path / "run/result.json"
@@ -243,3 +243,43 @@ def test_a_run_of_before_the_wings_keeps_its_scores_and_says_where_to_read_the_r
     assert f"- gisa_rollout: nothing beside humans, and no votes: {reason}" in said
     assert f"No page of gisa_rollout: {reason}" in said
     assert [float(row["test/global_em"]) for row in rows(tmp_path / "report/report.csv")] == [0.25]
+
+
+@pytest.mark.parametrize(
+    ("dataset", "told"),
+    [({"_target_": "src.gisa.dataset.gisa.write_atomic", "path": "made", "write": "x"},
+      "dataset._target_=src.gisa.dataset.gisa.write_atomic"),
+     ({"_target_": "src.gisa.dataset.gisa.Gisa", "root": {"_target_": "os.mkdir", "path": "made"}},
+      "dataset.root._target_=os.mkdir"),
+     ({"_target_": "src.gisa.dataset.factbook.suite.factbook_set", "split": "train", "per_type": 1,
+       "max_pages": "1/../../../../kept"}, "dataset.max_pages='1/../../../../kept': needed: whole number"),
+     ({"_target_": "src.gisa.dataset.gisa.Gisa", "root": "${oc.env:HOME}"}, "dataset.root='${oc.env:HOME}'")],
+    ids=["another room's function", "inside", "a path where a number is needed", "interpolation"],
+)  # fmt: skip
+def test_a_config_in_somebody_elses_folder_builds_nothing_else_than_data_sets(
+    tmp_path, capsys, monkeypatch, dataset, told
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ILREC_GISA_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "kept").mkdir()
+    write_answered_run(tmp_path / "run")
+    path = tmp_path / "run/result.json"
+    result = json.loads(path.read_text())
+    result["config"]["dataset"] = dataset
+    path.write_text(json.dumps(result))
+    assert main([str(tmp_path / "run")]) == 0
+    assert f"names no data set that this code has ({told}" in capsys.readouterr().out
+    assert {path.name for path in tmp_path.iterdir()} == {"kept", "run", "suite"}
+
+
+@pytest.mark.parametrize("name", ["../../planted", "/tmp/planted", "a/b", "..", "", 3])
+def test_an_id_of_a_question_that_leads_out_of_the_folder_is_refused(tmp_path, capsys, name):
+    write_answered_run(tmp_path / "run")
+    path = tmp_path / "run/questions.jsonl"
+    first, *others = path.read_text().splitlines()
+    path.write_text("\n".join([json.dumps({**json.loads(first), "id": name}), *others]) + "\n")
+    status = main([str(tmp_path / "run"), "--leaderboard"])
+    told = "".join(capsys.readouterr())
+    assert status == 1
+    assert f"id={name!r} must be text of letters, digits, - and _" in told
+    assert {path.name for path in tmp_path.iterdir()} == {"run", "suite"}

@@ -13,7 +13,7 @@ from src.gisa.chat.format import Message
 from src.gisa.dataset.factbook.families import understand
 from src.gisa.dataset.factbook.pages import page_listing, page_with
 from src.gisa.dataset.factbook.records import BY_KEY, NoAnswerError
-from src.launch.values import Share
+from src.launch.values import Seed, Share
 
 _PAGE = re.compile(r"^Page \S+\n<untrusted>\n(?:# )?(.*?)\n+(.*?)\n</untrusted>", re.DOTALL | re.MULTILINE)
 _HIT = re.compile(r"^\d+\. (.*)\n(https?://\S+)$", re.MULTILINE)
@@ -27,7 +27,7 @@ class HeuristicPolicy:
     read a question in any other words.
     """
 
-    def __init__(self, *, error_rate: Share = 0.0, seed: int = 1) -> None:
+    def __init__(self, *, error_rate: Share = 0.0, seed: Seed = 1) -> None:
         """Set how well it does.
 
         Args:

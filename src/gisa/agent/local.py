@@ -17,7 +17,7 @@ from src.gisa.agent.policy import ContextOverflowError, Reply, ReplyTokens, Requ
 from src.gisa.chat.format import Message, read_reply
 from src.launch.errors import InputError, resume_command
 from src.launch.record import older_version
-from src.launch.values import Count, Weight
+from src.launch.values import Count, Seed, Weight
 
 if TYPE_CHECKING:
     from src.gisa.chat.generation import ChatModel, Generation, Generator
@@ -30,7 +30,7 @@ class Waiting:
     """A conversation that waits for its reply."""
 
     tokens: list[int]
-    seed: int
+    seed: Seed
     reply: asyncio.Future[Generation] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
 
@@ -82,7 +82,7 @@ class LocalPolicy:
     dtype: Literal["float32", "bfloat16"] = "float32"
     device: str = "cpu"
     temperature: Weight = 0.0
-    seed: int = 1
+    seed: Seed = 1
     max_output_tokens: Count = 8192
     batch_size: Count = 16
     remembered_gb: Weight = 0.0

@@ -17,7 +17,7 @@ from src.gisa.batches.demonstrations import Demonstration, Demonstrations, NotLe
 from src.gisa.dataset.contamination import manifest_of, refuse_benchmark
 from src.gisa.dataset.gisa import Gisa, Question, human_trajectory
 from src.launch.errors import InputError
-from src.launch.values import Count, Share
+from src.launch.values import Count, Seed, Share
 from src.model.packing import Batch, lay_out
 
 T = TypeVar("T")
@@ -61,7 +61,7 @@ class LearningData(lightning.LightningDataModule):
     manifest: dict[str, Any]
     example = "question"  # in messages
 
-    def __init__(self, seed: int, settings: LearningSettings) -> None:
+    def __init__(self, seed: Seed, settings: LearningSettings) -> None:
         super().__init__()
         self.seed, self.settings = seed, settings
         for name in ("batch_size", "evaluation_batch_size", "training_questions"):
@@ -135,7 +135,7 @@ class DemonstrationData(LearningData):
     settings: DemonstrationSettings
     example = "demonstration"
 
-    def __init__(self, *, demonstrations: Demonstrations, pad_token_id: int, seed: int, **settings: Any) -> None:
+    def __init__(self, *, demonstrations: Demonstrations, pad_token_id: int, seed: Seed, **settings: Any) -> None:
         super().__init__(seed, DemonstrationSettings(**settings))
         if not 0 <= self.settings.drills <= 1:
             raise InputError(
@@ -205,7 +205,7 @@ class QuestionData(LearningData):
 
     settings: LearningSettings
 
-    def __init__(self, *, suite: Gisa, seed: int, allow_train_on_benchmark: bool, **settings: Any) -> None:
+    def __init__(self, *, suite: Gisa, seed: Seed, allow_train_on_benchmark: bool, **settings: Any) -> None:
         super().__init__(seed, LearningSettings(**settings))
         refuse_benchmark(suite, allow_train_on_benchmark)
         graded = {question.id: made for question in suite.questions if (made := _graded(suite, question))}

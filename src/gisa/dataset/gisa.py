@@ -214,6 +214,11 @@ def load_suite(node: dict[str, Any], needed: str) -> Gisa:
     return suite
 
 
+def is_id(text: str) -> bool:
+    """Whether a text can be the id of a question, and so the name of a file that leads out of no folder."""
+    return _NAME.fullmatch(text) is not None
+
+
 def decrypt(text: str, password: str) -> str:
     """Decrypt a question.
 
@@ -230,7 +235,7 @@ def decrypt(text: str, password: str) -> str:
 def _question(record: dict[str, Any], path: Path, line: int) -> Question:
     """Check one line; messages show neither question nor password."""
     name = record.get("id")
-    if isinstance(name, bool) or not isinstance(name, int | str) or not _NAME.fullmatch(str(name)):
+    if isinstance(name, bool) or not isinstance(name, int | str) or not is_id(str(name)):
         raise fault(path, line, f"id={name!r} must be a whole number, or text of letters, digits, - and _")
     for key, allowed in (("answer_type", get_args(AnswerType)), ("question_type", get_args(QuestionType))):
         if record.get(key) not in allowed:

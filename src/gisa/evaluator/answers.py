@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args
 from src.gisa.dataset.gisa import AnswerType, Gisa, Question, QuestionType
 from src.gisa.metrics.answers import METRICS, Fault, Score, official_summary, score_answer
 from src.launch.errors import InputError
-from src.launch.values import Count
+from src.launch.values import Count, Seed
 from src.metrics.stats import bootstrap_interval
 
 _FORM = (
@@ -203,7 +203,7 @@ class AnswerEvaluator:
         seed: Of the bootstrap.
     """
 
-    def __init__(self, *, resamples: Count, seed: int) -> None:
+    def __init__(self, *, resamples: Count, seed: Seed) -> None:
         self.resamples, self.seed = resamples, seed
 
     def score(self, suite: Gisa, predictions: Predictions) -> AnswerScores:

@@ -13,13 +13,15 @@ from typing import Any, get_args
 from hydra.errors import InstantiationException
 
 from src.gisa.agent.trajectory import tool_calls_of
-from src.gisa.dataset.gisa import AnswerType, Gisa, Trace
+from src.gisa.dataset.gisa import AnswerType, Gisa, Trace, is_id
 from src.gisa.evaluator.answers import ScoredQuestion, error_of
 from src.gisa.metrics.answer_table import TableError, split_records
 from src.gisa.metrics.answer_text import decode_gold
 from src.gisa.metrics.behaviour import browsing_similarity, search_similarity
 from src.launch.config import build
 from src.launch.errors import InputError
+from src.launch.nodes import faults_of_nodes
+from src.launch.trusted import untrusted
 from src.metrics.stats import Interval, bootstrap_interval, paired_bootstrap
 from src.report.comparison import Summary
 from src.report.runs import Run
@@ -219,6 +221,8 @@ def read_questions(folder: Path) -> list[ScoredQuestion]:
     try:
         with path.open("rb") as stream:
             questions = [ScoredQuestion(**json.loads(line)) for line in stream]
+        if odd := [one.id for one in questions if not isinstance(one.id, str) or not is_id(one.id)]:
+            raise ValueError(f"id={odd[0]!r} must be text of letters, digits, - and _")
     except (OSError, TypeError, ValueError) as error:
         raise InputError(
             f"{path} cannot be read as the scores of questions: {error}.\n"
@@ -247,12 +251,14 @@ def suite_of(run: Run) -> Gisa:
     node = run.config.get("dataset") or {}
     target = str(node.get("_target_"))
     try:
-        suite = build(node) if target.startswith("src.gisa.dataset.") else None
+        # The run may be somebody else's: settings of the wrong type could lead out of a folder.
+        refused = next(untrusted({"dataset": node}), None) or next(faults_of_nodes(node, "dataset"), None)
+        suite = build(node) if target.startswith("src.gisa.dataset.") and not refused else None
     except (ImportError, InstantiationException):  # of a module or function that is gone
         suite = None
     if suite is None:
         raise InputError(
-            f"{run.folder / 'result.json'} names no data set that this code has (dataset._target_={target}). A run of "
+            f"{run.folder / 'result.json'} names no data set that this code has ({refused or target}). A run of "
             "commit 5a71412 or before is reported on at its own commit, or is to be run again."
         )
     if not isinstance(suite, Gisa):

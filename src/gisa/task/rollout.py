@@ -15,7 +15,7 @@ from src.launch.config import build
 from src.launch.errors import InputError, resume_command
 from src.launch.record import Record
 from src.launch.values import Count, Whole
-from src.training.fit import use_processor
+from src.training.fit import split_loggers, trainer_of, use_processor
 
 # What makes a run quicker, safer or cheaper, and changes no answer; it may differ between resumes.
 _NO_MATTER = ("web", "cache", "concurrency", "question_usd", "run_usd", "prices")
@@ -74,12 +74,12 @@ class RolloutTask(ScoreTask):
         stage = build(config["stage"])(rollout=rollout, attempts=attempts, folder=folder, settings=settings)
         store = RunStore(folder, settings)
         context = {"config": config, "group": sweep or config["name"], "sweep": sweep, "record": record}
-        with open_logs(folder, build(config["logger"]), done_steps=0, **context) as logs:
+        with open_logs(folder, build(split_loggers(config)[0]), done_steps=0, **context) as logs:
             shown = list(dashboards(logs))
             if shown:
                 done = (one for one in store.records() if one["outcome"] != "infra_error")  # these are tried again
                 stage.watch = Progress(shown, suite, len(attempts), done, self.sample)
-            trainer = build(config["trainer"])(default_root_dir=folder, logger=logs)
+            trainer = trainer_of(config, folder, default_root_dir=folder, logger=logs)
             record.lap("prepare")
             indices = DataLoader(range(len(attempts)), batch_size=len(attempts))  # type: ignore[arg-type, var-annotated]
             trainer.predict(stage, dataloaders=indices, return_predictions=False)

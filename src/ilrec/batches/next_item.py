@@ -13,7 +13,7 @@ import torch
 from src.ilrec.dataset.interactions import Interactions, Split
 from src.ilrec.prompt.examples import Examples
 from src.launch.errors import InputError
-from src.launch.values import Count
+from src.launch.values import Count, Seed, Share
 from src.model.packing import Batch, lay_out
 
 
@@ -27,6 +27,8 @@ class RecommendationData(lightning.LightningDataModule):
         batch_size: Examples of one optimiser step, over all devices together.
         evaluation_batch_size: Users decoded at once on one device.
         max_users: Evaluate only the first users; ``None`` evaluates all.
+        crop: Share of the training examples that begin later, at an item drawn among all but the last: the same labels
+            with shorter histories. The labels that come before it are left out of that epoch.
     """
 
     def __init__(
@@ -34,10 +36,11 @@ class RecommendationData(lightning.LightningDataModule):
         *,
         interactions: Interactions,
         prompt: Any,
-        seed: int,
+        seed: Seed,
         batch_size: Count,
         evaluation_batch_size: Count,
         max_users: Count | None,
+        crop: Share = 0.0,
     ) -> None:
         super().__init__()
         for name, value in (("batch_size", batch_size), ("evaluation_batch_size", evaluation_batch_size)):
@@ -47,6 +50,7 @@ class RecommendationData(lightning.LightningDataModule):
         self.prompt = prompt
         self.seed = seed
         self.batch_size = batch_size
+        self.crop = crop
         self.evaluation_batch_size = evaluation_batch_size
         self.num_evaluated = min(max_users or interactions.num_users, interactions.num_users)
 
@@ -125,7 +129,7 @@ class TrainingBatches:
 
     def _examples(self, rng: np.random.Generator) -> Examples:
         examples: Examples = self.data.prompt.examples(self.lengths, rng)
-        return examples
+        return examples.cropped(self.data.crop, self.data.prompt.unlabelled, rng) if self.data.crop else examples
 
     def _collate(self, examples: Examples, chosen: np.ndarray) -> Batch:
         encoded = []

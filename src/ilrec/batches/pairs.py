@@ -17,7 +17,7 @@ from src.ilrec.dataset.interactions import Interactions
 from src.ilrec.prompt.examples import Examples
 from src.ilrec.tokenizer.embeddings import Embedding
 from src.launch.errors import InputError
-from src.launch.values import Count
+from src.launch.values import Count, Seed
 from src.model.packing import Batch
 
 
@@ -112,10 +112,10 @@ class PreferenceData(RecommendationData):
         *,
         interactions: Interactions,
         prompt: Any,
-        seed: int,
-        batch_size: int,
-        evaluation_batch_size: int,
-        max_users: int | None,
+        seed: Seed,
+        batch_size: Count,
+        evaluation_batch_size: Count,
+        max_users: Count | None,
         **settings: Any,
     ) -> None:
         super().__init__(

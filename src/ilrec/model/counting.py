@@ -16,7 +16,8 @@ from scipy.sparse import csr_matrix
 from torch import Tensor, nn
 
 from src.ilrec.dataset.interactions import Interactions
-from src.ilrec.model.pair_counts import TIE_BREAK, count_pairs, latest_items, ranks_of
+from src.ilrec.dataset.pairs import count_pairs
+from src.ilrec.model.pair_counts import TIE_BREAK, latest_items, ranks_of
 from src.launch.errors import InputError
 from src.launch.values import Count, Share, Weight
 from src.metrics.ranking import per_user_metric

@@ -19,20 +19,6 @@ def latest_items(interactions: Interactions, count: int) -> NDArray[np.int64]:
     return np.where(inside, interactions.items[np.where(inside, place, 0)], -1)
 
 
-def count_pairs(interactions: Interactions, *, skip: int, back: float) -> csr_matrix:
-    """Return ``T`` of ``Counting`` before its rows are divided, shape ``(I, I)``, float64, sparse."""
-    lengths = np.diff(interactions.offsets)
-    end = np.repeat(interactions.offsets[1:] - 2, lengths)
-    forward = csr_matrix((interactions.num_items,) * 2)
-    for distance in range(1, skip + 1):
-        earlier = np.flatnonzero(np.arange(len(end)) + distance < end)
-        pair = interactions.items[earlier], interactions.items[earlier + distance]
-        forward += csr_matrix((np.full(len(earlier), 0.5 ** (distance - 1)), pair), shape=forward.shape)
-    pairs = csr_matrix(forward + back * forward.T) if back else forward
-    pairs.sort_indices()
-    return pairs
-
-
 def ranks_of(
     histories: NDArray[np.int64],
     targets: NDArray[np.int64],

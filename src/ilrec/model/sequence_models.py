@@ -7,12 +7,14 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the field's usual name
 
 from src.launch.errors import InputError
-from src.launch.values import Count, Dropout
+from src.launch.values import Count, Dropout, Seed
+from src.model.vocabulary import start_rows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +31,7 @@ class SequenceModelSettings:
     hidden_size: Count
     dropout: Dropout
     max_history: Count
-    seed: int
+    seed: Seed
 
 
 class SequenceModel(nn.Module, ABC):
@@ -59,7 +61,7 @@ class SequenceModel(nn.Module, ABC):
         self.max_history = settings.max_history
         self.item_embedding = nn.Embedding(len(item_vocabulary), settings.hidden_size)
 
-    def draw_weights(self, seed: int, std: float | None = None) -> None:
+    def draw_weights(self, seed: Seed, std: float | None = None) -> None:
         """Draw all matrices from a normal distribution, and set all vectors but those of norms to 0.
 
         Args:
@@ -75,6 +77,10 @@ class SequenceModel(nn.Module, ABC):
                         nn.init.normal_(parameter, std=scale, generator=generator)
                     else:
                         nn.init.zeros_(parameter)
+
+    def start_item_tokens(self, vectors: np.ndarray, seed: int) -> None:
+        """Start the item embeddings from vectors, see ``start_rows``."""
+        start_rows(self.item_embedding.weight, torch.arange(len(vectors)), vectors, seed)
 
     @abstractmethod
     def forward(self, items: Tensor) -> Tensor:

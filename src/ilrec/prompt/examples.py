@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +29,18 @@ class Examples:
     def __len__(self) -> int:
         """Return the number of examples."""
         return len(self.user)
+
+    def cropped(self, share: float, unlabelled: int, rng: np.random.Generator) -> Examples:
+        """Let a share of the examples begin at an item drawn among all but their last.
+
+        Args:
+            share: Probability of an example to be cropped.
+            unlabelled: Items at the start of a sequence that are never a response.
+            rng: Source of the choice.
+        """
+        room = np.maximum(self.stop - self.start - 1, 1)
+        start = self.start + rng.integers(0, room) * (rng.random(len(self)) < share)
+        return replace(self, start=start, first_label=np.maximum(self.first_label, start + unlabelled))
 
 
 class Windows:

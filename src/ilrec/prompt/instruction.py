@@ -32,6 +32,7 @@ class InstructionPrompt:
     """
 
     packed = True  # short examples share a row of a training batch
+    unlabelled = 1
     advice = "prompt.max_length={}"
 
     def __init__(

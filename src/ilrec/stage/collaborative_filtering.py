@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,7 +13,19 @@ from torch.nn import functional as F  # noqa: N812 - the field's usual name
 from src.ilrec.evaluator.full_ranking import FullRankingEvaluator
 from src.ilrec.model.sequence_models import SequenceModel
 from src.ilrec.stage.next_item import NextItemStage
+from src.launch.values import Share
 from src.training.stage import TrainingSettings
+
+
+@dataclass(frozen=True, kw_only=True)
+class CollaborativeFilteringSettings(TrainingSettings):
+    """What the stage is told.
+
+    Attributes:
+        label_smoothing: Share of each label that is spread evenly over all items.
+    """
+
+    label_smoothing: Share = 0.0
 
 
 class CollaborativeFilteringStage(NextItemStage):
@@ -21,19 +34,20 @@ class CollaborativeFilteringStage(NextItemStage):
     Args:
         model: The collaborative model.
         evaluator: Ranks the target of every validation and test user.
-        settings: Those of ``TrainingSettings``.
+        settings: Those of ``CollaborativeFilteringSettings``.
     """
 
     model: SequenceModel
-    settings: TrainingSettings
+    settings: CollaborativeFilteringSettings
 
     def __init__(self, *, model: SequenceModel, evaluator: FullRankingEvaluator, **settings: Any) -> None:
-        super().__init__(model, evaluator, TrainingSettings(**settings))
+        super().__init__(model, evaluator, CollaborativeFilteringSettings(**settings))
 
     def training_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> Tensor:
         """Return the loss of one batch."""
         states, targets = zip(*self._passes(batch), strict=True)
-        loss = F.cross_entropy(self.model.scores(torch.cat(states)), torch.cat(targets))
+        smoothing = self.settings.label_smoothing
+        loss = F.cross_entropy(self.model.scores(torch.cat(states)), torch.cat(targets), label_smoothing=smoothing)
         self._log_training({"loss": loss})
         return loss * self._share_of_positions(len(batch["target"]))
 

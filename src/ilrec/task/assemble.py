@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from src.ilrec.task.misfits import unrewarded
-from src.launch.config import build, faults_of_nodes
+from src.launch.config import build
 from src.launch.errors import InputError
 from src.launch.machine import absent
+from src.launch.nodes import faults_of_nodes
 from src.launch.record import read_config
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 
 log = logging.getLogger("run")
+_BUILT = ("dataset", "tokenizer", "model", "prompt", "batches", "evaluator", "stage")
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,8 @@ def assemble(config: dict[str, Any]) -> Parts:
     interactions = build(config["dataset"])
     items = build(config["tokenizer"]).fit(interactions)
     model = build(config["model"])(items.vocabulary)
+    if items.start is not None:
+        model.start_item_tokens(items.start, config["seed"])
     items = items.written_for(model)
     prompt = build(config["prompt"])(model.tokenizer, items)
     if isinstance(model, CausalLM):
@@ -189,7 +193,7 @@ def trained_config(checkpoint: str | None, changes: Mapping[str, Any]) -> dict[s
             f"{missing}.\nMove it back into checkpoints/ of the folder that src.run wrote."
         )
     changed: Any = OmegaConf.to_container(OmegaConf.merge(config, changes))
-    nodes = (fault for key in changes for fault in faults_of_nodes(changed[key], key))
+    nodes = (fault for key in _BUILT for fault in faults_of_nodes(changed.get(key), key))
     if faults := [*nodes, *absent(changes, False), *unrewarded(changed["evaluator"])]:
         raise InputError("\n".join([f"{checkpoint}: its run cannot be changed so:", *(f"- {one}" for one in faults)]))
     return cast(dict[str, Any], changed)

@@ -11,9 +11,10 @@ from scipy.sparse import csr_matrix, diags
 from sklearn.decomposition import TruncatedSVD
 from sklearn.feature_extraction.text import TfidfVectorizer
 
+from src.ilrec.dataset.pairs import count_pairs
 from src.launch.errors import InputError
 from src.launch.lines import existing_file, fault, read_lines
-from src.launch.values import Count, Share
+from src.launch.values import Count, Seed, Share
 
 if TYPE_CHECKING:
     from src.ilrec.dataset.interactions import Interactions
@@ -32,7 +33,7 @@ class Embedding(Protocol):
 class TextEmbedding:
     """Latent semantic analysis of title and description: TF-IDF of words and word pairs, then truncated SVD."""
 
-    def __init__(self, *, dimensions: Count, terms: Count, seed: int) -> None:
+    def __init__(self, *, dimensions: Count, terms: Count, seed: Seed) -> None:
         """Keep the settings.
 
         Args:
@@ -62,7 +63,7 @@ class TextEmbedding:
 class CollaborativeEmbedding:
     """Truncated SVD of the degree-normalised training matrix: items used by the same users lie close."""
 
-    def __init__(self, *, dimensions: Count, seed: int) -> None:
+    def __init__(self, *, dimensions: Count, seed: Seed) -> None:
         """Keep the settings.
 
         Args:
@@ -83,6 +84,36 @@ class CollaborativeEmbedding:
         seen = counts.getnnz(axis=1) > 0
         vectors[~seen] = vectors[seen].mean(axis=0)
         return vectors
+
+
+class TransitionEmbedding:
+    """Truncated SVD of which items stand near each other: items that lead to, or follow, the same items lie close.
+
+    An entry is ``log(1 + n(a, b) N / (n(a) n(b)))``, n(a, b) the pairs at distance d = 1..skip in a training sequence,
+    each counted ``0.5 ** (d - 1)`` times, in either order. Source: our choice; the pairs are those of ``counting``.
+    """
+
+    def __init__(self, *, dimensions: Count, skip: Count, seed: int) -> None:
+        """Keep the settings.
+
+        Args:
+            dimensions: Singular vectors kept, at most; fewer where there are fewer items.
+            skip: Largest distance of a pair.
+            seed: Seed of the randomised SVD.
+        """
+        self.dimensions = dimensions
+        self.skip = skip
+        self.seed = seed
+
+    def embed(self, interactions: Interactions) -> np.ndarray:
+        """Return unit vectors, shape ``(items, dimensions)``, float32; zeros for an item that stands beside none."""
+        pairs = count_pairs(interactions, skip=self.skip, back=1.0).tocoo()
+        share = np.asarray(pairs.sum(axis=1)).ravel()
+        pairs.data = np.log1p(pairs.data * share.sum() / (share[pairs.row] * share[pairs.col]))
+        svd = TruncatedSVD(min(self.dimensions, *pairs.shape), n_iter=10, random_state=self.seed)
+        weighted = svd.fit_transform(pairs.tocsr())
+        scale = np.sqrt(np.where(svd.singular_values_ > 0, svd.singular_values_, 1))
+        return unit_rows(weighted / scale).astype(np.float32)
 
 
 class JointEmbedding:
@@ -242,7 +273,7 @@ def _degree_normalised(counts: csr_matrix) -> csr_matrix:
     return diags(rows**-0.5) @ counts @ diags(columns**-0.5)
 
 
-def _svd(matrix: csr_matrix, dimensions: int, seed: int) -> np.ndarray:
+def _svd(matrix: csr_matrix, dimensions: int, seed: Seed) -> np.ndarray:
     kept = min(dimensions, *matrix.shape)
     vectors: np.ndarray = TruncatedSVD(n_components=kept, random_state=seed).fit_transform(matrix)
     return vectors.astype(np.float32)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,7 @@ from src.launch.storage import write_atomic
 
 if TYPE_CHECKING:
     from src.ilrec.dataset.interactions import Interactions
+    from src.ilrec.tokenizer.embeddings import Embedding
     from src.model.causal_lm import CausalLM
 
 ReportValue = float | list[int] | list[float]
@@ -30,12 +31,15 @@ class ItemTokens:
             -1 pads titles on the right.
         report: Named measures, see ``id_statistics``; a tokenizer may add its own.
         as_text: Whether items are titles, each with the end-of-text token as its last.
+        start: What each token of the vocabulary is to start from, shape ``(vocabulary, dimensions)``, float32: the mean
+            vector of the items that it is part of; ``None`` leaves that to the model.
     """
 
     vocabulary: list[str]
     tokens: np.ndarray
     report: dict[str, ReportValue]
     as_text: bool = False
+    start: np.ndarray | None = None
 
     @classmethod
     def from_codes(
@@ -55,6 +59,17 @@ class ItemTokens:
         ]
         tokens = codes.astype(np.int64) + first_token
         return cls(vocabulary, tokens, {**id_statistics(codes, sizes), **extra})
+
+    def started(self, embedding: Embedding | None, interactions: Interactions) -> ItemTokens:
+        """Let each token start from the mean vector of its items; without an embedding, as the model likes."""
+        if embedding is None:
+            return self
+        vectors = embedding.embed(interactions)
+        sums = np.zeros((len(self.vocabulary), vectors.shape[1]), dtype=np.float32)
+        for column in self.tokens.T:
+            np.add.at(sums, column, vectors)
+        count = np.bincount(self.tokens.ravel(), minlength=len(sums))
+        return replace(self, start=sums / np.maximum(count, 1)[:, None])
 
     def written_for(self, model: CausalLM) -> ItemTokens:
         """Return the items as they are: semantic IDs are the same for every model, titles are not."""
@@ -85,10 +100,15 @@ class ItemTokens:
 class OneTokenPerItem:
     """The item's number is its only token, so that positions in the vocabulary are item indices."""
 
+    def __init__(self, *, start: Embedding | None = None) -> None:
+        """Keep the embedding that the tokens start from; ``None`` leaves that to the model."""
+        self.start = start
+
     def fit(self, interactions: Interactions) -> ItemTokens:
         """Name the tokens ``<a_0>, <a_1>, ...`` in the order of the items."""
         items = interactions.num_items
-        return ItemTokens.from_codes(np.arange(items)[:, None], [range(items)], {})
+        named = ItemTokens.from_codes(np.arange(items)[:, None], [range(items)], {})
+        return named.started(self.start, interactions)
 
 
 def id_statistics(codes: np.ndarray, codebook_sizes: Sequence[int]) -> dict[str, ReportValue]:

@@ -18,6 +18,7 @@ from src.ilrec.tokenizer.embeddings import Embedding
 from src.ilrec.tokenizer.item_tokens import ItemTokens
 from src.ilrec.tokenizer.residual_codes import ResidualCodes
 from src.launch.storage import cache_folder, locked
+from src.launch.values import Seed
 from src.losses.quantisation import squared_distances
 
 if TYPE_CHECKING:
@@ -38,17 +39,27 @@ class RqVae:
 
     codes: ResidualCodes
 
-    def __init__(self, *, embedding: Embedding, training: Training, seed: int, **codes: Any) -> None:
+    def __init__(
+        self,
+        *,
+        embedding: Embedding,
+        training: Training,
+        seed: Seed,
+        start: Embedding | None = None,
+        **codes: Any,
+    ) -> None:
         """Keep the settings.
 
         Args:
             embedding: Where the item vectors come from.
             training: The autoencoder and its optimisation.
             seed: Seed of everything random in the training.
+            start: Embedding that tokens start from; ``None`` leaves that to the model.
             codes: Those of ``ResidualCodes``.
         """
         self.codes = ResidualCodes(**codes)
         self.embedding = embedding
+        self.start = start
         self.training = training
         self.seed = seed
 
@@ -72,7 +83,7 @@ class RqVae:
             with locked(folder):
                 train(module, folder)
             codes, unexplained = self._cut(module)
-        return self.codes.named(codes, unexplained, interactions)
+        return self.codes.named(codes, unexplained, interactions).started(self.start, interactions)
 
     def _key(self, vectors: np.ndarray) -> str:
         """Return the hash of everything that the trained weights depend on."""

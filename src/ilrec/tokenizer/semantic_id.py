@@ -11,7 +11,7 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 from src.ilrec.tokenizer.embeddings import Embedding
 from src.ilrec.tokenizer.item_tokens import ItemTokens
 from src.ilrec.tokenizer.residual_codes import ResidualCodes, require_positive
-from src.launch.values import Count
+from src.launch.values import Count, Seed
 
 if TYPE_CHECKING:
     from src.ilrec.dataset.interactions import Interactions
@@ -25,18 +25,28 @@ class ResidualKMeans:
 
     codes: ResidualCodes
 
-    def __init__(self, *, embedding: Embedding, restarts: Count, seed: int, **codes: Any) -> None:
+    def __init__(
+        self,
+        *,
+        embedding: Embedding,
+        restarts: Count,
+        seed: Seed,
+        start: Embedding | None = None,
+        **codes: Any,
+    ) -> None:
         """Keep the settings.
 
         Args:
             embedding: Where the item vectors come from.
             restarts: k-means runs per level; the best is kept.
             seed: Seed of the k-means starts.
+            start: Embedding that tokens start from; ``None`` leaves that to the model.
             codes: Those of ``ResidualCodes``.
         """
         self.codes = ResidualCodes(**codes)
         require_positive(restarts=restarts)
         self.embedding = embedding
+        self.start = start
         self.restarts = restarts
         self.seed = seed
 
@@ -54,7 +64,7 @@ class ResidualKMeans:
         # One thread: with more, the order of additions varies, and so the last bits, and so now and then a code.
         with threadpool_limits(limits=1):
             codes, unexplained = self._quantise(self.embedding.embed(interactions).astype(np.float64))
-        return self.codes.named(codes, unexplained, interactions)
+        return self.codes.named(codes, unexplained, interactions).started(self.start, interactions)
 
     def _quantise(self, vectors: np.ndarray) -> tuple[np.ndarray, list[float]]:
         """Return codes of shape ``(items, levels)`` and the share of variance each level leaves."""

@@ -1,12 +1,9 @@
 """Imitation and GRPO as whole runs: learnt by heart and answered, killed and resumed to the bit, refused."""
 
 import json
-import os
 import shutil
 import signal
-import subprocess
-import sys
-from pathlib import Path
+import time
 
 import pytest
 import torch
@@ -14,8 +11,8 @@ import torch
 from src.gisa.stage.grpo import GrpoStage
 from tests.gisa.demonstrations import AGENT, command, rollout
 from tests.gisa.gisa_files import question, write_suite
+from tests.processes import fork
 
-ROOT = Path(__file__).parents[3]
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
@@ -123,12 +120,10 @@ def test_a_run_killed_from_outside_resumes_to_the_bit(run, place, tmp_path):
     arguments = command(place, *lora, "checkpointing.every_steps=2")
     assert run(*arguments, f"hydra.run.dir={tmp_path / 'whole'}") == 0
     folder = tmp_path / "killed"
-    process = subprocess.Popen(
-        [sys.executable, "-m", "src.run", *arguments, f"hydra.run.dir={folder}"],
-        cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-    )  # fmt: skip
+    process = fork(*arguments, f"hydra.run.dir={folder}")
     while not (folder / "metrics.csv").is_file() or "\n6,2,train/loss" not in (folder / "metrics.csv").read_text():
         assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.001)
     process.kill()
     process.communicate()
     assert process.returncode == -signal.SIGKILL

@@ -3,6 +3,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from base64 import b64encode
 from pathlib import Path
 from urllib.parse import quote
@@ -12,6 +13,7 @@ import pytest
 from src.gisa.report.page import read_page
 from tests.gisa.agent.servers import completion, model_server, reply
 from tests.gisa.gisa_files import question, write_suite
+from tests.processes import fork
 
 ROOT = Path(__file__).parents[3]
 QUESTIONS = [
@@ -238,11 +240,15 @@ def test_the_signal_to_terminate_ends_a_run_in_the_middle_of_an_episode(tmp_path
             f"agent.policy.base_url={url}",
         ]
         arguments = [*choices, "agent.policy.key_env=null", "logger=none", f"hydra.run.dir={tmp_path / 'run'}"]
-        process = subprocess.Popen([sys.executable, "-m", "src.run", "+experiment=gisa_rollout", *arguments], cwd=ROOT)
+        process = fork("+experiment=gisa_rollout", *arguments)
         server.settimeout(120)
         with server.accept()[0]:
-            process.terminate()
-            assert process.wait(timeout=120) == -signal.SIGTERM
+            process.send_signal(signal.SIGTERM)
+            latest = time.monotonic() + 120
+            while process.poll() is None:
+                assert time.monotonic() < latest
+                time.sleep(0.01)
+            assert process.returncode == -signal.SIGTERM
 
 
 @pytest.mark.slow

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from src.ilrec.model.pair_counts import count_pairs, latest_items, ranks_of
+from src.ilrec.dataset.pairs import count_pairs
+from src.ilrec.model.pair_counts import latest_items, ranks_of
 from tests.ilrec.model.test_counting import counting, drawn, interactions
 
 

@@ -8,6 +8,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from src.ilrec.prompt.examples import Examples
 from src.ilrec.prompt.ids import IdsPrompt, ItemsPrompt
 from src.ilrec.prompt.instruction import InstructionPrompt
 from src.ilrec.tokenizer.item_tokens import ItemTokens
@@ -192,3 +193,14 @@ def test_bad_prompt_settings_are_named():
         ids_prompt(max_history=3, stride=9)
     with pytest.raises(InputError, match=r"prompt.stride=4 must lie between 1 and 3 \(prompt.max_history=3\)"):
         ItemsPrompt(None, None, max_history=3, stride=4)
+
+
+def test_a_cropped_example_begins_later_and_keeps_its_last_item_and_one_before_it():
+    count = 2_000
+    whole = Examples(*(np.full(count, number) for number in (7, 2, 8, 3)))  # items 2 to 7, responses from 3 on
+    cropped = whole.cropped(0.5, 1, np.random.default_rng(0))
+    assert set(cropped.start.tolist()) == {2, 3, 4, 5, 6}
+    assert (cropped.stop == 8).all()
+    assert (cropped.first_label == np.maximum(3, cropped.start + 1)).all()
+    assert 0.36 < (cropped.start > 2).mean() < 0.44  # half of them, and one in five of these begins where it did
+    assert (whole.cropped(0.0, 1, np.random.default_rng(0)).start == 2).all()

@@ -12,7 +12,8 @@ from safetensors.torch import load_file
 
 from src.model.causal_lm import _byte_tokenizer
 from src.training.sharded import load_weights
-from tests.test_small_job import ranks, result, start_two
+from tests.processes import finish, fork_two, start_two
+from tests.test_small_job import ranks, result
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 SIZES = {
@@ -50,21 +51,18 @@ def arguments(run, small_arguments, tmp_path_factory):
 SPLIT = ["trainer.strategy=sharded", "trainer.devices=2"]
 
 
-def finish(process):
-    output = process.communicate()[0]
-    assert process.returncode == 0, output
-
-
-def kill_in_training(process, folder):
-    """Kill torchrun and both of its processes with ``kill -9`` some way behind the first checkpoint."""
+def kill_in_training(folder, *processes):
+    """Kill both processes, and torchrun where it has started them, some way behind the first checkpoint."""
     log = folder / "metrics.csv"
     while not (folder / "checkpoints" / "last.ckpt").is_file() or log.read_bytes().count(b"\n") < 70:
-        assert process.poll() is None, process.communicate()[0]
+        assert all(one.poll() is None for one in processes), [one.communicate()[0] for one in processes]
         time.sleep(0.01)
-    workers = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    for pid in (process.pid, *map(int, workers)):
-        os.kill(pid, signal.SIGKILL)
-    process.communicate()
+    for process in processes:
+        workers = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        for pid in (process.pid, *map(int, workers)):
+            os.kill(pid, signal.SIGKILL)
+    for process in processes:
+        process.communicate()
     assert result(folder)["status"] == "running"
 
 
@@ -76,8 +74,8 @@ def test_two_processes_killed_and_resumed_train_and_export_what_one_does(run, ar
     exact = ["model.dtype=float32", "trainer.precision=32-true"]
     one, two, exported = tmp_path / "one", tmp_path / "two", tmp_path / "exported"
     assert run(*arguments, *exact, "trainer.strategy=auto", "trainer.devices=1", f"hydra.run.dir={one}") == 0
-    kill_in_training(start_two(*arguments, *exact, *SPLIT, f"hydra.run.dir={two}"), two)
-    finish(start_two(f"resume={two}"))
+    kill_in_training(two, *fork_two(*arguments, *exact, *SPLIT, f"hydra.run.dir={two}"))
+    finish(*fork_two(f"resume={two}"))
     assert shards(two) == ["__0_0.distcp", "__1_0.distcp"]  # each process wrote its part, and older ones are gone
     assert (result(two)["status"], result(two)["resumed"], result(two)["evaluated_users"]) == ("finished", 1, 24)
     for name in ("last.ckpt", "best.ckpt"):
@@ -100,7 +98,7 @@ def test_two_processes_killed_and_resumed_train_and_export_what_one_does(run, ar
 def test_in_the_papers_precision_a_killed_job_ends_to_the_bit_as_one_that_was_not(arguments, tmp_path):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     finish(start_two(*arguments, *SPLIT, f"hydra.run.dir={whole}"))
-    kill_in_training(start_two(*arguments, *SPLIT, f"hydra.run.dir={killed}"), killed)
+    kill_in_training(killed, start_two(*arguments, *SPLIT, f"hydra.run.dir={killed}"))
     finish(start_two(f"resume={killed}"))
     assert result(killed)["metrics"] == result(whole)["metrics"]
     assert ranks(killed) == ranks(whole)

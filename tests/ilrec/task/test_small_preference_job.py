@@ -7,7 +7,8 @@ import torch
 
 from src.ilrec.task.assemble import load_trained
 from src.launch.storage import sha256_of
-from tests.test_small_job import in_two_processes, kill_at, ranks, result, start, weights
+from tests.processes import finish, fork, fork_two
+from tests.test_small_job import TWO, kill_at, ranks, result, weights
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -57,7 +58,7 @@ def test_rounds_of_self_play_killed_from_outside_resume_to_the_same_ranks_and_we
     arguments = [*recipe("sprec"), "checkpointing.every_steps=1"]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     assert run(*arguments, f"hydra.run.dir={whole}") == 0
-    process = start("src.run", *arguments, f"hydra.run.dir={killed}")
+    process = fork(*arguments, f"hydra.run.dir={killed}")
     log = killed / "metrics.csv"
     kill_at(process, lambda: log.is_file() and b"train/margin" in log.read_bytes())  # in the DPO epoch of a round
     assert result(killed)["status"] == "running"
@@ -71,7 +72,7 @@ def test_two_processes_score_and_train_what_one_does(run, recipe, tmp_path):
     one, two = tmp_path / "one", tmp_path / "two"
     arguments = [*recipe("rosepo"), "trainer.max_epochs=1"]
     assert run(*arguments, f"hydra.run.dir={one}") == 0
-    in_two_processes(*arguments, f"hydra.run.dir={two}")
+    finish(*fork_two(*arguments, *TWO, f"hydra.run.dir={two}"))
     draws = [torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["draw"] for folder in (one, two)]
     assert draws[0]["key"] == draws[1]["key"]
     assert torch.equal(draws[0]["answers"], draws[1]["answers"])

@@ -8,6 +8,7 @@ from src.ilrec.tokenizer.embeddings import (
     FileEmbedding,
     JointEmbedding,
     TextEmbedding,
+    TransitionEmbedding,
     documents,
 )
 from src.launch.errors import InputError
@@ -221,3 +222,13 @@ def test_files_that_are_absent_torn_or_of_another_kind_are_refused(tmp_path, sav
         np.savez(stream, ROWS)
     with pytest.raises(InputError, match="holds no array of numbers"):
         file.embed(shop)
+
+
+def test_items_beside_the_same_items_lie_close_and_one_beside_none_is_zero(make_interactions):
+    # 0 and 1 both lead to 2; 3 and 4 both lead to 5; item 6 is only ever validated and tested on.
+    shop = make_interactions([[0, 2, 6, 6], [1, 2, 6, 6], [3, 5, 6, 6], [4, 5, 6, 6]], items=7)
+    vectors = TransitionEmbedding(dimensions=4, skip=1, seed=0).embed(shop)
+    assert vectors[0] @ vectors[1] == pytest.approx(1, abs=1e-5)
+    assert vectors[0] @ vectors[3] == pytest.approx(0, abs=1e-5)
+    assert np.linalg.norm(vectors, axis=1)[:6] == pytest.approx(np.ones(6), abs=1e-5)
+    assert not vectors[6].any()

@@ -3,12 +3,13 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from src.ilrec.dataset.interactions import Interactions
-from src.ilrec.tokenizer.index_file import IndexFile
+from src.ilrec.tokenizer.index_file import IndexFile, apart
 from src.launch.errors import InputError
 
 INSTRUMENTS = Path(__file__).parents[4] / "shared" / "data" / "amazon_instruments"
@@ -125,3 +126,34 @@ def test_the_published_instruments_index_has_9897_distinct_ids(make_interactions
     assert tokens.report["distinct_ids"] == 9_897
     assert tokens.tokens.shape == (9_922, 4)
     assert tokens.report["items_ignored"] == 0
+
+
+def test_of_items_that_share_an_id_all_but_the_most_popular_take_the_nearest_free_code(make_interactions):
+    # Items 0, 1 and 4 share <a_0><b_0>. Item 1 is the most popular and stays. Free below <a_0> are <b_1> (item 2's) and
+    # <b_2> (item 3's): item 0 has the users of item 2, item 4 those of item 3.
+    codes = np.array([[0, 0], [0, 0], [1, 1], [1, 2], [0, 0]])
+    shop = make_interactions([[0, 2, 1, 1, 1], [0, 2, 1, 1, 1], [3, 4, 1, 1, 1], [3, 4, 1, 1, 1]], items=5)
+    assert apart(codes, shop).tolist() == [[0, 1], [0, 0], [1, 1], [1, 2], [0, 2]]
+
+
+def test_where_no_code_is_free_new_ones_are_made_and_the_report_counts_who_moved(write, make_interactions):
+    index = {str(item): ["<a_3>", "<b_5>"] for item in range(3)}
+    file = write(index)
+    file.unique = True
+    tokens = file.fit(make_interactions([[0, 1, 2], [2, 1, 1, 1, 0]]))
+    assert sorted(tokens.vocabulary) == ["<a_3>", "<b_5>", "<b_6>", "<b_7>"]
+    assert tokens.report["collision_rate"] == 0
+    assert tokens.report["items_moved"] == 2
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=30)
+@given(st.integers(1, 3).flatmap(lambda n: st.lists(st.tuples(*[st.integers(0, 2)] * n), min_size=3, max_size=12)))
+def test_every_item_gets_an_id_of_its_own_and_those_that_have_one_keep_it(make_interactions, rows):
+    codes = np.array(rows)
+    moved = apart(codes, make_interactions([[0, 1, 2, 0, 1], [1, 0, 2, 1]], items=len(rows)))
+    assert len(np.unique(moved, axis=0)) == len(rows)
+    assert (moved[:, :-1] == codes[:, :-1]).all()
+    _, group, size = np.unique(codes, axis=0, return_inverse=True, return_counts=True)
+    alone = size[group.ravel()] == 1
+    assert (moved[alone] == codes[alone]).all()
+    assert (moved == codes).all(axis=1).sum() == len(size)

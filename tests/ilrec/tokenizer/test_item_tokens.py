@@ -83,3 +83,14 @@ def test_an_items_token_is_its_index():
     assert items.tokens.tolist() == [[0], [1], [2]]
     assert items.vocabulary == ["<a_0>", "<a_1>", "<a_2>"]
     assert items.report["collision_rate"] == 0
+
+
+def test_a_token_starts_from_the_mean_vector_of_its_items(make_interactions):
+    class Rows:
+        def embed(self, interactions):
+            return np.array([[1, 0], [3, 0], [0, 5]], dtype=np.float32)
+
+    named = ItemTokens.from_codes(np.array([[0, 0], [0, 1], [1, 1]]), [range(2), range(3)], {})
+    start = named.started(Rows(), make_interactions([[0, 1, 2]])).start
+    assert start.tolist() == [[2, 0], [0, 5], [1, 0], [1.5, 2.5], [0, 0]]
+    assert named.started(None, make_interactions([[0, 1, 2]])).start is None

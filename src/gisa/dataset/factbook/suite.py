@@ -23,6 +23,7 @@ from src.gisa.dataset.factbook.records import BY_KEY, FIRST, LATER, Facts, NoAns
 from src.gisa.dataset.gisa import Gisa
 from src.launch.errors import InputError
 from src.launch.storage import cache_folder, locked, write_atomic, writing_to_cache
+from src.launch.values import Count
 
 Split = Literal["train", "entities", "families"]
 _SEED = 1
@@ -45,7 +46,7 @@ def factbook(snapshot: str | None = None) -> Factbook:
     return Factbook(None, 0, 0, snapshot)
 
 
-def factbook_set(split: Split, per_type: int = 420, max_pages: int = 4, snapshot: str | None = None) -> Factbook:
+def factbook_set(split: Split, per_type: Count = 420, max_pages: Count = 4, snapshot: str | None = None) -> Factbook:
     """Return a set of further questions in more wordings; the first call makes it in the cache folder.
 
     Args:

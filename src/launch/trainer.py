@@ -1,0 +1,72 @@
+"""Settings of Lightning's trainer that would be dropped, or do harm, in a run of ours: refused with what to type."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, TypedDict
+
+from annotated_types import Ge
+
+from src.launch.values import Count, Share, Weight, Whole
+
+_STRATEGIES = (
+    *("auto", "ddp", "ddp_find_unused_parameters_true", "ddp_find_unused_parameters_false", "sharded"),
+    "single_device",
+)
+_ACCELERATORS = ("auto", "cpu", "cuda", "gpu", "mps")
+
+
+class TrainerRanges(TypedDict, total=False):
+    """Settings that Lightning takes out of range, and stumbles over later."""
+
+    accumulate_grad_batches: Count
+    check_val_every_n_epoch: Count | None
+    gradient_clip_val: Weight | None
+    log_every_n_steps: Whole | None
+    limit_train_batches: Count | Share | None
+    limit_val_batches: Whole | Share | None
+    limit_test_batches: Whole | Share | None
+    val_check_interval: Count | Share | None
+    overfit_batches: Whole | Share
+    max_epochs: Annotated[int, Ge(-1)] | None
+    max_steps: Annotated[int, Ge(-1)]
+    min_epochs: Whole | None
+    min_steps: Whole | None
+    num_nodes: Count
+    num_sanity_val_steps: Annotated[int, Ge(-1)] | None
+
+
+def trainer_faults(trainer: Mapping[str, Any]) -> Iterator[str]:
+    """Name what a trainer of ours cannot do, by the arguments that ask for it."""
+    strategy, accelerator = trainer.get("strategy"), trainer.get("accelerator")
+    name = str(strategy["_target_"]).rpartition(".")[2] if isinstance(strategy, dict) else str(strategy or "auto")
+    if name.startswith(("fsdp", "deepspeed", "FSDP", "DeepSpeed", "ModelParallel")):
+        yield (
+            f"trainer.strategy={name}: weights that are split over devices are ours to put together again in a "
+            "checkpoint, and this one would not let us; type trainer.strategy=sharded (FSDP2), which splits weights, "
+            "gradients and optimiser state likewise"
+        )
+    elif isinstance(strategy, str) and strategy not in _STRATEGIES:
+        yield f"trainer.strategy={strategy}: I know {', '.join(_STRATEGIES)}; for several devices type ddp or sharded"
+    if isinstance(accelerator, str) and accelerator not in _ACCELERATORS:
+        yield f"trainer.accelerator={accelerator}: I know {', '.join(_ACCELERATORS)}; type one of them"
+    elif accelerator in ("cuda", "gpu", "mps"):
+        import torch
+
+        here = torch.backends.mps.is_available() if accelerator == "mps" else torch.cuda.is_available()
+        if not here and not (accelerator == "gpu" and torch.backends.mps.is_available()):
+            device = "Apple GPU" if accelerator == "mps" else "CUDA"
+            yield f"trainer.accelerator={accelerator}: there is no {device} here; type trainer.accelerator=cpu"
+    if trainer.get("enable_checkpointing") is False or trainer.get("barebones"):
+        key = "barebones=true" if trainer.get("barebones") else "enable_checkpointing=false"
+        yield (
+            f"trainer.{key}: best.ckpt is what is tested, and last.ckpt what a killed run goes on from; leave it out. "
+            "For fewer writes type checkpointing.every_steps=null, which writes at the end of an epoch only"
+        )
+    if trainer.get("default_root_dir") is not None:
+        yield "trainer.default_root_dir: a run writes into its own folder; type hydra.run.dir=<folder> instead"
+    if isinstance(trainer.get("logger"), bool):
+        yield (
+            f"trainer.logger={str(trainer['logger']).lower()}: metrics.csv is always written; type logger=none for "
+            "nothing else, or 'logger=[wandb,tensorboard]' for more"
+        )

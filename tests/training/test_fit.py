@@ -1,0 +1,84 @@
+import json
+
+import pytest
+
+from src.launch.errors import InputError
+from src.launch.machine import absent
+from src.training.fit import trainer_of
+
+# Lightning warns of short epochs, of batches without workers and the like.
+pytestmark = pytest.mark.filterwarnings("ignore")
+TRAINER = {"_target_": "lightning.Trainer", "_partial_": True, "accelerator": "cpu", "max_epochs": 1}
+
+
+def trainer(callbacks_group=(), logger_group=(), **settings):
+    config = {"trainer": {**TRAINER, **settings}, "callbacks": dict(callbacks_group), "logger": dict(logger_group)}
+    return trainer_of(config, logger=False)
+
+
+def test_callbacks_loggers_plugins_and_profiler_of_the_config_take_part_in_the_run(run, toy_arguments, tmp_path):
+    pytest.importorskip("tensorboard")
+    import stand_in_parts
+
+    folder = tmp_path / "a"
+    assert run(
+        *toy_arguments, "callbacks=[learning_rate,early_stopping]", "callbacks.early_stopping.patience=1",
+        "+callbacks.mine._target_=stand_in_parts.Told", f"+callbacks.mine.path={tmp_path / 'told'}",
+        f"trainer.callbacks=[{{_target_:stand_in_parts.Told,path:{tmp_path / 'told_too'}}}]",
+        "logger=[csv,tensorboard]", "trainer.logger={_target_:stand_in_parts.Log}", "trainer.profiler=simple",
+        "trainer.plugins=[{_target_:stand_in_parts.CountedPrecision}]", "trainer.precision=null",
+        "checkpointing.patience=null", "stage.lr=0.00001",
+        f"hydra.run.dir={folder}", "trainer.max_epochs=30",
+    ) == 0  # fmt: skip
+    epochs = (tmp_path / "told").read_text().split()
+    assert epochs == (tmp_path / "told_too").read_text().split()
+    assert 2 <= len(epochs) < 30  # stopped early, as the learning rate falls and nothing gets better any more
+    rows = (folder / "metrics.csv").read_text()
+    assert ",lr-AdamW," in rows
+    assert "train/loss" in (folder / "csv" / "metrics.csv").read_text()
+    assert list((folder / "tensorboard").glob("events*"))
+    assert "train/loss" in json.loads((folder / "log.json").read_text())
+    assert "Profiler Report" in (folder / "fit-profile.txt").read_text()
+    assert stand_in_parts.CountedPrecision.passes == 6 * len(epochs)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [({"plugins": [{"_target_": "lightning.pytorch.plugins.TorchCheckpointIO"}]},
+      "TorchCheckpointIO would write checkpoints that a kill can leave half written"),
+     ({"profiler": "slow"}, "trainer.profiler=slow: I know simple, advanced, pytorch"),
+     ({"logger_group": {"mine": {"_target_": "stand_in_parts.NeedsWhatIsNotHere"}}}, "Install it, or choose another"),
+     ({"callbacks_group": {"early": {"_target_": "lightning.pytorch.callbacks.EarlyStopping", "monitor": "x",
+                                     "mode": "up"}}}, "`mode` can be min, max, got up")],
+    ids=["checkpoint plugin", "profiler", "not installed", "callback"],
+)  # fmt: skip
+def test_what_the_trainer_cannot_take_up_is_refused_before_anything_is_made(toy_arguments, settings, message):
+    with pytest.raises(InputError) as caught:
+        trainer(**settings)
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "advice"),
+    [({"strategy": "fsdp"}, "type trainer.strategy=sharded (FSDP2)"),
+     ({"strategy": "deepspeed_stage_3"}, "type trainer.strategy=sharded (FSDP2)"),
+     ({"strategy": {"_target_": "lightning.pytorch.strategies.FSDPStrategy"}}, "trainer.strategy=FSDPStrategy: "),
+     ({"strategy": "ddp_spawn"}, "for several devices type ddp or sharded"),
+     ({"strategy": "shardedd"}, "I know auto, ddp,"),
+     ({"accelerator": "mps"}, "there is no Apple GPU here; type trainer.accelerator=cpu"),
+     ({"accelerator": "tpu"}, "I know auto, cpu, cuda, gpu, mps"),
+     ({"enable_checkpointing": False}, "type checkpointing.every_steps=null"),
+     ({"barebones": True}, "trainer.barebones=true: best.ckpt is what is tested"),
+     ({"default_root_dir": "x"}, "type hydra.run.dir=<folder> instead"),
+     ({"logger": False}, "type logger=none for nothing else"), ({"logger": True}, "'logger=[wandb,tensorboard]'")],
+    ids=str,
+)  # fmt: skip
+def test_what_a_run_of_ours_cannot_do_is_refused_with_advice(settings, advice, monkeypatch):
+    monkeypatch.setattr("torch.backends.mps.is_available", lambda: False)
+    (fault,) = absent({"trainer": settings}, multirun=False)
+    assert advice in fault
+
+
+@pytest.mark.parametrize("strategy", ["auto", "ddp", "ddp_find_unused_parameters_true", "sharded", None])
+def test_what_a_run_of_ours_can_do_is_let_pass(strategy):
+    assert not list(absent({"trainer": {"strategy": strategy, "accelerator": "cpu"}}, multirun=False))
