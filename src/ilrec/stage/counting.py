@@ -56,8 +56,9 @@ class CountingStage(NextItemStage):
     def configure_optimizers(self) -> None:
         """There is nothing to optimise."""
 
-    def configure_gradient_clipping(self, *args: Any, **kwargs: Any) -> None:
-        """There is nothing to clip."""
+    def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
+        """Take the step and nothing else: there are no gradients to clip or to log."""
+        optimizer_closure()
 
     def _trained_names(self) -> Iterator[str]:
         return (name for name, _ in self.named_buffers())
