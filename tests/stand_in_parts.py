@@ -55,6 +55,7 @@ class Data(lightning.LightningDataModule):
         *,
         batch_size: int = 4,
         evaluation_batch_size: int = 16,
+        crop: float = 0.0,
         max_users: int | None = None,
     ):
         super().__init__()

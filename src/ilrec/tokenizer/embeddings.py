@@ -93,7 +93,7 @@ class TransitionEmbedding:
     each counted ``0.5 ** (d - 1)`` times, in either order. Source: our choice; the pairs are those of ``counting``.
     """
 
-    def __init__(self, *, dimensions: Count, skip: Count, seed: int) -> None:
+    def __init__(self, *, dimensions: Count, skip: Count, seed: Seed) -> None:
         """Keep the settings.
 
         Args:
