@@ -17,7 +17,7 @@ from src.ilrec.dataset.interactions import Interactions
 from src.ilrec.prompt.examples import Examples
 from src.ilrec.tokenizer.embeddings import Embedding
 from src.launch.errors import InputError
-from src.launch.values import Count, Seed
+from src.launch.values import Count, Seed, Share
 from src.model.packing import Batch
 
 
@@ -99,6 +99,7 @@ class PreferenceData(RecommendationData):
         batch_size: Examples of one optimiser step, over all devices together.
         evaluation_batch_size: Users decoded at once on one device.
         max_users: Evaluate only the first users; ``None`` evaluates all.
+        crop: See ``RecommendationData``; for pairs in the prompt's own examples.
         settings: Those of ``PairSettings``.
 
     Attributes:
@@ -116,6 +117,7 @@ class PreferenceData(RecommendationData):
         batch_size: Count,
         evaluation_batch_size: Count,
         max_users: Count | None,
+        crop: Share = 0.0,
         **settings: Any,
     ) -> None:
         super().__init__(
@@ -125,6 +127,7 @@ class PreferenceData(RecommendationData):
             batch_size=batch_size,
             evaluation_batch_size=evaluation_batch_size,
             max_users=max_users,
+            crop=crop,
         )
         self.settings = PairSettings(**settings)
         self.answers: NDArray[np.int64] | None = None
@@ -164,6 +167,7 @@ class PreferenceData(RecommendationData):
         lengths = np.diff(self.interactions.offsets) - 2
         if self.settings.prompts_per_epoch is None:
             examples = self.prompt.examples(lengths, rng)
+            examples = examples.cropped(self.crop, self.prompt.unlabelled, rng) if self.crop else examples
         else:
             users, labels = labels_with_history(lengths)
             kept = np.sort(rng.permutation(len(users))[: self.settings.prompts_per_epoch])

@@ -63,7 +63,7 @@ class RecommendationTask:
         with fitted(stage, parts.data, config, folder, record, sweep) as (trainer, checkpoints):
             selected = {} if checkpoints.best_score is None else {checkpoints.monitor: checkpoints.best_score}
             results = tested(trainer, parts, config, folder, record, checkpoints.selected)
-        record.finish(**results | stage.decisions | {"metrics": results["metrics"] | selected})
+        record.finish(**results | getattr(stage, "decisions", {}) | {"metrics": results["metrics"] | selected})
 
     def show(self, record: Record) -> None:
         """Print the test metrics."""
