@@ -83,7 +83,8 @@ def test_training_finds_the_target_more_often(tmp_path, supervised):
     module = stage(supervised, learning_rate=3e-3, kl_weight=1e-3)
     run = fit(tmp_path, module, prompts(), max_epochs=12)
     logged = {name for name in run.callback_metrics if name.startswith("train/")}
-    assert logged == {"train/loss", "train/reward", "train/hit_rate", "train/log_ratio", "train/negatives"}
+    parts = {"train/reward", "train/hit_rate", "train/log_ratio", "train/negatives"}
+    assert logged == {"train/loss", "train/learning_rate", "train/gradient_norm"} | parts
     assert run.callback_metrics["train/reward"] > before
 
 

@@ -129,6 +129,7 @@ def test_training_prefers_the_chosen_items(tmp_path, supervised, objective):
     run = fit(tmp_path, module, max_epochs=6)
     logged = run.callback_metrics
     names = {"train/loss", "train/margin", "train/accuracy", "train/negatives"}
+    names |= {"train/learning_rate", "train/gradient_norm"}
     assert {name for name in logged if name.startswith("train/")} == names
     assert logged["train/accuracy"] > 0.8  # one pair in seven has no history to tell by
     assert logged["train/margin"] > 1
