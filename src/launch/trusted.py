@@ -15,10 +15,13 @@ from src.launch.values import CONF
 VARIABLE = "ILREC_GISA_TRUST"  # packages of the user's own, with commas between them
 _OF_LIGHTNING = r"lightning\.pytorch\.(callbacks|loggers|plugins|profilers|strategies)\.(\w+\.)?[A-Z]\w*"
 _OF_TORCH = r"torch\.optim\.(lr_scheduler\.)?[A-Z]\w*"
-# Classes of other packages that conf/ cannot name one by one, by the part of a config that they may stand in.
+# What finds a model's folder, which overrides put in the place of a name.
+_FOLDERS = r"src\.(gisa\.agent\.local\.trained_folder|model\.smollm2\.local_folder)"
+# What conf/ does not name one by one, by the part of a config that it may stand in.
 _CLASSES = {
     **dict.fromkeys(("trainer", "callbacks", "logger"), re.compile(_OF_LIGHTNING)),
     **dict.fromkeys(("optimizer", "scheduler"), re.compile(_OF_TORCH)),
+    "name": re.compile(_FOLDERS),
 }
 
 
