@@ -23,6 +23,8 @@ _CLASSES = {
     **dict.fromkeys(("optimizer", "scheduler"), re.compile(_OF_TORCH)),
     "name": re.compile(_FOLDERS),
 }
+# Keys that hold a choice of a group of another name.
+_ELSEWHERE = {"similarity": "embedding", "start": "embedding"}
 
 
 def require_trusted(config: Any, path: Path, typed: Any = None) -> None:
@@ -57,7 +59,7 @@ def untrusted(config: Any, typed: Collection[str] = ()) -> Iterator[str]:
             if isinstance(value, str) and "${" in value:
                 yield f"{place}={value!r}: a config that is written down refers to nothing"
             continue
-        known = any(value in named_in_conf(part) for part in path) or value in typed
+        known = any(value in named_in_conf(_ELSEWHERE.get(part, part)) for part in path) or value in typed
         classes = (pattern.fullmatch(str(value)) for part in path if (pattern := _CLASSES.get(part)))
         if not (known or any(classes) or str(value).startswith(own or "\0")):
             yield f"{place}={value}"
