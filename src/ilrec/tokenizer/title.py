@@ -69,6 +69,11 @@ class UnwrittenTitles:
     max_tokens: int
 
     @property
+    def start(self) -> None:
+        """What new tokens start from: there are none."""
+        return None
+
+    @property
     def vocabulary(self) -> list[str]:
         """New tokens of the language model: none."""
         return []
