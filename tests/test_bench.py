@@ -33,6 +33,7 @@ EXPECTED = {
     ],
     "step": [("CPU time of a step, V = 512", "negatives a label")] * 2,
     "memory": [("added by the steps", "fresh process"), ("of the whole process", "fresh process")] * 2,
+    "packing": [("prompt=instruction", "places a token"), ("train a next item", "tokens a next item")],
     "loss": [("N = 20", "equal: "), ("N = 20", "equal: ")],
     "density": [
         (f"{part}, N = 18, V = 64, {share} negatives: {measure}", "equal: ")

@@ -153,10 +153,11 @@ def targets(value):
 
 
 def test_targets_of_a_group_lie_in_a_room_of_its_name():
-    """In one of a wing or of the floor; trainer, loggers, callbacks and what searches are other people's."""
+    """In one of a wing or of the floor; what trains, logs, calls back and searches is other people's."""
     homes = {
         "trainer": "lightning.", "logger": r"(src\.training\.dashboard|lightning\.pytorch\.loggers)\.",
         "callbacks": "lightning.pytorch.callbacks.", "hydra": r"(src\.launch\.search|optuna\.(samplers|pruners))\.",
+        "optimizer": r"(torch\.optim|transformers)\.", "scheduler": r"transformers\.",
     }  # fmt: skip
     for path in FILES:
         group = path.relative_to(CONF).parts[0]

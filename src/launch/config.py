@@ -73,6 +73,8 @@ class Config:
     model: Node  # language model
     agent: Node  # what answers questions, with its tools and limits
     stage: Node  # what is trained, and how
+    optimizer: Node  # what makes steps of gradients; empty for AdamW
+    scheduler: Node  # how the learning rate goes; empty for warm-up and a cosine
     evaluator: Node  # how it is measured
     trainer: Node  # arguments of lightning.Trainer
     checkpointing: Node  # what is kept, and when to stop

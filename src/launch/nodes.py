@@ -6,7 +6,7 @@ import inspect
 import os
 import typing
 from collections.abc import Callable, Iterator
-from typing import Any, cast
+from typing import Any, Literal, TypedDict, cast
 
 from src.launch.errors import InputError
 from src.launch.trainer import TrainerRanges
@@ -16,7 +16,15 @@ SEVERAL = ("logger", "callbacks")  # groups of which several choices may stand s
 _INSTRUCTIONS = ("_target_", "_partial_", "_args_", "_recursive_", "_convert_")
 
 
-_RANGES = {"lightning.Trainer": TrainerRanges}
+class Schedule(TypedDict, total=False):
+    """Schedules of transformers that need no more than a number of steps."""
+
+    name: Literal[
+        "cosine", "linear", "constant", "constant_with_warmup", "inverse_sqrt", "cosine_with_min_lr", "polynomial"
+    ]
+
+
+_RANGES = {"lightning.Trainer": TrainerRanges, "transformers.get_scheduler": Schedule}
 
 
 def apart(group: Node) -> tuple[Node, dict[str, Node]]:

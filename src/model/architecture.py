@@ -21,6 +21,11 @@ LONG = 200
 With SmolLM2 and rows of 200 to 250 tokens, a step takes 0.7 of the time in bfloat16 and 0.9 in float32; small models
 have shorter rows, and many examples.
 """
+_WIDE = 512
+"""Width of a state from which that pays on a CPU for rows of any length, as it leaves no padding.
+
+With SmolLM2, 576 wide, and rows of 55 to 120 tokens, 80% of them filled, a step takes 0.88 of the time in float32.
+"""
 
 
 class _Output(dict[str, Any]):
@@ -178,7 +183,10 @@ class Architecture:
             States of the last block and of each of those, ``(N, D)``, all behind the final norm.
         """
         width = input_ids.shape[1]
-        if self.by_example and LONG <= width <= self.reach:
+        one_by_one = width >= LONG or (
+            getattr(self.config, "hidden_size", 0) >= _WIDE and input_ids.device.type == "cpu"
+        )
+        if self.by_example and one_by_one and width <= self.reach:
             rows = rows[number > 0][None]
             output = read_by_example(self, input_ids, number, hidden=bool(blocks))
         elif self.masked and width <= self.reach:

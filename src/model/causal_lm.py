@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor, nn
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
@@ -26,8 +26,9 @@ from src.launch.errors import InputError
 from src.launch.values import Count, Dropout, Seed
 from src.model.adapters import Lora, with_adapters
 from src.model.architecture import Architecture, Head
+from src.model.compilation import compile_blocks, require_compiler
 from src.model.probe import examine, extend
-from src.model.vocabulary import start_rows
+from src.model.vocabulary import add_item_tokens, grow_vocabulary, start_from_texts, start_rows
 
 log = logging.getLogger("run")
 
@@ -75,6 +76,7 @@ class CausalLM(nn.Module):
         self.item_token_ids: Tensor
         self.item_token_places: Tensor  # the inverse: token id -> place in the item vocabulary, -1 for other tokens
         self.name_item_tokens(item_vocabulary)
+        self.compiles = False
         self.train()  # from_pretrained leaves networks in eval mode, without dropout
 
     def name_item_tokens(self, item_vocabulary: Sequence[str]) -> None:
@@ -128,6 +130,9 @@ class CausalLM(nn.Module):
                 f"{context}.\nType:  {advice.format(context)}"
             )
         extend(self.architecture, longest)
+        if self.compiles:
+            compile_blocks(self.architecture)
+            self.compiles = False
         for reason, note in self.architecture.notes.items():
             if reason != "layers":  # which are told of where they are asked for
                 log.warning("%s: %s. It is read a slower way.", type(self.causal_network).__name__, note)
@@ -214,7 +219,7 @@ def from_scratch(
             f"Type:  model.hidden_size={-(-hidden_size // (2 * num_heads)) * 2 * num_heads}"
         )
     tokenizer = _byte_tokenizer()
-    _add_item_tokens(tokenizer, item_vocabulary)
+    add_item_tokens(tokenizer, item_vocabulary)
     config = LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=hidden_size,
@@ -256,23 +261,33 @@ def _drop_out(module: nn.Module, probability: float) -> None:
 
 def from_pretrained(
     item_vocabulary: Sequence[str],
+    texts: Sequence[Sequence[str]] | None = None,
     *,
     name: str,
     dtype: Literal["float32", "bfloat16"],
     gradient_checkpointing: bool,
     lora: Lora | None,
     seed: Seed,
+    new_rows: Literal["mean", "titles"] = "mean",
+    attn_implementation: str | None = None,
+    compile: bool = False,
 ) -> CausalLM:
     """Load a causal LM of the hub or of a local folder and add the item tokens to it.
 
     Args:
         item_vocabulary: The item tokens to add.
+        texts: What each of them stands for, if ``new_rows`` is to start from it.
         name: Hub name such as ``meta-llama/Llama-3.1-8B``, or a folder written by ``save_pretrained``.
         dtype: Type of the weights in memory.
         gradient_checkpointing: Recompute activations in the backward pass: less memory, about a third more time.
         lora: Adapters on all linear layers of every block; the item tokens' rows are trained in full. ``None`` trains
             everything.
         seed: Seed of the new rows and adapters.
+        new_rows: Where the rows of the item tokens start: ``mean``, around the mean of the known ones; ``titles``, near
+            the mean of ``texts``, each the mean of its tokens' rows.
+        attn_implementation: Of transformers, such as ``eager`` or ``flash_attention_2``; None takes its choice, in our
+            own leaner form where that is ``sdpa``.
+        compile: Compile the blocks by ``torch.compile``, once all is known that is read plainly.
 
     Returns:
         The model.
@@ -282,13 +297,17 @@ def from_pretrained(
             ``probe.examine``, its tokenizer has the item tokens already or no end of text, or PEFT is not installed or
             does not fit the model.
     """
-    tokenizer, network = _load(name, getattr(torch, dtype))
+    if compile:
+        require_compiler()
+    tokenizer, network = _load(name, getattr(torch, dtype), attn_implementation)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
-    _add_item_tokens(tokenizer, item_vocabulary)
+    add_item_tokens(tokenizer, item_vocabulary)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        _grow_vocabulary(network, len(tokenizer), len(item_vocabulary))
+        grow_vocabulary(network, len(tokenizer), len(item_vocabulary))
+        if new_rows == "titles" and texts:
+            start_from_texts(network, tokenizer, texts)
         if gradient_checkpointing:
             _recompute_activations(network)
         architecture = examine(network)  # before each of its matrices has adapters
@@ -296,20 +315,28 @@ def from_pretrained(
         wrapped = network if lora is None else with_adapters(architecture, ids, **lora)
     sizes = {"hidden_size": architecture.config.hidden_size, "num_layers": architecture.config.num_hidden_layers}
     spec = {"kind": type(network).__name__, **sizes, "lora": dict(lora or {})}
-    return CausalLM(wrapped, tokenizer, item_vocabulary, spec, architecture)
+    model = CausalLM(wrapped, tokenizer, item_vocabulary, spec, architecture)
+    model.compiles = compile
+    return model
 
 
-def _load(name: str, dtype: torch.dtype) -> tuple[Any, Any]:
+def _load(name: str, dtype: torch.dtype, attn_implementation: str | None) -> tuple[Any, Any]:
     """Return tokenizer and network."""
+    chosen = {} if attn_implementation is None else {"attn_implementation": attn_implementation}
     try:
         config, tokenizer = AutoConfig.from_pretrained(name), AutoTokenizer.from_pretrained(name)
         causal = type(config) in MODEL_FOR_CAUSAL_LM_MAPPING
-        network = AutoModelForCausalLM.from_pretrained(name, dtype=dtype) if causal else None
+        network = AutoModelForCausalLM.from_pretrained(name, dtype=dtype, **chosen) if causal else None
     except Exception as error:  # unknown names and torn files end in errors of a dozen types
         known = "is a folder, but not one that save_pretrained wrote" if Path(name).is_dir() else "is no local folder"
         raise InputError(
             f"model.name={name!r} {known}, and no causal language model of that name could be loaded:\n{error}\n"
             "Type a hub name or a folder with config.json, weights and tokenizer:  model.name=path/to/folder"
+            + (
+                f"\nor another way to attend than {attn_implementation}:  model.attn_implementation=null"
+                if chosen
+                else ""
+            )
         ) from error
     if network is None:
         raise InputError(
@@ -337,42 +364,6 @@ def _byte_tokenizer() -> Any:
         pad_token="<pad>",
         clean_up_tokenization_spaces=False,
     )
-
-
-def _add_item_tokens(tokenizer: Any, item_vocabulary: Sequence[str]) -> None:
-    known = tokenizer.get_vocab()  # once: it is made anew at every call
-    clash = [token for token in item_vocabulary if token in known]
-    if clash:
-        raise InputError(
-            f"The model's tokenizer already has {len(clash)} of the {len(item_vocabulary)} item tokens (first: "
-            f"{', '.join(clash[:3])}): it was saved with them in. I need one without, to add them myself.\n"
-            "Type:  model.name=<the model that it was made from>"
-        )
-    tokenizer.add_tokens([AddedToken(token, normalized=False, special=False) for token in item_vocabulary])
-
-
-def _grow_vocabulary(network: Any, size: int, added: int) -> None:
-    """Append rows around the mean of the known ones, so that a new token starts out neither likely nor unlikely."""
-    known = size - added
-    try:
-        network.resize_token_embeddings(max(size, network.get_input_embeddings().num_embeddings), mean_resizing=False)
-        matrices = {network.get_input_embeddings().weight, network.get_output_embeddings().weight}
-        with torch.device("meta"):
-            anew = type(network)(network.config).state_dict()
-        same = all(weight.shape == anew[name].shape for name, weight in network.state_dict().items() if name in anew)
-        problem = "" if same else ": a model of its new config has weights of other shapes"
-    except Exception as error:  # each architecture that cannot has a way of its own
-        problem = f": {error}"
-    if problem:
-        raise InputError(
-            f"The model is a {type(network).__name__}, whose vocabulary does not grow{problem}\n"
-            "I need one that takes new tokens.\nType:  model.name=<another model>"
-        )
-    with torch.no_grad():
-        for weight in sorted(matrices, key=lambda one: one is not network.get_input_embeddings().weight):
-            rows = weight[:known].float()
-            noise = torch.randn(added, weight.shape[1]) * rows.std(0)
-            weight[known:size] = (rows.mean(0) + 0.1 * noise).to(weight.dtype)
 
 
 def _recompute_activations(network: Any) -> None:

@@ -17,8 +17,8 @@ def lay_out(examples: Sequence[Example], *, pad_token_id: int, packed: bool) -> 
     """Put examples into rows of at most T tokens, the length of the longest one.
 
     Args:
-        examples: Tokens of each, and for every token what it is a label of, a number from 0; -1 for a token that is
-            only read. The first token is no label.
+        examples: Tokens of each, and for every token what it is a label of, a number; -1 for a token that is only read.
+            The first token is no label.
         pad_token_id: What rows are filled up with, on the right.
         packed: Whether short examples share a row; that changes the cost and nothing else.
 
@@ -41,7 +41,7 @@ def lay_out(examples: Sequence[Example], *, pad_token_id: int, packed: bool) -> 
             input_ids[row, start:stop] = torch.from_numpy(tokens)
             attention_mask[row, start:stop] = number
             owner[row, start:stop] = torch.from_numpy(owners)
-    label = owner >= 0
+    label = owner != -1
     rows = torch.zeros_like(label)
     rows[:, :-1] = label[:, 1:]  # the state at t predicts token t + 1
     return {

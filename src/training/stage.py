@@ -6,15 +6,16 @@ import hashlib
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import lightning
 import torch
 from torch import Tensor
-from transformers import get_cosine_schedule_with_warmup
+from transformers import get_scheduler
 
+from src.launch.config import build
 from src.launch.errors import InputError
 from src.launch.values import Seed, Share, Weight
 from src.training.sharded import load_weights
@@ -29,9 +30,9 @@ class Optimisation:
 
     Attributes:
         seed: Seed of dropout; with the step number it fixes every random number of a step.
-        learning_rate: Peak learning rate of AdamW, dimensionless.
+        learning_rate: Peak learning rate, dimensionless.
         weight_decay: Of matrices; vectors are not decayed.
-        warmup_ratio: Share of the steps in which the learning rate rises, 0 to 1; then it falls along a cosine.
+        warmup_ratio: Share of the steps in which the learning rate rises, 0 to 1; then it goes as the schedule says.
     """
 
     seed: Seed
@@ -60,8 +61,12 @@ class TrainingStage(lightning.LightningModule):
 
     Attributes:
         continues: Kind of stage whose checkpoints it starts from; None for its own.
+        optimizer: Makes an optimiser of parameter groups and ``lr``.
+        scheduler: Makes a schedule of an optimiser, ``num_warmup_steps`` and ``num_training_steps``.
     """
 
+    optimizer: Callable[..., torch.optim.Optimizer] = partial(torch.optim.AdamW, fused=True)
+    scheduler: Callable[..., Any] = partial(get_scheduler, "cosine")
     settings: Optimisation
     continues: str | None = None
 
@@ -126,18 +131,35 @@ class TrainingStage(lightning.LightningModule):
             values["gradient_norm"] = torch.nn.utils.get_total_norm(gradients)
         self._log_training(values)
 
+    def learn_by(self, config: Mapping[str, Any]) -> None:
+        """Take optimiser and schedule from a config that has them."""
+        self.optimizer = build(config.get("optimizer") or {}) or self.optimizer
+        self.scheduler = build(config.get("scheduler") or {}) or self.scheduler
+
     def configure_optimizers(self) -> Any:
-        """AdamW with warm-up and cosine decay over all steps of the run."""
+        """Make optimiser and schedule over all steps of the run.
+
+        Raises:
+            InputError: they do not take their settings.
+        """
         settings = self.settings
         trainable = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         groups = [
             {"params": [p for p in trainable if p.ndim > 1], "weight_decay": settings.weight_decay},
             {"params": [p for p in trainable if p.ndim <= 1], "weight_decay": 0.0},
         ]
-        fused = self.trainer.precision != "16-mixed"  # there Lightning clips no gradients that a fused one unscales
-        optimizer = torch.optim.AdamW([g for g in groups if g["params"]], lr=settings.learning_rate, fused=fused)
+        options: dict[str, Any] = {"lr": settings.learning_rate}
+        if self.trainer.precision == "16-mixed" and getattr(self.optimizer, "keywords", {}).get("fused"):
+            options["fused"] = False  # there Lightning clips no gradients that a fused one unscales
         steps = int(self.trainer.estimated_stepping_batches)
-        schedule = get_cosine_schedule_with_warmup(optimizer, int(settings.warmup_ratio * steps), steps)
+        try:
+            optimizer = self.optimizer([group for group in groups if group["params"]], **options)
+            warmup = int(settings.warmup_ratio * steps)
+            schedule = self.scheduler(optimizer=optimizer, num_warmup_steps=warmup, num_training_steps=steps)
+        except (TypeError, ValueError) as error:
+            raise InputError(
+                f"optimizer or scheduler: {error}.\nType:  optimizer=adamw scheduler=cosine   or mend their settings"
+            ) from error
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:

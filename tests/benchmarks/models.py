@@ -10,8 +10,9 @@ import transformers
 
 from src.ilrec.tokenizer.item_tokens import ItemTokens
 from src.model.adapters import with_adapters
-from src.model.causal_lm import CausalLM, _add_item_tokens, _byte_tokenizer
+from src.model.causal_lm import CausalLM, _byte_tokenizer
 from src.model.probe import examine
+from src.model.vocabulary import add_item_tokens
 
 LEVELS = 3
 SMOLLM2 = {
@@ -42,7 +43,7 @@ def random_llama(
 ) -> CausalLM:
     """Make a Llama whose text tokens are bytes; they and the item tokens fill a small part of its vocabulary."""
     tokenizer = _byte_tokenizer()
-    _add_item_tokens(tokenizer, items.vocabulary)
+    add_item_tokens(tokenizer, items.vocabulary)
     torch.manual_seed(0)
     settings = transformers.LlamaConfig(vocab_size=vocabulary, tie_word_embeddings=True, **shape)
     network = transformers.LlamaForCausalLM(settings)

@@ -467,3 +467,32 @@ def test_the_head_of_some_tokens_adds_to_the_gradient_of_the_whole(dtype):
         assert not leaf.grad.is_sparse
         gradients.append(leaf.grad)
     torch.testing.assert_close(gradients[0], gradients[1])
+
+
+def test_blocks_are_compiled_after_the_probe_and_give_the_same_states(saved, monkeypatch):
+    folder, _ = saved("llama tied")
+    settings = {"name": str(folder), "dtype": "float32", "gradient_checkpointing": False, "lora": None, "seed": 1}
+    compiled = []
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda module, **how: compiled.append((type(module).__name__, how)))
+    model = from_pretrained([], **settings, compile=True)
+    assert not compiled
+    model.prepare_for(20, "")
+    assert compiled == [("LlamaDecoderLayer", {"dynamic": True})] * 3
+    assert not model.architecture.by_example
+    monkeypatch.setattr("src.model.compilation.shutil.which", lambda name: None)
+    with pytest.raises(InputError, match=r"model.compile=true: torch.compile needs a C\+\+ compiler.*\nInstall"):
+        from_pretrained([], **settings, compile=True)
+
+
+def test_another_way_to_attend_is_read_as_exactly_and_one_that_is_absent_is_refused(saved):
+    folder, _ = saved("llama tied")
+    settings = {"name": str(folder), "dtype": "float32", "gradient_checkpointing": False, "lora": None, "seed": 1}
+    eager, ours = (
+        from_pretrained(VOCABULARY, **settings, attn_implementation="eager"),
+        from_pretrained(VOCABULARY, **settings),
+    )
+    assert eager.causal_network.config._attn_implementation == "eager"
+    one, other = (model.row_states(*batch(model), batch(model)[1].bool(), []).final for model in (eager, ours))
+    torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+    with pytest.raises(InputError, match=r"than flash_attention_2:  model.attn_implementation=null"):
+        from_pretrained(VOCABULARY, **settings, attn_implementation="flash_attention_2")

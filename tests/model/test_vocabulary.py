@@ -5,7 +5,12 @@ import pytest
 import torch
 
 from src.launch.errors import InputError
+from src.model.causal_lm import from_pretrained, from_scratch, save_model
 from src.model.vocabulary import start_rows
+from tests.model.architectures import LORA
+
+VOCABULARY = ["<a_0>", "<a_1>", "<b_0>"]
+SIZES = {"hidden_size": 16, "intermediate_size": 16, "num_layers": 2, "num_heads": 2, "dropout": 0.0, "max_length": 64}
 
 
 def test_rows_start_as_the_centred_vectors_turned_and_of_the_length_that_rows_have():
@@ -30,3 +35,20 @@ def test_a_row_without_a_vector_stays_as_it_is():
 def test_vectors_wider_than_the_model_are_refused_with_what_to_type():
     with pytest.raises(InputError, match=r"16 dimensions, and the model is 8 wide[^$]*tokenizer.start.dimensions=8"):
         start_rows(torch.zeros(2, 8), torch.arange(2), np.ones((2, 16), dtype=np.float32), seed=1)
+
+
+def test_rows_start_near_the_mean_of_their_texts_and_without_texts_around_the_mean_of_all(tmp_path):
+    save_model(from_scratch([], **SIZES, seed=0), tmp_path)
+    texts = [["ab", "c"], ["c"], []]
+    settings = {"name": str(tmp_path), "dtype": "float32", "gradient_checkpointing": False, "seed": 1}
+    for lora in (None, LORA):
+        model = from_pretrained(VOCABULARY, texts, lora=lora, new_rows="titles", **settings)
+        other = from_pretrained(VOCABULARY, lora=lora, **settings)
+        rows, head = (part.weight for part in (model.causal_network.get_input_embeddings(), model.read_head()))
+        known, ids = rows[: -len(VOCABULARY)], model.item_token_ids
+        of = {text: known[model.tokenizer(f" {text}").input_ids].mean(0) for text in ("ab", "c")}
+        noise = 0.02 * known.std(0).mean()
+        for place, expected in enumerate([(of["ab"] + of["c"]) / 2, of["c"]]):
+            for matrix in (rows, head):
+                assert 0 < (matrix[ids[place]] - expected).abs().max() < 5 * noise
+        assert torch.equal(rows[ids[2]], other.causal_network.get_input_embeddings().weight[ids[2]])

@@ -121,6 +121,7 @@ def learn(
 ) -> dict[str, float]:
     """Train a ``LearningStage``, validate the selected weights, save the model; return the metrics of validation."""
     stage.initialise()
+    stage.learn_by(config)
     with fitted(stage, data, config, folder, record, sweep) as (trainer, checkpoints):
         trainer.validate(stage, datamodule=data, ckpt_path=checkpoints.selected, verbose=False)
         record.lap("test")

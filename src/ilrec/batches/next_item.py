@@ -14,7 +14,7 @@ from src.ilrec.dataset.interactions import Interactions, Split
 from src.ilrec.prompt.examples import Examples
 from src.launch.errors import InputError
 from src.launch.values import Count, Seed, Share
-from src.model.packing import Batch, lay_out
+from src.model.packing import Batch, Example, lay_out
 
 
 class RecommendationData(lightning.LightningDataModule):
@@ -86,7 +86,7 @@ class TrainingBatches:
     """All training batches of one process; knows where it stands, so that a resumed run sees each batch once.
 
     A batch is what ``lay_out`` gives, with response tokens as labels and ``interaction`` ``(N,)`` in the place of
-    ``owner``: the index into ``Interactions.items`` of the item that a label belongs to.
+    ``owner``: the index into ``Interactions.items`` of the item that a label belongs to, or ``UNOWNED``.
 
     The number of batches is the same in every epoch, though the number of examples may vary a little.
 
@@ -132,16 +132,19 @@ class TrainingBatches:
         return examples.cropped(self.data.crop, self.data.prompt.unlabelled, rng) if self.data.crop else examples
 
     def _collate(self, examples: Examples, chosen: np.ndarray) -> Batch:
-        encoded = []
-        for row in chosen:
-            user, start, stop = int(examples.user[row]), examples.start[row], examples.stop[row]
-            items = self.data.interactions.training_sequence(user)[start:stop]
-            tokens, owner = self.data.prompt.encode(items, int(examples.first_label[row] - start))
-            first = self.data.interactions.offsets[user] + start
-            encoded.append((tokens, np.where(owner >= 0, first + owner, -1)))
+        encoded = [self._encode(examples, row) for row in chosen]
         batch = lay_out(encoded, pad_token_id=self.data.prompt.pad_token_id, packed=self.data.prompt.packed)
         batch["interaction"] = batch.pop("owner")
         return batch
+
+    def _encode(self, examples: Examples, row: int) -> Example:
+        user, start, stop = int(examples.user[row]), examples.start[row], examples.stop[row]
+        of_user = self.data.interactions.training_sequence(user) if user >= 0 else None
+        items = np.arange(start, stop) if of_user is None else of_user[start:stop]
+        task = {} if examples.task is None else {"task": int(examples.task[row])}
+        tokens, owner = self.data.prompt.encode(items, int(examples.first_label[row] - start), **task)
+        first = self.data.interactions.offsets[user] + start
+        return tokens, np.where(owner >= 0, first + owner, owner)
 
 
 class EvaluationBatches:

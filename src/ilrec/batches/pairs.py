@@ -14,7 +14,7 @@ from torch import Tensor
 from src.ilrec.batches.negatives import Negatives
 from src.ilrec.batches.next_item import RecommendationData, TrainingBatches
 from src.ilrec.dataset.interactions import Interactions
-from src.ilrec.prompt.examples import Examples
+from src.ilrec.prompt.examples import Examples, labels_with_history
 from src.ilrec.tokenizer.embeddings import Embedding
 from src.launch.errors import InputError
 from src.launch.values import Count, Seed, Share
@@ -43,7 +43,7 @@ class Pairs:
 
     def fingerprint(self) -> str:
         """Return the hex SHA-256 of everything in it."""
-        columns = [getattr(self.examples, field.name) for field in fields(self.examples)]
+        columns = [getattr(self.examples, field.name) for field in fields(self.examples) if field.name != "task"]
         digest = hashlib.sha256(repr(self.rejected.shape).encode())
         for column in (*columns, self.chosen, self.rejected):
             digest.update(np.ascontiguousarray(column, dtype=np.int64).tobytes())
@@ -245,13 +245,6 @@ class PreferenceBatches(TrainingBatches):
             "item": item,
             "response": self.data.respond(item),
         }
-
-
-def labels_with_history(lengths: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """List user and position of every training item but each user's first."""
-    count = (lengths - 1).clip(min=0)
-    user = np.repeat(np.arange(len(lengths)), count)
-    return user, np.arange(len(user)) - np.repeat(np.cumsum(count) - count, count) + 1
 
 
 def _write_responses(prompt: Any, num_items: int) -> Tensor:

@@ -50,6 +50,7 @@ class RankingEvaluator:
 
     Attributes:
         rewards: The collaborative model; None before it is first asked.
+        over: What the model's probabilities are taken over, see ``decode_items``.
 
     Raises:
         InputError: fewer beams than the largest cutoff, or rewards weigh and nothing gives them.
@@ -66,6 +67,7 @@ class RankingEvaluator:
         guidance_users: Count | None = None,
         reward_from: str | list[str] | None = None,
         reward_excludes_history: bool | None = None,
+        over: Literal["vocabulary", "items"] = "vocabulary",
     ) -> None:
         if num_beams < max(cutoffs):
             raise InputError(
@@ -84,6 +86,7 @@ class RankingEvaluator:
         self.num_beams = num_beams
         self.exclude_history = exclude_history
         self.cutoffs = list(cutoffs)
+        self.over = over
 
     def start(self, interactions: Interactions) -> None:
         """Begin an evaluation: the collaborative model is loaded when it is first asked."""
@@ -158,6 +161,7 @@ class RankingEvaluator:
             num_beams=num_beams,
             excluded=history if exclude_history else None,
             guidance=Guidance(self._probabilities(history, exclude_history), guidance) if guidance > 0 else None,
+            over=self.over,
         )
 
     def _probabilities(self, history: Tensor, exclude_history: bool) -> Tensor:

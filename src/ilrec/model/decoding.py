@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -71,6 +72,7 @@ def decode_items(
     num_beams: int,
     excluded: Tensor | None = None,
     guidance: Guidance | None = None,
+    over: Literal["vocabulary", "items"] = "vocabulary",
 ) -> DecodedItems:
     """Find each prompt's most probable items by beam search over the trie.
 
@@ -81,6 +83,10 @@ def decode_items(
     A score is the sum of log-probabilities over the whole vocabulary, as ``transformers.generate`` with a prefix
     constraint gives it; guidance adds to it. Equal scores are ordered by item index.
 
+    Over ``items``, the probabilities of the tokens that may follow a prefix add up to 1, and so do those of all items.
+    A token that has to follow costs nothing then, so that a beam is finished where it is the beginning of one item, and
+    the rest of a long title need not be read. Ours.
+
     Args:
         model: The language model, in eval mode.
         trie: Legal continuations, over positions in the model's ``item_token_ids``.
@@ -89,6 +95,7 @@ def decode_items(
         num_beams: Number K of sequences kept at every step and returned.
         excluded: Item indices that must not be decoded, shape ``(B, H)``, int64, -1 pads; ``None`` excludes nothing.
         guidance: What else is thought of the items; ``None`` leaves it to the model.
+        over: What probabilities are taken over.
 
     Returns:
         The K best sequences of each prompt.
@@ -97,15 +104,26 @@ def decode_items(
     prompts = model.architecture.continued(input_ids, attention_mask, trie.depth)
     states = prompts.states[:, -1:].contiguous()  # or the head would be copied for each prompt
     blocked = _blocked_positions(trie, excluded)
+    head = model.read_head().of(model.item_token_ids) if over == "items" else None
 
     node = torch.zeros(batch, 1, dtype=torch.int64, device=device)
     score = torch.zeros(batch, 1, device=device)
     for step in range(trie.depth):
-        log_p = partial(_log_probabilities, model.head(states), model.item_token_ids)
+        if head is None:
+            log_p = partial(_log_probabilities, model.head(states), model.item_token_ids)
+        else:
+            log_p = partial(_shares, head(states))
         node, score, parent = _advance(trie, node, score, log_p, num_beams, blocked, guidance)
-        token = trie.token[node]
-        if step + 1 == trie.depth or bool((trie.first_child[node] == trie.first_child[node + 1]).all()):
+        if head is not None:
+            node = _only_leaf(trie, node)
+        goes_on = (trie.first_child[node] < trie.first_child[node + 1]) & score.isfinite()
+        if step + 1 == trie.depth or not bool(goes_on.any()):
             break
+        # Beams that go on come first, and only they are read: titles end after different numbers of tokens.
+        order = (~goes_on).long().argsort(dim=1, stable=True)
+        node, score, parent = (values.gather(1, order) for values in (node, score, parent))
+        fed = int(goes_on.sum(1).max())
+        token, parent = trie.token[node[:, :fed]], parent[:, :fed].clamp(max=states.shape[1] - 1)
         states = prompts.extend(model.item_token_ids[token.clamp(min=0)], parent)
     return _in_order(trie, node, score)
 
@@ -145,7 +163,7 @@ def greedy_leaves(
     itself = torch.arange(places.slots, device=anchor.device).expand(batch, -1)
     for step in range(trie.depth):
         logits = model.head(states)[:, model.item_token_ids]
-        node, score, _ = _advance(trie, node, score, partial(logits[:, None].gather, 2), 1, blocked)
+        node, score, _ = _advance(trie, node, score, partial(_of_tokens, logits[:, None]), 1, blocked)
         if step + 1 == trie.depth or bool((trie.first_child[node] == trie.first_child[node + 1]).all()):
             break
         token = places.scatter(model.item_token_ids[trie.token[node[:, 0]].clamp(min=0)], batch)
@@ -153,16 +171,41 @@ def greedy_leaves(
     return node[:, 0]
 
 
-def _log_probabilities(logits: Tensor, item_token_ids: Tensor, token: Tensor) -> Tensor:
-    """Look up tokens ``(B, K, C)``, counted as the trie does, in logits ``(B, K, V)``; no others are normalised."""
-    return logits.gather(2, item_token_ids[token]) - logits.logsumexp(-1, keepdim=True)
+def _of_tokens(logits: Tensor, token: Tensor, _: Tensor) -> Tensor:
+    return logits.gather(2, token)
+
+
+def _only_leaf(trie: TokenTrie, node: Tensor) -> Tensor:
+    """Return the leaf of nodes below which there is no other, and other nodes as they are."""
+    leaf, last = (trie.leaf[trie.items[place]] for place in (trie.first_item[node], trie.last_item[node] - 1))
+    return torch.where(leaf == last, leaf, node)
+
+
+def _shares(logits: Tensor, token: Tensor, legal: Tensor) -> Tensor:
+    """Return the log of the shares that legal tokens ``(B, K, C)`` have among each other, from logits of item tokens.
+
+    As in ``_log_probabilities``, beams without logits are finished.
+    """
+    first = slice(logits.shape[1])
+    shares = logits.gather(2, token[:, first]).masked_fill(~legal[:, first], -torch.inf).log_softmax(2)
+    return torch.nn.functional.pad(shares, (0, 0, 0, token.shape[1] - logits.shape[1]))
+
+
+def _log_probabilities(logits: Tensor, item_token_ids: Tensor, token: Tensor, _: Tensor) -> Tensor:
+    """Look up tokens ``(B, K, C)``, counted as the trie does, in logits of the first beams ``(B, <= K, V)``.
+
+    The others are finished; no token follows them.
+    """
+    first = token[:, : logits.shape[1]]
+    log_p = logits.gather(2, item_token_ids[first]) - logits.logsumexp(-1, keepdim=True)
+    return torch.nn.functional.pad(log_p, (0, 0, 0, token.shape[1] - first.shape[1]))
 
 
 def _advance(
     trie: TokenTrie,
     node: Tensor,
     score: Tensor,
-    log_p: Callable[[Tensor], Tensor],
+    log_p: Callable[[Tensor, Tensor], Tensor],
     num_beams: int,
     blocked: Tensor | None,
     guidance: Guidance | None = None,
@@ -170,7 +213,7 @@ def _advance(
     """Extend every beam by every legal token and keep the best; a finished beam competes with the score it has."""
     child, legal = trie.children(node)
     finished = trie.first_child[node] == trie.first_child[node + 1]
-    extended = score[..., None] + log_p(trie.token[child].clamp(min=0))
+    extended = score[..., None] + log_p(trie.token[child].clamp(min=0), legal)
     if guidance is not None:
         extended += guidance(trie, child) - guidance(trie, node)[..., None]
     candidate = torch.cat([child, node[..., None]], dim=2)

@@ -9,22 +9,27 @@ from numpy.typing import NDArray
 
 from src.launch.errors import InputError
 
+UNOWNED = -2
+"""What a label belongs to that is learned beside the responses, such as a title's token: no item is scored by it."""
+
 
 @dataclass(frozen=True)
 class Examples:
     """One row per example: items ``start .. stop - 1`` of a user's training items; responses from ``first_label`` on.
 
     Attributes:
-        user: User index, shape ``(E,)``, int64.
+        user: User index, shape ``(E,)``, int64; -1 where the items are not a user's but those of these numbers.
         start: First item shown, shape ``(E,)``, int64.
         stop: One past the last item, shape ``(E,)``, int64.
         first_label: First item that is a response, shape ``(E,)``, int64; ``start <= first_label < stop``.
+        task: What is asked about them, shape ``(E,)``, int64; 0 is the next item, as everywhere where it is ``None``.
     """
 
     user: NDArray[np.int64]
     start: NDArray[np.int64]
     stop: NDArray[np.int64]
     first_label: NDArray[np.int64]
+    task: NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         """Return the number of examples."""
@@ -40,7 +45,8 @@ class Examples:
         """
         room = np.maximum(self.stop - self.start - 1, 1)
         start = self.start + rng.integers(0, room) * (rng.random(len(self)) < share)
-        return replace(self, start=start, first_label=np.maximum(self.first_label, start + unlabelled))
+        first_label = np.maximum(self.first_label, start + unlabelled)
+        return replace(self, start=start, first_label=np.minimum(first_label, self.stop - 1))  # tasks about one item
 
 
 class Windows:
@@ -90,3 +96,10 @@ class Windows:
         stop = np.minimum(label + self.stride, labels[user]) + self.unlabelled
         start = np.maximum(stop - self.max_history - 1, 0)
         return Examples(user, start, stop, np.maximum(np.maximum(label, 0) + self.unlabelled, start))
+
+
+def labels_with_history(lengths: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """List user and position of every training item but each user's first."""
+    count = (lengths - 1).clip(min=0)
+    user = np.repeat(np.arange(len(lengths)), count)
+    return user, np.arange(len(user)) - np.repeat(np.cumsum(count) - count, count) + 1

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from src.ilrec.prompt.examples import Examples
+from src.ilrec.prompt.examples import Examples, labels_with_history
 from src.ilrec.tokenizer.item_tokens import ItemTokens
 from src.launch.errors import InputError
 from src.launch.values import Count
@@ -51,9 +51,9 @@ class InstructionPrompt:
         self.max_history = max_history
         begin = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
         self.pad_token_id = tokenizer.pad_token_id
-        self._before = np.array(begin + _text_ids(tokenizer, before), dtype=np.int64)
-        self._after = np.array(_text_ids(tokenizer, after), dtype=np.int64)
-        self._separator = np.array(_text_ids(tokenizer, separator), dtype=np.int64)
+        self._before = np.array(begin + text_ids(tokenizer, before), dtype=np.int64)
+        self._after = np.array(text_ids(tokenizer, after), dtype=np.int64)
+        self._separator = np.array(text_ids(tokenizer, separator), dtype=np.int64)
         self._end = np.array([tokenizer.eos_token_id], dtype=np.int64)
         self._item_ids = np.array(tokenizer.convert_tokens_to_ids(items.vocabulary))[items.tokens]
         self._item_lengths = ((items.tokens >= 0) & (self._item_ids != self._end)).sum(1)
@@ -83,9 +83,7 @@ class InstructionPrompt:
         Returns:
             The examples.
         """
-        count = (lengths - 1).clip(min=0)
-        user = np.repeat(np.arange(len(lengths)), count)
-        label = np.arange(len(user)) - np.repeat(np.cumsum(count) - count, count) + 1
+        user, label = labels_with_history(lengths)
         return Examples(user, np.maximum(label - self.max_history, 0), label + 1, label)
 
     def encode(self, items: NDArray[np.int64], first_label: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -119,5 +117,6 @@ class InstructionPrompt:
         return tokens
 
 
-def _text_ids(tokenizer: Any, text: str) -> list[int]:
+def text_ids(tokenizer: Any, text: str) -> list[int]:
+    """Return the tokens of a piece of a prompt, without any that the tokenizer would add around it."""
     return list(tokenizer(text, add_special_tokens=False)["input_ids"]) if text else []

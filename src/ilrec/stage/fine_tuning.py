@@ -191,7 +191,8 @@ class FineTuningStage(NextItemStage):
         weights = negative_weights(ensemble, negatives)
         penalty: dict[str, Any] = {"strength": settings.strength, "form": settings.form}
         terms = [_Term(preference_loss(logits, target, negatives, weights, **penalty), len(target))]
-        item_tokens, keep = self.model.item_token_ids, target != self.model.tokenizer.eos_token_id
+        item_tokens = self.model.item_token_ids
+        keep = (places[target] >= 0) & (target != self.model.tokenizer.eos_token_id)
         parts = {}
         if self._is_log_step():
             parts = _negatives_report(ensemble, logits, target, negatives)
@@ -205,11 +206,14 @@ class FineTuningStage(NextItemStage):
             parts["loss_distillation"] = distillation_loss(pupils, logits[:, item_tokens], keep=keep)
             terms.append(_Term(parts["loss_distillation"], keep.sum(), settings.distillation))
         if self.rewards is not None:
-            # Only an item's next token has a reward, so nothing else is asked for, however many tokens are negative.
-            row, token = self.rewards.continuations(batch["interaction"], places[target])
-            marked = negatives[row, item_tokens[token]] | (item_tokens[token] == target[row])
-            row, token = row[marked], token[marked]
-            rewards = self.rewards(batch["interaction"], places[target], row, token)
+            # Only an item's next token has a reward, so nothing else is asked for, however many tokens are negative;
+            # and no label that belongs to no response.
+            owned = (batch["interaction"] >= 0).nonzero()[:, 0]
+            of_responses = batch["interaction"][owned], places[target[owned]]
+            nth, token = self.rewards.continuations(*of_responses)
+            marked = negatives[owned[nth], item_tokens[token]] | (item_tokens[token] == target[owned[nth]])
+            nth, token = nth[marked], token[marked]
+            row, rewards = owned[nth], self.rewards(*of_responses, nth, token)
             parts["loss_reward"] = reward_loss(
                 logits,
                 target,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from src.ilrec.batches.next_item import RecommendationData
     from src.ilrec.dataset.interactions import Interactions
     from src.ilrec.model.collaborative import CollaborativeModel
-    from src.ilrec.prompt.ids import IdsPrompt, ItemsPrompt
+    from src.ilrec.prompt.alignment import AlignmentPrompt
+    from src.ilrec.prompt.ids import CompactPrompt, ItemsPrompt
     from src.ilrec.prompt.instruction import InstructionPrompt
     from src.ilrec.stage.next_item import NextItemStage
     from src.ilrec.tokenizer.item_tokens import ItemTokens
@@ -38,7 +39,7 @@ class Parts:
     interactions: Interactions
     items: ItemTokens
     model: CausalLM | CollaborativeModel
-    prompt: IdsPrompt | InstructionPrompt | ItemsPrompt
+    prompt: AlignmentPrompt | CompactPrompt | InstructionPrompt | ItemsPrompt
     data: RecommendationData
     evaluator: Any  # RankingEvaluator | GroundedEvaluator | FullRankingEvaluator, the one that fits the model
     stage: NextItemStage
@@ -50,16 +51,19 @@ def assemble(config: dict[str, Any]) -> Parts:
 
     interactions = build(config["dataset"])
     items = build(config["tokenizer"]).fit(interactions)
-    model = build(config["model"])(items.vocabulary)
+    from_titles = config["model"].get("new_rows") == "titles" and items.vocabulary
+    told = [items.titles_of_tokens(interactions.titles)] if from_titles else []
+    model = build(config["model"])(items.vocabulary, *told)
     if items.start is not None:
         model.start_item_tokens(items.start, config["seed"])
-    items = items.written_for(model)
+    items = replace(items.written_for(model), titles=interactions.titles)
     prompt = build(config["prompt"])(model.tokenizer, items)
     if isinstance(model, CausalLM):
         model.prepare_for(prompt.longest, prompt.advice)
     data = build(config["batches"])(interactions=interactions, prompt=prompt, seed=config["seed"])
     evaluator = build(config["evaluator"])(items)
     stage = build(config["stage"])(model=model, evaluator=evaluator)
+    stage.learn_by(config)
     return Parts(interactions, items, model, prompt, data, evaluator, stage)
 
 

@@ -20,6 +20,11 @@ _LEARNT_BY = {
 }
 """Likewise the stage, by the module of the model."""
 _OTHERWISE = {"prompt": "ids", "evaluator": "ranking", "stage": "sft"}
+_OF_IDS = {
+    "ids.IdsPrompt": "ids",
+    "ids.IdsWithTitlesPrompt": "ids_with_titles",
+    "alignment.AlignmentPrompt": "alignment",
+}
 _OWN_ANSWERS = {
     "self_play.SelfPlayStage": ("batches.negatives=own", "batches.epochs_per_draw=2", "batches.prompts_per_epoch=2048"),
     "group_relative.GroupRelativeStage": ("batches.negatives=own", "batches.prompts_per_epoch=2048"),
@@ -54,10 +59,14 @@ def misfits(config: Mapping[str, Any]) -> Iterator[str]:
                 + _type(f"{part}={_OTHERWISE[part]}, or model=sasrec")
             )
     titles = kinds["tokenizer"] == "title.Titles"
-    if titles and kinds["prompt"] == "ids.IdsPrompt":
+    if titles and kinds["prompt"] in _OF_IDS:
         yield (
-            "prompt=ids writes semantic IDs one after the other, but tokenizer=title writes items as titles. "
-            + _type("prompt=instruction")
+            f"prompt={_OF_IDS[kinds['prompt']]} writes semantic IDs one after the other, but tokenizer=title writes "
+            "items as titles, whose compact form is prompt=titles. " + _type("prompt=instruction")
+        )
+    if not titles and kinds["prompt"] == "ids.TitlesPrompt":
+        yield "prompt=titles writes titles one after the other, but these items are semantic IDs. " + _type(
+            "prompt=ids, or tokenizer=title"
         )
     if not titles and kinds["evaluator"] == "grounding.GroundedEvaluator":
         yield "evaluator=grounded compares titles, but these items are semantic IDs. " + _type(
@@ -72,6 +81,8 @@ def _misfits_of_pairs(kinds: Mapping[str, str], batches: Mapping[str, Any]) -> I
         yield f"batches: {_name(stage)} learns from pairs of items. " + _type("batches=pairs")
     elif stage not in _OF_PAIRS and has_pairs:
         yield f"batches: {_name(stage)} learns from next items, not from pairs. " + _type("batches=next_item")
+    elif has_pairs and kinds["prompt"] == "alignment.AlignmentPrompt":
+        yield "prompt=alignment asks more than next items, of which pairs are. " + _type("prompt=ids_with_titles")
     elif stage in _OWN_ANSWERS:
         rounds = batches.get("epochs_per_draw") == 2 or stage != "self_play.SelfPlayStage"
         if batches.get("negatives") != "own" or batches.get("prompts_per_epoch") is None or not rounds:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from src.launch.errors import InputError
 from src.launch.storage import write_atomic
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ class ItemTokens:
         as_text: Whether items are titles, each with the end-of-text token as its last.
         start: What each token of the vocabulary is to start from, shape ``(vocabulary, dimensions)``, float32: the mean
             vector of the items that it is part of; ``None`` leaves that to the model.
+        titles: Title of each item, whole; "" where there is none, and nothing where nobody has told.
     """
 
     vocabulary: list[str]
@@ -40,6 +42,7 @@ class ItemTokens:
     report: dict[str, ReportValue]
     as_text: bool = False
     start: np.ndarray | None = None
+    titles: Sequence[str] = ()
 
     @classmethod
     def from_codes(
@@ -74,6 +77,23 @@ class ItemTokens:
     def written_for(self, model: CausalLM) -> ItemTokens:
         """Return the items as they are: semantic IDs are the same for every model, titles are not."""
         return self
+
+    def titles_of_tokens(self, titles: Sequence[str]) -> list[list[str]]:
+        """Return for each token of the vocabulary the titles of the items that it is part of.
+
+        Args:
+            titles: Title of each item.
+
+        Raises:
+            InputError: no item has one.
+        """
+        if not any(title.strip() for title in titles):
+            raise InputError("model.new_rows=titles: no item of this data set has a title.\nType:  model.new_rows=mean")
+        found: list[list[str]] = [[] for _ in self.vocabulary]
+        for row, title in zip(self.tokens.tolist(), titles, strict=True):
+            for token in row:
+                found[token].append(title)
+        return found
 
     def report_table(self) -> str:
         """Return the report as aligned lines of ``name  value``, one value per level where a measure has several."""

@@ -1,5 +1,7 @@
 """Constrained beam search against scoring every item one by one, and against transformers' own generate."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +9,7 @@ import torch
 from src.ilrec.model.decoding import Guidance, decode_items, greedy_leaves
 from src.ilrec.model.trie import TokenTrie
 from src.ilrec.tokenizer.title import UnwrittenTitles
+from src.model.architecture import SharedCache
 from src.model.causal_lm import from_scratch
 
 VOCABULARY = [f"<{letter}_{code}>" for letter in "abc" for code in range(4)]
@@ -170,6 +173,20 @@ def test_sequences_of_different_length_are_ranked_together(model):
         np.testing.assert_allclose(found.score[row], [score for _, score in expected], rtol=1e-4, atol=1e-4)
 
 
+def test_only_beams_that_go_on_are_read(model, monkeypatch):
+    # Of the beginnings 0, 2 and 3 all go on; then [0, 11] and [3, 11] have ended, and at last [0, 1, 11].
+    sequences = torch.tensor([[0, 11, -1, -1], [0, 1, 11, -1], [2, 1, 3, 11], [3, 11, -1, -1]])
+    trie, read = TokenTrie.build(sequences, vocabulary_size=12), []
+    extend = SharedCache.extend
+    monkeypatch.setattr(
+        SharedCache,
+        "extend",
+        lambda cache, tokens, parent: (read.append(tokens.shape[1]), extend(cache, tokens, parent))[1],
+    )
+    decode_items(model, trie, *prompts(model, [5]), num_beams=4)
+    assert read == [3, 2, 1]
+
+
 def titles():
     """Long common beginnings, one title within another, different lengths, and one title twice."""
     numbers = ["", " 2", " 3", " II", " III"]
@@ -217,6 +234,39 @@ def test_guided_titles_are_ranked_as_scoring_every_title_ranks_them(excluded):
         np.testing.assert_allclose(
             found.score[row][kept], [score - constant for _, score in expected], rtol=1e-4, atol=1e-4
         )
+
+
+@pytest.mark.parametrize("excluded", [(), (0, 10)])
+def test_over_items_a_title_scores_the_product_of_its_tokens_shares_among_those_that_may_follow(excluded, monkeypatch):
+    model = sharp_model([])
+    rows = torch.from_numpy(UnwrittenTitles(titles()[:-1], max_tokens=30).written_for(model).tokens)
+    trie, read = TokenTrie.build(rows, vocabulary_size=len(model.item_token_ids)), []
+    ids, mask = prompts(model, [6, 3])
+    extend = SharedCache.extend
+    monkeypatch.setattr(SharedCache, "extend", lambda *given: (read.append(given[1].shape[1]), extend(*given))[1])
+    history = torch.tensor([excluded, excluded]) if excluded else None
+    found = decode_items(model, trie, ids, mask, num_beams=30, excluded=history, over="items")
+    # "The Godfather" and "The Godson" part at their 8th letter, "Alien" and "Aliens" at their 6th; then come the
+    # numbers. Behind the last parting nothing is read: of 14 tokens in " The Godfather" and 4 in " III" at most 17.
+    assert len(read) <= 17
+    for row in range(2):
+        scores = {}
+        for item, tokens in enumerate(rows):
+            written, node, score = ids[row][mask[row] == 1], 0, 0.0
+            for token in tokens[tokens >= 0].tolist():
+                children = torch.arange(int(trie.first_child[node]), int(trie.first_child[node + 1]))
+                with torch.no_grad():
+                    logits = model.causal_network(written[None]).logits[0, -1, model.item_token_ids]
+                shares = logits[trie.token[children]].log_softmax(0)
+                place = trie.token[children].tolist().index(token)
+                node, score = int(children[place]), score + float(shares[place])
+                written = torch.cat([written, model.item_token_ids[token][None]])
+            scores[item] = score
+        assert sum(map(math.exp, scores.values())) == pytest.approx(1, abs=1e-4)
+        expected = sorted((-score, item) for item, score in scores.items() if item not in excluded)
+        kept = found.score[row].isfinite()
+        assert trie.items[trie.first_item[found.leaf[row][kept]]].tolist() == [item for _, item in expected]
+        np.testing.assert_allclose(found.score[row][kept], [-score for score, _ in expected], rtol=1e-4, atol=1e-4)
 
 
 def test_greedy_answers_are_titles_that_follow_the_likeliest_legal_token():

@@ -1,5 +1,6 @@
 """Both prompt forms: what is written, what is a response, and that training and evaluation write the same."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,8 +9,8 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from src.ilrec.prompt.examples import Examples
-from src.ilrec.prompt.ids import IdsPrompt, ItemsPrompt
+from src.ilrec.prompt.examples import UNOWNED, Examples
+from src.ilrec.prompt.ids import IdsPrompt, IdsWithTitlesPrompt, ItemsPrompt, TitlesPrompt
 from src.ilrec.prompt.instruction import InstructionPrompt
 from src.ilrec.tokenizer.item_tokens import ItemTokens
 from src.ilrec.tokenizer.title import UnwrittenTitles
@@ -30,6 +31,16 @@ def ids_prompt(max_history=3, stride=2):
     return IdsPrompt(TOKENIZER, ITEMS, max_history=max_history, stride=stride)
 
 
+def titles_prompt(max_history=3, stride=2):
+    return TitlesPrompt(TEXT_MODEL.tokenizer, TITLES, max_history=max_history, stride=stride)
+
+
+def ids_with_titles(max_history=3, stride=2, title_tokens=3, learn_titles=True):
+    named = replace(ITEMS, titles=["Up", "Heat", "Big", "Ran", "Toy Story"])
+    settings = {"max_history": max_history, "stride": stride, "title_tokens": title_tokens}
+    return IdsWithTitlesPrompt(TOKENIZER, named, **settings, learn_titles=learn_titles)
+
+
 def instruction(max_history=3, template=TEMPLATE, max_length=None):
     settings = {"template": template, "separator": ", ", "max_history": max_history, "max_length": max_length}
     return InstructionPrompt(TOKENIZER, ITEMS, **settings)
@@ -43,6 +54,35 @@ def test_ids_prompt_writes_codes_and_marks_the_responses():
 
 def test_ids_prompt_shows_only_the_latest_items():
     assert TOKENIZER.decode(ids_prompt(max_history=2).prompt(np.array([0, 1, 2]))) == "<s><a_0><b_1><a_1><b_0>"
+
+
+def test_titles_stand_one_after_the_other_each_with_its_end_and_each_is_a_response():
+    tokens, owner = titles_prompt().encode(np.array([1, 0]), first_label=0)
+    assert TEXT_MODEL.tokenizer.decode(tokens) == "<s> Big</s> Heat</s>"
+    assert owner.tolist() == [-1] + [0] * 5 + [1] * 6
+    tokens, owner = titles_prompt().encode(np.array([1, 0]), first_label=1)
+    assert TEXT_MODEL.tokenizer.decode(tokens[owner == 1]) == " Heat</s>"
+    assert set(owner) == {-1, 1}
+
+
+def test_a_title_behind_an_id_is_learned_without_being_the_response_or_only_read():
+    tokens, owner = ids_with_titles().encode(np.array([4, 2]), first_label=1)
+    assert TOKENIZER.decode(tokens) == "<s><a_2><b_0> To<a_1><b_0> Bi"
+    assert owner.tolist() == [-1] * 6 + [1, 1] + [UNOWNED] * 3
+    tokens, owner = ids_with_titles(learn_titles=False).encode(np.array([4, 2]), first_label=1)
+    assert TOKENIZER.decode(tokens) == "<s><a_2><b_0> To<a_1><b_0>"  # nothing comes after the last title
+    assert owner.tolist() == [-1] * 6 + [1, 1]
+
+
+def test_titles_behind_ids_need_titles():
+    for items, fault in (
+        (ITEMS, "all of 5 items have no title"),
+        (replace(ITEMS, titles=["a", "", " ", "b", "c"]), "2"),
+    ):
+        with pytest.raises(
+            InputError, match=f"prompt=ids_with_titles: {fault}.*\nComplete the data, or type:  prompt=ids"
+        ):
+            IdsWithTitlesPrompt(TOKENIZER, items, max_history=3, stride=2, title_tokens=3, learn_titles=True)
 
 
 def test_instruction_writes_the_template_and_ends_the_response():
@@ -114,8 +154,14 @@ def test_the_default_template_writes_semantic_ids():
 
 @pytest.mark.parametrize(
     "prompt",
-    [ids_prompt(), instruction(), default_instruction(TEXT_MODEL.tokenizer, TITLES)],
-    ids=["ids", "instruction", "titles"],
+    [
+        ids_prompt(),
+        instruction(),
+        default_instruction(TEXT_MODEL.tokenizer, TITLES),
+        titles_prompt(),
+        ids_with_titles(),
+    ],
+    ids=["ids", "instruction", "instruction with titles", "titles", "ids with titles"],
 )
 def test_training_and_evaluation_write_the_same_prompt(prompt):
     items = np.array([2, 1, 2, 0])
@@ -184,6 +230,10 @@ def test_instruction_makes_one_example_of_every_item_but_the_first():
 def test_titles_are_no_semantic_ids():
     with pytest.raises(InputError, match=r"prompt=ids writes semantic IDs .* titles.\nType:  prompt=instruction"):
         IdsPrompt(TEXT_MODEL.tokenizer, TITLES, max_history=3, stride=2)
+    with pytest.raises(InputError, match=r"prompt=ids_with_titles .* makes none.\nType:  prompt=titles"):
+        IdsWithTitlesPrompt(TEXT_MODEL.tokenizer, TITLES, max_history=3, stride=2, title_tokens=3, learn_titles=True)
+    with pytest.raises(InputError, match=r"prompt=titles writes titles .* semantic IDs.\nType:  prompt=ids"):
+        TitlesPrompt(TOKENIZER, ITEMS, max_history=3, stride=2)
 
 
 def test_bad_prompt_settings_are_named():

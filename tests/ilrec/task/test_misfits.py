@@ -38,7 +38,7 @@ def test_the_parts_of_every_recipe_go_together(recipe):
 
 @pytest.mark.parametrize(
     "choices",
-    [["tokenizer=title", "prompt=instruction", "evaluator=grounded"], ["tokenizer=title", "prompt=instruction"],
+    [["tokenizer=title", "prompt=instruction", "evaluator=grounded"], ["tokenizer=title", "prompt=titles"],
      ["tokenizer=item_ids"], ["tokenizer=rq_vae", "model=hub"], ["checkpointing.monitor=val/hit@5"],
      ["evaluator.num_beams=50", "evaluator.cutoffs=[10,50]"]],
     ids=" ".join,
@@ -49,11 +49,14 @@ def test_what_may_be_combined_is_let_pass(choices):
 
 @pytest.mark.parametrize(
     ("choices", "fault"),
-    [(["evaluator.cutoffs=[5]"], "checkpointing.monitor=val/ndcg@10: evaluator.cutoffs=[5] measure no such metric"),
+    [(["prompt=titles"], "prompt=titles writes titles one after the other, but these items are semantic IDs."),
+     (["tokenizer=title", "prompt=ids_with_titles"], "prompt=ids_with_titles writes semantic IDs one after the "),
+     (["stage=dpo", "batches=pairs", "prompt=alignment"], "prompt=alignment asks more than next items, of which "),
+     (["evaluator.cutoffs=[5]"], "checkpointing.monitor=val/ndcg@10: evaluator.cutoffs=[5] measure no such metric"),
      (["evaluator.num_beams=3"], "evaluator.num_beams=3 finds fewer items than the largest cutoff 20 asks for."),
      (["evaluator.guidance=[0,1]"], "evaluator.guidance=[0, 1] needs a collaborative model trained on the same data")],
-    ids=["monitor", "beams", "guidance"],
+    ids=["ids", "titles", "alignment", "monitor", "beams", "guidance"],
 )  # fmt: skip
-def test_a_metric_that_is_not_measured_too_few_beams_and_missing_rewards_are_named(choices, fault):
+def test_prompts_of_other_items_metrics_not_measured_too_few_beams_and_missing_rewards_are_named(choices, fault):
     (told,) = misfits(composed("+experiment=sft", *choices)[0])
     assert told.startswith(fault)

@@ -24,9 +24,9 @@ def model():
 def write(model, make_interactions):
     """Write titles for the byte model."""
 
-    def write(*titles, max_tokens=30):
+    def write(*titles, max_tokens=30, distinct=False):
         shop = make_interactions([range(len(titles))], titles=titles)
-        return Titles(max_tokens=max_tokens).fit(shop).written_for(model)
+        return Titles(max_tokens=max_tokens, distinct=distinct).fit(shop).written_for(model)
 
     return write
 
@@ -79,6 +79,30 @@ def test_long_titles_are_cut_and_those_alike_share_a_leaf_and_are_counted(write,
         "items": "5", "distinct_ids": "3", "collision_rate": "0.6", "largest_group": "3", "titles_cut": "2",
         "mean_tokens": "4.6",
     }  # fmt: skip
+
+
+def test_cut_titles_go_on_with_the_tokens_at_which_they_part_and_no_others(write, model):
+    # Cut to " abc"; then x | y, and behind y, past the common "..", 1 | 2 | the end.
+    items = write("abc x", "abc y..1", "abc y..2", "abc y..", "abc", "z", max_tokens=4, distinct=True)
+    assert texts(model, items) == [f"{text}</s>" for text in (" abc x", " abc y1", " abc y2", " abc y", " abc", " z")]
+    assert items.report["collision_rate"] == 0
+    assert items.report["titles_cut"] == 4
+
+
+def test_titles_alike_as_a_whole_get_numbers_that_no_other_title_reads_like(write, model):
+    items = write("a", "a", "a #2", "a", "abcdef", "abcdef", max_tokens=5, distinct=True)
+    assert texts(model, items) == [f"{text}</s>" for text in (" a", " a #3", " a #2", " a #4", " abcd", " abcd #2")]
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=100, deadline=None)
+@given(st.lists(st.text("ab #2", min_size=1).filter(str.strip), min_size=1, max_size=12), st.integers(1, 5))
+def test_distinct_titles_are_distinct_and_none_is_the_beginning_of_another(write, model, titles, max_tokens):
+    items = write(*titles, max_tokens=max_tokens, distinct=True)
+    trie = TokenTrie.build(torch.from_numpy(items.tokens), vocabulary_size=len(items.vocabulary))
+    assert len(set(trie.leaf.tolist())) == len(titles)
+    told_apart, plain = texts(model, items), write(*titles, max_tokens=max_tokens)
+    for text, cut in zip(told_apart, texts(model, plain), strict=True):
+        assert text.startswith(cut.removesuffix("</s>"))
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=100, deadline=None)
