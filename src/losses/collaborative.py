@@ -56,7 +56,9 @@ def token_rewards(
 
 
 @torch.no_grad()
-def interval_rewards(sorted_probabilities: Tensor, history: Tensor, prefix: Tensor, extended: Tensor) -> Tensor:
+def interval_rewards(
+    sorted_probabilities: Tensor, history: Tensor, prefix: Tensor, position: Tensor, extended: Tensor
+) -> Tensor:
     """Return the rewards of chosen tokens only, from one cumulative sum a history.
 
     With the items sorted by their tokens, those below a prefix are neighbours: their mass is a difference of two
@@ -66,11 +68,12 @@ def interval_rewards(sorted_probabilities: Tensor, history: Tensor, prefix: Tens
     Args:
         sorted_probabilities: P(i | history) in the order of the items' tokens, shape ``(H, I)``, float; each row sums
             to 1.
-        history: Row of ``sorted_probabilities`` that each entry asks, shape ``(E,)``, int64.
-        prefix: First position of the items that start with the entry's prefix and one past the last, shape ``(E, 2)``,
+        history: Row of ``sorted_probabilities`` that each label position asks, shape ``(N,)``, int64.
+        prefix: First place of the items that start with the position's prefix and one past the last, shape ``(N, 2)``,
             int64.
-        extended: The same for the prefix with the entry's token, shape ``(E, 2)``, int64; twice the same number where
-            no item goes on with it.
+        position: Label position of each entry, shape ``(E,)``, int64.
+        extended: Like ``prefix``, with the entry's token behind it, shape ``(E, 2)``, int64; twice the same number
+            where no item goes on with it.
 
     Returns:
         Rewards of shape ``(E,)``, float64; 0 where the items below the prefix have no probability (each less than
@@ -79,16 +82,16 @@ def interval_rewards(sorted_probabilities: Tensor, history: Tensor, prefix: Tens
     Raises:
         ValueError: the shapes disagree.
     """
-    if not prefix.shape == extended.shape == (len(history), 2):
+    if (len(history), 2, len(position), 2) != (*prefix.shape, *extended.shape):
         raise ValueError(
-            f"shapes disagree: history {tuple(history.shape)}, prefix {tuple(prefix.shape)}, extended "
-            f"{tuple(extended.shape)}; need (E,), (E, 2), (E, 2)"
+            f"shapes disagree: history {tuple(history.shape)}, prefix {tuple(prefix.shape)}, position "
+            f"{tuple(position.shape)}, extended {tuple(extended.shape)}; need (N,), (N, 2), (E,), (E, 2)"
         )
     cumulative = cumulative_units(sorted_probabilities)
-    whole, part = (
-        cumulative[history, bounds[:, 1]] - cumulative[history, bounds[:, 0]] for bounds in (prefix, extended)
-    )
-    return part.double() / whole.clamp(min=1).double()
+    whole = cumulative[history, prefix[:, 1]] - cumulative[history, prefix[:, 0]]
+    place = extended + (history * cumulative.shape[1])[position, None]
+    part = cumulative.flatten()[place].diff(dim=1)[:, 0]
+    return part.double() / whole.clamp(min=1).double()[position]
 
 
 def cumulative_units(sorted_probabilities: Tensor) -> Tensor:

@@ -160,14 +160,14 @@ def look_ups(judged: rewards.Batch, target: Tensor, negatives: Tensor) -> Versio
     first = negatives.shape[1] - judged.vocabulary
     shape = len(target), judged.vocabulary
 
-    def ask(row: Tensor, token: Tensor) -> Tensor:
-        return judged.model(judged.interaction, judged.target, row, token)
+    def ask(row: Tensor, token: Tensor, child: Tensor | None = None) -> Tensor:
+        return judged.model(judged.interaction, judged.target, row, token, child)
 
     def ours() -> Found:
-        row, token = judged.model.continuations(judged.interaction, judged.target)
+        row, token, child = judged.model.continuations(judged.interaction, judged.target)
         marked = negatives[row, first + token] | (token == judged.target[row])
-        row, token = row[marked], token[marked]
-        return (torch.zeros(shape, dtype=torch.float64).index_put_((row, token), ask(row, token)),)
+        row, token, child = row[marked], token[marked], child[marked]
+        return (torch.zeros(shape, dtype=torch.float64).index_put_((row, token), ask(row, token, child)),)
 
     def dense() -> Found:
         row, token = torch.ones(shape).nonzero(as_tuple=True)

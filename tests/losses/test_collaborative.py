@@ -43,7 +43,8 @@ def from_intervals(trie, probabilities, history, prefixes, token):
     node = trie.find(prefixes)
     child = trie.child(node, token)
     bounds = torch.stack([trie.first_item, trie.last_item], dim=1)
-    return interval_rewards(probabilities[:, trie.items], history, bounds[node], bounds[child] * (child >= 0)[:, None])
+    place = torch.arange(len(history)), bounds[child] * (child >= 0)[:, None]
+    return interval_rewards(probabilities[:, trie.items], history, bounds[node], *place)
 
 
 def reference_loss(final, target, negatives, rewards, temperature):
@@ -91,6 +92,7 @@ def test_interval_rewards_worked_by_hand():
         PROBABILITIES,
         torch.zeros(3, dtype=torch.int64),
         torch.tensor([[0, 3], [0, 2], [0, 2]]),
+        torch.arange(3),
         torch.tensor([[0, 2], [1, 2], [0, 0]]),
     )
     torch.testing.assert_close(rewards, logits(0.5, 0.6, 0))
@@ -128,8 +130,8 @@ def test_rare_items_behind_a_common_one_keep_their_shares():
     # After 0.999... of the mass, two items of 3e-14 and 1e-14: .75 and .25 of their prefix. A float64 sum, exact to
     # 1e-16 near 1, would be wrong in the third digit; multiples of 2^-60 (9e-19) are wrong in the fifth.
     probabilities = torch.tensor([[1.0, 3e-14, 1e-14]])
-    bounds = torch.tensor([[1, 3]] * 2), torch.tensor([[1, 2], [2, 3]])
-    rewards = interval_rewards(probabilities, torch.zeros(2, dtype=torch.int64), *bounds)
+    bounds = torch.tensor([[1, 3]]), torch.tensor([0, 0]), torch.tensor([[1, 2], [2, 3]])
+    rewards = interval_rewards(probabilities, torch.zeros(1, dtype=torch.int64), *bounds)
     torch.testing.assert_close(rewards, logits(0.75, 0.25), rtol=1e-4, atol=0)
     assert rewards.sum() == 1
 
@@ -137,14 +139,14 @@ def test_rare_items_behind_a_common_one_keep_their_shares():
 def test_a_prefix_without_probability_has_no_rewards():
     one = torch.tensor([[0, -1]])
     assert token_rewards(torch.tensor([[0.0, 0.0, 1.0]]), TOKENS, one).tolist() == [[0, 0, 0, 0]]
-    bounds = torch.tensor([[0, 2]]), torch.tensor([[0, 1]])
+    bounds = torch.tensor([[0, 2]]), torch.tensor([0]), torch.tensor([[0, 1]])
     assert interval_rewards(torch.tensor([[0.0, 0.0, 1.0]]), torch.tensor([0]), *bounds).tolist() == [0]
 
 
 def test_each_entry_asks_its_own_history():
     probabilities = torch.tensor([[0.2, 0.3, 0.5], [0.6, 0.4, 0.0]])
-    bounds = torch.tensor([[0, 3]] * 3), torch.tensor([[0, 1]] * 3)
-    rewards = interval_rewards(probabilities, torch.tensor([1, 0, 1]), *bounds)
+    bounds = torch.tensor([[0, 3]] * 2), torch.tensor([0, 1, 0]), torch.tensor([[0, 1]] * 3)
+    rewards = interval_rewards(probabilities, torch.tensor([1, 0]), *bounds)
     torch.testing.assert_close(rewards, logits(0.6, 0.2, 0.6))
 
 
@@ -253,5 +255,5 @@ def test_bad_arguments_are_named():
             reward_loss(final, target, negatives, wrong, entries=entries)
     with pytest.raises(ValueError, match=r"item_probabilities \(1, 2\), item_tokens \(3, 2\), prefixes \(1, 1\)"):
         token_rewards(PROBABILITIES[:, :2], TOKENS, torch.tensor([[0]]))
-    with pytest.raises(ValueError, match=r"history \(2,\), prefix \(1, 2\)"):
-        interval_rewards(PROBABILITIES, torch.zeros(2), torch.zeros(1, 2), torch.zeros(2, 2))
+    with pytest.raises(ValueError, match=r"history \(2,\), prefix \(1, 2\), position \(2,\)"):
+        interval_rewards(PROBABILITIES, torch.zeros(2), torch.zeros(1, 2), torch.zeros(2), torch.zeros(2, 2))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -206,7 +207,9 @@ class RewardModel(nn.Module):
             one[row, self.place[items]] = -torch.inf
 
     @torch.no_grad()
-    def forward(self, interaction: Tensor, target: Tensor, row: Tensor, token: Tensor) -> Tensor:
+    def forward(
+        self, interaction: Tensor, target: Tensor, row: Tensor, token: Tensor, child: Tensor | None = None
+    ) -> Tensor:
         """Return the rewards of chosen tokens.
 
         Args:
@@ -216,6 +219,7 @@ class RewardModel(nn.Module):
                 the end of the response.
             row: Label position of each entry, ascending, shape ``(E,)``, int64.
             token: Token of each entry, shape ``(E,)``, int64, -1 as above.
+            child: The trie's node that the token leads to, where it is known, as of :meth:`continuations`.
 
         Returns:
             Rewards of shape ``(E,)``, float64. They are 0 where there is no history to judge by, where no item goes on
@@ -223,25 +227,30 @@ class RewardModel(nn.Module):
         """
         self._follow(interaction.device)
         node = self._prefixes(interaction, target)
-        # What goes on with no item has the reward 0; among a whole vocabulary that is nearly everything.
-        asked = (token >= 0).nonzero()[:, 0]
-        child = self.trie.child(node[row[asked]], token[asked])
-        asked, child = asked[child >= 0], child[child >= 0]
-        prefix, extended = self.bounds[node[row[asked]]], self.bounds[child]
-        histories, owner = torch.unique_consecutive(interaction, return_inverse=True)
-        owner = owner[row[asked]]
         rewards = torch.zeros(len(row), dtype=torch.float64, device=row.device)
+        asked: Tensor | slice = slice(None)
+        if (
+            child is None
+        ):  # what goes on with no item has the reward 0; among a whole vocabulary that is nearly everything
+            asked = (token >= 0).nonzero()[:, 0]
+            child = self.trie.child(node[row[asked]], token[asked])
+            asked, child = asked[child >= 0], child[child >= 0]
+            row = row[asked]
+        histories, owner = torch.unique_consecutive(interaction, return_inverse=True)
         size = max(_LARGEST_CHUNK // len(self.place), 1)
-        edges = torch.arange(0, len(histories) + size, size, device=row.device)
-        cuts = torch.searchsorted(owner, edges).tolist()
-        for number, (start, stop) in enumerate(zip(cuts[:-1], cuts[1:], strict=True)):
+        positions = torch.searchsorted(owner, torch.arange(0, len(histories) + size, size, device=row.device))
+        entries = torch.searchsorted(row, positions).tolist()
+        found = [rewards[:0]]
+        for number, (first, last) in enumerate(pairwise(positions.tolist())):
             probabilities = self.probabilities(histories[number * size : (number + 1) * size]).nan_to_num_(0.0)
-            own = owner[start:stop] - number * size
-            rewards[asked[start:stop]] = interval_rewards(probabilities, own, prefix[start:stop], extended[start:stop])
+            some = slice(entries[number], entries[number + 1])
+            own, prefix = owner[first:last] - number * size, self.bounds[node[first:last]]
+            found.append(interval_rewards(probabilities, own, prefix, row[some] - first, self.bounds[child[some]]))
+        rewards[asked] = torch.cat(found)
         return rewards
 
     @torch.no_grad()
-    def continuations(self, interaction: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    def continuations(self, interaction: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """List the only tokens whose reward is not 0: those that some item goes on with.
 
         Args:
@@ -249,15 +258,15 @@ class RewardModel(nn.Module):
             target: As in :meth:`forward`, shape ``(N,)``.
 
         Returns:
-            Label position, ascending, and token of each, shape ``(E,)``, int64.
+            Label position, ascending, token and the trie's node behind it of each, shape ``(E,)``, int64.
         """
         self._follow(interaction.device)
         node = self._prefixes(interaction, target)
         first = self.trie.first_child[node]
         count = (self.trie.first_child[node + 1] - first).masked_fill(node < 0, 0)
         row = torch.repeat_interleave(count)
-        nth = torch.arange(len(row), device=row.device) - (count.cumsum(0) - count)[row]
-        return row, self.trie.token[first[row] + nth]
+        child = torch.arange(len(row), device=row.device) + (first - count.cumsum(0) + count)[row]
+        return row, self.trie.token[child], child
 
     def _follow(self, device: torch.device) -> None:
         if self.trie.items.device != device:

@@ -210,17 +210,18 @@ class FineTuningStage(NextItemStage):
             # and no label that belongs to no response.
             owned = (batch["interaction"] >= 0).nonzero()[:, 0]
             of_responses = batch["interaction"][owned], places[target[owned]]
-            nth, token = self.rewards.continuations(*of_responses)
-            marked = negatives[owned[nth], item_tokens[token]] | (item_tokens[token] == target[owned[nth]])
-            nth, token = nth[marked], token[marked]
-            row, rewards = owned[nth], self.rewards(*of_responses, nth, token)
+            nth, token, child = self.rewards.continuations(*of_responses)
+            row, entry = owned[nth], item_tokens[token]
+            marked = negatives[row, entry] | (entry == target[row])
+            row, entry = row[marked], entry[marked]
+            rewards = self.rewards(*of_responses, nth[marked], token[marked], child[marked])
             parts["loss_reward"] = reward_loss(
                 logits,
                 target,
                 negatives,
                 rewards,
                 temperature=settings.reward_temperature,
-                entries=(row, item_tokens[token]),
+                entries=(row, entry),
             )
             terms.append(_Term(parts["loss_reward"], rewarded_positions(len(target), row, rewards), settings.reward))
         return terms, parts

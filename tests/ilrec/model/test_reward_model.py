@@ -102,7 +102,9 @@ def test_the_continuations_are_all_the_tokens_that_have_a_reward():
     interaction, target = positions(2, 8, 0, 10)
     row, token = torch.ones(12, 7).nonzero(as_tuple=True)
     rewarded = model(interaction, target, row, token) > 0
-    listed = list(zip(*(one.tolist() for one in model.continuations(interaction, target)), strict=True))
+    listing = model.continuations(interaction, target)
+    listed = list(zip(*(one.tolist() for one in listing[:2]), strict=True))
+    assert torch.equal(model(interaction, target, *listing), model(interaction, target, *listing[:2]))
     # Every item has the first tokens 0 to 2 and any of 3 to 6 after each; at an end nothing goes on.
     assert listed == [(n, v) for n in range(12) for v in ([0, 1, 2], [3, 4, 5, 6], [])[n % 3]]
     assert {(n, v) for n, v in zip(row[rewarded].tolist(), token[rewarded].tolist(), strict=True)} == {
@@ -114,7 +116,7 @@ def test_the_continuations_are_all_the_tokens_that_have_a_reward():
 
 def test_a_prefix_of_no_item_has_no_continuations():
     interaction, target = torch.tensor([2, 2, 2]), torch.tensor([6, 0, -1])  # no item starts with 6
-    row, _ = make_model().continuations(interaction, target)
+    row, _, _ = make_model().continuations(interaction, target)
     assert row.tolist() == [0, 0, 0]
 
 
