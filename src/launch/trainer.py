@@ -57,6 +57,8 @@ def trainer_faults(trainer: Mapping[str, Any]) -> Iterator[str]:
         if not here and not (accelerator == "gpu" and torch.backends.mps.is_available()):
             device = "Apple GPU" if accelerator == "mps" else "CUDA"
             yield f"trainer.accelerator={accelerator}: there is no {device} here; type trainer.accelerator=cpu"
+    if trainer.get("limit_test_batches") == 0:
+        yield "trainer.limit_test_batches=0: nobody would be tested; type 1 for one batch, or leave it out"
     if trainer.get("enable_checkpointing") is False or trainer.get("barebones"):
         key = "barebones=true" if trainer.get("barebones") else "enable_checkpointing=false"
         yield (

@@ -126,9 +126,16 @@ def _profiler(given: Any, folder: Path | None) -> Any:
 
 
 def _refuse_rivals(added: dict[str, list[Any]]) -> None:
-    """Refuse plugins that would write checkpoints in another way than resuming, evaluating and exporting read them."""
+    """Refuse what would write checkpoints in another way than resuming, evaluating and exporting read them, or none."""
     from lightning.fabric.plugins import CheckpointIO
+    from lightning.pytorch.callbacks import StochasticWeightAveraging
 
+    if any(isinstance(one, StochasticWeightAveraging) for one in added["callbacks"]):
+        raise InputError(
+            "callbacks: StochasticWeightAveraging has its mean behind the last step only, in no checkpoint: it would "
+            "never be tested.\nType:  '+callbacks.mean={_target_: lightning.pytorch.callbacks.WeightAveraging}'   "
+            "or EMAWeightAveraging"
+        )
     if rival := next((one for one in added["plugins"] if isinstance(one, CheckpointIO)), None):
         raise InputError(
             f"trainer.plugins: {type(rival).__name__} would write checkpoints that a kill can leave half written, in "
@@ -153,6 +160,8 @@ def fitted(
     Yields:
         Trainer and checkpoints behind the training; the logs stay open within the block.
     """
+    from lightning.pytorch.callbacks import WeightAveraging
+
     from src.training.checkpoint import AtomicCheckpointIO, Pruning
     from src.training.tracking import ProgressBar, open_logs
 
@@ -172,4 +181,6 @@ def fitted(
         trainer.fit(stage, datamodule=data, ckpt_path=start)
         record.lap("fit", total=checkpoints.fit_seconds)
         record.update(steps=trainer.global_step)
+        # They would put the weights of the last step back in place of the averaged ones that a checkpoint has.
+        trainer.callbacks = [one for one in trainer.callbacks if not isinstance(one, WeightAveraging)]  # type: ignore[attr-defined]
         yield trainer, checkpoints

@@ -214,6 +214,10 @@ class TrainingStage(lightning.LightningModule):
             InputError: the checkpoint belongs to another stage or model, or misses weights that are trained here.
         """
         self._check(checkpoint, "the checkpoint", _WHAT_TO_TYPE.format("stage.init_from"))
+        if "averaging_state" in checkpoint:  # of Lightning's WeightAveraging, which wants frozen and tied weights, too
+            own, kept = self.state_dict(), checkpoint["state_dict"]
+            tied = {weight.data_ptr(): kept[name] for name, weight in own.items() if name in kept}
+            kept |= {name: tied.get(weight.data_ptr(), weight) for name, weight in own.items() if name not in kept}
 
     def _check(self, checkpoint: Mapping[str, Any], source: str, advice: str, needed: str | None = None) -> None:
         _require_kind(checkpoint, source, advice, self.kind, needed)

@@ -42,15 +42,29 @@ def test_callbacks_loggers_plugins_and_profiler_of_the_config_take_part_in_the_r
     assert stand_in_parts.CountedPrecision.passes == 6 * len(epochs)
 
 
+def test_averaged_weights_are_kept_tested_and_gone_on_with(run, toy_arguments, tmp_path):
+    import torch
+
+    average = "+callbacks.mean={_target_: lightning.pytorch.callbacks.EMAWeightAveraging, decay: 0.5}"
+    told = [*toy_arguments, "checkpointing.monitor=null", average, f"hydra.run.dir={tmp_path / 'a'}"]
+    assert run(*told, "trainer.max_epochs=1") == 0
+    kept = torch.load(tmp_path / "a" / "checkpoints" / "last.ckpt", weights_only=True)
+    name, mean = next(iter(kept["state_dict"].items()))
+    assert not torch.equal(mean, kept["current_model_state"][name])
+    assert run(*told, "trainer.max_epochs=2") == 0  # on from the weights of the last step and their mean
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [({"plugins": [{"_target_": "lightning.pytorch.plugins.TorchCheckpointIO"}]},
       "TorchCheckpointIO would write checkpoints that a kill can leave half written"),
+     ({"callbacks_group": {"mean": {"_target_": "lightning.pytorch.callbacks.StochasticWeightAveraging",
+                                    "swa_lrs": 0.1}}}, "would never be tested.\nType:  '+callbacks.mean={"),
      ({"profiler": "slow"}, "trainer.profiler=slow: I know simple, advanced, pytorch"),
      ({"logger_group": {"mine": {"_target_": "stand_in_parts.NeedsWhatIsNotHere"}}}, "Install it, or choose another"),
      ({"callbacks_group": {"early": {"_target_": "lightning.pytorch.callbacks.EarlyStopping", "monitor": "x",
                                      "mode": "up"}}}, "`mode` can be min, max, got up")],
-    ids=["checkpoint plugin", "profiler", "not installed", "callback"],
+    ids=["checkpoint plugin", "no mean", "profiler", "not installed", "callback"],
 )  # fmt: skip
 def test_what_the_trainer_cannot_take_up_is_refused_before_anything_is_made(toy_arguments, settings, message):
     with pytest.raises(InputError) as caught:
@@ -67,6 +81,7 @@ def test_what_the_trainer_cannot_take_up_is_refused_before_anything_is_made(toy_
      ({"strategy": "shardedd"}, "I know auto, ddp,"),
      ({"accelerator": "mps"}, "there is no Apple GPU here; type trainer.accelerator=cpu"),
      ({"accelerator": "tpu"}, "I know auto, cpu, cuda, gpu, mps"),
+     ({"limit_test_batches": 0}, "nobody would be tested"),
      ({"enable_checkpointing": False}, "type checkpointing.every_steps=null"),
      ({"barebones": True}, "trainer.barebones=true: best.ckpt is what is tested"),
      ({"default_root_dir": "x"}, "type hydra.run.dir=<folder> instead"),

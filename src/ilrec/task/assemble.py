@@ -48,6 +48,7 @@ class Parts:
 def assemble(config: dict[str, Any]) -> Parts:
     """Build every part of a checked config, each from those before it."""
     from src.model.causal_lm import CausalLM
+    from src.training.stage import TrainingStage
 
     interactions = build(config["dataset"])
     items = build(config["tokenizer"]).fit(interactions)
@@ -63,7 +64,8 @@ def assemble(config: dict[str, Any]) -> Parts:
     data = build(config["batches"])(interactions=interactions, prompt=prompt, seed=config["seed"])
     evaluator = build(config["evaluator"])(items)
     stage = build(config["stage"])(model=model, evaluator=evaluator)
-    stage.learn_by(config)
+    if isinstance(stage, TrainingStage):  # another Lightning module makes its own optimiser
+        stage.learn_by(config)
     return Parts(interactions, items, model, prompt, data, evaluator, stage)
 
 
