@@ -42,16 +42,15 @@ def test_callbacks_loggers_plugins_and_profiler_of_the_config_take_part_in_the_r
     assert stand_in_parts.CountedPrecision.passes == 6 * len(epochs)
 
 
-def test_averaged_weights_are_kept_tested_and_gone_on_with(run, toy_arguments, tmp_path):
+def test_averaged_weights_are_kept_and_tested(run, toy_arguments, tmp_path):
     import torch
 
     average = "+callbacks.mean={_target_: lightning.pytorch.callbacks.EMAWeightAveraging, decay: 0.5}"
-    told = [*toy_arguments, "checkpointing.monitor=null", average, f"hydra.run.dir={tmp_path / 'a'}"]
+    told = [*toy_arguments, average, f"hydra.run.dir={tmp_path / 'a'}"]
     assert run(*told, "trainer.max_epochs=1") == 0
     kept = torch.load(tmp_path / "a" / "checkpoints" / "last.ckpt", weights_only=True)
     name, mean = next(iter(kept["state_dict"].items()))
     assert not torch.equal(mean, kept["current_model_state"][name])
-    assert run(*told, "trainer.max_epochs=2") == 0  # on from the weights of the last step and their mean
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import lightning
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch.callbacks import EMAWeightAveraging
 from torch.nn import functional as F  # noqa: N812
 
 from src.ilrec.batches.next_item import RecommendationData
@@ -467,6 +468,24 @@ def test_a_saved_checkpoint_gives_the_same_logits_when_loaded(tmp_path):
     torch.testing.assert_close(
         other.model.causal_network(ids).logits, module.model.causal_network(ids).logits, rtol=0, atol=0
     )
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_training_goes_on_with_the_mean_of_the_weights_though_tied_ones_are_kept_once(tmp_path):
+    mean = {"callbacks": [EMAWeightAveraging(decay=0.5)], "limit_val_batches": 0}
+    first, again = stage(), stage()
+    fits = trainer(tmp_path, max_steps=2, **mean)
+    fits.fit(first, data(first.model))
+    fits.save_checkpoint(tmp_path / "mean.ckpt")
+    kept = torch.load(tmp_path / "mean.ckpt", weights_only=True)["state_dict"]
+    fits = trainer(tmp_path, max_steps=2, **mean | {"callbacks": [EMAWeightAveraging(decay=0.5)]})
+    fits.fit(again, data(again.model), ckpt_path=tmp_path / "mean.ckpt")
+    last = again.state_dict()
+    assert all(torch.equal(last[name], weight) for name, weight in first.state_dict().items())
+    own = fits.callbacks[0]._average_model.module.state_dict()
+    assert len(own) > len(kept)
+    assert all(torch.equal(own[name], weight) for name, weight in kept.items())
+    assert torch.equal(own["model.network.lm_head.weight"], kept["model.network.model.embed_tokens.weight"])
 
 
 def test_a_checkpoint_of_another_model_is_refused(tmp_path):
