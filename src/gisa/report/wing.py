@@ -15,6 +15,7 @@ from src.gisa.report.answered import AnsweredCell, episodes_of, read_questions, 
 from src.gisa.report.attempts import attempts_figure, curve, curve_table
 from src.gisa.report.benchmark import TABLE_3, benchmark_tables, kinds_figure
 from src.gisa.report.page import write_page
+from src.gisa.report.weave_traces import require_weave, send_traces
 from src.launch.errors import InputError
 from src.launch.storage import write_atomic
 from src.report.comparison import Findings, Scores, Section, Wing
@@ -91,7 +92,9 @@ def findings(section: Section) -> Findings:
 
 
 def write_files(runs: Sequence[Run], out: Path, options: Mapping[str, Any]) -> Iterator[str]:
-    """Write answers as leaderboards take them, if asked for, and the page of each run into its folder."""
+    """Write the page of each run into its folder; if asked for, answers as leaderboards take them, and send traces."""
+    if options["weave"]:
+        require_weave()
     for run in runs:
         if options["leaderboard"] and run.evaluated_questions:
             yield f"Answers written to {write_answers(run, out / 'leaderboard')}"
@@ -103,6 +106,9 @@ def write_files(runs: Sequence[Run], out: Path, options: Mapping[str, Any]) -> I
                 yield f"Page of {run.label}: {write_page(run.folder, run.model_dump(mode='json'), suite)}"
             except InputError as error:
                 yield f"No page of {run.label}: {error}"
+                continue
+            if options["weave"]:
+                yield send_traces(run, suite)
 
 
 def write_answers(run: Run, folder: Path) -> Path:
@@ -155,6 +161,7 @@ WING = Wing(
     flags={
         "leaderboard": "write the answers of runs on a suite as leaderboards take them",
         "show-questions": "put the questions of GISA into the pages of its runs, in clear",
+        "weave": "send the episodes of runs on a suite to Weave",
     },
     write_files=write_files,
 )
