@@ -132,7 +132,7 @@ class ChatFormat:
                     read = self.read(*self._turn(conversation, len(conversation) - 1, PROBE_TOOLS), PROBE_TOOLS)
                 except InputError as error:
                     return [str(error).removeprefix(_THE_TEMPLATE)]
-                if _sense_of(read) != _sense_of(turn[0]):
+                if sense_of(read) != sense_of(turn[0]):
                     unread.append(what)
         parts: list[tuple[str, Any]] = [("the tools", PROBE_TOOLS), *PROBE]
         lost = [what for what, part in parts if not all(word in text for word in PROBED.findall(json.dumps(part)))]
@@ -385,7 +385,7 @@ def _as_object(function: Mapping[str, Any]) -> dict[str, Any]:
     return {**function, "arguments": arguments if isinstance(arguments, Mapping) else {"unreadable": json.dumps(given)}}
 
 
-def _sense_of(message: Message) -> tuple[str, list[tuple[str, Any]]]:
+def sense_of(message: Message) -> tuple[str, list[tuple[str, Any]]]:
     """Return what a message says and calls, however its arguments are spelt."""
     calls = []
     for call in (call["function"] for call in message.get("tool_calls", [])):
