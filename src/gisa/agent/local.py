@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import logging
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -21,6 +22,8 @@ from src.launch.values import Count, Seed, Weight
 
 if TYPE_CHECKING:
     from src.gisa.chat.generation import ChatModel, Generation, Generator
+
+log = logging.getLogger("run")
 
 _GATHER_S = 0.01  # how long a batch waits for others to join: nothing beside the seconds that it takes
 
@@ -110,6 +113,7 @@ class LocalPolicy:
                 f"agent.policy.max_output_tokens={self.max_output_tokens} would leave too little of the model's "
                 f"{context} tokens to read: replies have at most {self._most}."
             )
+            log.warning(self.remarks[-1])
         manifest = Path(self.name) / "manifest.json"
         if manifest.is_file():
             self.manifest = json.loads(manifest.read_bytes())

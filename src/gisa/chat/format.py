@@ -1,31 +1,26 @@
-"""How a conversation is written for a chat model, which of its tokens the assistant wrote, and its calls as text."""
+"""How a conversation is written for a chat model, how its replies are read, and which tokens the assistant wrote."""
 
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from itertools import groupby
 from typing import Any
 
+from src.gisa.chat.plain import in_plain_text as in_plain_text
+from src.gisa.chat.plain import with_parsed_arguments as with_parsed_arguments
 from src.gisa.chat.probe import PROBE, PROBE_TOOLS, PROBED
 from src.gisa.chat.reply import MARK, begun_thought
 from src.gisa.chat.reply import Message as Message
 from src.gisa.chat.reply import read_reply as read_reply  # for all who write, too
 from src.launch.errors import InputError
 
+log = logging.getLogger("run")
+
 _THE_TEMPLATE = "The model's chat template "
-
-_HOW_TO_CALL = """\
-You have these tools:
-
-{tools}
-
-To call one, end your reply with its name and arguments as JSON between tags, and wait for the result:
-<tool_call>
-{{"name": "...", "arguments": {{...}}}}
-</tool_call>"""
 
 
 @dataclass(frozen=True)
@@ -83,6 +78,8 @@ class ChatFormat:
             raise InputError("The model has no token that ends a reply (eos_token); its replies would never end.")
         self._end = re.compile("|".join(map(re.escape, self._names_of_ends())) or r"(?!)")
         self.remarks = self._choose()
+        for remark in self.remarks:
+            log.info(remark)
 
     def _own_end(self) -> list[str]:
         """Return the control token that the template ends a turn of the assistant with, if it does."""
@@ -186,7 +183,8 @@ class ChatFormat:
         """Read what a model wrote behind a prompt; see ``read_reply``."""
         thought = begun_thought(prompt)
         names = [tool["function"]["name"] for tool in tools]
-        return read_reply(self._end.split(reply)[0], names, tools=tools, thinking=bool(thought and thought[1]))
+        said = read_reply(self._end.split(reply)[0], names, tools=tools, thinking=bool(thought and thought[1]))
+        return {**said, "content": self._special.sub("", said["content"]).strip()}  # marks of calls that are none
 
     def marked(self, messages: Sequence[dict[str, Any]], tools: Sequence[Mapping[str, Any]]) -> list[Marked]:
         """Return a finished conversation with the assistant's own tokens marked.
@@ -214,8 +212,9 @@ class ChatFormat:
     def _turn(self, messages: Sequence[Message], at: int, tools: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
         """Return what a turn of the assistant is written behind, and the turn as it is written there, with its end.
 
-        Where a reply begins within a thought that the template does not keep, the turn ends the thought first; where
-        the beginning of the next turn ends one, that is its end.
+        Where a reply begins within a thought that the template does not keep, the turn ends the thought first; white
+        space that is kept in one of both places only counts for nothing. Where the beginning of the next turn ends one,
+        that is its end.
 
         Raises:
             InputError: see ``marked``.
@@ -226,14 +225,13 @@ class ChatFormat:
             own = after[len(before) :]
         else:
             thought, closing = begun_thought(before) or ("", "")
-            stem = before.removesuffix(thought)
-            if not thought or not after.startswith(stem):
+            stem = before.removesuffix(thought).rstrip()
+            if not after.startswith(stem):
                 raise InputError(
                     f"{_THE_TEMPLATE}writes a turn of the assistant in another place than where its reply begins, so "
                     "what it would learn is not what it is asked for"
                 )
-            own = after[len(stem) :]
-            own = f"\n{closing}\n\n{own.lstrip()}" if closing else own
+            own = (f"\n{closing}\n\n" if closing else "") + after[len(stem) :].lstrip()
         end = self._end.search(own)
         if end is None:
             calls = messages[at].get("tool_calls") or []
@@ -287,10 +285,11 @@ class ChatFormat:
     def _rendered(
         self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]], reply_follows: bool
     ) -> str:
-        written = self.tokenizer.apply_chat_template(
-            list(messages), tools=list(tools) or None, add_generation_prompt=reply_follows, tokenize=False
-        )
-        return str(written)
+        settings: dict[str, Any] = {"add_generation_prompt": reply_follows, "tokenize": False}
+        try:
+            return str(self.tokenizer.apply_chat_template(list(messages), tools=list(tools) or None, **settings))
+        except TypeError:  # some templates go through the tools even if there are none
+            return str(self.tokenizer.apply_chat_template(list(messages), tools=list(tools), **settings))
 
 
 def load_chat_format(name: str) -> ChatFormat:
@@ -299,7 +298,11 @@ def load_chat_format(name: str) -> ChatFormat:
     Raises:
         InputError: there is no tokenizer by that name; or see ``ChatFormat``.
     """
-    from transformers import AutoTokenizer, GenerationConfig  # seconds of imports that --help must not wait for
+    from transformers import (
+        AutoConfig,
+        AutoTokenizer,
+        GenerationConfig,
+    )  # seconds of imports that --help must not wait for
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(name)
@@ -308,81 +311,17 @@ def load_chat_format(name: str) -> ChatFormat:
             f"agent.policy.name={name!r}: no tokenizer could be loaded by that name:\n{error}\n"
             "Type a hub name or a folder written by save_pretrained:  agent.policy.name=path/to/folder"
         ) from error
-    try:
-        settings = GenerationConfig.from_pretrained(name)
-    except Exception:  # most folders have one, and none has to
-        settings = None
+    settings = None
+    for kind in (AutoConfig, GenerationConfig):
+        with suppress(Exception):  # a tokenizer's folder need not have either
+            settings = kind.from_pretrained(name)
     return ChatFormat(tokenizer, end_tokens(settings))
 
 
-def end_tokens(generation_config: Any) -> list[int]:
-    """Return the ids of tokens that end a reply by the ``generation_config`` of a model, if it has one."""
-    ends = getattr(generation_config, "eos_token_id", None)
+def end_tokens(settings: Any) -> list[int]:
+    """Return the ids of tokens that end a reply by the ``generation_config`` of a model, or else its config, if any."""
+    ends = getattr(settings, "eos_token_id", None)
     return [int(end) for end in ends] if isinstance(ends, (list, tuple)) else [] if ends is None else [int(ends)]
-
-
-def in_plain_text(
-    messages: Sequence[Message], tools: Sequence[Mapping[str, Any]], *, system: bool = True
-) -> list[Message]:
-    """Rewrite a conversation for a template that knows neither tools nor their results.
-
-    The tools are described in the system message, calls are put between tags, results come from the user, and messages
-    of one speaker that follow each other become one, as many templates want speakers to take turns. Without a
-    ``system`` message, its text begins the first question.
-    """
-    roles = ["user" if message["role"] == "tool" else message["role"] for message in messages]
-    plain = [{"role": role, "content": _written(said)} for role, said in zip(roles, messages, strict=True)]
-    if tools:
-        described = _HOW_TO_CALL.format(tools="\n".join(_signature(tool["function"]) for tool in tools))
-        if plain[0]["role"] != "system":
-            plain.insert(0, {"role": "system", "content": described})
-        else:
-            plain[0]["content"] += f"\n\n{described}"
-    if not system and plain[0]["role"] == "system":
-        plain[0]["role"] = "user"
-    turns = [(role, list(turn)) for role, turn in groupby(plain, key=lambda said: said["role"])]
-    return [{"role": role, "content": "\n\n".join(said["content"] for said in turn)} for role, turn in turns]
-
-
-def with_parsed_arguments(messages: Sequence[Message]) -> list[Message]:
-    """Return a conversation with the arguments of calls as objects, which templates want, and not as JSON text."""
-    return [
-        {**said, "tool_calls": [{**call, "function": _as_object(call["function"])} for call in said["tool_calls"]]}
-        if said.get("tool_calls")
-        else said
-        for said in messages
-    ]
-
-
-def _signature(tool: Mapping[str, Any]) -> str:
-    """Describe a tool in less than half of the tokens of its JSON schema, as they are read in every conversation."""
-    arguments = tool.get("parameters", {}).get("properties", {})
-    typed = ", ".join(f"{name}: {_type_of(schema)}" for name, schema in arguments.items())
-    meanings = [f"{name}: {schema['description']}" for name, schema in arguments.items() if schema.get("description")]
-    return "\n  ".join([f"{tool['name']}({typed})", *filter(None, [tool.get("description")]), *meanings])
-
-
-def _type_of(schema: Mapping[str, Any]) -> str:
-    kind = schema.get("type", "any")
-    return f"list of {_type_of(schema['items'])}" if kind == "array" and "items" in schema else str(kind)
-
-
-def _written(message: Message) -> str:
-    content = str(message.get("content") or "")
-    calls = [_as_object(call["function"]) for call in message.get("tool_calls") or []]
-    blocks = [f"<tool_call>\n{json.dumps(_name_first(call), ensure_ascii=False)}\n</tool_call>" for call in calls]
-    return "\n".join(filter(None, [content, *blocks]))
-
-
-def _name_first(function: Mapping[str, Any]) -> dict[str, Any]:
-    return {"name": function["name"], "arguments": function["arguments"]}
-
-
-def _as_object(function: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a call with its arguments as an object, which templates go through by key: of others their JSON."""
-    given = function["arguments"]
-    arguments = json.loads(given) if isinstance(given, str) else given
-    return {**function, "arguments": arguments if isinstance(arguments, Mapping) else {"unreadable": json.dumps(given)}}
 
 
 def sense_of(message: Message) -> tuple[str, list[tuple[str, Any]]]:

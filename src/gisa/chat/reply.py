@@ -45,7 +45,9 @@ _PARAMETER = re.compile(
     r"(?:</(?:｜DSML｜)?parameter>(?=\s*(?:<(?:｜DSML｜)?parameter\b|</|\Z))|(?=<(?:｜DSML｜)?parameter\b)|(?=</function>)|\Z)",
     re.DOTALL,
 )
-_KEYED = re.compile(r"<arg_key>(.*?)</arg_key>\s*<arg_value>(.*?)(?:</arg_value>(?=\s*(?:<arg_key>|\Z))|\Z)", re.DOTALL)
+_KEYED = re.compile(
+    r"<arg_key>([^<]*)</arg_key>\s*<arg_value>(.*?)(?:</arg_value>(?=\s*(?:<arg_key>|\Z))|\Z)", re.DOTALL
+)
 _HEADED = re.compile(
     rf"\s*(?:function<｜tool▁sep｜>)?\s*(?:functions\.)?({_NAME}?)(?::\d+)?(?:[\s<\[｜`][^{{]*)?(\{{.*)", re.DOTALL
 )

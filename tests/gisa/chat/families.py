@@ -211,6 +211,13 @@ PHI4 = lines(
     "{% for m in messages %}{{ '<|im_start|>' + m.role + '<|im_sep|>' + m.content + '<|im_end|>' }}{% endfor %}",
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant<|im_sep|>' }}{% endif %}",
 )
+PHI4_TOOLS = lines(  # as llama.cpp has it, which is not told of a tool by None
+    "{{ '<|system|>' + messages[0].content }}{% for tool in tools %}{{ '<|tool|>' + (tool.function | tojson) + '<|/tool|>' }}",
+    "{% endfor %}{{ '<|end|>' }}{% for m in messages %}{% if m.role == 'tool' %}",
+    "{{ '<|tool_response|>' + (m.content | tojson) + '<|end|>' }}{% elif m.role != 'system' %}{{ '<|' + m.role + '|>' }}",
+    "{{ m.content or '' }}{% for c in m.tool_calls %}{{ '<|tool_call|>' + (c.function | tojson) + '<|/tool_call|>' }}{% endfor %}",
+    "{{ '<|end|>' }}{% endif %}{% endfor %}{{ '<|assistant|>' if add_generation_prompt else eos_token }}",
+)
 GLM4 = lines(
     "{{ '[gMASK]<sop>' }}{% if tools %}{{ '<|system|>\\n# Tools' }}{% for tool in tools %}",
     "{{ '\\n\\n## ' + tool.function.name + '\\n\\n' + (tool.function | tojson(indent=4)) }}{% endfor %}{% endif %}",
@@ -318,11 +325,15 @@ FAMILIES = {
     "phi3.5": Family(PHI3, PHI_TOKENS, "<|endoftext|>", ("<|endoftext|>", "<|end|>")),
     "phi4": Family(PHI4, (*CHATML, "<|im_sep|>"), "<|im_end|>"),
     "phi4-mini": Family(PHI4_MINI, PHI_TOKENS, "<|endoftext|>"),
+    "phi4-tools": Family(PHI4_TOOLS, PHI_TOKENS, "<|endoftext|>"),
     "glm4": Family(GLM4, GLM_TOKENS, "<|endoftext|>", GLM_ENDS),
     "glm4.5": Family(GLM45, GLM_TOKENS, "<|endoftext|>", GLM_ENDS),
     "lfm2": Family(LFM_SYSTEM + LFM_END, LFM_TOKENS, "<|im_end|>"),
     "lfm2.5": Family(LFM_SYSTEM + LFM_CALLS + LFM_END, LFM_TOKENS, "<|im_end|>"),
     "deepseek-distill": Family(DEEPSEEK, DEEPSEEK_TOKENS, "<｜end▁of▁sentence｜>"),
+    "deepseek-spaced": Family(
+        DEEPSEEK.replace("<think>\\n'", "\\n'"), DEEPSEEK_TOKENS, "<｜end▁of▁sentence｜>"
+    ),  # as llama.cpp has it
     "smollm2": Family(SMOLLM2, CHATML, "<|im_end|>"),
     "smollm3": Family(SMOLLM3, CHATML, "<|im_end|>", QWEN_ENDS),
 }

@@ -1,13 +1,19 @@
 """Conversations in tokens, by tokenizers of bytes and of merged bytes; calls written as text."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from src.gisa.agent.tools import specs
-from src.gisa.chat.format import ChatFormat, in_plain_text, read_reply, with_parsed_arguments
+from src.gisa.chat.format import (
+    ChatFormat,
+    end_tokens,
+    load_chat_format,
+    read_reply,
+)
 from src.launch.errors import InputError
 from tests.gisa.chat_models import PLAIN, WITH_TOOLS, tokenizer
 
@@ -131,40 +137,35 @@ def test_a_tokenizer_that_joins_a_turn_with_what_comes_before_is_refused():
         )
 
 
-def test_plain_text_describes_tools_and_lets_speakers_take_turns():
-    call = {"id": "1", "type": "function", "function": {"name": "search", "arguments": '{"query": "x"}'}}
-    plain = in_plain_text(
-        [
-            {"role": "system", "content": "Be good."},
-            {"role": "user", "content": "Where?"},
-            {"role": "assistant", "content": "Hm.", "tool_calls": [call, call]},
-            {"role": "tool", "tool_call_id": "1", "content": "a"},
-            {"role": "tool", "tool_call_id": "2", "content": "b"},
-            {"role": "user", "content": "Answer now."},
-        ],
-        specs(),
-    )
-    assert [one["role"] for one in plain] == ["system", "user", "assistant", "user"]
-    assert plain[0]["content"].startswith("Be good.\n\nYou have these tools:")
-    assert (
-        "\nvisit(url: list of string, goal: string)\n  Read web pages and bring back what serves a goal.\n"
-        "  url: Addresses of the pages.\n  goal: What to look for on them.\n"
-    ) in plain[0]["content"]
-    one_call = '<tool_call>\n{"name": "search", "arguments": {"query": "x"}}\n</tool_call>'
-    assert plain[2]["content"] == f"Hm.\n{one_call}\n{one_call}"
-    assert plain[3]["content"] == "a\n\nb\n\nAnswer now."
+@pytest.mark.parametrize(("ends", "expected"), [(None, []), (5, [5]), ([5, 6], [5, 6]), ((7,), [7])])
+def test_ends_of_a_reply_are_a_number_or_a_list_of_them(ends, expected):
+    assert end_tokens(SimpleNamespace(eos_token_id=ends)) == expected
+    assert end_tokens(None) == []
 
 
-def test_tools_find_a_place_without_a_system_message():
-    plain = in_plain_text([{"role": "user", "content": "?"}], [{"function": {"name": "search"}}])
-    assert [one["role"] for one in plain] == ["system", "user"]
-    assert "\n\nsearch()\n\n" in plain[0]["content"]  # nothing is known but its name
+@pytest.mark.parametrize(
+    "names", [("generation_config.json",), ("config.json",), ("generation_config.json", "config.json")]
+)
+def test_all_ends_of_a_reply_are_read_from_a_folder_without_its_model(tmp_path, names):
+    tokenizer(PLAIN).save_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama", "eos_token_id": [3, 7]}))
+    (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": [3, 9]}))
+    for name in {"generation_config.json", "config.json"} - {*names}:
+        (tmp_path / name).unlink()
+    end = {257}  # of the tokenizer
+    assert load_chat_format(str(tmp_path)).ends == end | ({3, 9} if "generation_config.json" in names else {3, 7})
 
 
-def test_arguments_become_objects_for_templates_and_the_rest_stays():
-    call = {"id": "1", "type": "function", "function": {"name": "search", "arguments": '{"query": "x"}'}}
-    messages = [{"role": "user", "content": "?"}, {"role": "assistant", "content": "", "tool_calls": [call]}]
-    first, second = with_parsed_arguments(messages)
-    assert first == messages[0]
-    assert second["tool_calls"][0]["function"]["arguments"] == {"query": "x"}
-    assert messages[1]["tool_calls"][0]["function"]["arguments"] == '{"query": "x"}'
+def test_a_folder_without_a_tokenizer_is_refused_with_what_to_type(tmp_path):
+    with pytest.raises(InputError, match=r"(?s)no tokenizer could be loaded by that name.*agent\.policy\.name=path/to"):
+        load_chat_format(str(tmp_path))
+
+
+def test_what_a_template_would_lose_is_said_when_a_run_begins(caplog):
+    with caplog.at_level("INFO", logger="run"):
+        chat = ChatFormat(tokenizer(PLAIN))
+    assert [record.message for record in caplog.records] == chat.remarks
+    assert chat.remarks == [
+        "The model's chat template drops the tools, text before a call, several calls in a turn: calls are written as "
+        "plain text."
+    ]

@@ -10,7 +10,7 @@ from src.launch.errors import InputError
 from tests.gisa.chat.families import FAMILIES, Family
 from tests.gisa.chat_models import PLAIN, tokenizer
 
-NATIVE = {"qwen2.5", "qwen3", "qwen3.5", "qwen3-coder", "ministral", "gemma4", "glm4.5", "lfm2.5"}
+NATIVE = {"qwen2.5", "qwen3", "qwen3.5", "qwen3-coder", "ministral", "gemma4", "glm4.5", "lfm2.5", "phi4-tools"}
 WITHOUT_SYSTEM = {"mistral-v0.1", "mistral-v0.3", "gemma", "gemma2-bare", "phi3-first"}
 NAMES = ["search", "visit"]
 

@@ -4,6 +4,7 @@ import copy
 from dataclasses import replace
 from types import SimpleNamespace
 
+import lightning
 import pytest
 import torch
 
@@ -315,3 +316,41 @@ def test_without_adapters_every_weight_learns(folder):
     module = stage(folder, rank=None)
     module._loss(copy.deepcopy(EPISODES), torch.tensor([[1.0, -0.5], [0.25, 2.0]]))[0].backward()
     assert all(one.grad is not None for name, one in module.named_parameters() if "layers" in name)
+
+
+class Batches(lightning.LightningDataModule):
+    questions = (ASKED,)
+    manifest = {}
+
+    def train_dataloader(self):
+        return torch.utils.data.DataLoader([0, 0, 0], 1)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_skipped_step_is_counted_and_changes_no_weight(folder):
+    module = moved(stage(folder, process_weight=0.0))
+    weights = [[one.detach().clone() for one in module.parameters()]]
+    right_and_wrong = [record("Lima"), record("Cuzco")]
+    parts = iter([Rollouts(right_and_wrong, [[], []]), Rollouts(right_and_wrong), Rollouts(right_and_wrong, [[], []])])
+
+    class Agent:
+        def run(self, attempts, store):
+            weights.append([one.detach().clone() for one in module.parameters()])
+            next(parts).run(attempts, store)
+
+    module.rollout = Agent()
+    quiet = {
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+    }
+    trainer = lightning.Trainer(max_steps=3, accelerator="cpu", gradient_clip_val=1.0, **quiet)
+    trainer.fit(module, datamodule=Batches())
+    assert trainer.global_step == 3
+    weights.append([one.detach().clone() for one in module.parameters()])
+    changed = [
+        not all(torch.equal(one, other) for one, other in zip(before, after, strict=True))
+        for before, after in zip(weights[1:], weights[2:], strict=False)
+    ]
+    assert changed == [False, True, False]
