@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import logging
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -14,13 +15,15 @@ from weakref import WeakKeyDictionary
 
 from src.gisa.agent.cost import Charge
 from src.gisa.agent.policy import ContextOverflowError, Reply, ReplyTokens, Request
-from src.gisa.chat.format import Message, read_reply
+from src.gisa.chat.format import Message
 from src.launch.errors import InputError, resume_command
 from src.launch.record import older_version
 from src.launch.values import Count, Seed, Weight
 
 if TYPE_CHECKING:
     from src.gisa.chat.generation import ChatModel, Generation, Generator
+
+log = logging.getLogger("run")
 
 _GATHER_S = 0.01  # how long a batch waits for others to join: nothing beside the seconds that it takes
 
@@ -55,7 +58,7 @@ class LocalPolicy:
     """A chat model in this process.
 
     Requests that come while it generates are collected and answered together. Its calls are parsed from what it
-    writes; a template with a place for tools is given them, others find them in the system message.
+    writes; see ``ChatFormat`` for how conversations are written, and which models are refused.
 
     Attributes:
         name: Hub name, or a folder written by ``save_pretrained``.
@@ -64,13 +67,14 @@ class LocalPolicy:
         temperature: Of sampling; 0 takes the likeliest token.
         seed: Of sampling. Each reply has a generator of its own, seeded by this number, its place in the run and the
             conversation, so that it does not depend on which requests happened to come together.
-        max_output_tokens: Most tokens of one reply.
+        max_output_tokens: Most tokens of one reply; never more than half of what the model can read and write.
         batch_size: Most conversations at once.
         remembered_gb: Most memory for what the model has read, in GB (10^9 bytes) on its device, so that a turn reads
             only what is new; 0 reads everything again. It lasts as long as the event loop: weights that go on learning
             do so between two rollouts, each of which has a loop of its own.
         examples: Worked episodes that are shown before the question, where there are tools; see ``worked``.
         model: A ``ChatModel`` that is there already and goes on learning, instead of the weights of that name.
+        remarks: What is not as it was asked for, or not as the model's template would have it.
         manifest: What the weights have learnt from, where their folder says so, in ``manifest.json``; see
             ``src.gisa.dataset.contamination``.
 
@@ -89,6 +93,7 @@ class LocalPolicy:
     examples: Sequence[Example] = ()
     model: Any = None
     manifest: dict[str, Any] | None = field(default=None, init=False)
+    remarks: list[str] = field(default_factory=list, init=False)
 
     def __post_init__(self) -> None:
         """Load the model."""
@@ -100,6 +105,15 @@ class LocalPolicy:
         from src.gisa.chat.generation import load_chat_model  # seconds of imports that --help must not wait for
 
         self._model: ChatModel = self.model or load_chat_model(self.name, dtype=self.dtype, device=self.device)
+        self.remarks += self._model.remarks
+        context = self._model.context_tokens
+        self._most = self.max_output_tokens if context is None else min(self.max_output_tokens, max(1, context // 2))
+        if self._most < self.max_output_tokens:
+            self.remarks.append(
+                f"agent.policy.max_output_tokens={self.max_output_tokens} would leave too little of the model's "
+                f"{context} tokens to read: replies have at most {self._most}."
+            )
+            log.warning(self.remarks[-1])
         manifest = Path(self.name) / "manifest.json"
         if manifest.is_file():
             self.manifest = json.loads(manifest.read_bytes())
@@ -112,11 +126,12 @@ class LocalPolicy:
         """See ``Policy``."""
         messages, tools, step = request.messages, request.tools, request.step
         shown = [*messages[:1], *self._examples, *messages[1:]] if tools else list(messages)
-        tokens = self._model.tokens_of(shown, tools)
-        most = self._model.context_tokens
-        if most is not None and len(tokens) + self.max_output_tokens > most:
+        prompt = self._model.text(shown, tools)
+        tokens = self._model.encoded(prompt)
+        context = self._model.context_tokens
+        if context is not None and len(tokens) + self._most > context:
             raise ContextOverflowError(
-                f"{len(tokens)} tokens to read and {self.max_output_tokens} to write, for a model of {most}"
+                f"{len(tokens)} tokens to read and {self._most} to write, for a model of {context}"
             )
         identity = f"{self.seed} {step.name} {tokens}".encode()
         waiting = Waiting(tokens, int.from_bytes(hashlib.sha256(identity).digest()[:8]))
@@ -126,10 +141,10 @@ class LocalPolicy:
         generation = await waiting.reply
         written = [*generation.tokens, *([] if generation.end is None else [generation.end])]
         step.charge(Charge(request.part, len(tokens), len(written)))
-        text = self._model.text_of(generation.tokens)
+        message = self._model.read(prompt, self._model.text_of(generation.tokens), tools)
         if not generation.ended:
-            return Reply({"role": "assistant", "content": text}, "length", ReplyTokens(tokens, written))
-        message = read_reply(text, [tool["function"]["name"] for tool in tools])
+            message.pop("tool_calls", None)  # the last of them is cut short
+            return Reply(message, "length", ReplyTokens(tokens, written))
         for number, call in enumerate(message.get("tool_calls", [])):  # some templates want ids of this form
             call["id"] = hashlib.sha256(identity + b"%d" % number).hexdigest()[:9]
         reason = "tool_calls" if "tool_calls" in message else "stop"
@@ -188,7 +203,7 @@ class LocalPolicy:
         return generator.generate(
             [request.tokens for request in batch],
             seeds=[request.seed for request in batch],
-            max_tokens=self.max_output_tokens,
+            max_tokens=self._most,
             temperature=self.temperature,
         )
 

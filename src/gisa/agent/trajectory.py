@@ -209,6 +209,27 @@ def infra_failures(records: Iterable[Mapping[str, Any]]) -> str:
     )
 
 
+_ADVICE = {
+    "truncated": "Give replies room (agent.policy.max_output_tokens) and results less of it (agent.page_chars, "
+    "agent.results), or take a model that reads more.",
+    "format_error": "Look in page.html at what it writes for a ```tsv block; agent.instructions=full shows one.",
+    "budget": "Look in page.html at what it does with its calls; agent.budget says how many it has.",
+    "refused": "Look in page.html at what was refused.",
+}
+
+
+def all_alike(ends: Iterable[tuple[str | None, str]]) -> list[str]:
+    """Say so, and what to do, where several episodes, given by outcome and reason, all ended in one way, unanswered."""
+    counted = Counter(ends)
+    outcomes = {outcome for outcome, _ in counted}
+    advice = _ADVICE.get(str(*outcomes)) if len(outcomes) == 1 and counted.total() > 1 else None
+    if advice is None:
+        return []
+    ((outcome, reason), _), *_ = counted.most_common(1)
+    such = f", such as: {reason}" if reason else ""
+    return [f"All {counted.total()} episodes ended as {outcome}{such}. The scores say no more than that. {advice}"]
+
+
 def _spent(steps: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """Sum tokens and price by part; one unknown price makes its part's sum unknown."""
     parts: dict[str, dict[str, Any]] = {}

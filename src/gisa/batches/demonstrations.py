@@ -11,7 +11,8 @@ from typing import Any
 
 from src.gisa.agent.rollout import Replayed, Rollout, Script
 from src.gisa.agent.trajectory import Attempt, replies_of
-from src.gisa.chat.format import ChatFormat, Marked
+from src.gisa.chat.format import ChatFormat, Marked, sense_of
+from src.gisa.chat.reply import read_reply
 from src.gisa.dataset.contamination import refuse_benchmark
 from src.gisa.dataset.factbook.demonstrations import renamed, training_aids
 from src.gisa.dataset.gisa import Gisa, HumanTrajectory, Question, human_trajectory
@@ -122,7 +123,8 @@ def demonstrations_of(
     Its answer is the right one, as ``answer_text`` writes it; the scratchpad may come first.
 
     Raises:
-        NotLearnableError: it did not end with the answer, not all of it went well, or it is too long.
+        NotLearnableError: it did not end with the answer, not all of it went well, it is too long, or a rollout would
+            read its turns in another way than they are taught.
         InputError: the template does not do; see ``ChatFormat``.
     """
     sequences = chat.marked(replayed.messages, replayed.tools)
@@ -134,6 +136,11 @@ def demonstrations_of(
         raise NotLearnableError("a call is malformed")
     if max(len(marked.tokens) for marked in sequences) > max_tokens:
         raise NotLearnableError(f"longer than {max_tokens} tokens")
+    names = [tool["function"]["name"] for tool in replayed.tools]
+    taught = [sense_of(message) for message in replayed.messages if message["role"] == "assistant"]
+    actions = [action for marked in sequences for action in marked.actions]
+    if [sense_of(read_reply(action, names, tools=replayed.tools)) for action in actions] != taught:
+        raise NotLearnableError("a turn would be read otherwise than it is taught")
     shown = sum(value.new_cells for value in step_values(replayed.tool_calls, cells_of(answer), ()))
     return [Demonstration(question_id, shown, marked) for marked in sequences]
 

@@ -1,33 +1,26 @@
-"""How a conversation is written for a chat model, which of its tokens the assistant wrote, and its calls as text."""
+"""How a conversation is written for a chat model, how its replies are read, and which tokens the assistant wrote."""
 
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from itertools import groupby
 from typing import Any
 
+from src.gisa.chat.plain import in_plain_text as in_plain_text
+from src.gisa.chat.plain import with_parsed_arguments as with_parsed_arguments
+from src.gisa.chat.probe import PROBE, PROBE_TOOLS, PROBED
+from src.gisa.chat.reply import MARK, begun_thought
+from src.gisa.chat.reply import Message as Message
+from src.gisa.chat.reply import read_reply as read_reply  # for all who write, too
 from src.launch.errors import InputError
 
-Message = dict[str, Any]  # in the form of the chat completions API
+log = logging.getLogger("run")
 
-_PROBE = [{"role": "user", "content": "?"}]
-_PROBE_TOOL = {"type": "function", "function": {"name": "probe", "description": "", "parameters": {"type": "object"}}}
-_TAGGED = re.compile(r"<tool_call>(.*?)(?:</tool_call>|(?=<tool_call>)|\Z)", re.DOTALL)
-_NAMED = re.compile(r'"name"\s*:\s*"([^"\\]*)"')
-_FENCE = re.compile(r"```\w*\Z")  # of a code block that calls stand in
-
-_HOW_TO_CALL = """\
-You have these tools:
-
-{tools}
-
-To call one, end your reply with its name and arguments as JSON between tags, and wait for the result:
-<tool_call>
-{{"name": "...", "arguments": {{...}}}}
-</tool_call>"""
+_THE_TEMPLATE = "The model's chat template "
 
 
 @dataclass(frozen=True)
@@ -51,19 +44,23 @@ class Marked:
 class ChatFormat:
     """A tokenizer's chat template.
 
-    A template with a place for tools is given them; for any other they are described in the system message, and calls
-    and results are written as plain text.
+    A conversation with all that happens to an agent is written with it and read again, at once. A template that keeps
+    every word of it is given tools, calls and results; for any other, tools are described in the system message, and
+    calls and results are written as plain text; and one that refuses a system message, or drops it, finds its text in
+    the first question.
 
     Args:
         tokenizer: As transformers loads it.
-        ends: Ids of tokens that end a reply, beside the tokenizer's own.
+        ends: Ids of tokens that end a reply, beside the tokenizer's own; see ``end_tokens``.
 
     Attributes:
-        knows_tools: Whether the template has a place for tools.
-        ends: Ids of all tokens that end a reply.
+        knows_tools: Whether the template is given tools.
+        ends: Ids of all tokens that end a reply; the one that the template ends a turn with is among them.
+        remarks: What the template would have dropped or refused, and what is done instead.
 
     Raises:
-        InputError: there is no chat template, or no token that ends a reply.
+        InputError: there is no chat template or no token that ends a reply, or the template drops or refuses what an
+            agent cannot do without, even as plain text.
     """
 
     def __init__(self, tokenizer: Any, ends: Collection[int] = ()) -> None:
@@ -73,12 +70,71 @@ class ChatFormat:
                 "The model's tokenizer has no chat template, so I cannot write a conversation for it.\n"
                 "Use a model made for chats; their names mostly end in -Instruct, -Chat or -it."
             )
+        special = {str(token): at for at, token in tokenizer.added_tokens_decoder.items() if token.special}
+        self._special = re.compile("|".join(map(re.escape, sorted(special, key=len, reverse=True))) or r"(?!)")
         self.ends = {*ends, *([] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id])}
+        self.ends |= {special[end] for end in self._own_end()}
         if not self.ends:
             raise InputError("The model has no token that ends a reply (eos_token); its replies would never end.")
-        self.knows_tools = self._rendered(_PROBE, [_PROBE_TOOL], True) != self._rendered(_PROBE, [], True)
-        special = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
-        self._special = re.compile("|".join(map(re.escape, sorted(special, key=len, reverse=True))) or r"(?!)")
+        self._end = re.compile("|".join(map(re.escape, self._names_of_ends())) or r"(?!)")
+        self.remarks = self._choose()
+        for remark in self.remarks:
+            log.info(remark)
+
+    def _own_end(self) -> list[str]:
+        """Return the control token that the template ends a turn of the assistant with, if it does."""
+        try:
+            text = self._rendered(
+                [{"role": "user", "content": "?"}, {"role": "assistant", "content": "probe"}], (), False
+            )
+        except Exception:  # as any template may raise anything; what it refuses is said later
+            return []
+        tail = text.rpartition("probe")[2]
+        return [] if self._special.sub("", tail).strip() else self._special.findall(tail)[:1]
+
+    def _names_of_ends(self) -> list[str]:
+        """Return the ends as they are written; a word that ends replies would be found in the middle of others."""
+        written = {*self.tokenizer.added_tokens_decoder, self.tokenizer.eos_token_id}
+        return list(map(str, self.tokenizer.convert_ids_to_tokens(sorted(self.ends & written))))
+
+    def _choose(self) -> list[str]:
+        """Find the first way of writing that keeps everything; return what the better ones would not."""
+        found: dict[str, None] = {}
+        for way in ((True, True), (False, True), (False, False)):
+            self.knows_tools, self._takes_system = way
+            if not (faults := self._faults()):
+                instead = "calls are written as plain text" + (
+                    "" if way[1] else ", system messages as part of questions"
+                )
+                return [f"{_THE_TEMPLATE}{'; '.join(found)}: {instead}."] if found else []
+            found |= dict.fromkeys(faults)
+        raise InputError(
+            f"{_THE_TEMPLATE}{'; '.join(faults)}. So no agent's conversation can be written with it, not even with "
+            "calls as plain text.\nUse a model with another template, or give its tokenizer one."
+        )
+
+    def _faults(self) -> list[str]:
+        """Write a conversation of all kinds of turns and read it again; return what of it is lost."""
+        conversation: list[Message] = []
+        text, unread = "", []
+        for what, turn in PROBE:
+            conversation += turn
+            own = turn[0]["role"] == "assistant"
+            try:
+                text = self._strictly(conversation, PROBE_TOOLS, not own)
+            except Exception as error:  # as any template may raise anything
+                return [f"refuses {what} ({type(error).__name__}: {str(error)[:200]})"]
+            if own:
+                try:
+                    read = self.read(*self._turn(conversation, len(conversation) - 1, PROBE_TOOLS), PROBE_TOOLS)
+                except InputError as error:
+                    return [str(error).removeprefix(_THE_TEMPLATE)]
+                if sense_of(read) != sense_of(turn[0]):
+                    unread.append(what)
+        parts: list[tuple[str, Any]] = [("the tools", PROBE_TOOLS), *PROBE]
+        lost = [what for what, part in parts if not all(word in text for word in PROBED.findall(json.dumps(part)))]
+        altered = [f"writes {what} so that it cannot be read again" for what in unread if what not in lost]
+        return [*([f"drops {', '.join(lost)}"] if lost else []), *altered]
 
     def text(
         self, messages: Sequence[dict[str, Any]], tools: Sequence[Mapping[str, Any]], *, reply_follows: bool = True
@@ -87,18 +143,48 @@ class ChatFormat:
 
         Control tokens within the messages are broken by a space: pages must not be able to forge a speaker.
         """
-        shown = with_parsed_arguments(messages) if self.knows_tools else in_plain_text(messages, tools)
-        written = json.dumps(shown, ensure_ascii=False).encode("utf-8", "replace").decode()
-        safe = json.loads(self._special.sub(lambda token: f"{token[0][0]} {token[0][1:]}", written))
-        return self._rendered(safe, tools if self.knows_tools else (), reply_follows)
+        if self.knows_tools:
+            try:
+                return self._strictly(messages, tools, reply_follows)
+            except Exception:  # no template may end an episode over a turn that the probe has not foreseen
+                plain = in_plain_text(self._safe(with_parsed_arguments(messages)), tools, system=False)
+                return self._rendered(plain, (), reply_follows)
+        return self._strictly(messages, tools, reply_follows)
+
+    def _strictly(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]], reply_follows: bool) -> str:
+        safe = self._safe(with_parsed_arguments(messages))
+        if self.knows_tools:
+            return self._rendered(safe, tools, reply_follows)
+        return self._rendered(in_plain_text(safe, tools, system=self._takes_system), (), reply_follows)
+
+    def _safe(self, said: Any) -> Any:
+        if isinstance(said, str):
+            broken = self._special.sub(lambda token: f"{token[0][0]} {token[0][1:]}", said)
+            return broken.encode("utf-8", "replace").decode()
+        if isinstance(said, Mapping):
+            return {self._safe(key): self._safe(value) for key, value in said.items()}
+        return [self._safe(part) for part in said] if isinstance(said, (list, tuple)) else said
 
     def tokens_of(self, messages: Sequence[dict[str, Any]], tools: Sequence[Mapping[str, Any]]) -> list[int]:
         """Return the tokens of ``text``, up to where the next reply begins."""
-        return list(self.tokenizer(self.text(messages, tools), add_special_tokens=False).input_ids)
+        return self.encoded(self.text(messages, tools))
+
+    def encoded(self, text: str) -> list[int]:
+        """Return the tokens of a text, control tokens included."""
+        return list(self.tokenizer(text, add_special_tokens=False).input_ids)
 
     def text_of(self, tokens: Sequence[int]) -> str:
-        """Return what tokens say, without control tokens."""
-        return str(self.tokenizer.decode(tokens, skip_special_tokens=True))
+        """Return what tokens say, without control tokens but those that are part of calls and thoughts."""
+        text = str(self.tokenizer.decode(tokens, skip_special_tokens=False))
+        kept = self._special.sub(lambda token: token[0] if MARK.search(token[0]) else "", text)
+        return self._end.sub("", kept)
+
+    def read(self, prompt: str, reply: str, tools: Sequence[Mapping[str, Any]]) -> Message:
+        """Read what a model wrote behind a prompt; see ``read_reply``."""
+        thought = begun_thought(prompt)
+        names = [tool["function"]["name"] for tool in tools]
+        said = read_reply(self._end.split(reply)[0], names, tools=tools, thinking=bool(thought and thought[1]))
+        return {**said, "content": self._special.sub("", said["content"]).strip()}  # marks of calls that are none
 
     def marked(self, messages: Sequence[dict[str, Any]], tools: Sequence[Mapping[str, Any]]) -> list[Marked]:
         """Return a finished conversation with the assistant's own tokens marked.
@@ -115,18 +201,51 @@ class ChatFormat:
         for at, message in enumerate(messages):
             if message["role"] != "assistant":
                 continue
-            before = self.text(messages[:at], tools)
-            after = self.text(messages[: at + 1], tools, reply_follows=False)
-            if not after.startswith(before):
-                raise InputError(
-                    "The model's chat template writes a turn of the assistant in another place than where its reply "
-                    "begins, so what it would learn is not what it is asked for. Use a model with another template."
-                )
+            before, own = self._turn(messages, at, tools)
+            after = before + own
             if texts and before.startswith(texts[-1][0]):
                 texts[-1] = after, [*texts[-1][1], len(before), len(after)]
             else:
                 texts.append((after, [len(before), len(after)]))
         return [self._marked(text, list(zip(bounds[::2], bounds[1::2], strict=True))) for text, bounds in texts]
+
+    def _turn(self, messages: Sequence[Message], at: int, tools: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
+        """Return what a turn of the assistant is written behind, and the turn as it is written there, with its end.
+
+        Where a reply begins within a thought that the template does not keep, the turn ends the thought first; white
+        space that is kept in one of both places only counts for nothing. Where the beginning of the next turn ends one,
+        that is its end.
+
+        Raises:
+            InputError: see ``marked``.
+        """
+        before = self.text(messages[:at], tools)
+        after = self.text(messages[: at + 1], tools, reply_follows=False)
+        if after.startswith(before):
+            own = after[len(before) :]
+        else:
+            thought, closing = begun_thought(before) or ("", "")
+            stem = before.removesuffix(thought).rstrip()
+            if not after.startswith(stem):
+                raise InputError(
+                    f"{_THE_TEMPLATE}writes a turn of the assistant in another place than where its reply begins, so "
+                    "what it would learn is not what it is asked for"
+                )
+            own = (f"\n{closing}\n\n" if closing else "") + after[len(stem) :].lstrip()
+        end = self._end.search(own)
+        if end is None:
+            calls = messages[at].get("tool_calls") or []
+            results = [{"role": "tool", "tool_call_id": call["id"], "content": "?"} for call in calls]
+            follows = [*messages[: at + 1], *(results or [{"role": "user", "content": "?"}])]
+            rest = self.text(follows, tools, reply_follows=False).removeprefix(after)
+            end = re.match(rf"\s*(?:{self._end.pattern})", rest)
+            if end is None:
+                raise InputError(
+                    f"{_THE_TEMPLATE}ends a turn of the assistant with none of the tokens that end a reply "
+                    f"({self._names_of_ends()}), so the model would never learn to stop"
+                )
+            return before, own + end[0]
+        return before, own[: end.end()] if self._special.search(own, end.end()) else own
 
     def endings(self, lines: Sequence[tuple[str, str]]) -> Marked:
         """Return plain lines, each of two parts, the second marked as what the first tells.
@@ -150,13 +269,7 @@ class ChatFormat:
         actions = []
         for begin, end in turns:
             inside = [at for at, (first, last) in enumerate(offsets) if begin <= first and last <= end]
-            last = max((at for at in inside if tokens[at] in self.ends), default=None)
-            if last is None:
-                raise InputError(
-                    "The model's chat template ends a turn of the assistant with none of the tokens that end a reply "
-                    f"({self.tokenizer.convert_ids_to_tokens(sorted(self.ends))}), so the model would never learn to "
-                    "stop. Use a model with another template, or set its eos_token."
-                )
+            last = next(at for at in inside if tokens[at] in self.ends)
             own = inside[: inside.index(last) + 1]
             action = text[begin : offsets[last][0]]
             if self.tokenizer.decode([tokens[at] for at in own[:-1]]) != action:
@@ -172,10 +285,11 @@ class ChatFormat:
     def _rendered(
         self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]], reply_follows: bool
     ) -> str:
-        written = self.tokenizer.apply_chat_template(
-            list(messages), tools=list(tools) or None, add_generation_prompt=reply_follows, tokenize=False
-        )
-        return str(written)
+        settings: dict[str, Any] = {"add_generation_prompt": reply_follows, "tokenize": False}
+        try:
+            return str(self.tokenizer.apply_chat_template(list(messages), tools=list(tools) or None, **settings))
+        except TypeError:  # some templates go through the tools even if there are none
+            return str(self.tokenizer.apply_chat_template(list(messages), tools=list(tools), **settings))
 
 
 def load_chat_format(name: str) -> ChatFormat:
@@ -184,7 +298,11 @@ def load_chat_format(name: str) -> ChatFormat:
     Raises:
         InputError: there is no tokenizer by that name; or see ``ChatFormat``.
     """
-    from transformers import AutoTokenizer  # seconds of imports that --help must not wait for
+    from transformers import (
+        AutoConfig,
+        AutoTokenizer,
+        GenerationConfig,
+    )  # seconds of imports that --help must not wait for
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(name)
@@ -193,122 +311,25 @@ def load_chat_format(name: str) -> ChatFormat:
             f"agent.policy.name={name!r}: no tokenizer could be loaded by that name:\n{error}\n"
             "Type a hub name or a folder written by save_pretrained:  agent.policy.name=path/to/folder"
         ) from error
-    return ChatFormat(tokenizer)
+    settings = None
+    for kind in (AutoConfig, GenerationConfig):
+        with suppress(Exception):  # a tokenizer's folder need not have either
+            settings = kind.from_pretrained(name)
+    return ChatFormat(tokenizer, end_tokens(settings))
 
 
-def read_reply(text: str, names: Collection[str]) -> Message:
-    """Turn what a model wrote into an assistant's message, with its reasoning and its calls apart from the rest.
-
-    Calls stand between ``<tool_call>`` and ``</tool_call>``, or bare: alone, in a list or in a code block, as JSON with
-    a tool's ``name`` and ``arguments`` (or ``parameters``). What follows a call is dropped: the model has not seen the
-    result yet. A call that is no JSON is kept as it is, so that the model can be told. Without names of tools, none is
-    wanted.
-    """
-    thought, marker, said = text.rpartition("</think>")
-    reasoning = {"reasoning_content": thought.replace("<think>", "", 1).strip()} if marker else {}
-    if names and "<tool_call>" in said:
-        calls = [call for part in _TAGGED.findall(said) for call in _calls(part.strip())]
-        said = said.partition("<tool_call>")[0]
-    else:
-        start = _first_bare_call(said, names)
-        calls = [] if start is None else _bare_calls(said[start:], names)
-        said = said if start is None else _FENCE.sub("", said[:start].rstrip(" \t\r\n["))
-    return {"role": "assistant", "content": said.strip(), **reasoning, **({"tool_calls": calls} if calls else {})}
+def end_tokens(settings: Any) -> list[int]:
+    """Return the ids of tokens that end a reply by the ``generation_config`` of a model, or else its config, if any."""
+    ends = getattr(settings, "eos_token_id", None)
+    return [int(end) for end in ends] if isinstance(ends, (list, tuple)) else [] if ends is None else [int(ends)]
 
 
-def in_plain_text(messages: Sequence[Message], tools: Sequence[Mapping[str, Any]]) -> list[Message]:
-    """Rewrite a conversation for a template that knows neither tools nor their results.
-
-    The tools are described in the system message, calls are put between tags, results come from the user, and messages
-    of one speaker that follow each other become one, as many templates want speakers to take turns.
-    """
-    roles = ["user" if message["role"] == "tool" else message["role"] for message in messages]
-    plain = [{"role": role, "content": _written(said)} for role, said in zip(roles, messages, strict=True)]
-    if tools:
-        described = _HOW_TO_CALL.format(tools="\n".join(_signature(tool["function"]) for tool in tools))
-        if plain[0]["role"] != "system":
-            plain.insert(0, {"role": "system", "content": described})
-        else:
-            plain[0]["content"] += f"\n\n{described}"
-    turns = [(role, list(turn)) for role, turn in groupby(plain, key=lambda said: said["role"])]
-    return [{"role": role, "content": "\n\n".join(said["content"] for said in turn)} for role, turn in turns]
-
-
-def with_parsed_arguments(messages: Sequence[Message]) -> list[Message]:
-    """Return a conversation with the arguments of calls as objects, which templates want, and not as JSON text."""
-    return [
-        {**said, "tool_calls": [{**call, "function": _as_object(call["function"])} for call in said["tool_calls"]]}
-        if said.get("tool_calls")
-        else said
-        for said in messages
-    ]
-
-
-def _signature(tool: Mapping[str, Any]) -> str:
-    """Describe a tool in less than half of the tokens of its JSON schema, as they are read in every conversation."""
-    arguments = tool.get("parameters", {}).get("properties", {})
-    typed = ", ".join(f"{name}: {_type_of(schema)}" for name, schema in arguments.items())
-    meanings = [f"{name}: {schema['description']}" for name, schema in arguments.items() if schema.get("description")]
-    return "\n  ".join([f"{tool['name']}({typed})", *filter(None, [tool.get("description")]), *meanings])
-
-
-def _type_of(schema: Mapping[str, Any]) -> str:
-    kind = schema.get("type", "any")
-    return f"list of {_type_of(schema['items'])}" if kind == "array" and "items" in schema else str(kind)
-
-
-def _written(message: Message) -> str:
-    content = str(message.get("content") or "")
-    calls = [_as_object(call["function"]) for call in message.get("tool_calls") or []]
-    blocks = [f"<tool_call>\n{json.dumps(_name_first(call), ensure_ascii=False)}\n</tool_call>" for call in calls]
-    return "\n".join(filter(None, [content, *blocks]))
-
-
-def _name_first(function: Mapping[str, Any]) -> dict[str, Any]:
-    return {"name": function["name"], "arguments": function["arguments"]}
-
-
-def _as_object(function: Mapping[str, Any]) -> dict[str, Any]:
-    return {**function, "arguments": json.loads(function["arguments"])}
-
-
-def _calls(written: str) -> list[Message]:
-    """Read what stands between tags: a call, a list of calls, or what was meant to be one."""
-    try:
-        read = json.loads(written)
-    except (ValueError, RecursionError):
-        named = _NAMED.search(written)
-        return [_call(named[1] if named else None, written)]
-    return [_call_of(call) for call in (read if isinstance(read, list) else [read])]
-
-
-def _first_bare_call(text: str, names: Collection[str]) -> int | None:
-    """Return where the first object begins that names a tool first."""
-    known = "|".join(map(re.escape, names))
-    begun = re.search(rf'\{{\s*"name"\s*:\s*"(?:{known})"\s*,', text) if names else None
-    return begun.start() if begun else None
-
-
-def _bare_calls(text: str, names: Collection[str]) -> list[Message]:
-    """Read the objects that a text begins with, as long as they name tools; a faulty one is the last."""
-    calls: list[Message] = []
-    while _first_bare_call(text, names) == 0:
+def sense_of(message: Message) -> tuple[str, list[tuple[str, Any]]]:
+    """Return what a message says and calls, however its arguments are spelt."""
+    calls = []
+    for call in (call["function"] for call in message.get("tool_calls", [])):
         try:
-            read, end = json.JSONDecoder().raw_decode(text)
-        except (ValueError, RecursionError):
-            return [*calls, *_calls(text)]
-        calls.append(_call_of(read))
-        text = text[end:].lstrip(" \t\r\n,;")
-    return calls
-
-
-def _call_of(read: Any) -> Message:
-    """Bring a decoded call into the form of the chat completions API."""
-    function = read.get("function", read) if isinstance(read, dict) else {}
-    function = function if isinstance(function, dict) else {}
-    arguments = function.get("arguments", function.get("parameters"))
-    return _call(function.get("name"), arguments if isinstance(arguments, str) else json.dumps(arguments))
-
-
-def _call(name: Any, arguments: str) -> Message:
-    return {"id": "", "type": "function", "function": {"name": name, "arguments": arguments}}
+            calls.append((call["name"], json.loads(call["arguments"])))
+        except ValueError:
+            calls.append((call["name"], None))
+    return message["content"].strip(), calls

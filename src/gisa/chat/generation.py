@@ -17,7 +17,7 @@ from torch.nn import functional as F  # noqa: N812 - the field's usual name
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
-from src.gisa.chat.format import ChatFormat
+from src.gisa.chat.format import ChatFormat, end_tokens
 from src.launch.errors import InputError
 from src.model.probe import examine
 
@@ -73,8 +73,7 @@ class ChatModel(ChatFormat):
     """
 
     def __init__(self, network: Any, tokenizer: Any) -> None:
-        ends = network.generation_config.eos_token_id if network.generation_config else None
-        super().__init__(tokenizer, ends if isinstance(ends, list) else [] if ends is None else [ends])
+        super().__init__(tokenizer, end_tokens(network.generation_config))
         self.network = network.eval()
         self.architecture = examine(network)
         self.context_tokens: int | None = self.architecture.context

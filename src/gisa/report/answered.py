@@ -12,7 +12,7 @@ from typing import Any, get_args
 
 from hydra.errors import InstantiationException
 
-from src.gisa.agent.trajectory import tool_calls_of
+from src.gisa.agent.trajectory import all_alike, tool_calls_of
 from src.gisa.dataset.gisa import AnswerType, Gisa, Trace, is_id
 from src.gisa.evaluator.answers import ScoredQuestion, error_of
 from src.gisa.metrics.answer_table import TableError, split_records
@@ -120,6 +120,7 @@ def _read_run(run: Run, label: str) -> AnsweredRun:
     answers = [
         Answer(question, scored.get(key), traces.get(key), pages.get(key)) for key, question in questions.items()
     ]
+    warnings += [f"{label}: {text}" for text in all_alike((answer.question.outcome, "") for answer in answers)]
     return AnsweredRun(answers, attempts, suite, warnings)
 
 

@@ -17,7 +17,7 @@ from src.gisa.agent.rollout import Rollout
 from src.gisa.agent.trajectory import Attempt, Episode, MemoryStore, infra_failures, tool_calls_of
 from src.gisa.batches.data import GradedQuestion, QuestionData
 from src.gisa.metrics.answers import official_score
-from src.gisa.metrics.behaviour import Weights, rewards, step_values
+from src.gisa.metrics.behaviour import StepValue, Weights, rewards, step_values
 from src.gisa.stage.imitation import LearningStage
 from src.launch.errors import InputError
 from src.launch.values import Weight
@@ -26,6 +26,8 @@ from src.model.causal_lm import CausalLM
 from src.model.packing import lay_out
 from src.model.probe import extend
 from src.training.stage import Optimisation
+
+_FOUND = Weights(novelty=0.0, cost=0.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,8 +49,9 @@ class GrpoStage(LearningStage):
     """Group relative policy optimisation over real rollouts: every step answers its questions with the weights of now.
 
     The reward of an episode is its official exact match, plus ``process_weight`` times what its steps brought (see
-    ``src.gisa.metrics.behaviour``). Potential-based shaping would change nothing here: it moves reward between the
-    steps of an episode and sums to 0, and episodes are compared as wholes.
+    ``src.gisa.metrics.behaviour``); how rewards are compared, see ``episode_advantages``. Potential-based shaping would
+    change nothing here: it moves reward between the steps of an episode and sums to 0, and episodes are compared as
+    wholes.
 
     Only tokens that the model has written are learnt, those of malformed calls included; all others are read. The
     reference of the divergence is the model with its adapters switched off, which is what the run began with.
@@ -84,21 +87,31 @@ class GrpoStage(LearningStage):
             raise InputError("agent.policy.temperature=0: all episodes of a group would be the same.\nType 1.0 there.")
         self.rollout, self._manifest_before = rollout, rollout.manifest
 
-    def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
-        """Roll out a group a question, and return the loss of all episodes."""
+    def training_step(self, batch: Tensor, batch_idx: int) -> Tensor | None:
+        """Roll out a group a question, and return the loss of all episodes; None where nothing was written in any."""
         size = self.settings.group_size
-        episodes, outcome, process = self._rewarded(batch, size + self.global_step * size)
-        reward = self._reward(outcome, process).view(len(batch), -1)
+        episodes, outcome, process, found = self._rewarded(batch, size + self.global_step * size)
         tokens = [episode.tokens for episode in episodes]
-        loss, gap = self._loss(tokens, group_advantages(reward.to(self.device)))
-        parts = _behaviour(episodes) | {"loss": loss, "reward": reward.mean(), "em": outcome.mean()}
-        parts |= {"process": process.mean(), "mixed_groups": (reward.std(1) > 0).float().mean()}
+        if not any(tokens):
+            return self._skipped(len(batch))
+        grouped = [values.view(len(batch), size) for values in (outcome, process, found)]
+        advantages = episode_advantages(*grouped, process_weight=self.settings.process_weight)
+        loss, gap = self._loss(tokens, advantages.to(self.device))
+        parts = _behaviour(episodes) | {"loss": loss, "reward": self._reward(outcome, process).mean()}
+        parts |= {"em": outcome.mean(), "process": process.mean()} | _mixed(grouped[0])
         self._log_training(parts if gap is None else {**parts, "log_ratio": gap})
         return loss * self._share_of_positions(len(batch))
 
+    def _skipped(self, count: int) -> Tensor | None:
+        """Return what makes no step; of several processes, the others wait for gradients, which are 0."""
+        if self.trainer.world_size == 1:
+            return None
+        trained = [weight.sum() for weight in self.model.parameters() if weight.requires_grad]
+        return 0.0 * torch.stack(trained).sum() * self._share_of_positions(count)
+
     def validation_step(self, batch: Tensor, batch_idx: int) -> None:
         """Log what a group of episodes of each question comes to, sampled as in training."""
-        episodes, outcome, process = self._rewarded(batch, 0)
+        episodes, outcome, process, _ = self._rewarded(batch, 0)
         parts = _behaviour(episodes) | {"em": outcome.mean(), "reward": self._reward(outcome, process).mean()}
         shown = {f"val/{name}": value for name, value in parts.items()}
         self.log_dict(shown, batch_size=len(batch), on_epoch=True, sync_dist=True)
@@ -106,11 +119,12 @@ class GrpoStage(LearningStage):
     def _reward(self, outcome: Tensor, process: Tensor) -> Tensor:
         return outcome + self.settings.process_weight * process
 
-    def _rewarded(self, batch: Tensor, first: int) -> tuple[list[Episode], Tensor, Tensor]:
+    def _rewarded(self, batch: Tensor, first: int) -> tuple[list[Episode], Tensor, Tensor, Tensor]:
         """Answer each question ``group_size`` times; seed, question and number of the sample make what is drawn.
 
         Returns:
-            Episodes, those of a question next to each other, with exact match and process reward of each, ``(E,)``.
+            Episodes, those of a question next to each other, with exact match, process reward and what was found of
+            each, ``(E,)``; see ``episode_advantages``.
 
         Raises:
             InputError: an episode failed for reasons of infrastructure; such an episode is no wrong answer.
@@ -128,20 +142,29 @@ class GrpoStage(LearningStage):
         if any(record["outcome"] == "infra_error" for record in records):
             advice = "Mend that, and go on:  python -m src.run resume=<folder of this run>"
             raise InputError(f"{infra_failures(records)}\n{advice}")
-        return episodes, *self._judge(questions, records)
+        steps = self._step_values(questions, records)
+        return episodes, *self._judge(questions, records), _sums(steps, _FOUND)
 
     def _judge(
         self, questions: Sequence[GradedQuestion], records: Sequence[Mapping[str, Any]]
     ) -> tuple[Tensor, Tensor]:
         """Return exact match and process reward of each episode, shape ``(E,)``."""
-        outcome, process = [], []
+        outcome = []
         for at, record in enumerate(records):
             graded = questions[at // self.settings.group_size]
             exact = official_score(record["prediction"], graded.gold, graded.question.answer_type)["global_em"]
             outcome.append(float(exact) if record["outcome"] == "answered" else 0.0)
-            values = step_values(tool_calls_of(record["steps"]), graded.cells, graded.human_urls)
-            process.append(sum(rewards(values, Weights())))
-        return torch.tensor(outcome), torch.tensor(process, dtype=torch.float32)  # 0 where nobody called a tool
+        return torch.tensor(outcome), _sums(self._step_values(questions, records), Weights())
+
+    def _step_values(
+        self, questions: Sequence[GradedQuestion], records: Sequence[Mapping[str, Any]]
+    ) -> list[list[StepValue]]:
+        """Return what the steps of each episode brought."""
+        asked = (questions[at // self.settings.group_size] for at in range(len(records)))
+        return [
+            step_values(tool_calls_of(record["steps"]), graded.cells, graded.human_urls)
+            for graded, record in zip(asked, records, strict=True)
+        ]
 
     def _loss(self, turns: Sequence[Sequence[ReplyTokens]], advantages: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return the loss of episodes with advantages ``(Q, G)``, and by how much their log-probability has grown."""
@@ -174,6 +197,42 @@ class GrpoStage(LearningStage):
         log_p = token_log_probabilities(self.model.head(states.final) / self._temperature, rows, tokens)
         present[:, 0] = True
         return log_p.view(*advantages.shape, -1), present.view(*advantages.shape, -1)
+
+
+def episode_advantages(outcome: Tensor, process: Tensor, found: Tensor, *, process_weight: float) -> Tensor:
+    """Compare the episodes of each group.
+
+    A group with right and wrong answers is compared by ``outcome + process_weight * process`` as GRPO does. In any
+    other the outcomes tell nothing, and the deviation is that of trifles: divided by it, a step that was saved would
+    count as much as an answer, and of wrong answers one without a single call would be the best. So what was found is
+    compared there, ``process_weight * (found - mean)``: no costs, no novelty, nothing divided (our choice).
+
+    Args:
+        outcome: Exact match, shape ``(Q, G)``, 0 or 1.
+        process: Reward of the steps, costs included, shape ``(Q, G)``, in units of a right answer.
+        found: What they found, cells of the answer and a human's pages, shape ``(Q, G)``, likewise, >= 0.
+        process_weight: Weight of both; dimensionless, >= 0.
+
+    Returns:
+        Advantages, shape ``(Q, G)``; they sum to 0 in each group.
+
+    Symbols: Q questions, G episodes of a group.
+    """
+    mixed = outcome.amax(1, keepdim=True) > outcome.amin(1, keepdim=True)
+    alike = process_weight * (found - found.mean(1, keepdim=True))
+    return torch.where(mixed, group_advantages(outcome + process_weight * process), alike)
+
+
+def _mixed(outcome: Tensor) -> dict[str, Tensor]:
+    """Return the share of groups with right and wrong answers, and the exact match within these if there are some."""
+    mixed = outcome.amax(1) > outcome.amin(1)
+    apart = {"em_mixed": outcome[mixed].mean()} if mixed.any() else {}
+    return {"mixed_groups": mixed.float().mean(), **apart}
+
+
+def _sums(steps: Sequence[Sequence[StepValue]], weights: Weights) -> Tensor:
+    """Return the reward of each episode, shape ``(E,)``; 0 where nobody called a tool."""
+    return torch.tensor([sum(rewards(values, weights)) for values in steps], dtype=torch.float32)
 
 
 def as_batch(episodes: Sequence[Sequence[ReplyTokens]], pad_token_id: int) -> dict[str, Tensor]:

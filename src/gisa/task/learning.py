@@ -49,7 +49,7 @@ class ImitationTask:
         from src.gisa.agent.heuristic import HeuristicPolicy
         from src.gisa.agent.rollout import rollout_with
         from src.gisa.batches.demonstrations import add_episodes, make_demonstrations
-        from src.gisa.chat.format import ChatFormat
+        from src.gisa.chat.format import ChatFormat, end_tokens
         from src.gisa.stage.imitation import ImitationStage
         from src.training.stage import foresee_start
 
@@ -59,7 +59,8 @@ class ImitationTask:
         suite = load_suite(config["dataset"], NEEDED)
         model = build(config["model"])(())
         rollout = rollout_with(HeuristicPolicy(), config["agent"])  # which is not asked, and without weights
-        chat, allowed = ChatFormat(model.tokenizer), self.allow_train_on_benchmark
+        chat = ChatFormat(model.tokenizer, end_tokens(model.causal_network.generation_config))
+        allowed = self.allow_train_on_benchmark
         demonstrations = make_demonstrations(
             suite, rollout, chat, max_tokens=self.max_tokens, allow_train_on_benchmark=allowed
         )

@@ -56,7 +56,7 @@ class RolloutTask(ScoreTask):
         import lightning  # seconds of imports that --help must not wait for
         from torch.utils.data import DataLoader
 
-        from src.gisa.agent.trajectory import Attempt, RunStore, infra_failures
+        from src.gisa.agent.trajectory import Attempt, RunStore, all_alike, infra_failures
         from src.gisa.report.live import Progress, show_questions
         from src.training.dashboard import dashboards
         from src.training.tracking import open_logs
@@ -94,7 +94,9 @@ class RolloutTask(ScoreTask):
                     "or score them as wrong:  task.max_infra_errors=<number>"
                 )
             predictions = read_predictions(folder, self.sample)
-            results = self.score(config, suite, predictions, [*remarks, *predictions.remarks], folder, record)
+            remarks += all_alike((one["outcome"], one["reason"]) for one in store.records())
+            remarks += [*getattr(rollout.policy, "remarks", ()), *predictions.remarks]
+            results = self.score(config, suite, predictions, remarks, folder, record)
             results["metrics"] |= {f"test/{name}_per_question": count / len(attempts) for name, count in counts.items()}
             for log in logs:
                 log.log_metrics(results["metrics"])

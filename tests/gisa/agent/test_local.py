@@ -12,9 +12,10 @@ from src.gisa.agent.react import Budget, ReActAgent
 from src.gisa.agent.tools import specs
 from src.gisa.agent.trajectory import Attempt, Episode, RunStore
 from src.gisa.agent.web import Web
-from src.gisa.chat.generation import Generation
+from src.gisa.chat.generation import ChatModel, Generation
 from src.launch.errors import InputError
-from tests.gisa.chat_models import PLAIN, WITH_TOOLS, write_folder
+from tests.gisa.chat.families import FAMILIES
+from tests.gisa.chat_models import PLAIN, WITH_TOOLS, network, write_folder
 
 ASKED = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Where?"}]
 CALL = '<tool_call>{"name": "search", "arguments": {"query": "x"}}</tool_call>'
@@ -107,6 +108,59 @@ def test_a_reply_cut_short_makes_no_call(folders):
     Script(policy, CALL, ended=False)
     reply, _ = ask(policy)
     assert (reply.finish_reason, "tool_calls" in reply.message) == ("length", False)
+
+
+@pytest.mark.parametrize(
+    ("family", "written"),
+    [
+        ("ministral", '[TOOL_CALLS]search[ARGS]{"query": "7"}'),
+        (
+            "qwen3.5",
+            "\n</think>\n\n<tool_call>\n<function=search>\n<parameter=query>\n7\n</parameter>\n</function>\n</tool_call>",
+        ),
+        ("llama3.1", '<|python_tag|>{"name": "search", "parameters": {"query": "7"}}'),
+        ("gemma4", '<|tool_call>call:search{query:<|"|>7<|"|>}<tool_call|>'),
+        ("lfm2.5", "<|tool_call_start|>[search(query='7')]<|tool_call_end|>"),
+        ("glm4", '\nsearch\n{"query": "7"}'),
+    ],
+)
+def test_calls_are_read_in_the_tokens_and_the_notation_of_a_family(tmp_path, family, written):
+    vocabulary = FAMILIES[family].tokenizer()
+    model = network(vocabulary)
+    model.generation_config.eos_token_id = FAMILIES[family].end_ids(vocabulary) or None
+    policy = policy_of("", model=ChatModel(model, vocabulary))
+    Script(policy, written)
+    (call,) = ask(policy)[0].message["tool_calls"]
+    assert (call["function"]["name"], json.loads(call["function"]["arguments"])) == ("search", {"query": "7"})
+
+
+@pytest.mark.parametrize(("text", "content"), [("<think>\nHm. ```tsv\nA", ""), ("<think>a</think>\n```tsv", "```tsv")])
+def test_no_thought_is_the_prediction_of_a_reply_cut_short(folders, text, content):
+    policy = policy_of(folders["plain"])
+    Script(policy, text, ended=False)
+    assert ask(policy)[0].message["content"] == content
+
+
+def test_a_thought_that_the_prompt_begins_is_none_of_what_is_said(tmp_path):
+    policy = policy_of(
+        str(write_folder(tmp_path / "m", PLAIN.replace("assistant\n{% end", "assistant\n<think>\n{% end")))
+    )
+    Script(policy, f"I look.\n</think>\n\n{CALL}", "On and on")
+    reply, _ = ask(policy)
+    assert (reply.message["content"], reply.message["reasoning_content"]) == ("", "I look.")
+    assert reply.message["tool_calls"][0]["function"]["name"] == "search"
+    assert ask(policy)[0].message == {"role": "assistant", "content": "", "reasoning_content": "On and on"}
+
+
+def test_replies_take_at_most_half_of_the_context_and_what_is_otherwise_is_told(tmp_path):
+    policy = policy_of(str(write_folder(tmp_path / "short", PLAIN, context=100)), max_output_tokens=8192)
+    assert any(one.startswith("The model's chat template drops the tools") for one in policy.remarks)
+    assert policy.remarks[-1] == (
+        "agent.policy.max_output_tokens=8192 would leave too little of the model's 100 tokens to read: replies have at "
+        "most 50."
+    )
+    assert len(ask(policy, tools=())[0].tokens.written) <= 50
+    assert policy_of(str(write_folder(tmp_path / "long", WITH_TOOLS))).remarks == []
 
 
 def test_a_conversation_without_room_for_a_reply_is_refused_before_it_is_read(tmp_path):

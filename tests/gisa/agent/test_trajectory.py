@@ -8,7 +8,7 @@ import time
 import pytest
 
 from src.gisa.agent.cost import Account, Charge
-from src.gisa.agent.trajectory import Attempt, Episode, Journal, RunStore, Verdict
+from src.gisa.agent.trajectory import Attempt, Episode, Journal, RunStore, Verdict, all_alike
 from src.launch.errors import InputError
 
 ATTEMPT = Attempt("7", 0, "Which?", "item")
@@ -222,3 +222,21 @@ def test_records_are_valid_json_of_known_keys(tmp_path):
         *("question_id", "sample", "answer_type", "outcome", "reason", "prediction"),
         *("counts", "contaminated", "spent", "seconds", "opened", "steps"),
     }
+
+
+@pytest.mark.parametrize(
+    ("ends", "said"),
+    [
+        ([("truncated", "9 tokens"), ("truncated", "x"), ("truncated", "x")],
+         "All 3 episodes ended as truncated, such as: x. The scores say no more than that. Give replies room (agent."),
+        ([("budget", "")] * 2, "All 2 episodes ended as budget. The scores say no more than that. Look in page.html"),
+        ([("truncated", "x"), ("answered", "")], None),
+        ([("answered", "")] * 3, None),
+        ([(None, "")] * 3, None),  # another harness's answers
+        ([("truncated", "x")], None),  # one tells nothing of all
+        ([], None),
+    ],
+)  # fmt: skip
+def test_episodes_that_all_end_alike_without_an_answer_are_named_with_what_to_do(ends, said):
+    found = all_alike(iter(ends))
+    assert found == [] if said is None else found[0].startswith(said)

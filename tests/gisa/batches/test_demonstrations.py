@@ -9,16 +9,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from src.gisa.agent.prompts import opening
+from src.gisa.agent.rollout import Rollout
 from src.gisa.agent.tools import specs
 from src.gisa.agent.trajectory import Attempt, RunStore
 from src.gisa.batches.demonstrations import (
     Demonstrations,
     add_episodes,
     answer_text,
+    demonstrations_of,
     make_demonstrations,
     shortest_episodes,
 )
 from src.gisa.chat.format import ChatFormat
+from src.gisa.chat.reply import read_reply
 from src.gisa.dataset.factbook.corpus import Corpus, Document
 from src.gisa.dataset.factbook.demonstrations import training_aids
 from src.gisa.dataset.factbook.pages import factbook_web
@@ -29,6 +32,7 @@ from src.gisa.metrics.answers import official_score
 from src.launch.errors import InputError
 from src.model.smollm2 import local_folder
 from tests.gisa.batches.test_data import SUITE
+from tests.gisa.chat.families import FAMILIES
 from tests.gisa.chat_models import PLAIN, WITH_TOOLS, tokenizer
 from tests.gisa.demonstrations import agent, small_suite
 from tests.gisa.gisa_files import question, write_suite
@@ -97,6 +101,45 @@ def test_demonstrations_of_the_embedded_web_train_calls_and_answers_and_nothing_
     assert made.counts["episodes"] == 12
     assert made.counts["searches"] == made.counts["visits_results_page"] >= 12
     assert made.counts["orphans"] == 0
+
+
+@pytest.fixture(scope="module")
+def acted(train):
+    """Four questions of the suite acted out, with what their answers are."""
+    rollout, kept = agent(factbook_web(), instructions="brief"), []
+
+    def replay(scripts):
+        chosen = list(scripts)[::3]
+        kept.extend(zip(chosen, Rollout.replay(rollout, chosen), strict=True))
+        return [one for _, one in kept for _ in range(3)]
+
+    rollout.replay = replay
+    make_demonstrations(train, rollout, ChatFormat(tokenizer(PLAIN)), max_tokens=10**6)
+    return kept
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_call_that_is_taught_is_read_again_by_a_rollout_whatever_the_family(acted, family):
+    made = FAMILIES[family].tokenizer()
+    chat = ChatFormat(made, FAMILIES[family].end_ids(made))
+    taught, read = [], []
+    for script, replayed in acted:
+        parts = demonstrations_of(script.attempt.question_id, replayed, script.answer, chat, 10**6)
+        replies = [
+            read_reply(action, ["search", "visit"], tools=replayed.tools)
+            for one in parts
+            for action in one.marked.actions
+        ]
+        own = [message for message in replayed.messages if message["role"] == "assistant"]
+        taught += [(one["content"], calls_in(one)) for one in own]
+        read += [(one["content"], calls_in(one)) for one in replies]
+    assert len(taught) > 12
+    assert read == taught  # all of them, and what is said before
+
+
+def calls_in(message):
+    calls = [call["function"] for call in message.get("tool_calls") or []]
+    return [(call["name"], json.loads(call["arguments"])) for call in calls]
 
 
 def test_drills_teach_the_ends_of_lines_and_nothing_else(train):

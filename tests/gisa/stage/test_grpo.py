@@ -4,12 +4,13 @@ import copy
 from dataclasses import replace
 from types import SimpleNamespace
 
+import lightning
 import pytest
 import torch
 
 from src.gisa.batches.data import GradedQuestion
 from src.gisa.dataset.gisa import Question
-from src.gisa.stage.grpo import GrpoStage, as_batch
+from src.gisa.stage.grpo import GrpoStage, as_batch, episode_advantages
 from src.launch.errors import InputError
 from src.losses.preference import group_advantages
 from src.model.causal_lm import from_pretrained
@@ -171,13 +172,13 @@ def test_the_reward_is_exact_match_and_what_the_steps_brought(folder):
 class Rollouts:
     """Stands in for the agent: gives records with the tokens behind them."""
 
-    def __init__(self, records):
-        self.records = records
+    def __init__(self, records, tokens=EPISODES):
+        self.records, self.tokens = records, tokens
         self.asked = []
 
     def run(self, attempts, store):
         self.asked += [(attempt.question_id, attempt.sample) for attempt in attempts]
-        for attempt, tokens, record in zip(attempts, EPISODES, self.records, strict=False):
+        for attempt, tokens, record in zip(attempts, self.tokens, self.records, strict=False):
             store.ended[attempt] = SimpleNamespace(tokens=tokens, record=lambda record=record: record)
 
 
@@ -212,14 +213,82 @@ def test_without_process_weight_a_step_is_that_of_the_outcome_alone(trained):
     assert (values["calls"], values["answered"], values["mixed_groups"]) == (1.5, 1, 1)
 
 
-def test_with_it_wrong_answers_are_compared_by_their_steps(folder, trained):
+def test_with_it_wrong_answers_are_compared_by_what_their_steps_found(folder, trained):
+    """Nothing, and all cells at 0.5 with a human's page at 0.2: of the mean, half of 0.35 lies on either side."""
     records = [record("Cuzco", SEARCH), record("Cuzco", SEARCH, VISIT)]
     alone, _ = step(trained, records)
     assert alone == 0
     trained.settings = replace(trained.settings, process_weight=0.5)
-    loss, _ = step(trained, records)
-    expected, _ = trained._loss(EPISODES[:2], group_advantages(torch.tensor([[0.0, 0.5 * 0.68]])))
-    torch.testing.assert_close(loss, expected)
+    gradients = []
+    for advantages in (None, torch.tensor([[-0.175, 0.175]])):
+        trained.zero_grad()
+        loss = step(trained, records)[0] if advantages is None else trained._loss(EPISODES[:2], advantages)[0]
+        loss.backward()
+        gradients.append([one.grad.clone() for one in trained.parameters() if one.grad is not None])
+    torch.testing.assert_close(*gradients)
+    assert any(one.any() for one in gradients[0])
+
+
+def advantages(outcome, process, found, weight=0.2):
+    given = (torch.tensor([values]) for values in (outcome, process, found))
+    return episode_advantages(*given, process_weight=weight)[0].tolist()
+
+
+def test_a_group_with_right_and_wrong_answers_is_compared_as_grpo_does():
+    """Rewards 1.1, 0, 0.1, 0: mean 0.3; squares of the differences .64 + .09 + .04 + .09 = .86, sd (.86 / 3)^.5."""
+    found = advantages([1.0, 0.0, 0.0, 0.0], [0.5, 0.0, 0.5, 0.0], [0.5, 0.0, 0.5, 0.0])
+    deviation = (0.86 / 3) ** 0.5 + 1e-4
+    assert found == pytest.approx([0.8 / deviation, -0.3 / deviation, -0.2 / deviation, -0.3 / deviation], rel=1e-5)
+
+
+def test_calling_no_tool_is_not_the_best_of_a_wrong_group():
+    """Costs of 0, 0.02 and 0.1 for nothing; one has seen half of the cells, 0.25, for 0.1: 0.2 (0.25 - 0.0625)."""
+    found = advantages([0.0] * 4, [0.0, -0.02, -0.1, 0.15], [0.0, 0.0, 0.0, 0.25])
+    assert found == pytest.approx([-0.0125, -0.0125, -0.0125, 0.0375])
+    assert advantages([0.0] * 3, [0.0, -0.02, -0.6], [0.0, 0.0, 0.0]) == [0, 0, 0]
+
+
+def test_of_right_answers_none_is_better_for_a_step_that_it_saved():
+    assert advantages([1.0] * 4, [0.66, 0.66, 0.64, 0.62], [0.7] * 4) == pytest.approx([0] * 4, abs=1e-7)
+    # One without having read what it answers stands behind: 0.2 (0 - 0.35) and 0.2 (0.7 - 0.35).
+    assert advantages([1.0, 1.0], [0.0, 0.66], [0.0, 0.7]) == pytest.approx([-0.07, 0.07])
+
+
+def test_without_process_weight_groups_alike_in_their_outcomes_teach_nothing():
+    assert advantages([0.0, 0.0], [0.68, 0.0], [0.7, 0.0], weight=0.0) == [0, 0]
+
+
+def test_groups_are_compared_by_themselves():
+    outcome = torch.tensor([[1.0, 0.0], [0.0, 0.0], [1.0, 1.0]])
+    found = episode_advantages(outcome, torch.zeros(3, 2), torch.zeros(3, 2), process_weight=0.2)
+    torch.testing.assert_close(found, torch.stack([group_advantages(outcome[:1])[0], torch.zeros(2), torch.zeros(2)]))
+
+
+def test_the_exact_match_of_mixed_groups_is_logged_apart(trained):
+    _, logged = step(trained, [record("Lima"), record("Cuzco")])
+    assert (float(logged["mixed_groups"]), float(logged["em_mixed"])) == (1, 0.5)
+    _, logged = step(trained, [record("Lima"), record("Lima")])
+    assert (float(logged["mixed_groups"]), float(logged["em"])) == (0, 1)
+    assert "em_mixed" not in logged
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_batch_in_which_nothing_was_written_is_a_skipped_step(trained, processes):
+    """As all of its questions are too long to be read; of two processes, the other one's gradients count."""
+    trained.rollout = Rollouts([record("", outcome="truncated")] * 2, tokens=[[], []])
+    trained._share_of_positions = lambda count: 1.0
+    datamodule = SimpleNamespace(questions=[ASKED])
+    trained._trainer = SimpleNamespace(datamodule=datamodule, global_step=3, world_size=processes)
+    for batch in (torch.tensor([0]), torch.tensor([], dtype=torch.int64)):
+        trained.zero_grad()
+        loss = trained.training_step(batch, 0)
+        if processes == 1:
+            assert loss is None
+        else:
+            loss.backward()
+            assert loss == 0
+            trained_ones = [one for one in trained.parameters() if one.requires_grad]
+            assert all(one.grad is not None and not one.grad.any() for one in trained_ones)
 
 
 def test_an_episode_that_failed_is_no_wrong_answer(trained):
@@ -247,3 +316,41 @@ def test_without_adapters_every_weight_learns(folder):
     module = stage(folder, rank=None)
     module._loss(copy.deepcopy(EPISODES), torch.tensor([[1.0, -0.5], [0.25, 2.0]]))[0].backward()
     assert all(one.grad is not None for name, one in module.named_parameters() if "layers" in name)
+
+
+class Batches(lightning.LightningDataModule):
+    questions = (ASKED,)
+    manifest = {}
+
+    def train_dataloader(self):
+        return torch.utils.data.DataLoader([0, 0, 0], 1)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_skipped_step_is_counted_and_changes_no_weight(folder):
+    module = moved(stage(folder, process_weight=0.0))
+    weights = [[one.detach().clone() for one in module.parameters()]]
+    right_and_wrong = [record("Lima"), record("Cuzco")]
+    parts = iter([Rollouts(right_and_wrong, [[], []]), Rollouts(right_and_wrong), Rollouts(right_and_wrong, [[], []])])
+
+    class Agent:
+        def run(self, attempts, store):
+            weights.append([one.detach().clone() for one in module.parameters()])
+            next(parts).run(attempts, store)
+
+    module.rollout = Agent()
+    quiet = {
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+    }
+    trainer = lightning.Trainer(max_steps=3, accelerator="cpu", gradient_clip_val=1.0, **quiet)
+    trainer.fit(module, datamodule=Batches())
+    assert trainer.global_step == 3
+    weights.append([one.detach().clone() for one in module.parameters()])
+    changed = [
+        not all(torch.equal(one, other) for one, other in zip(before, after, strict=True))
+        for before, after in zip(weights[1:], weights[2:], strict=False)
+    ]
+    assert changed == [False, True, False]

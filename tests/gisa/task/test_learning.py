@@ -38,6 +38,7 @@ def test_a_policy_answers_exactly_what_it_has_learnt_by_heart(run, place, learnt
     assert [record["outcome"] for record in records] == ["answered"] * 3
     assert [record["counts"]["calls"] for record in records] == [2, 2, 4]
     assert not any(record["counts"]["invalid_calls"] for record in records)
+    assert "- The model's chat template drops the tools" in (folder / "summary.md").read_text()
     lineage = read(folder / "result.json")["lineage"]["checkpoint_from"]
     assert (lineage["name"], lineage["path"]) == ("gisa_imitation", str(checkpoint))
 

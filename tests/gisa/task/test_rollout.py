@@ -10,7 +10,9 @@ from urllib.parse import quote
 
 import pytest
 
+from src.gisa.report.answered import _read_run
 from src.gisa.report.page import read_page
+from src.report.runs import find_runs
 from tests.gisa.agent.servers import completion, model_server, reply
 from tests.gisa.gisa_files import question, write_suite
 from tests.processes import fork
@@ -196,6 +198,20 @@ def test_the_single_shot_mode_has_no_tools(answer):
     assert read(folder / "result.json")["metrics"]["test/global_em"] == 1
     assert len(seen) == 2
     assert not any("tools" in body for body in seen)
+
+
+def test_a_run_whose_episodes_all_end_alike_says_so_in_its_summary_and_report(answer, capsys):
+    async def chatty(request, writer):
+        return completion("It springs somewhere.")
+
+    with model_server(chatty) as url:
+        status, folder = answer(url)
+    assert status == 0
+    said = "All 2 episodes ended as format_error, such as: a reply without a code block. The scores say no more"
+    assert said in capsys.readouterr().out
+    assert said in (folder / "summary.md").read_text()
+    (recorded,) = find_runs([folder])
+    assert "m: All 2 episodes ended as format_error. The scores" in _read_run(recorded, "m").warnings[-1]
 
 
 def test_several_samples_are_independent_attempts_and_the_first_is_scored(answer):
