@@ -4,25 +4,25 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Protocol
 
+from src.gisa.agent.adaptation import Adaptation, most_output_of, with_most_output
+from src.gisa.agent.complaints import Complaint, complaint_in, complaint_of
 from src.gisa.agent.cost import Charge, Part, PriceList, Step
 from src.gisa.agent.fetch import RequestError
 from src.gisa.agent.web import Key, Web
-from src.gisa.chat.format import Message
+from src.gisa.chat.format import Message, read_reply
+from src.gisa.chat.thinking import without_thinking
 from src.launch.errors import InputError
 from src.launch.values import Count, Positive, Weight
 
-# Kept when a server sends them, as it may want them back with the next request; never required.
-_KEPT_FIELDS = ("content", "tool_calls", "refusal", "reasoning", "reasoning_content", "reasoning_details")
-_OVERFLOW_SIGNS = (
-    "context_length_exceeded",
-    "context length",
-    "context window",
-    "too many tokens",
-    "prompt is too long",
-)
+# What a server sends beside a message and never wants back; all else it may want, and some do: thinking blocks,
+# signatures, reasoning in a dozen spellings.
+_NOT_RETURNED = {"role", "annotations", "audio", "images", "citations", "search_results", "function_call", "parsed"}
+_LEAST_OUTPUT = 256  # tokens that a reply is worth asking for
+_REASONING_PARTS = {"thinking", "redacted_thinking", "reasoning", "reasoning_content", "thought"}  # Mistral, Anthropic
+_MOST_LESSONS = 24  # changes of one request, after which its refusal is final
 
 
 @dataclass(frozen=True)
@@ -61,11 +61,13 @@ class Reply:
         message: The assistant's message, to be sent back as it is.
         finish_reason: Why it ended: ``stop``, ``tool_calls``, ``length``, ``content_filter`` or whatever a server says.
         tokens: Those of a model in this process.
+        adapted: What was changed in the request, as the server had refused it; see ``Adaptation``.
     """
 
     message: Message
     finish_reason: str
     tokens: ReplyTokens | None = None
+    adapted: Sequence[str] = ()
 
 
 class Policy(Protocol):
@@ -81,14 +83,38 @@ class Policy(Protocol):
 
 
 class ContextOverflowError(Exception):
-    """The conversation is longer than the model can read."""
+    """The conversation is longer than the model can read.
+
+    Attributes:
+        limit: Tokens that it can read, beside what it has to write; None if that is not known.
+        used: Tokens of the conversation; None if that is not known.
+    """
+
+    def __init__(self, message: str, *, limit: int | None = None, used: int | None = None) -> None:
+        super().__init__(message)
+        self.limit, self.used = limit, used
+
+
+class RefusedError(Exception):
+    """A server refused a request in words that say what to do.
+
+    Attributes:
+        complaint: The words.
+        lesson: What was learned from them; None for a refusal that no other form of the request would avoid.
+    """
+
+    def __init__(self, complaint: Complaint, lesson: str | None) -> None:
+        learned = f"; from now on {lesson}" if lesson else ""
+        super().__init__(f"HTTP {complaint.status}: {complaint.said}{learned}")
+        self.complaint, self.lesson = complaint, lesson
 
 
 @dataclass
 class ChatEndpoint:
     """A chat model behind an OpenAI-compatible endpoint: OpenAI, OpenRouter, vLLM and others.
 
-    What is None is left out of the requests, as some servers reject fields that they don't know.
+    What is None is left out of the requests, as some servers reject fields that they don't know. A request that is
+    refused for its form is changed and sent again, and so are all later ones; see ``src.gisa.agent.dialects``.
 
     Attributes:
         base_url: Address up to, and without, ``/chat/completions``.
@@ -120,31 +146,95 @@ class ChatEndpoint:
     def __post_init__(self) -> None:
         """Look for the key, and put together what every request holds."""
         self._key = Key(self.key_env)
+        self._adaptation = Adaptation()
         self._fields = {"model": self.model, self.max_tokens_field: self.max_output_tokens, **(self.extra_body or {})}
         if self.temperature is not None:
             self._fields["temperature"] = self.temperature
 
     async def reply(self, request: Request) -> Reply:
         """See ``Policy``."""
-        step, body = request.step, {**self._fields, "messages": list(request.messages)}
+        plain, output = self._body(request), None
+        for _ in range(_MOST_LESSONS):
+            body = self._adaptation.adapted(plain)
+            body = body if output is None else with_most_output(body, output)
+            try:
+                reply = await self._sent(body, plain, request)
+                return replace(reply, adapted=tuple(self._adaptation.learned))
+            except RefusedError as refusal:
+                request.step.failures.append(f"{self.model}: {refusal}")
+                match refusal.complaint.kind if refusal.lesson is None else None:
+                    case "overflow":
+                        output = self._shorter_output(refusal, body)
+                    case "filtered":
+                        said = {"role": "assistant", "content": None, "refusal": refusal.complaint.said}
+                        return Reply(said, "content_filter")
+                    case "malformed":
+                        written = {"role": "assistant", "content": refusal.complaint.written}
+                        return _with_calls_read(Reply(written, "malformed_function_call"), request.tools)
+        raise RequestError("status", f"the server refused {_MOST_LESSONS} forms of a request", status=400)
+
+    def _body(self, request: Request) -> dict[str, Any]:
+        body = {**self._fields, "messages": list(request.messages)}
         if request.tools:
             body["tools"] = list(request.tools)
             if not request.may_call:
                 body["tool_choice"] = "none"  # the tools stay: some servers want them beside messages that called them
             elif self.parallel_calls is not None:
                 body["parallel_tool_calls"] = self.parallel_calls
+        return body
+
+    async def _sent(self, body: dict[str, Any], plain: dict[str, Any], request: Request) -> Reply:
+        """Send a request, and read and book the reply; ``plain`` is the request before it was adapted."""
+        step, known = request.step, len(self._adaptation.learned)
+
+        def judged(complaint: Complaint) -> RefusedError | None:
+            if complaint.kind is None and len(self._adaptation.learned) > known and complaint.status == 400:
+                return RefusedError(complaint, "")  # another request has learned meanwhile
+            lesson = None if complaint.kind else self._adaptation.learn(complaint, body)
+            return RefusedError(complaint, lesson) if complaint.kind or lesson else None
+
+        def read(reply: Any) -> tuple[Reply, tuple[int, int]]:
+            complaint = complaint_in(reply)
+            if complaint is None:
+                return _first_choice(reply)
+            raise judged(complaint) or RequestError(
+                "status", f"HTTP {complaint.status}: {complaint.said}", status=complaint.status
+            )
+
         url = self.base_url.rstrip("/") + "/chat/completions"
         with step.account.reserve(self._most_usd(body, step)):
-            try:
-                reply, usage = await request.web.call(
-                    url, _first_choice, step, body=body, key=self._key, timeout_s=self.timeout_s
-                )
-            except RequestError as error:
-                if error.status in (400, 413, 422) and any(sign in str(error).lower() for sign in _OVERFLOW_SIGNS):
-                    raise ContextOverflowError(str(error)) from error
-                raise
+            reply, usage = await request.web.call(
+                url,
+                read,
+                step,
+                body=body,
+                key=self._key,
+                timeout_s=self.timeout_s,
+                refused=lambda status, text: judged(complaint_of(status, text)),
+            )
             step.charge(Charge(request.part, *usage, usd=self.prices.usd(self.model, *usage)))
-        return reply
+        return _with_calls_read(reply, request.tools)
+
+    def _shorter_output(self, refusal: RefusedError, body: dict[str, Any]) -> int:
+        """Return how many tokens a reply may have for a conversation to fit that did not.
+
+        Where a reply may fill more than a quarter of what the model can read, it may not from now on.
+
+        Raises:
+            ContextOverflowError: no useful reply would fit.
+        """
+        asked = most_output_of(body) or 0
+        limit, used = refusal.complaint.lengths(asked)
+        if limit is None or used is None or not asked:
+            raise ContextOverflowError(str(refusal), limit=limit, used=used) from refusal
+        least = min(asked, max(_LEAST_OUTPUT, limit // 8))
+        room = limit - used - 16
+        if not least <= room < asked:
+            raise ContextOverflowError(str(refusal), limit=max(1, limit - least), used=used) from refusal
+        quarter = max(_LEAST_OUTPUT, limit // 4)
+        if asked > quarter:
+            self._adaptation.limit_output(quarter)
+        return min(room, quarter)
 
     def _most_usd(self, body: Mapping[str, Any], step: Step) -> float:
         """Bound the price of a request: no token is shorter than a byte, and no reply longer than allowed."""
@@ -176,15 +266,13 @@ class ScriptedPolicy:
 
 def _first_choice(body: Any) -> tuple[Reply, tuple[int, int]]:
     """Read a chat completion: its first choice, and the tokens read and written."""
-    if isinstance(body, dict) and isinstance(body.get("error"), dict):  # with status 200: a router's way to fail
-        code = body["error"].get("code")
-        status = code if isinstance(code, int) else 500
-        raise RequestError("status", f"HTTP {status}: {body['error'].get('message')}", status=status)
     try:
         choice = body["choices"][0]
         said = choice["message"]
-        message = {"role": "assistant", **{field: said[field] for field in _KEPT_FIELDS if said.get(field) is not None}}
-        message.setdefault("content", "")
+        kept = {name: value for name, value in said.items() if name not in _NOT_RETURNED and value is not None}
+        message = {"role": "assistant", "content": None, **kept}
+        if said.get("function_call") and not kept.get("tool_calls"):  # the form of before there were several
+            message["tool_calls"] = [{"id": "", "type": "function", "function": said["function_call"]}]
         usage = body.get("usage") or {}
         tokens = int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 0)
         return Reply(message, str(choice.get("finish_reason") or "stop")), tokens
@@ -192,9 +280,28 @@ def _first_choice(body: Any) -> tuple[Reply, tuple[int, int]]:
         raise RequestError("unreadable", "a reply without a message", retryable=True) from error
 
 
+def _with_calls_read(reply: Reply, tools: Sequence[Mapping[str, Any]]) -> Reply:
+    """Read calls that stand in the text, as a server does not for every model; reasoning before them stays."""
+    text = _joined(reply.message)
+    if not tools or reply.message.get("tool_calls") or not text.strip():
+        return reply
+    said = without_thinking(text)
+    read = read_reply(said, [tool["function"]["name"] for tool in tools])
+    if not read.get("tool_calls"):
+        return reply
+    before = text[: len(text) - len(said)] if text.endswith(said) else ""
+    message = {**reply.message, "content": before + read["content"], "tool_calls": read["tool_calls"]}
+    return replace(reply, message=message, finish_reason="tool_calls")
+
+
 def text_of(message: Message) -> str:
-    """Return what a message says; some servers send it in parts."""
+    """Return what a message says, without its reasoning; some servers send it in parts."""
+    return without_thinking(_joined(message))
+
+
+def _joined(message: Message) -> str:
     content = message.get("content") or ""
     if isinstance(content, list):
-        return "".join(str(part.get("text") or "") for part in content if isinstance(part, dict))
+        parts = [part for part in content if isinstance(part, dict) and part.get("type") not in _REASONING_PARTS]
+        return "".join(str(part.get("text") or "") for part in parts)
     return str(content)

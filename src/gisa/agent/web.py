@@ -138,6 +138,7 @@ class Web:
         key: Key,
         headers: Mapping[str, str] | None = None,
         timeout_s: float,
+        refused: Callable[[int, str], Exception | None] = lambda status, text: None,
     ) -> T:
         """Send a request to a service whose address is in the config, and parse its JSON reply.
 
@@ -149,6 +150,8 @@ class Web:
             key: The service's key.
             headers: Further headers.
             timeout_s: Seconds for one attempt.
+            refused: Given the status and text of a refusal, returns what is raised at once where another attempt would
+                bring the same; None leaves it to the status.
 
         Raises:
             RequestError: no attempt brought a reply that ``parse`` takes.
@@ -169,7 +172,8 @@ class Web:
                 ):
                     text = (await read_body(response, _MAX_REPLY_BYTES, _MAX_REPLY_BYTES)).decode("utf-8", "replace")
                     if response.status != 200:
-                        raise refusal_of(response, " ".join(key.redact(_unescaped(text)).split())[:300])
+                        said = key.redact(_unescaped(text))
+                        raise refused(response.status, said) or refusal_of(response, " ".join(said.split())[:300])
             try:
                 return parse(json.loads(key.redact(json.dumps(json.loads(text)))))
             except (ValueError, RecursionError) as error:

@@ -244,7 +244,7 @@ class Failing:
     async def reply(self, request):
         self.asked += 1
         request.step.charge(Charge("chain", 10, 5, 0.25))
-        if request.messages[-1]["role"] == "tool" and self.error:
+        if self.asked > 1 and self.error:
             raise self.error
         said = ANSWER if request.messages[-1]["role"] == "tool" else calls(search())
         return Reply({"role": "assistant", **said}, "stop")
