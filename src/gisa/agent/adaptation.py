@@ -28,10 +28,13 @@ class Adaptation:
         self._fields: set[str] = set()
         self._most_output: int | None = None
 
-    def adapted(self, body: Body) -> Body:
-        """Return a request with all that was learned."""
+    def adapted(self, body: Body, plainness: int = 0) -> Body:
+        """Return a request with all that was learned, and in plainer forms for refusals that say nothing helpful.
+
+        The first leaves out what is optional, the second also writes tools, calls and results as text.
+        """
         for name, change in _APPLIED.items():
-            if name in self.learned:
+            if name in self.learned or name in PLAINER[:plainness]:
                 body = change(body)
         if self._fields:
             body = _without_fields(body, self._fields)
@@ -52,6 +55,10 @@ class Adaptation:
             if helps and _APPLIED[change.means](sent) != sent:
                 return self._keep(change.means)
         return self._drop(named) if named else None
+
+    def keep_plain(self, plainness: int) -> None:
+        """Stay with a plainer form from now on, as it was taken."""
+        self.learned += [name for name in PLAINER[:plainness] if name not in self.learned]
 
     def limit_output(self, most: int) -> str:
         """Ask for at most so many tokens from now on."""
@@ -174,11 +181,18 @@ def _tools_as_text(body: Body) -> Body:
     return _without("tools", "tool_choice", "parallel_tool_calls")(plain)
 
 
+def _only_needed(body: Body) -> Body:
+    unknown = set(_fields_of(body))
+    return _open_schemas(_without_fields(_without("temperature", "parallel_tool_calls", "tool_choice")(body), unknown))
+
+
+PLAINER = ("nothing optional", "tools as text and no system message")
 # By their names in the table; in the order in which several are applied.
 _APPLIED: dict[str, Callable[[Body], Body]] = {
     "max_completion_tokens instead of max_tokens": _renamed("max_tokens", "max_completion_tokens"),
     "max_tokens instead of max_completion_tokens": _renamed("max_completion_tokens", "max_tokens"),
     "no limit of output tokens": _without("max_tokens", "max_completion_tokens"),
+    "nothing optional": _only_needed,
     "no temperature": _without("temperature"),
     "no parallel_tool_calls": _without("parallel_tool_calls"),
     "no tool_choice": _without("tool_choice"),
@@ -186,6 +200,7 @@ _APPLIED: dict[str, Callable[[Body], Body]] = {
     "no thinking, as it is not streamed": lambda body: {**body, "enable_thinking": False},
     "tools as text": _tools_as_text,
     "the system message as the user's": _system_as_user,
+    "tools as text and no system message": lambda body: _user_within_tool(_system_as_user(_tools_as_text(body))),
     "the user's words with the tool's": _user_within_tool,
     "an empty reasoning_content where there is none": _with_messages(_with_reasoning),
     "a stand-in where a thought signature is missing": _with_messages(_with_signature),

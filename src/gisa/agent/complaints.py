@@ -7,9 +7,9 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from src.gisa.agent.dialects import KINDS, Kind, ending_of
+from src.gisa.agent.dialects import GUESSES, KINDS, Kind, Wording, ending_of
 
-_LIMITS = "rate.?limit|too many requests|throttl|per[ _]min|per[ _]day|quota|try again|please wait"
+_LIMITS = "rate.?limit|too many requests|throttl|per[ _]min|per[ _]day|quota|try again (?:in|later)|please wait"
 # The numbers in a refusal for length. A total holds what was asked to be written, too.
 _LIMIT = (
     r"tokens > (?P<n>\d+)",
@@ -24,12 +24,13 @@ _LIMIT = (
 _PROMPT = (
     r"(?P<n>\d+) (?:tokens )?(?:in|from|of) (?:the |your )?(?:text )?(?:input|messages|prompt)",
     r"(?P<n>\d+) input tokens",
+    r"given: (?P<n>\d+)",
     r"(?:prompt|input|request|messages|current)[a-z' ]*[ :(]+(?P<n>\d{2,})",
     r"n_prompt_tokens\W+(?P<n>\d+)",
     r"(?P<n>\d+) tokens >",
     r"(?P<n>\d+) \+ \d+ >",
 )
-_TOTAL = (r"requested:? (?:a total of |about )?(?P<n>\d+)", r"given: (?P<n>\d+)")
+_TOTAL = (r"requested:? (?:a total of |about )?(?P<n>\d+)",)
 
 _ECHOES = {"input", "failed_generation", "ctx", "url", "user_id", "request_id", "content_filter_result"}
 _MOST_CHARS = 6000
@@ -59,11 +60,18 @@ class Complaint:
             return None
         if too_large or self.status == 413 or (self.status == 400 and not self.text):  # Cerebras: no body
             return "overflow"
+        return self._means(KINDS)
+
+    @property
+    def guess(self) -> Kind | None:
+        """What it seems to be about, where it is in the way of no field."""
+        return self._means(GUESSES) if self.status in (400, 403, 413, 422, 451) else None
+
+    def _means(self, table: tuple[Wording, ...]) -> Kind | None:
         is_limited = re.search(_LIMITS, self.text) is not None
-        for wording in KINDS:
-            if re.search(wording.pattern, self.text) and not (wording.means == "overflow" and is_limited):
-                return None if self.most_output(10**9) and wording.means == "overflow" else wording.means  # type: ignore[return-value]
-        return None
+        meant = next((wording.means for wording in table if re.search(wording.pattern, self.text)), None)
+        is_of_output = meant == "overflow" and self.most_output(10**9) is not None
+        return None if is_of_output or (meant == "overflow" and is_limited) else meant  # type: ignore[return-value]
 
     def lengths(self, max_output: int) -> tuple[int | None, int | None]:
         """Return how many tokens the model can read and write together, and how many the request had to read."""
@@ -81,7 +89,7 @@ class Complaint:
             r"completion tokens|maximum allowed number of output|range of max_|max_?\w*tokens\S* (?:must|should) be"
             r"|maxoutputtokens|maximum tokens you requested|max_output_tokens",
             text,
-        ) or re.search(r"context length|context window|context size", text):
+        ) or re.search(r"context length|context window is|context size|inputs?\W* tokens", text):
             return None
         numbers = [int(number) for number in re.findall(r"\d+", text) if 64 <= int(number) < asked]
         return max(numbers) - bool(re.search(r"lower than|exclusive", text)) if numbers else None

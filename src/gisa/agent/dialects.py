@@ -89,7 +89,7 @@ KINDS = (
     ),
     Wording(
         "overflow",
-        r"max(?:imum)?[ _](?:context|model|sequence|prompt|input)[ _](?:length|len|size|tokens)"
+        r"max(?:imum)?[ _](?:\w+[ _])?(?:context|model|sequence|prompt|input)[ _](?:length|len|size|tokens)"
         r"|max_seq_len|max_model_len|maximum allowed input length|max(?:imum)? length of the prompt",
         "vLLM, OpenRouter, DeepSeek, SGLang, xAI, Mistral, Poolside, NIM",
         "anomalyco/opencode#25230, earendil-works/pi#5677, earendil-works/pi#4943",
@@ -111,7 +111,8 @@ KINDS = (
     Wording(
         "overflow",
         r"(?:input|prompt)[^.]{0,40}tokens?[^.]{0,60}(?:exceed|must be|must have|larger|more than|greater)"
-        r"|tokens? in request more than|inputs?. (?:tokens|must have)|(?:too many|reduce the) (?:\w+ )?tokens",
+        r"|tokens? in request more than|token count|inputs?. (?:tokens|must have)"
+        r"|(?:too many|reduce the) (?:\w+ )?tokens",
         "Gemini, Together, TGI, Cohere",
         "huggingface/text-generation-inference (validation.rs)",
     ),
@@ -129,6 +130,24 @@ KINDS = (
     ),
     Wording(
         "overflow", r"超长|超出最大长度|超过.{0,10}(?:最大|上下文)|长度超限", "GLM", "docs.bigmodel.cn (error 1261)"
+    ),
+)
+
+# Where nothing else fits, neither the table above nor a change of the request.
+GUESSES = (
+    Wording(
+        "overflow",
+        r"\btokens?\b.{0,120}(?:exceed|too (?:long|large|many)|longer|larger|greater|more than|beyond|only supports)"
+        r"|(?:exceed|too (?:long|large|many)|longer|larger|greater|more than|beyond).{0,120}\btokens?\b",
+        "any other",
+        "our choice: it counts tokens and finds too many",
+    ),
+    Wording(
+        "filtered",
+        r"(?:content|safety|usage|moderation)\b.{0,40}(?:polic|filter|guideline|violat|blocked|flagged|reject)"
+        r"|(?:violat|blocked|flagged|reject)\w*.{0,40}\b(?:content|safety|usage|moderation)\b",
+        "any other",
+        "our choice: it blocks content, or has a policy on it",
     ),
 )
 
@@ -187,7 +206,7 @@ CHANGES = (
         "the system message as the user's",
         r"system.{0,20}role|role.{0,60}system|does not support 'system'|(?:developer|system) instruction"
         r"|roles must alternate"
-        r"|system (?:messages?|prompts?) (?:\w+ ){0,3}not",
+        r"|system (?:messages?|prompts?) (?:\w+ ){0,3}(?:not|un)",
         "OpenAI o1, Gemma behind vLLM, SGLang, llama.cpp, Gemini",
         "tailcallhq/forgecode#1177, sgl-project/sglang#892, QuantumNous/new-api#989",
     ),

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Protocol
 
-from src.gisa.agent.adaptation import Adaptation, most_output_of, with_most_output
+from src.gisa.agent.adaptation import PLAINER, Adaptation, most_output_of, with_most_output
 from src.gisa.agent.complaints import Complaint, complaint_in, complaint_of
 from src.gisa.agent.cost import Charge, Part, PriceList, Step
 from src.gisa.agent.fetch import RequestError
@@ -153,24 +154,32 @@ class ChatEndpoint:
 
     async def reply(self, request: Request) -> Reply:
         """See ``Policy``."""
-        plain, output = self._body(request), None
+        plain, output, plainness = self._body(request), None, 0
         for _ in range(_MOST_LESSONS):
-            body = self._adaptation.adapted(plain)
+            body = self._adaptation.adapted(plain, plainness)
             body = body if output is None else with_most_output(body, output)
             try:
-                reply = await self._sent(body, plain, request)
+                reply = await self._sent(body, request)
+                self._adaptation.keep_plain(plainness)
                 return replace(reply, adapted=tuple(self._adaptation.learned))
             except RefusedError as refusal:
                 request.step.failures.append(f"{self.model}: {refusal}")
-                match refusal.complaint.kind if refusal.lesson is None else None:
-                    case "overflow":
-                        output = self._shorter_output(refusal, body)
-                    case "filtered":
-                        said = {"role": "assistant", "content": None, "refusal": refusal.complaint.said}
-                        return Reply(said, "content_filter")
-                    case "malformed":
-                        written = {"role": "assistant", "content": refusal.complaint.written}
-                        return _with_calls_read(Reply(written, "malformed_function_call"), request.tools)
+                complaint = refusal.complaint
+                if refusal.lesson is not None:
+                    continue
+                kind = complaint.kind or complaint.guess
+                if kind == "overflow":
+                    output = self._shorter_output(refusal, body)
+                elif kind == "filtered":
+                    said = {"role": "assistant", "content": None, "refusal": complaint.said}
+                    return Reply(said, "content_filter")
+                elif kind == "malformed":
+                    written = {"role": "assistant", "content": complaint.written}
+                    return _with_calls_read(Reply(written, "malformed_function_call"), request.tools)
+                elif plainness < len(PLAINER):
+                    plainness += 1
+                else:
+                    raise RequestError("status", str(refusal), status=complaint.status) from refusal
         raise RequestError("status", f"the server refused {_MOST_LESSONS} forms of a request", status=400)
 
     def _body(self, request: Request) -> dict[str, Any]:
@@ -183,15 +192,27 @@ class ChatEndpoint:
                 body["parallel_tool_calls"] = self.parallel_calls
         return body
 
-    async def _sent(self, body: dict[str, Any], plain: dict[str, Any], request: Request) -> Reply:
-        """Send a request, and read and book the reply; ``plain`` is the request before it was adapted."""
+    async def _sent(self, body: dict[str, Any], request: Request) -> Reply:
+        """Send a request, and read and book the reply.
+
+        Raises:
+            RefusedError: it was refused for what it says or how it says it.
+            RequestError: it brought nothing for any other reason.
+            InputError: it was refused for a field that the user gave.
+        """
         step, known = request.step, len(self._adaptation.learned)
 
         def judged(complaint: Complaint) -> RefusedError | None:
-            if complaint.kind is None and len(self._adaptation.learned) > known and complaint.status == 400:
+            about_form = complaint.status in (400, 404, 422, 500)
+            if complaint.kind is not None:
+                return RefusedError(complaint, None)
+            if about_form and len(self._adaptation.learned) > known:
                 return RefusedError(complaint, "")  # another request has learned meanwhile
-            lesson = None if complaint.kind else self._adaptation.learn(complaint, body)
-            return RefusedError(complaint, lesson) if complaint.kind or lesson else None
+            lesson = self._adaptation.learn(complaint, body)
+            if lesson is None and about_form:
+                self._blame_extra_body(complaint)
+            is_final = lesson or complaint.guess or complaint.status in (400, 422)
+            return RefusedError(complaint, lesson) if is_final else None
 
         def read(reply: Any) -> tuple[Reply, tuple[int, int]]:
             complaint = complaint_in(reply)
@@ -214,6 +235,14 @@ class ChatEndpoint:
             )
             step.charge(Charge(request.part, *usage, usd=self.prices.usd(self.model, *usage)))
         return _with_calls_read(reply, request.tools)
+
+    def _blame_extra_body(self, complaint: Complaint) -> None:
+        for name in self.extra_body or {}:
+            if re.search(rf"(?<!\w){re.escape(name)}(?!\w)", complaint.text):
+                raise InputError(
+                    f"{self.model} at {self.base_url} refuses extra_body.{name}: {complaint.said}\n"
+                    f"Leave it out:  '~agent.policy.extra_body.{name}'  (or of agent.extractor), or give another value."
+                )
 
     def _shorter_output(self, refusal: RefusedError, body: dict[str, Any]) -> int:
         """Return how many tokens a reply may have for a conversation to fit that did not.

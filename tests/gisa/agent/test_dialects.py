@@ -1,0 +1,77 @@
+"""What comes of each quirk of a server, over HTTP: none is an infrastructure failure, none is scored wrong."""
+
+import asyncio
+import json
+import re
+
+import pytest
+
+from src.gisa.agent.backends import EmbeddedWeb
+from src.gisa.agent.cost import Account, PriceList
+from src.gisa.agent.policy import ChatEndpoint
+from src.gisa.agent.react import Budget, ReActAgent
+from src.gisa.agent.tools import Toolbox
+from src.gisa.agent.trajectory import Attempt, Episode, Journal
+from src.gisa.agent.web import Web
+from src.gisa.dataset.factbook.corpus import Corpus, Document
+from tests.gisa.agent.quirks import ANSWER, FORCED, quirks
+from tests.gisa.agent.servers import model_server
+
+CORPUS = Corpus([Document("https://atlas.example/peru", "<title>Peru</title><p>Capital: Lima")])
+TOOLBOX = Toolbox(search=EmbeddedWeb(CORPUS), pages=EmbeddedWeb(CORPUS))
+QUIRKS = list(quirks())
+
+
+@pytest.fixture(scope="module")
+def server():
+    """One server for all quirks, each at an address of its own, and the requests that each has seen."""
+    seen = {}
+
+    async def respond(request, writer):
+        number = int(re.match(r"/v1/(\d+)/", request.path)[1])
+        bodies = seen.setdefault(number, [])
+        bodies.append(json.loads(request.body))
+        return QUIRKS[number].says(bodies[-1], len(bodies) - 1)
+
+    with model_server(respond) as url:
+        yield url, seen
+
+
+def episodes(url, quirk, count=1):
+    """Have an agent answer at an endpoint; return the records."""
+
+    async def main():
+        async with Web(base_delay_s=0.001) as web:
+            endpoint = ChatEndpoint(
+                base_url=url, model="m", prices=PriceList(date="2026-01-31"), key_env=None, **quirk.settings
+            )
+            budget = Budget(max_calls=1 if quirk in FORCED else 30, max_invalid_calls=3)
+            agent = ReActAgent(endpoint, TOOLBOX, budget, "2026-01-31")
+            records = []
+            for sample in range(count):
+                attempt = Attempt("7", sample, "What is the capital of Peru?", "item")
+                episode = Episode(attempt, Journal.in_memory(attempt), Account("question", None), web)
+                await agent.answer(episode)
+                records.append(episode.record())
+            return records
+
+    return asyncio.run(main())
+
+
+@pytest.mark.parametrize("number", range(len(QUIRKS)), ids=[quirk.name for quirk in QUIRKS])
+def test_every_quirk_ends_as_what_it_is(server, number):
+    (url, _), quirk = server, QUIRKS[number]
+    (record,) = episodes(f"{url}/{number}", quirk)
+    steps = record["steps"]
+    assert record["outcome"] == quirk.outcome, record["reason"]
+    assert quirk.outcome != "answered" or record["prediction"].strip() == ANSWER
+    assert ANSWER not in record["prediction"] or quirk.outcome == "answered"
+    assert record["counts"]["calls"] == quirk.calls
+    assert sum(step["key"].startswith("compaction/") for step in steps) == quirk.compactions
+    lessons = [lesson for step in steps for lesson in (step.get("value") or {}).get("adapted", [])]
+    assert (quirk.lesson in lessons) if quirk.lesson else not lessons
+
+
+def test_there_are_enough_of_them():
+    assert len(QUIRKS) >= 60
+    assert len({quirk.name for quirk in QUIRKS}) == len(QUIRKS)
