@@ -14,12 +14,14 @@ _LIMITS = "rate.?limit|too many requests|throttl|per[ _]min|per[ _]day|quota|try
 _LIMIT = (
     r"tokens > (?P<n>\d+)",
     r"\+ \d+ > (?P<n>\d+)",
+    r"max(?:imum)?[a-z_' ]*(?:length|size|tokens?|allowed|limit)[a-z' ]*[ :(]+(?P<n>\d{3,})",
     r"(?:context|prompt|input|model|sequence) (?:length|size|limit|window)(?: is| of|:| is only)? ?\(?(?P<n>\d+)",
     r"(?:maximum|limit)[a-z' ]*(?:is|of|:|\(|allowed)? ?\(?(?P<n>\d{3,})",
     r"n_ctx\W+(?P<n>\d+)",
     r"\[\d+, ?(?P<n>\d+)\]",
     r"with (?P<n>\d+) maximum context",
     r"(?:<=|less than) (?P<n>\d+)",
+    r"limit:? ?(?P<n>\d+)",
 )
 _PROMPT = (
     r"(?P<n>\d+) (?:tokens )?(?:in|from|of) (?:the |your )?(?:text )?(?:input|messages|prompt)",
@@ -75,12 +77,11 @@ class Complaint:
 
     def lengths(self, max_output: int) -> tuple[int | None, int | None]:
         """Return how many tokens the model can read and write together, and how many the request had to read."""
-        limit, prompt, total = (_number(patterns, self.text) for patterns in (_LIMIT, _PROMPT, _TOTAL))
-        if (prompt is None or prompt == limit) and total is not None:
+        limit = _number(_LIMIT, self.text)
+        prompt, total = _number(_PROMPT, self.text, limit), _number(_TOTAL, self.text, limit)
+        if prompt is None and total is not None:
             prompt = total - max_output if total > max_output else total
-        if limit is None and "requested" in self.text:
-            limit = _number((r"limit:? ?(?P<n>\d+)",), self.text)
-        return limit, None if prompt == limit else prompt
+        return limit, prompt
 
     def most_output(self, asked: int) -> int | None:
         """Return how many tokens a reply may have, where that is what it says, and it is less than ``asked``."""
@@ -107,7 +108,8 @@ def complaint_of(status: int, body: Any) -> Complaint:
     _collect(body, "", words, written)
     text = " ".join(" ".join(words).replace("\\n", " ").replace("\\", "").lower().split())
     text = re.sub(r"(?<=\d),(?=\d{3}\b)", "", text)[:_MOST_CHARS]
-    message = next((word[9:] for word in words if word.startswith("message: ")), " ".join(words))
+    messages = [word.partition(": ")[2] for word in words if word.startswith(("message: ", "raw: "))]
+    message = " ".join(messages or words)
     return Complaint(status, text, " ".join(message.split())[:300], "".join(written))
 
 
@@ -133,8 +135,10 @@ def complaint_in(body: Any) -> Complaint | None:
     return complaint_of(_status_in(body), body) if body.get("object") == "error" or says_why else None
 
 
-def _number(patterns: tuple[str, ...], text: str) -> int | None:
-    return next((int(found["n"]) for pattern in patterns if (found := re.search(pattern, text))), None)
+def _number(patterns: tuple[str, ...], text: str, other: int | None = None) -> int | None:
+    """Return the first number that a pattern finds, and that is not the ``other``."""
+    numbers = (int(found["n"]) for pattern in patterns for found in re.finditer(pattern, text))
+    return next((number for number in numbers if number != other), None)
 
 
 def _status_in(error: Any) -> int:
