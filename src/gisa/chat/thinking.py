@@ -27,7 +27,7 @@ def without_thinking(text: str) -> str:
     if not re.search(r"[<\[◁]", text):
         return text
     for begin, end in _THINKING:
-        text = re.sub(f"{begin}(?:(?!{begin}).)*?{end}", "", text, flags=re.DOTALL | re.IGNORECASE)
+        text = re.sub(f"{begin}.*?{end}", "", text, flags=re.DOTALL | re.IGNORECASE)
         text = re.split(end, text, flags=re.IGNORECASE)[-1]
         text = re.split(begin, text, maxsplit=1, flags=re.IGNORECASE)[0]
     return _LEFT_OVER.sub("", text)

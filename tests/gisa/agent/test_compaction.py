@@ -76,7 +76,7 @@ class SmallModel:
         return reply(json.dumps(body), content_type="application/json")
 
 
-def answered(compaction, *, calls=200, toolbox=TOOLBOX, steps=(), model=None, **settings):
+def answered(compaction, *, calls=200, toolbox=TOOLBOX, steps=(), model=None, attempt=ATTEMPT, **settings):
     """Have an agent answer with a small model; return the episode, its record and the model."""
     model = model or SmallModel()
     budget = Budget(max_calls=calls)
@@ -86,7 +86,7 @@ def answered(compaction, *, calls=200, toolbox=TOOLBOX, steps=(), model=None, **
             endpoint = ChatEndpoint(base_url=url, model="m", prices=PRICES, key_env=None, **settings)
             agent = ReActAgent(endpoint, toolbox, budget, "2026-01-31", compaction=compaction)
             account = Account("question", None)
-            episode = Episode(ATTEMPT, Journal.in_memory(ATTEMPT, steps), account, web)
+            episode = Episode(attempt, Journal.in_memory(attempt, steps), account, web)
             await agent.answer(episode)
             return episode
 
@@ -154,12 +154,7 @@ def test_one_page_that_does_not_fit_is_cut_short():
 
 
 def test_a_question_that_is_itself_too_long_is_truncated():
-    global ATTEMPT
-    before, ATTEMPT = ATTEMPT, Attempt("7", 0, "why? " * 8000, "item")
-    try:
-        _, record, _ = answered(Compaction("summarise"))
-    finally:
-        ATTEMPT = before
+    _, record, _ = answered(Compaction("summarise"), attempt=Attempt("7", 0, "why? " * 8000, "item"))
     assert record["outcome"] == "truncated"
 
 

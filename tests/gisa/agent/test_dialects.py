@@ -8,6 +8,7 @@ import pytest
 
 from src.gisa.agent.backends import EmbeddedWeb
 from src.gisa.agent.cost import Account, PriceList
+from src.gisa.agent.dialects import CHANGES, GUESSES, KINDS, ending_of
 from src.gisa.agent.policy import ChatEndpoint
 from src.gisa.agent.react import Budget, ReActAgent
 from src.gisa.agent.tools import Toolbox
@@ -75,3 +76,27 @@ def test_every_quirk_ends_as_what_it_is(server, number):
 def test_there_are_enough_of_them():
     assert len(QUIRKS) >= 60
     assert len({quirk.name for quirk in QUIRKS}) == len(QUIRKS)
+
+
+def test_every_wording_has_a_pattern_and_a_source_and_no_change_stands_twice():
+    for wording in (*KINDS, *GUESSES, *CHANGES):
+        re.compile(wording.pattern)
+        assert wording.servers
+        assert wording.source
+    assert len({change.means for change in CHANGES}) == len(CHANGES)
+
+
+@pytest.mark.parametrize(
+    ("reason", "ending"),
+    [
+        *((reason, "end") for reason in ("stop", "end_turn", "eos", None, "", "FinishReason.STOP", "unheard_of", 7)),
+        *((reason, "calls") for reason in ("tool_calls", "function_call", "tool_use")),
+        *((reason, "length") for reason in ("length", "max_tokens", "MAX_TOKENS")),
+        *((reason, "refused") for reason in ("refusal", "content_filter", "SAFETY", "RECITATION", "sensitive")),
+        *((reason, "overflow") for reason in ("model_context_window_exceeded", "model_length")),
+        *((reason, "malformed") for reason in ("MALFORMED_FUNCTION_CALL", "unexpected_tool_call")),
+        *((reason, "failed") for reason in ("error", "network_error", "insufficient_system_resource")),
+    ],
+)
+def test_finish_reasons_of_all_servers_are_seven_endings(reason, ending):
+    assert ending_of(reason) == ending
