@@ -76,13 +76,14 @@ class Adaptation:
 
 def most_output_of(body: Body) -> int | None:
     """Return how many tokens a request asks for at most."""
-    return body.get("max_tokens", body.get("max_completion_tokens"))
+    most: int | None = body.get("max_tokens", body.get("max_completion_tokens"))
+    return most
 
 
 def with_most_output(body: Body, most: int) -> Body:
     """Return a request that asks for at most so many tokens."""
-    limits = {name: min(body[name], most) for name in ("max_tokens", "max_completion_tokens") if name in body}
-    return {**body, **limits}
+    limited = {name: min(body[name], most) for name in ("max_tokens", "max_completion_tokens") if name in body}
+    return body | limited
 
 
 def _without(*names: str) -> Callable[[Body], Body]:
@@ -197,7 +198,7 @@ _APPLIED: dict[str, Callable[[Body], Body]] = {
     "no parallel_tool_calls": _without("parallel_tool_calls"),
     "no tool_choice": _without("tool_choice"),
     "no additionalProperties": _open_schemas,
-    "no thinking, as it is not streamed": lambda body: {**body, "enable_thinking": False},
+    "streamed": lambda body: {**body, "stream": True, "stream_options": {"include_usage": True}},
     "tools as text": _tools_as_text,
     "the system message as the user's": _system_as_user,
     "tools as text and no system message": lambda body: _user_within_tool(_system_as_user(_tools_as_text(body))),

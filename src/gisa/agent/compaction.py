@@ -167,7 +167,7 @@ def _told(message: Message, most: int) -> str:
 
 def _used(episode: Episode, turn: int) -> int:
     """Return how many tokens the next request has: those that the server counted last, and what came since."""
-    counted = sum(
+    counted: int = sum(
         charge["prompt_tokens"] + charge["completion_tokens"]
         for charge in episode.journal.charges(f"reply/{turn - 1}")
         if charge["part"] == "chain"

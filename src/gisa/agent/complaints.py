@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from src.gisa.agent.dialects import GUESSES, KINDS, Kind, Wording, ending_of
+from src.gisa.agent.fetch import RETRYABLE_STATUS
 
 _LIMITS = "rate.?limit|too many requests|throttl|per[ _]min|per[ _]day|quota|try again (?:in|later)|please wait"
 # The numbers in a refusal for length. A total holds what was asked to be written, too.
@@ -124,9 +125,11 @@ def complaint_in(body: Any) -> Complaint | None:
         return None
     choices = body.get("choices")
     choice = choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], dict) else {}
-    for error in (body.get("error"), choice.get("error")):
-        if error:
-            return complaint_of(_status_in(error), error)
+    if body.get("error"):
+        return complaint_of(_status_in(body["error"]), body["error"])
+    if choice.get("error"):  # the request was taken: whatever it names, another one may do better
+        status = _status_in(choice["error"])
+        return complaint_of(status if status in RETRYABLE_STATUS else 500, choice["error"])
     if choice:
         failed = ending_of(choice.get("finish_reason")) == "failed"
         said = f"finish_reason: {choice.get('finish_reason')}"

@@ -191,10 +191,11 @@ CHANGES = (
         "ai.google.dev/api/caching#Schema",
     ),
     Wording(
-        "no thinking, as it is not streamed",
-        r"enable_thinking.{0,40}(?:must be|only support)",
-        "Qwen/DashScope",
-        "QwenLM/Qwen3#1361",
+        "streamed",
+        r"enable_thinking.{0,40}(?:must be|only support)|only supports? stream|enable the stream param|must be stream"
+        r"|non-streaming|streaming is (?:required|strongly)",
+        "Qwen/DashScope, Anthropic for long replies",
+        "infiniflow/ragflow#5912, FoundationAgents/OpenManus#330",
     ),
     Wording(
         "the user's words with the tool's",
@@ -284,4 +285,6 @@ _ENDING_OF = {reason: ending for ending, reasons in _ENDINGS.items() for reason 
 
 def ending_of(finish_reason: Any) -> Ending:
     """Say what a finish reason means; what is not known is an end like any other, judged by what was said."""
-    return _ENDING_OF.get(str(finish_reason or "stop").lower().rpartition(".")[2], "end")
+    words = str(finish_reason or "stop").lower().split(": ")  # Gemini: "function_call_filter: MALFORMED_FUNCTION_CALL"
+    known = (_ENDING_OF.get(word.strip().rpartition(".")[2]) for word in reversed(words))
+    return next(filter(None, known), "end")

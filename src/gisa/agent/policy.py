@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, Protocol
 from src.gisa.agent.adaptation import PLAINER, Adaptation, most_output_of, with_most_output
 from src.gisa.agent.complaints import Complaint, complaint_in, complaint_of
 from src.gisa.agent.cost import Charge, Part, PriceList, Step
+from src.gisa.agent.dialects import ending_of
 from src.gisa.agent.fetch import RequestError
 from src.gisa.agent.web import Key, Web
 from src.gisa.chat.format import Message, read_reply
@@ -297,7 +298,10 @@ def _first_choice(body: Any) -> tuple[Reply, tuple[int, int]]:
     """Read a chat completion: its first choice, and the tokens read and written."""
     try:
         choice = body["choices"][0]
-        said = choice["message"]
+        says_why = ending_of(choice.get("finish_reason")) in ("refused", "malformed", "length", "overflow")
+        said = choice.get("message") or (
+            {} if says_why else choice["message"]
+        )  # nothing may be left of what is filtered
         kept = {name: value for name, value in said.items() if name not in _NOT_RETURNED and value is not None}
         message = {"role": "assistant", "content": None, **kept}
         if said.get("function_call") and not kept.get("tool_calls"):  # the form of before there were several
@@ -326,6 +330,13 @@ def _with_calls_read(reply: Reply, tools: Sequence[Mapping[str, Any]]) -> Reply:
 def text_of(message: Message) -> str:
     """Return what a message says, without its reasoning; some servers send it in parts."""
     return without_thinking(_joined(message))
+
+
+def refusal_in(message: Message) -> str:
+    """Return a refusal that a server marks as one, empty if there is none."""
+    parts = message["content"] if isinstance(message.get("content"), list) else []
+    marked = [part.get("refusal") for part in parts if isinstance(part, dict) and part.get("type") == "refusal"]
+    return str(message.get("refusal") or " ".join(filter(None, marked)))
 
 
 def _joined(message: Message) -> str:

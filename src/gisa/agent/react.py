@@ -14,7 +14,7 @@ from src.gisa.agent.compaction import Compaction
 from src.gisa.agent.cost import CeilingReachedError, Step
 from src.gisa.agent.dialects import Ending, ending_of
 from src.gisa.agent.fetch import RequestError
-from src.gisa.agent.policy import ContextOverflowError, Policy, Reply, Request, text_of
+from src.gisa.agent.policy import ContextOverflowError, Policy, Reply, Request, refusal_in, text_of
 from src.gisa.agent.prompts import MALFORMED_CALL, NO_ROOM, OUT_OF_BUDGET, Instructions, opening
 from src.gisa.agent.tools import CallError, Search, Toolbox, Visit, specs
 from src.gisa.agent.trajectory import Episode, Verdict
@@ -281,7 +281,7 @@ def sendable(call: Message) -> Message:
 def verdict_on(reply: Reply) -> Verdict:
     """Judge a reply that calls no tool."""
     text = text_of(reply.message)
-    refusal = reply.message.get("refusal")
+    refusal = refusal_in(reply.message)
     ending = ending_of_reply(reply)
     if refusal or ending == "refused":
         named = "" if reply.finish_reason == "content_filter" else f" ({reply.finish_reason})"

@@ -20,6 +20,7 @@ from yarl import URL
 
 from src.gisa.agent.cost import Step
 from src.gisa.agent.fetch import FetchLimits, Page, RequestError, SafeFetcher, named_failures, read_body, refusal_of
+from src.gisa.agent.streams import decoded
 from src.launch.errors import InputError
 from src.launch.values import Count, Weight
 
@@ -140,7 +141,7 @@ class Web:
         timeout_s: float,
         refused: Callable[[int, str], Exception | None] = lambda status, text: None,
     ) -> T:
-        """Send a request to a service whose address is in the config, and parse its JSON reply.
+        """Send a request to a service whose address is in the config, and parse its JSON reply, streamed or not.
 
         Args:
             url: Where to.
@@ -175,7 +176,7 @@ class Web:
                         said = key.redact(_unescaped(text))
                         raise refused(response.status, said) or refusal_of(response, " ".join(said.split())[:300])
             try:
-                return parse(json.loads(key.redact(json.dumps(json.loads(text)))))
+                return parse(json.loads(key.redact(json.dumps(decoded(text)))))
             except (ValueError, RecursionError) as error:
                 raise RequestError("unreadable", f"not the expected JSON: {error}", retryable=True) from error
 

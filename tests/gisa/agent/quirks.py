@@ -58,6 +58,35 @@ def refusing(present, status, body):
     return lambda sent, number: error(status, body) if present(sent) else plain(sent)
 
 
+def refusing_unless_streamed(status, body):
+    """A server that answers in pieces or not at all."""
+    return lambda sent, number: pieces(plain(sent)) if sent.get("stream") else error(status, body)
+
+
+def pieces(whole):
+    """Cut a reply into the events of a stream, of ten characters each."""
+    body = json.loads(whole.partition(b"\r\n\r\n")[2])
+    message, reason = body["choices"][0]["message"], body["choices"][0]["finish_reason"]
+    deltas = [{"role": "assistant", "content": None}]
+    text = message["content"] or ""
+    deltas += [{"content": text[at : at + 10]} for at in range(0, len(text), 10)]
+    for index, call in enumerate(message.get("tool_calls", [])):
+        arguments = call["function"]["arguments"]
+        begun = {**call, "index": index, "function": {**call["function"], "arguments": ""}}
+        deltas.append({"tool_calls": [begun]})
+        deltas += [
+            {"tool_calls": [{"index": index, "function": {"arguments": arguments[at : at + 10]}}]}
+            for at in range(0, len(arguments), 10)
+        ]
+    chunks = [{"choices": [{"index": 0, "delta": delta, "finish_reason": None}]} for delta in deltas]
+    chunks += [
+        {"choices": [{"index": 0, "delta": {}, "finish_reason": reason}]},
+        {"choices": [], "usage": body["usage"]},
+    ]
+    events = "".join(f"data: {json.dumps(chunk)}\n\n" for chunk in chunks)
+    return reply(f": keep-alive\n\n{events}data: [DONE]\n\n", content_type="text/event-stream")
+
+
 def second(bad):
     """A server that says ``bad`` as its second reply, and is plain before and after."""
     return lambda sent, number: bad if number == 1 else plain(sent)
@@ -181,7 +210,7 @@ FIELDS = [
     Quirk("Ollama's model knows no tools", refusing(has("tools"), 400, openai("registry.ollama.ai/library/llama3:latest does not support tools", kind="api_error")), lesson="tools as text"),
     Quirk("OpenRouter's model knows no tools", refusing(has("tools"), 404, {"error": {"message": "No endpoints found that support tool use. To learn more about provider routing, visit: https://openrouter.ai/docs/provider-routing", "code": 404}}), lesson="tools as text"),
     Quirk("vLLM has no parser of calls", refusing(has("tools"), 400, {"object": "error", "message": "\"auto\" tool choice requires --enable-auto-tool-choice and --tool-call-parser to be set", "type": "BadRequestError", "code": 400}), lesson="tools as text"),
-    Quirk("Qwen3 does not think without streaming", refusing(lambda sent: sent.get("enable_thinking") is not False, 400, openai("parameter.enable_thinking must be set to false for non-streaming calls", "invalid_parameter_error")), lesson="no thinking, as it is not streamed"),
+    Quirk("Qwen3 does not think without streaming", refusing_unless_streamed(400, openai("parameter.enable_thinking must be set to false for non-streaming calls", "invalid_parameter_error")), lesson="streamed"),
     Quirk("gpt-4-turbo writes at most 4096 tokens", refusing(lambda sent: sent["max_tokens"] > 4096, 400, openai("max_tokens is too large: 8192. This model supports at most 4096 completion tokens, whereas you provided 8192.", "invalid_value", "max_tokens")), lesson="at most 4096 tokens of output"),
     Quirk("Anthropic writes at most 4096 tokens", refusing(lambda sent: sent["max_tokens"] > 4096, 400, {"error": {"message": "max_tokens: 8192 > 4096, which is the maximum allowed number of output tokens for claude-3-opus-20240229", "type": "invalid_request_error"}}), lesson="at most 4096 tokens of output"),
     Quirk("Qwen/DashScope writes at most 2000 tokens", refusing(lambda sent: sent["max_tokens"] > 2000, 400, openai("<400> InternalError.Algo.InvalidParameter: Range of max_tokens should be [1, 2000]", "invalid_parameter_error")), lesson="at most 2000 tokens of output"),
@@ -415,3 +444,34 @@ def quirks():
         "Request blocked by content moderation.",
     ]:
         yield Quirk(f"filter: {said_of_content}", always(error(400, openai(said_of_content))), "refused")
+    yield Quirk(
+        "QwQ only streams",
+        refusing_unless_streamed(
+            400,
+            openai(
+                "This model only support stream mode, please enable the stream parameter to access the model. ",
+                "invalid_parameter_error",
+            ),
+        ),
+        lesson="streamed",
+    )
+    yield Quirk("a gateway streams what nobody asked it to", lambda sent, number: pieces(plain(sent)))
+    for reason in ("content_filter: PROHIBITED_CONTENT", "content_filter: OTHER"):
+        yield Quirk(
+            f"Gemini ends: {reason}, no message",
+            always(error(200, {"choices": [{"finish_reason": reason, "index": 0}]})),
+            "refused",
+        )
+    yield Quirk(
+        "Gemini ends: function_call_filter: MALFORMED_FUNCTION_CALL",
+        second(chosen("function_call_filter: MALFORMED_FUNCTION_CALL", {"role": "assistant"})),
+    )
+    yield Quirk(
+        "fails in the choice with a code of bad requests",
+        second(chosen("error", error={"code": 400, "message": "Provider returned error"})),
+    )
+    yield Quirk(
+        "a refusal as a part",
+        always(chosen("stop", {"role": "assistant", "content": [{"type": "refusal", "refusal": "I can't."}]})),
+        "refused",
+    )
