@@ -13,6 +13,7 @@ from src.gisa.chat.format import Message, in_plain_text
 
 Body = dict[str, Any]
 _PLAIN_FIELDS = {"role", "content", "tool_calls", "tool_call_id", "name", "id", "type", "function", "arguments"}
+LIMIT_FIELDS = ("max_tokens", "max_completion_tokens")
 _SIGNATURE = "skip_thought_signature_validator"  # as Gemini's documentation says for calls of other origin
 
 
@@ -82,7 +83,7 @@ def most_output_of(body: Body) -> int | None:
 
 def with_most_output(body: Body, most: int) -> Body:
     """Return a request that asks for at most so many tokens."""
-    limited = {name: min(body[name], most) for name in ("max_tokens", "max_completion_tokens") if name in body}
+    limited = {name: min(body[name], most) for name in LIMIT_FIELDS if name in body}
     return body | limited
 
 
@@ -192,7 +193,7 @@ PLAINER = ("nothing optional", "tools as text and no system message")
 _APPLIED: dict[str, Callable[[Body], Body]] = {
     "max_completion_tokens instead of max_tokens": _renamed("max_tokens", "max_completion_tokens"),
     "max_tokens instead of max_completion_tokens": _renamed("max_completion_tokens", "max_tokens"),
-    "no limit of output tokens": _without("max_tokens", "max_completion_tokens"),
+    "no limit of output tokens": _without(*LIMIT_FIELDS),
     "nothing optional": _only_needed,
     "no temperature": _without("temperature"),
     "no parallel_tool_calls": _without("parallel_tool_calls"),

@@ -298,17 +298,18 @@ def _first_choice(body: Any) -> tuple[Reply, tuple[int, int]]:
     """Read a chat completion: its first choice, and the tokens read and written."""
     try:
         choice = body["choices"][0]
-        says_why = ending_of(choice.get("finish_reason")) in ("refused", "malformed", "length", "overflow")
-        said = choice.get("message") or (
-            {} if says_why else choice["message"]
-        )  # nothing may be left of what is filtered
+        reason = str(choice.get("finish_reason") or "stop")
+        says_why = ending_of(reason) in ("refused", "malformed", "length", "overflow")
+        said = choice.get("message") or ({} if says_why else choice["message"])  # of what is filtered, none may be left
         kept = {name: value for name, value in said.items() if name not in _NOT_RETURNED and value is not None}
         message = {"role": "assistant", "content": None, **kept}
         if said.get("function_call") and not kept.get("tool_calls"):  # the form of before there were several
             message["tool_calls"] = [{"id": "", "type": "function", "function": said["function_call"]}]
         usage = body.get("usage") or {}
+        if ending_of(reason) == "length" and usage.get("completion_tokens") == 0 and not said.get("content"):
+            reason += ": context_window_exceeded"  # the prompt was cut to fit, without room for a reply: MiMo
         tokens = int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 0)
-        return Reply(message, str(choice.get("finish_reason") or "stop")), tokens
+        return Reply(message, reason), tokens
     except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
         raise RequestError("unreadable", "a reply without a message", retryable=True) from error
 

@@ -87,6 +87,20 @@ def pieces(whole):
     return reply(f": keep-alive\n\n{events}data: [DONE]\n\n", content_type="text/event-stream")
 
 
+def wanting_back(**sent_with):
+    """A server that wants back what it sent with its call, as it was."""
+
+    def says(sent, number):
+        if number == 0:
+            return completion(None, tool_calls=[CALL | sent_with.get("call", {})], **sent_with.get("message", {}))
+        (asked,) = [message for message in sent["messages"] if message["role"] == "assistant"]
+        expected = {"role": "assistant", "content": None, **sent_with.get("message", {})}
+        expected["tool_calls"] = [CALL | sent_with.get("call", {})]
+        return plain(sent) if asked == expected else error(400, openai("messages.2: invalid signature"))
+
+    return says
+
+
 def second(bad):
     """A server that says ``bad`` as its second reply, and is plain before and after."""
     return lambda sent, number: bad if number == 1 else plain(sent)
@@ -475,3 +489,34 @@ def quirks():
         always(chosen("stop", {"role": "assistant", "content": [{"type": "refusal", "refusal": "I can't."}]})),
         "refused",
     )
+    blocks = [{"type": "thinking", "thinking": "hm", "signature": "x=="}, {"type": "redacted_thinking", "data": "y=="}]
+    yield Quirk(
+        "Anthropic behind LiteLLM wants its thinking blocks",
+        wanting_back(message={"thinking_blocks": blocks, "reasoning_content": "hm"}),
+    )
+    yield Quirk(
+        "OpenRouter wants its reasoning details",
+        wanting_back(
+            message={
+                "reasoning": "hm",
+                "reasoning_details": [{"type": "reasoning.encrypted", "data": "z==", "id": None, "index": 0}],
+            }
+        ),
+    )
+    yield Quirk(
+        "Gemini wants its thought signature",
+        wanting_back(call={"extra_content": {"google": {"thought_signature": "s=="}}}),
+    )
+    yield Quirk(
+        "Gemini behind LiteLLM wants its provider's fields",
+        wanting_back(
+            call={"provider_specific_fields": {"thought_signature": "s=="}},
+            message={"provider_specific_fields": {"a": [None]}},
+        ),
+    )
+    yield Quirk("DeepSeek wants its reasoning content", wanting_back(message={"reasoning_content": "hm"}))
+    filled = {
+        "choices": [{"message": {"role": "assistant", "content": ""}, "finish_reason": "length"}],
+        "usage": {"prompt_tokens": 8192, "completion_tokens": 0},
+    }
+    yield Quirk("MiMo fills its context with the prompt", second(error(200, filled)), compactions=1)
