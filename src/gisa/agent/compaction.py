@@ -76,9 +76,12 @@ class Compaction:
             if self.method == "summarise" and not is_forced and kept < len(turns):
                 request = Request((), (), step, episode.web, may_call=False, part="compaction")
                 notes = await _summary(policy, request, episode.messages, turns[: len(turns) - kept], int(most))
+            method, left_out = "forced" if is_forced else self.method, len(turns) - kept
+            said = f"{left_out} of {len(turns)} steps are left out ({method})."
             return {
-                "method": "forced" if is_forced else self.method,
-                "left_out_turns": len(turns) - kept,
+                "method": method,
+                "content": said if notes is None else f"{said} Notes on them:\n{notes}",
+                "left_out_turns": left_out,
                 "room_chars": room,
                 "chars_before": size,
                 "notes": notes,
