@@ -14,6 +14,7 @@ from src.gisa.chat.format import Message, in_plain_text
 Body = dict[str, Any]
 _PLAIN_FIELDS = {"role", "content", "tool_calls", "tool_call_id", "name", "id", "type", "function", "arguments"}
 LIMIT_FIELDS = ("max_tokens", "max_completion_tokens")
+FORM_STATUS = (400, 404, 405, 413, 415, 422, 500, 501)  # of refusals that may be for the form of a request
 _SIGNATURE = "skip_thought_signature_validator"  # as Gemini's documentation says for calls of other origin
 
 
@@ -43,7 +44,7 @@ class Adaptation:
 
     def learn(self, complaint: Complaint, sent: Body) -> str | None:
         """Find what helps against a refusal of a request, and keep it; return its name, None if nothing helps."""
-        if complaint.status in (401, 402, 403, 429):
+        if complaint.status not in FORM_STATUS:
             return None
         most = complaint.most_output(most_output_of(sent) or 0)
         if most:

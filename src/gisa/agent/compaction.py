@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from src.gisa.agent.cost import Step
 from src.gisa.agent.policy import ContextOverflowError, Policy, Request, text_of
 from src.gisa.agent.prompts import compacted, summary_request
 from src.gisa.agent.trajectory import Episode
@@ -61,15 +62,15 @@ class Compaction:
             ContextOverflowError: nothing is left that could be taken out.
         """
 
-        async def shorten(step: Any) -> dict[str, Any]:
+        async def shorten(step: Step) -> dict[str, Any]:
             used, limit = (overflow.used, overflow.limit) if overflow else (_used(episode, turn), self.context_tokens)
             size = _size(episode.messages)
             most = size * min(0.95, limit / used) if used and limit else size * 0.9
-            is_forced = self.method == "none" or number >= _TRIES
+            opening, turns, closing = parts(episode.messages)
+            is_forced = self.method == "none" or number >= _TRIES or not turns
             tried = number - (_TRIES if is_forced and self.method != "none" else 0)
             room = int(most * (_FORCED_SHARE if is_forced else self.keep_share) / 2**tried)
-            opening, turns, closing = parts(episode.messages)
-            if overflow and (tried > _FORCED_TRIES or not turns):
+            if overflow and (tried > _FORCED_TRIES or (not turns and number)):
                 raise overflow
             kept = 0 if tried == _FORCED_TRIES else _kept(turns, room - _size([*opening, *closing]))
             notes = None

@@ -68,7 +68,7 @@ KINDS = (
     Wording("filtered", r"guardrail", "Bedrock, LiteLLM", "docs.aws.amazon.com/bedrock (guardrails)"),
     Wording(
         "filtered",
-        r"block_?reason|prohibited_content|(?:prompt|response|request|content) (?:was |is |has been )?blocked",
+        r"block_?reason|prohibited_content|(?:prompt|response|content) (?:was |is |has been )?blocked",
         "Gemini, Vertex",
         "ai.google.dev/api/generate-content#BlockReason",
     ),

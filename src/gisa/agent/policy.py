@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Protocol
 
-from src.gisa.agent.adaptation import PLAINER, Adaptation, most_output_of, with_most_output
+from src.gisa.agent.adaptation import FORM_STATUS, PLAINER, Adaptation, most_output_of, with_most_output
 from src.gisa.agent.complaints import Complaint, complaint_in, complaint_of
 from src.gisa.agent.cost import Charge, Part, PriceList, Step
 from src.gisa.agent.dialects import ending_of
@@ -204,7 +204,7 @@ class ChatEndpoint:
         step, known = request.step, len(self._adaptation.learned)
 
         def judged(complaint: Complaint) -> RefusedError | None:
-            about_form = complaint.status in (400, 404, 422, 500)
+            about_form = complaint.status in FORM_STATUS
             if complaint.kind is not None:
                 return RefusedError(complaint, None)
             if about_form and len(self._adaptation.learned) > known:

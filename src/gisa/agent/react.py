@@ -159,7 +159,7 @@ class ReActAgent:
         self, episode: Episode, turn: int, may_call: bool, overflow: ContextOverflowError | None
     ) -> tuple[Reply, bool]:
         """Ask for a reply, and make room for it until the conversation fits; also return whether it may call."""
-        key, number = f"reply/{turn}", 0
+        key, number, must_answer = f"reply/{turn}", 0, False
         while True:
             is_due = number == 0 and not episode.journal.holds(key) and self.compaction.is_due(episode, turn)
             if overflow or is_due or episode.journal.holds(f"compaction/{turn}/{number}"):
@@ -170,13 +170,16 @@ class ReActAgent:
                 overflow, number = None, number + 1
                 continue
             try:
-                return await self._next_reply(episode, turn, may_call), may_call
+                return await self._next_reply(episode, turn, may_call, is_short=must_answer), may_call
             except ContextOverflowError as error:
                 overflow = error
 
-    async def _next_reply(self, episode: Episode, turn: int, may_call: bool) -> Reply:
+    async def _next_reply(self, episode: Episode, turn: int, may_call: bool, *, is_short: bool) -> Reply:
+        has_results = any(message["role"] == "tool" for message in episode.messages)
+        tools = () if is_short and not has_results else self.specs  # they take room, too
+
         async def ask(step: Step) -> dict[str, Any]:
-            reply = await self.policy.reply(Request(episode.messages, self.specs, step, episode.web, may_call))
+            reply = await self.policy.reply(Request(episode.messages, tools, step, episode.web, may_call))
             if reply.tokens:
                 episode.tokens.append(reply.tokens)
             adapted = {"adapted": list(reply.adapted)} if reply.adapted else {}

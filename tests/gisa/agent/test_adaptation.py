@@ -70,7 +70,9 @@ def test_wordings_that_nobody_listed_are_read_by_the_field_they_name(text, lesso
 
 
 def test_keys_and_rates_teach_nothing():
-    assert all(learned("temperature is not supported", status=status)[0] is None for status in (401, 402, 403, 429))
+    assert all(
+        learned("temperature is not supported", status=status)[0] is None for status in (401, 402, 403, 429, 502, 503)
+    )
 
 
 def test_the_system_message_and_the_last_words_find_another_speaker():

@@ -19,7 +19,7 @@ from src.gisa.agent.trajectory import Attempt, Episode, Journal
 from src.gisa.agent.web import Web
 from src.gisa.dataset.factbook.corpus import Corpus, Document
 from tests.gisa.agent.quirks import ANSWER, error
-from tests.gisa.agent.servers import model_server, reply
+from tests.gisa.agent.servers import completion, model_server, reply
 
 CONTEXT_TOKENS = 8192
 FILLER = "<p>The country lies between the sea and the mountains, and has many rivers." * 12
@@ -151,6 +151,20 @@ def test_one_page_that_does_not_fit_is_cut_short():
         (result,) = [message for message in episode.messages if message["role"] == "tool"]
         assert result["content"].count("</untrusted>") == 1
         assert "characters are left out.]" in result["content"]
+
+
+def test_where_the_tools_leave_no_room_for_the_question_it_is_answered_without_them():
+    class Tiny(SmallModel):
+        async def respond(self, request, writer):
+            body = json.loads(request.body)
+            if "tools" in body:
+                return error(400, {"error": {"code": "context_length_exceeded", "message": "no"}})
+            assert "final answer now" in body["messages"][-1]["content"]
+            return completion(ANSWER)
+
+    for method in ("none", "trim", "summarise"):
+        _, record, _ = answered(Compaction(method), model=Tiny())
+        assert (record["outcome"], record["prediction"]) == ("answered", ANSWER)
 
 
 def test_a_question_that_is_itself_too_long_is_truncated():

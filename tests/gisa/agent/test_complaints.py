@@ -69,6 +69,8 @@ def test_a_filter_is_told_by_its_wording(server):
         (500, "Internal server error"),
         (503, "The engine is currently overloaded, please try again later"),
         (400, "Model Not Exist"),
+        (403, "Request blocked. We can't connect to the server for this app or website at this time."),
+        (403, "Sorry, you have been blocked. You are unable to access this service."),
     ],
 )
 def test_what_will_pass_and_what_no_conversation_mends_is_neither(status, message):
