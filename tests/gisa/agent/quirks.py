@@ -291,6 +291,27 @@ TEXT_CALLS = {
 }  # fmt: skip
 
 
+def combined(draw):
+    """A server that refuses two to six things, whatever it has read before; none of them is what another one wants."""
+    alone = (
+        "both limits",
+        "vLLM has room",
+        "max_completion_tokens",
+        "without streaming",
+        "writes",
+        "refuses reasoning",
+    )
+    refusals = [quirk for quirk in [*FIELDS, *FORCED] if not any(name in quirk.name for name in alone)]
+    chosen = draw.sample(refusals, draw.randint(2, 6))
+
+    def says(sent, number):
+        replies = (quirk.says(sent, 99) for quirk in chosen)
+        return next((refusal for refusal in replies if not refusal.startswith(b"HTTP/1.1 200")), plain(sent))
+
+    settings = {name: value for quirk in chosen for name, value in quirk.settings.items()}
+    return Quirk("; ".join(quirk.name for quirk in chosen), says, settings=settings)
+
+
 def quirks():
     """All of them."""
     for name, (status, body) in OVERFLOWS.items():

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import random
 import re
 
 import pytest
@@ -15,12 +16,13 @@ from src.gisa.agent.tools import Toolbox
 from src.gisa.agent.trajectory import Attempt, Episode, Journal
 from src.gisa.agent.web import Web
 from src.gisa.dataset.factbook.corpus import Corpus, Document
-from tests.gisa.agent.quirks import ANSWER, FORCED, quirks
+from tests.gisa.agent.quirks import ANSWER, FORCED, combined, quirks
 from tests.gisa.agent.servers import model_server
 
 CORPUS = Corpus([Document("https://atlas.example/peru", "<title>Peru</title><p>Capital: Lima")])
 TOOLBOX = Toolbox(search=EmbeddedWeb(CORPUS), pages=EmbeddedWeb(CORPUS))
 QUIRKS = list(quirks())
+COMBINED = [combined(random.Random(seed)) for seed in range(16)]
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +34,7 @@ def server():
         number = int(re.match(r"/v1/(\d+)/", request.path)[1])
         bodies = seen.setdefault(number, [])
         bodies.append(json.loads(request.body))
-        return QUIRKS[number].says(bodies[-1], len(bodies) - 1)
+        return [*QUIRKS, *COMBINED][number].says(bodies[-1], len(bodies) - 1)
 
     with model_server(respond) as url:
         yield url, seen
@@ -46,7 +48,7 @@ def episodes(url, quirk, count=1):
             endpoint = ChatEndpoint(
                 base_url=url, model="m", prices=PriceList(date="2026-01-31"), key_env=None, **quirk.settings
             )
-            budget = Budget(max_calls=1 if quirk in FORCED else 30, max_invalid_calls=3)
+            budget = Budget(max_calls=1 if quirk in (*FORCED, *COMBINED) else 30, max_invalid_calls=3)
             agent = ReActAgent(endpoint, TOOLBOX, budget, "2026-01-31")
             records = []
             for sample in range(count):
@@ -71,6 +73,14 @@ def test_every_quirk_ends_as_what_it_is(server, number):
     assert sum(step["key"].startswith("compaction/") for step in steps) == quirk.compactions
     lessons = [lesson for step in steps for lesson in (step.get("value") or {}).get("adapted", [])]
     assert (quirk.lesson in lessons) if quirk.lesson else not lessons
+
+
+@pytest.mark.parametrize("number", range(len(COMBINED)))
+def test_a_server_that_refuses_many_things_is_answered_too(server, number):
+    (url, seen), quirk = server, COMBINED[number]
+    (record,) = episodes(f"{url}/{len(QUIRKS) + number}", quirk)
+    assert (record["outcome"], record["prediction"]) == ("answered", ANSWER), f"{quirk.name}: {record['reason']}"
+    assert len(seen[len(QUIRKS) + number]) <= 16
 
 
 def test_there_are_enough_of_them():
