@@ -161,11 +161,17 @@ CHANGES = (
     ),
     Wording(
         "max_tokens instead of max_completion_tokens",
-        r"max_completion_tokens",
+        rf"max_completion_tokens.{{0,60}}(?:{_NO})|(?:{_NO}).{{0,60}}max_completion_tokens"
+        r"|\bmax_tokens.{0,30}(?:required|missing)",
         "Mistral, older servers",
         "docs.mistral.ai/api (max_tokens)",
     ),
-    Wording("no limit of output tokens", r"max_(?:completion_)?tokens|max_output_tokens", "Codex", "openai/codex#2743"),
+    Wording(
+        "no limit of output tokens",
+        rf"max_(?:completion_|output_)?tokens.{{0,60}}(?:{_NO})|(?:{_NO}).{{0,60}}max_(?:completion_|output_)?tokens",
+        "Codex",
+        "openai/codex#2743",
+    ),
     Wording(
         "no temperature",
         r"temperature",

@@ -16,7 +16,7 @@ from src.gisa.agent.dialects import Ending, ending_of
 from src.gisa.agent.fetch import RequestError
 from src.gisa.agent.policy import ContextOverflowError, Policy, Reply, Request, refusal_in, text_of
 from src.gisa.agent.prompts import MALFORMED_CALL, NO_ROOM, OUT_OF_BUDGET, Instructions, opening
-from src.gisa.agent.tools import CallError, Search, Toolbox, Visit, specs
+from src.gisa.agent.tools import CallError, Search, Toolbox, Visit, bare_name, specs
 from src.gisa.agent.trajectory import Episode, Verdict
 from src.gisa.chat.format import Message
 from src.launch.errors import InputError
@@ -277,7 +277,8 @@ def sendable(call: Message) -> Message:
         json.loads(arguments)
     except (ValueError, RecursionError):
         arguments = json.dumps({"unreadable": arguments})
-    function = {**function, "name": name if isinstance(name, str) and name else "unknown", "arguments": arguments}
+    name = re.sub(r"[^\w-]", "_", bare_name(name))[:64] if isinstance(name, str) else ""  # OpenAI's, of all servers
+    function = {**function, "name": name or "unknown", "arguments": arguments}
     return {**call, "type": "function", "function": function}
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import re
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -32,6 +34,7 @@ BENCHMARK_PAGES = (
     "alphaxiv.org/abs/2602.08543",
 )
 
+_AROUND_NAME = re.compile(r"\A\s*(?:(?:functions|default_api)[.:])?|<\|.*|:\d+\s*\Z|\s+\Z")  # of gpt-oss, Gemini, Kimi
 _HALVINGS = 5  # of a page that its reader cannot read whole
 
 
@@ -168,13 +171,18 @@ class Toolbox:
         name, arguments = (
             (function.get("name"), function.get("arguments")) if isinstance(function, dict) else (None, None)
         )
-        if name not in ("search", "visit"):
+        known = bare_name(name) if isinstance(name, str) else name
+        if known not in ("search", "visit"):
             raise CallError(f"There is no tool {name!r}. Use search or visit.")
+        name = str(known)
         if isinstance(arguments, str):
             try:
                 arguments = json.loads(arguments)
             except (ValueError, RecursionError) as error:
                 raise CallError(f"The arguments of {name} are not valid JSON: {error}.") from error
+            if isinstance(arguments, str):
+                with suppress(ValueError, RecursionError):  # some servers encode them twice
+                    arguments = json.loads(arguments)
         if not isinstance(arguments, dict):
             raise CallError(f"The arguments of {name} must be a JSON object.")
         if name == "search":
@@ -289,6 +297,11 @@ async def _extract(reader: Policy, text: str, goal: str, request: Request) -> tu
             raise PageError(f"its reader said nothing ({reply.message.get('refusal') or reply.finish_reason})")
         return said, len(text) - shown
     raise overflow
+
+
+def bare_name(name: str) -> str:
+    """Return the name of a tool without what models and servers write around it."""
+    return _AROUND_NAME.sub("", name)
 
 
 def _text(arguments: Mapping[str, Any], field: str, tool: str) -> str:

@@ -322,6 +322,8 @@ def test_missing_and_repeated_ids_are_replaced_and_good_ones_kept():
         ({"name": "search", "arguments": {"query": "x"}}, "search", '{"query": "x"}'),
         ({"name": "search", "arguments": '{"quer'}, "search", '{"unreadable": "{\\"quer"}'),
         ({"name": None}, "unknown", "{}"),
+        ({"name": " functions.search:0"}, "search", "{}"),
+        ({"name": "web search!"}, "web_search_", "{}"),
         ("search", "unknown", "{}"),
         (None, "unknown", "{}"),
     ],

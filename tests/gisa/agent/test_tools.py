@@ -131,6 +131,21 @@ def test_an_extractor_reads_the_page_for_the_goal_and_is_charged_apart():
     assert step.charges == [Charge("extractor")]
 
 
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("functions.search", '{"query": "x"}'),
+        ("default_api:search", '{"query": "x"}'),
+        ("functions.search:0", '{"query": "x"}'),
+        ("search<|channel|>commentary", '{"query": "x"}'),
+        (" search ", {"query": "x"}),
+        ("search", json.dumps('{"query": "x"}')),
+    ],
+)
+def test_what_servers_write_around_a_name_and_arguments_is_passed_over(name, arguments):
+    assert embedded().parse({"function": {"name": name, "arguments": arguments}}) == Search("x")
+
+
 def test_a_page_too_long_for_the_extractor_is_read_in_part():
     def read(messages):
         if len(messages[0]["content"]) > 1500:
