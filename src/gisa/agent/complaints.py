@@ -35,6 +35,7 @@ _PROMPT = (
 )
 _TOTAL = (r"requested:? (?:a total of |about )?(?P<n>\d+)",)
 
+_BEHIND = re.compile(r"Failed to parse input at pos \d+: (.*)", re.DOTALL)
 _ECHOES = {"input", "failed_generation", "ctx", "url", "user_id", "request_id", "content_filter_result"}
 _MOST_CHARS = 6000
 
@@ -111,6 +112,8 @@ def complaint_of(status: int, body: Any) -> Complaint:
     text = re.sub(r"(?<=\d),(?=\d{3}\b)", "", text)[:_MOST_CHARS]
     messages = [word.partition(": ")[2] for word in words if word.startswith(("message: ", "raw: "))]
     message = " ".join(messages or words)
+    if behind := _BEHIND.search(message):  # llama.cpp shows what it could not read behind where
+        written.append(behind[1])
     return Complaint(status, text, " ".join(message.split())[:300], "".join(written))
 
 

@@ -42,7 +42,9 @@ KINDS = (
         "Azure, OpenAI",
         "stanford-crfm/helm#3327, compl-ai/compl-ai#20",
     ),
-    Wording("filtered", r"flagged as potentially violating|safety system|cyber_policy", "OpenAI", "openai/codex#2743"),
+    Wording(
+        "filtered", r"flagged as potentially violating|safety system", "OpenAI", "BeehiveInnovations/pal-mcp-server#178"
+    ),
     Wording("filtered", r"content filtering policy", "Anthropic, Bedrock", "anthropics/claude-code#58367"),
     Wording(
         "filtered",
@@ -51,26 +53,26 @@ KINDS = (
         "666ghj/BettaFish#449, QwenLM/qwen-code#3145",
     ),
     Wording("filtered", r"content exists risk", "DeepSeek", "deepseek-ai/DeepSeek-V2#30"),
-    Wording("filtered", r"considered high risk", "Kimi/Moonshot", "platform.moonshot.ai/docs/api/chat (errors)"),
+    Wording("filtered", r"considered high risk", "Kimi/Moonshot", "MoonshotAI/kimi-cli#1002"),
     Wording(
         "filtered",
-        r"new_sensitive|sensitive ?content|敏感|违规内容|risk_control|content security",
-        "GLM, MiniMax, Volcengine",
-        "docs.bigmodel.cn (error 1301), platform.minimax.io (errors 1026, 1027)",
+        r"new_sensitive|sensitive[ _]?(?:content|words)|敏感|违规内容",
+        "GLM, MiniMax, new-api",
+        "zai-org/feedback#516, esengine/DeepSeek-Reasonix#6818, openai/openai-cookbook#1224",
     ),
-    Wording("filtered", r"violates? (?:our |the )?(?:usage|content|safety)", "xAI, OpenRouter", "docs.x.ai (errors)"),
+    Wording("filtered", r"violates? (?:our |the )?(?:usage|content|safety)", "xAI", "UKGovernmentBEIS/inspect_ai#2267"),
     Wording(
         "filtered",
         r"requires moderation|flagged (?:for|by|as)|moderation[_ ]block|input flagged",
         "OpenRouter, Together",
-        "openrouter.ai/docs/api-reference/errors",
+        "openrouter.ai/docs/errors",
     ),
-    Wording("filtered", r"guardrail", "Bedrock, LiteLLM", "docs.aws.amazon.com/bedrock (guardrails)"),
+    Wording("filtered", r"guardrail", "Bedrock, LiteLLM", "BerriAI/litellm#8239"),
     Wording(
         "filtered",
         r"block_?reason|prohibited_content|(?:prompt|response|content) (?:was |is |has been )?blocked",
         "Gemini, Vertex",
-        "ai.google.dev/api/generate-content#BlockReason",
+        "vercel/ai#4235, cloud.google.com/vertex-ai (process blocked responses)",
     ),
     Wording(
         "malformed",
@@ -78,12 +80,12 @@ KINDS = (
         "Groq",
         "huggingface/smolagents#1119, groq/groq-typescript#28",
     ),
-    Wording("malformed", r"error parsing tool call|invalid tool call argument", "Ollama", "ollama/ollama#11691"),
-    Wording("malformed", r"failed to parse (?:input|tool|response) ", "llama.cpp", "ggml-org/llama.cpp (chat parser)"),
+    Wording("malformed", r"error parsing tool call|invalid tool call argument", "Ollama", "ollama/ollama#17638"),
+    Wording("malformed", r"failed to parse (?:input|tool|response) ", "llama.cpp", "ggml-org/llama.cpp#23838"),
     Wording("malformed", r"malformed_?(?:function|tool)", "Gemini", "googleapis/python-genai#1836"),
     Wording(
         "overflow",
-        r"context_length_exceeded|string_above_max_length|exceed_context_size|context_?window_?exceeded",
+        r"context_length_exceeded|string_(?:above_max_length|too_long)|token_limit_exceeded|exceed_context_size|context_?window_?exceeded",
         "OpenAI, Azure, llama.cpp, LiteLLM, z.ai",
         "DraconDev/pi-goal-list-loop-audit#48",
     ),
@@ -114,19 +116,19 @@ KINDS = (
         r"|tokens? in request more than|token count|inputs?. (?:tokens|must have)"
         r"|(?:too many|reduce the) (?:\w+ )?tokens",
         "Gemini, Together, TGI, Cohere",
-        "huggingface/text-generation-inference (validation.rs)",
+        "huggingface/chat-ui#340, huggingface/text-generation-inference#695",
     ),
     Wording(
         "overflow",
         r"reduce the length of|(?:model|token) (?:token )?limit|range of input length|too large for model with",
         "Groq, Cerebras, Kimi/Moonshot, Qwen/DashScope, Mistral",
-        "archestra-ai/archestra#6044, BerriAI/litellm#17096",
+        "archestra-ai/archestra#6044, QwenLM/qwen-code#98",
     ),
     Wording(
         "overflow",
         r"request_too_large|exceeds the maximum (?:allowed )?(?:size|number of (?:bytes|tokens))|entity too large",
         "Anthropic, Gemini, nginx",
-        "docs.anthropic.com/en/api/errors",
+        "earendil-works/pi packages/ai/src/utils/overflow.ts",
     ),
     Wording(
         "overflow", r"超长|超出最大长度|超过.{0,10}(?:最大|上下文)|长度超限", "GLM", "docs.bigmodel.cn (error 1261)"
@@ -164,13 +166,13 @@ CHANGES = (
         rf"max_completion_tokens.{{0,60}}(?:{_NO})|(?:{_NO}).{{0,60}}max_completion_tokens"
         r"|\bmax_tokens.{0,30}(?:required|missing)",
         "Mistral, older servers",
-        "docs.mistral.ai/api (max_tokens)",
+        "charmbracelet/crush#1590 (of another field)",
     ),
     Wording(
         "no limit of output tokens",
         rf"max_(?:completion_|output_)?tokens.{{0,60}}(?:{_NO})|(?:{_NO}).{{0,60}}max_(?:completion_|output_)?tokens",
         "Codex",
-        "openai/codex#2743",
+        "decolua/9router#812",
     ),
     Wording(
         "no temperature",
@@ -194,14 +196,14 @@ CHANGES = (
         "no additionalProperties",
         r"additional_?properties",
         "Gemini",
-        "ai.google.dev/api/caching#Schema",
+        "BerriAI/litellm#14330, mem0ai/mem0#1820",
     ),
     Wording(
         "streamed",
         r"enable_thinking.{0,40}(?:must be|only support)|only supports? stream|enable the stream param|must be stream"
-        r"|non-streaming|streaming is (?:required|strongly)",
+        r"|non-streaming|非流式|stream=.?false|streaming is (?:required|strongly)",
         "Qwen/DashScope, Anthropic for long replies",
-        "infiniflow/ragflow#5912, FoundationAgents/OpenManus#330",
+        "infiniflow/ragflow#5912, langchain4j/langchain4j#3974, musistudio/claude-code-router#948",
     ),
     Wording(
         "the user's words with the tool's",
@@ -240,13 +242,13 @@ CHANGES = (
         "names of tools with their results",
         r"function_?response\.name|(?:tool|function)[^.]{0,40}name[^.]{0,40}(?:empty|missing|required)|\.name\b.{0,30}empty",
         "Gemini",
-        "BerriAI/litellm (vertex function_response.name)",
+        "ollama/ollama#14214, openclaw/openclaw#47857",
     ),
     Wording(
         "empty text instead of null",
         r"content.{0,90}(?:null|none\b|nonetype|string_type|valid string|a string|required|missing)",
-        "llama.cpp, Ollama, older vLLM",
-        "Portkey-AI/gateway#995",
+        "OpenAI, LM Studio",
+        "docker/docker-agent#63, lmstudio-ai/lmstudio-bug-tracker#261",
     ),
     Wording(
         "null instead of empty text",
@@ -258,7 +260,7 @@ CHANGES = (
         "a stand-in for empty content",
         r"non-?empty|content.{0,90}(?:empty|blank|null|must not|required)|at least one",
         "Bedrock behind gateways",
-        "maximhq/bifrost#6732",
+        "maximhq/bifrost#6732, Portkey-AI/gateway#995",
     ),
     Wording(
         "tools as text",

@@ -1,8 +1,10 @@
 # ruff: noqa: E501 - the replies are as they were sent
-"""Replies of servers as their users have quoted them: what each does with a request, and what must come of it.
+"""Replies of servers, worded as users and vendors quote them: what each does, and what must come of it.
+
+Some are shortened, a few composed; the threads that quote them are named in ``src/gisa/agent/dialects.py``.
 
 A quirk is a function of the request's body and of how many requests there were before it; what it returns is sent.
-``search`` and ``answer`` are what a server without quirks says: a call first, the answer once it has a result.
+What a server without quirks says, ``plain``, is a call first, and the answer once it has read a result.
 """
 
 import json
@@ -541,3 +543,12 @@ def quirks():
         "usage": {"prompt_tokens": 8192, "completion_tokens": 0},
     }
     yield Quirk("MiMo fills its context with the prompt", second(error(200, filled)), compactions=1)
+    shown = f"Failed to parse input at pos 0: {TEXT_CALLS['Hermes']}"
+    unread = error(500, {"error": {"code": 500, "message": shown, "type": "server_error"}})
+    yield Quirk(
+        "llama.cpp shows the call it failed to read", lambda sent, number: unread if number == 0 else plain(sent)
+    )
+    streams = openai("enable thinking can not be support when `stream=False`.", "invalid_parameter_error")
+    yield Quirk("ModelScope only streams thoughts", refusing_unless_streamed(400, streams), lesson="streamed")
+    words = openai("input contains sensitive words: [test]", "sensitive_words_detected")
+    yield Quirk("filter: new-api counts sensitive words", always(error(400, words)), "refused")
