@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from src.gisa.agent.completions import text_of
 from src.gisa.agent.cost import Step
-from src.gisa.agent.policy import ContextOverflowError, Policy, Request, text_of
+from src.gisa.agent.policy import ContextOverflowError, Policy, Request
 from src.gisa.agent.prompts import compacted, summary_request
 from src.gisa.agent.trajectory import Episode
 from src.gisa.chat.format import Message

@@ -6,24 +6,22 @@ import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 from src.gisa.agent.adaptation import FORM_STATUS, PLAINER, Adaptation, most_output_of, with_most_output
 from src.gisa.agent.complaints import Complaint, complaint_in, complaint_of
+from src.gisa.agent.completions import Reply as Reply  # for all who ask a policy, too
+from src.gisa.agent.completions import ReplyTokens as ReplyTokens
+from src.gisa.agent.completions import first_choice, with_calls_read
+from src.gisa.agent.completions import text_of as text_of
 from src.gisa.agent.cost import Charge, Part, PriceList, Step
-from src.gisa.agent.dialects import ending_of
 from src.gisa.agent.fetch import RequestError
 from src.gisa.agent.web import Key, Web
-from src.gisa.chat.format import Message, read_reply
-from src.gisa.chat.thinking import without_thinking
+from src.gisa.chat.format import Message
 from src.launch.errors import InputError
 from src.launch.values import Count, Positive, Weight
 
-# What a server sends beside a message and never wants back; all else it may want, and some do: thinking blocks,
-# signatures, reasoning in a dozen spellings.
-_NOT_RETURNED = {"role", "annotations", "audio", "images", "citations", "search_results", "function_call", "parsed"}
 _LEAST_OUTPUT = 256  # tokens that a reply is worth asking for
-_REASONING_PARTS = {"thinking", "redacted_thinking", "reasoning", "reasoning_content", "thought"}  # Mistral, Anthropic
 _MOST_LESSONS = 24  # changes of one request, after which its refusal is final
 
 
@@ -46,30 +44,6 @@ class Request:
     web: Web
     may_call: bool = True
     part: Part = "chain"
-
-
-class ReplyTokens(NamedTuple):
-    """Tokens of one reply: those that were read, and those that were written, the one that ends it included."""
-
-    read: list[int]
-    written: list[int]
-
-
-@dataclass(frozen=True)
-class Reply:
-    """What a policy says next.
-
-    Attributes:
-        message: The assistant's message, to be sent back as it is.
-        finish_reason: Why it ended: ``stop``, ``tool_calls``, ``length``, ``content_filter`` or whatever a server says.
-        tokens: Those of a model in this process.
-        adapted: What was changed in the request, as the server had refused it; see ``Adaptation``.
-    """
-
-    message: Message
-    finish_reason: str
-    tokens: ReplyTokens | None = None
-    adapted: Sequence[str] = ()
 
 
 class Policy(Protocol):
@@ -176,7 +150,7 @@ class ChatEndpoint:
                     return Reply(said, "content_filter")
                 elif kind == "malformed":
                     written = {"role": "assistant", "content": complaint.written}
-                    return _with_calls_read(Reply(written, "malformed_function_call"), request.tools)
+                    return with_calls_read(Reply(written, "malformed_function_call"), request.tools)
                 elif plainness < len(PLAINER):
                     plainness += 1
                 else:
@@ -218,7 +192,7 @@ class ChatEndpoint:
         def read(reply: Any) -> tuple[Reply, tuple[int, int]]:
             complaint = complaint_in(reply)
             if complaint is None:
-                return _first_choice(reply)
+                return first_choice(reply)
             raise judged(complaint) or RequestError(
                 "status", f"HTTP {complaint.status}: {complaint.said}", status=complaint.status
             )
@@ -235,7 +209,7 @@ class ChatEndpoint:
                 refused=lambda status, text: judged(complaint_of(status, text)),
             )
             step.charge(Charge(request.part, *usage, usd=self.prices.usd(self.model, *usage)))
-        return _with_calls_read(reply, request.tools)
+        return with_calls_read(reply, request.tools)
 
     def _blame_extra_body(self, complaint: Complaint) -> None:
         for name in self.extra_body or {}:
@@ -292,57 +266,3 @@ class ScriptedPolicy:
         request.step.charge(Charge(request.part))
         message = {"role": "assistant", **self._say(request.messages)}
         return Reply(message, "tool_calls" if message.get("tool_calls") else "stop")
-
-
-def _first_choice(body: Any) -> tuple[Reply, tuple[int, int]]:
-    """Read a chat completion: its first choice, and the tokens read and written."""
-    try:
-        choice = body["choices"][0]
-        reason = str(choice.get("finish_reason") or "stop")
-        says_why = ending_of(reason) in ("refused", "malformed", "length", "overflow")
-        said = choice.get("message") or ({} if says_why else choice["message"])  # of what is filtered, none may be left
-        kept = {name: value for name, value in said.items() if name not in _NOT_RETURNED and value is not None}
-        message = {"role": "assistant", "content": None, **kept}
-        if said.get("function_call") and not kept.get("tool_calls"):  # the form of before there were several
-            message["tool_calls"] = [{"id": "", "type": "function", "function": said["function_call"]}]
-        usage = body.get("usage") or {}
-        if ending_of(reason) == "length" and usage.get("completion_tokens") == 0 and not said.get("content"):
-            reason += ": context_window_exceeded"  # the prompt was cut to fit, without room for a reply: MiMo
-        tokens = int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 0)
-        return Reply(message, reason), tokens
-    except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
-        raise RequestError("unreadable", "a reply without a message", retryable=True) from error
-
-
-def _with_calls_read(reply: Reply, tools: Sequence[Mapping[str, Any]]) -> Reply:
-    """Read calls that stand in the text, as a server does not for every model; reasoning before them stays."""
-    text = _joined(reply.message)
-    if not tools or reply.message.get("tool_calls") or not text.strip():
-        return reply
-    said = without_thinking(text)
-    read = read_reply(said, [tool["function"]["name"] for tool in tools])
-    if not read.get("tool_calls"):
-        return reply
-    before = text[: len(text) - len(said)] if text.endswith(said) else ""
-    message = {**reply.message, "content": before + read["content"], "tool_calls": read["tool_calls"]}
-    return replace(reply, message=message, finish_reason="tool_calls")
-
-
-def text_of(message: Message) -> str:
-    """Return what a message says, without its reasoning; some servers send it in parts."""
-    return without_thinking(_joined(message))
-
-
-def refusal_in(message: Message) -> str:
-    """Return a refusal that a server marks as one, empty if there is none."""
-    parts = message["content"] if isinstance(message.get("content"), list) else []
-    marked = [part.get("refusal") for part in parts if isinstance(part, dict) and part.get("type") == "refusal"]
-    return str(message.get("refusal") or " ".join(filter(None, marked)))
-
-
-def _joined(message: Message) -> str:
-    content = message.get("content") or ""
-    if isinstance(content, list):
-        parts = [part for part in content if isinstance(part, dict) and part.get("type") not in _REASONING_PARTS]
-        return "".join(str(part.get("text") or "") for part in parts)
-    return str(content)

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from src.gisa.agent.compaction import Compaction
+from src.gisa.agent.completions import Reply, refusal_in, text_of
 from src.gisa.agent.cost import CeilingReachedError, Step
 from src.gisa.agent.dialects import Ending, ending_of
 from src.gisa.agent.fetch import RequestError
-from src.gisa.agent.policy import ContextOverflowError, Policy, Reply, Request, refusal_in, text_of
+from src.gisa.agent.policy import ContextOverflowError, Policy, Request
 from src.gisa.agent.prompts import MALFORMED_CALL, NO_ROOM, OUT_OF_BUDGET, Instructions, opening
 from src.gisa.agent.tools import CallError, Search, Toolbox, Visit, bare_name, specs
 from src.gisa.agent.trajectory import Episode, Verdict
