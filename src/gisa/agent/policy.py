@@ -215,7 +215,7 @@ class ChatEndpoint:
         for name in self.extra_body or {}:
             if re.search(rf"(?<!\w){re.escape(name)}(?!\w)", complaint.text):
                 raise InputError(
-                    f"{self.model} at {self.base_url} refuses extra_body.{name}: {complaint.said}\n"
+                    f"{self.model} at {self.base_url} refuses {name}: {complaint.said}\n"
                     f"Leave it out:  '~agent.policy.extra_body.{name}'  (or of agent.extractor), or give another value."
                 )
 
