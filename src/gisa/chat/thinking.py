@@ -13,9 +13,7 @@ _THINKING = (
     (r"<\|begin_of_thought\|>", r"<\|end_of_thought\|>"),
     (r"<\|channel\|>(?:analysis|commentary)", r"<\|channel\|>final(?: [^<]*)?<\|message\|>"),
 )
-_LEFT_OVER = re.compile(
-    r"<\|(?:start\|>assistant|end\||return\||message\||channel\|>final<\|message\|)>?|\A\s*assistantfinal"
-)
+_LEFT_OVER = re.compile(r"<\|(?:start\|>assistant|end\|>|return\|>|channel\|>final<\|message\|>)")
 
 
 def without_thinking(text: str) -> str:
