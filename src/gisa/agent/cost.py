@@ -10,7 +10,7 @@ from typing import Literal, TypedDict
 from src.launch.errors import InputError
 from src.launch.values import Weight
 
-Part = Literal["chain", "extractor", "search", "page"]
+Part = Literal["chain", "extractor", "compaction", "search", "page"]
 _MILLION = 1_000_000
 
 
@@ -75,7 +75,8 @@ class Charge:
     """What one call used.
 
     Attributes:
-        part: ``chain`` for the agent's own model, ``extractor`` for the model that reads pages, ``search``, ``page``.
+        part: ``chain`` for the agent's own model, ``extractor`` for the model that reads pages,
+            ``compaction`` for notes on what is left out, ``search``, ``page``.
         prompt_tokens: Tokens read.
         completion_tokens: Tokens written.
         usd: Price; None if the price list does not know it.

@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
+from src.gisa.agent.adaptation import FORM_STATUS, PLAINER, Adaptation, most_output_of, with_most_output
+from src.gisa.agent.complaints import Complaint, complaint_in, complaint_of
+from src.gisa.agent.completions import Reply as Reply  # for all who ask a policy, too
+from src.gisa.agent.completions import ReplyTokens as ReplyTokens
+from src.gisa.agent.completions import first_choice, with_calls_read
+from src.gisa.agent.completions import text_of as text_of
 from src.gisa.agent.cost import Charge, Part, PriceList, Step
 from src.gisa.agent.fetch import RequestError
 from src.gisa.agent.web import Key, Web
@@ -14,15 +21,8 @@ from src.gisa.chat.format import Message
 from src.launch.errors import InputError
 from src.launch.values import Count, Positive, Weight
 
-# Kept when a server sends them, as it may want them back with the next request; never required.
-_KEPT_FIELDS = ("content", "tool_calls", "refusal", "reasoning", "reasoning_content", "reasoning_details")
-_OVERFLOW_SIGNS = (
-    "context_length_exceeded",
-    "context length",
-    "context window",
-    "too many tokens",
-    "prompt is too long",
-)
+_LEAST_OUTPUT = 256  # tokens that a reply is worth asking for
+_MOST_LESSONS = 24  # changes of one request, after which its refusal is final
 
 
 @dataclass(frozen=True)
@@ -46,28 +46,6 @@ class Request:
     part: Part = "chain"
 
 
-class ReplyTokens(NamedTuple):
-    """Tokens of one reply: those that were read, and those that were written, the one that ends it included."""
-
-    read: list[int]
-    written: list[int]
-
-
-@dataclass(frozen=True)
-class Reply:
-    """What a policy says next.
-
-    Attributes:
-        message: The assistant's message, to be sent back as it is.
-        finish_reason: Why it ended: ``stop``, ``tool_calls``, ``length``, ``content_filter`` or whatever a server says.
-        tokens: Those of a model in this process.
-    """
-
-    message: Message
-    finish_reason: str
-    tokens: ReplyTokens | None = None
-
-
 class Policy(Protocol):
     """Continues a conversation."""
 
@@ -81,14 +59,38 @@ class Policy(Protocol):
 
 
 class ContextOverflowError(Exception):
-    """The conversation is longer than the model can read."""
+    """The conversation is longer than the model can read.
+
+    Attributes:
+        limit: Tokens that it can read, beside what it has to write; None if that is not known.
+        used: Tokens of the conversation; None if that is not known.
+    """
+
+    def __init__(self, message: str, *, limit: int | None = None, used: int | None = None) -> None:
+        super().__init__(message)
+        self.limit, self.used = limit, used
+
+
+class RefusedError(Exception):
+    """A server refused a request in words that say what to do.
+
+    Attributes:
+        complaint: The words.
+        lesson: What was learned from them; None for a refusal that no other form of the request would avoid.
+    """
+
+    def __init__(self, complaint: Complaint, lesson: str | None) -> None:
+        learned = f"; from now on {lesson}" if lesson else ""
+        super().__init__(f"HTTP {complaint.status}: {complaint.said}{learned}")
+        self.complaint, self.lesson = complaint, lesson
 
 
 @dataclass
 class ChatEndpoint:
     """A chat model behind an OpenAI-compatible endpoint: OpenAI, OpenRouter, vLLM and others.
 
-    What is None is left out of the requests, as some servers reject fields that they don't know.
+    What is None is left out of the requests, as some servers reject fields that they don't know. A request that is
+    refused for its form is changed and sent again, and so are all later ones; see ``src.gisa.agent.dialects``.
 
     Attributes:
         base_url: Address up to, and without, ``/chat/completions``.
@@ -120,31 +122,123 @@ class ChatEndpoint:
     def __post_init__(self) -> None:
         """Look for the key, and put together what every request holds."""
         self._key = Key(self.key_env)
+        self._adaptation = Adaptation()
         self._fields = {"model": self.model, self.max_tokens_field: self.max_output_tokens, **(self.extra_body or {})}
         if self.temperature is not None:
             self._fields["temperature"] = self.temperature
 
     async def reply(self, request: Request) -> Reply:
         """See ``Policy``."""
-        step, body = request.step, {**self._fields, "messages": list(request.messages)}
+        plain, output, plainness = self._body(request), None, 0
+        for _ in range(_MOST_LESSONS):
+            body = self._adaptation.adapted(plain, plainness)
+            body = body if output is None else with_most_output(body, output)
+            try:
+                reply = await self._sent(body, request)
+                self._adaptation.keep_plain(plainness)
+                return replace(reply, adapted=tuple(self._adaptation.learned))
+            except RefusedError as refusal:
+                request.step.failures.append(f"{self.model}: {refusal}")
+                complaint = refusal.complaint
+                if refusal.lesson is not None:
+                    continue
+                kind = complaint.kind or complaint.guess
+                if kind == "overflow":
+                    output = self._shorter_output(refusal, body)
+                elif kind == "filtered":
+                    said = {"role": "assistant", "content": None, "refusal": complaint.said}
+                    return Reply(said, "content_filter")
+                elif kind == "malformed":
+                    written = {"role": "assistant", "content": complaint.written}
+                    return with_calls_read(Reply(written, "malformed_function_call"), request.tools)
+                elif plainness < len(PLAINER):
+                    plainness += 1
+                else:
+                    raise RequestError("status", str(refusal), status=complaint.status) from refusal
+        raise RequestError("status", f"the server refused {_MOST_LESSONS} forms of a request", status=400)
+
+    def _body(self, request: Request) -> dict[str, Any]:
+        body = {**self._fields, "messages": list(request.messages)}
         if request.tools:
             body["tools"] = list(request.tools)
             if not request.may_call:
                 body["tool_choice"] = "none"  # the tools stay: some servers want them beside messages that called them
             elif self.parallel_calls is not None:
                 body["parallel_tool_calls"] = self.parallel_calls
+        return body
+
+    async def _sent(self, body: dict[str, Any], request: Request) -> Reply:
+        """Send a request, and read and book the reply.
+
+        Raises:
+            RefusedError: it was refused for what it says or how it says it.
+            RequestError: it brought nothing for any other reason.
+            InputError: it was refused for a field that the user gave.
+        """
+        step, known = request.step, len(self._adaptation.learned)
+
+        def judged(complaint: Complaint) -> RefusedError | None:
+            about_form = complaint.status in FORM_STATUS
+            if complaint.kind is not None:
+                return RefusedError(complaint, None)
+            if about_form and len(self._adaptation.learned) > known:
+                return RefusedError(complaint, "")  # another request has learned meanwhile
+            lesson = self._adaptation.learn(complaint, body)
+            if lesson is None and about_form:
+                self._blame_extra_body(complaint)
+            is_final = lesson or complaint.guess or complaint.status in (400, 422)
+            return RefusedError(complaint, lesson) if is_final else None
+
+        def read(reply: Any) -> tuple[Reply, tuple[int, int]]:
+            complaint = complaint_in(reply)
+            if complaint is None:
+                return first_choice(reply)
+            raise judged(complaint) or RequestError(
+                "status", f"HTTP {complaint.status}: {complaint.said}", status=complaint.status
+            )
+
         url = self.base_url.rstrip("/") + "/chat/completions"
         with step.account.reserve(self._most_usd(body, step)):
-            try:
-                reply, usage = await request.web.call(
-                    url, _first_choice, step, body=body, key=self._key, timeout_s=self.timeout_s
-                )
-            except RequestError as error:
-                if error.status in (400, 413, 422) and any(sign in str(error).lower() for sign in _OVERFLOW_SIGNS):
-                    raise ContextOverflowError(str(error)) from error
-                raise
+            reply, usage = await request.web.call(
+                url,
+                read,
+                step,
+                body=body,
+                key=self._key,
+                timeout_s=self.timeout_s,
+                refused=lambda status, text: judged(complaint_of(status, text)),
+            )
             step.charge(Charge(request.part, *usage, usd=self.prices.usd(self.model, *usage)))
-        return reply
+        return with_calls_read(reply, request.tools)
+
+    def _blame_extra_body(self, complaint: Complaint) -> None:
+        for name in self.extra_body or {}:
+            if re.search(rf"(?<!\w){re.escape(name)}(?!\w)", complaint.text):
+                raise InputError(
+                    f"{self.model} at {self.base_url} refuses {name}: {complaint.said}\n"
+                    f"Leave it out:  '~agent.policy.extra_body.{name}'  (or of agent.extractor), or give another value."
+                )
+
+    def _shorter_output(self, refusal: RefusedError, body: dict[str, Any]) -> int:
+        """Return how many tokens a reply may have for a conversation to fit that did not.
+
+        Where a reply may fill more than a quarter of what the model can read, it may not from now on.
+
+        Raises:
+            ContextOverflowError: no useful reply would fit.
+        """
+        asked = most_output_of(body) or 0
+        limit, used = refusal.complaint.lengths(asked)
+        if limit is None or used is None or not asked:
+            raise ContextOverflowError(str(refusal), limit=limit, used=used) from refusal
+        least = min(asked, max(_LEAST_OUTPUT, limit // 8))
+        room = limit - used - 16
+        if not least <= room < asked:
+            raise ContextOverflowError(str(refusal), limit=max(1, limit - least), used=used) from refusal
+        quarter = max(_LEAST_OUTPUT, limit // 4)
+        if asked > quarter:
+            self._adaptation.limit_output(quarter)
+        return min(room, quarter)
 
     def _most_usd(self, body: Mapping[str, Any], step: Step) -> float:
         """Bound the price of a request: no token is shorter than a byte, and no reply longer than allowed."""
@@ -172,29 +266,3 @@ class ScriptedPolicy:
         request.step.charge(Charge(request.part))
         message = {"role": "assistant", **self._say(request.messages)}
         return Reply(message, "tool_calls" if message.get("tool_calls") else "stop")
-
-
-def _first_choice(body: Any) -> tuple[Reply, tuple[int, int]]:
-    """Read a chat completion: its first choice, and the tokens read and written."""
-    if isinstance(body, dict) and isinstance(body.get("error"), dict):  # with status 200: a router's way to fail
-        code = body["error"].get("code")
-        status = code if isinstance(code, int) else 500
-        raise RequestError("status", f"HTTP {status}: {body['error'].get('message')}", status=status)
-    try:
-        choice = body["choices"][0]
-        said = choice["message"]
-        message = {"role": "assistant", **{field: said[field] for field in _KEPT_FIELDS if said.get(field) is not None}}
-        message.setdefault("content", "")
-        usage = body.get("usage") or {}
-        tokens = int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 0)
-        return Reply(message, str(choice.get("finish_reason") or "stop")), tokens
-    except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
-        raise RequestError("unreadable", "a reply without a message", retryable=True) from error
-
-
-def text_of(message: Message) -> str:
-    """Return what a message says; some servers send it in parts."""
-    content = message.get("content") or ""
-    if isinstance(content, list):
-        return "".join(str(part.get("text") or "") for part in content if isinstance(part, dict))
-    return str(content)

@@ -10,17 +10,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from src.gisa.agent.compaction import Compaction
+from src.gisa.agent.completions import Reply, refusal_in, text_of
 from src.gisa.agent.cost import CeilingReachedError, Step
+from src.gisa.agent.dialects import Ending, ending_of
 from src.gisa.agent.fetch import RequestError
-from src.gisa.agent.policy import ContextOverflowError, Policy, Reply, Request, text_of
-from src.gisa.agent.prompts import OUT_OF_BUDGET, Instructions, opening
-from src.gisa.agent.tools import CallError, Search, Toolbox, Visit, specs
+from src.gisa.agent.policy import ContextOverflowError, Policy, Request
+from src.gisa.agent.prompts import MALFORMED_CALL, NO_ROOM, OUT_OF_BUDGET, Instructions, opening
+from src.gisa.agent.tools import CallError, Search, Toolbox, Visit, bare_name, specs
 from src.gisa.agent.trajectory import Episode, Verdict
 from src.gisa.chat.format import Message
 from src.launch.errors import InputError
 from src.launch.values import Whole
 
 _CODE_BLOCK = re.compile(r"```(.*?)```", re.DOTALL)
+_FULL_REPLIES = 3  # that end for lack of room before one is taken as it is
 _TAG_LINE = re.compile(r"\A[\w-]*\s*\n")
 
 
@@ -74,6 +78,7 @@ class ReActAgent:
         today: The day the run stands for, ``YYYY-MM-DD``; part of the prompt.
         instructions: How much else the prompt says; see ``opening`` and ``specs``.
         episode_timeout_s: Seconds for one question, in one go.
+        compaction: What is done with a conversation that outgrows the model.
     """
 
     policy: Policy
@@ -82,6 +87,7 @@ class ReActAgent:
     today: str
     instructions: Instructions = "full"
     episode_timeout_s: float = 3600.0
+    compaction: Compaction = Compaction()
 
     @property
     def specs(self) -> tuple[Mapping[str, Any], ...]:
@@ -123,27 +129,62 @@ class ReActAgent:
         limit = self.budget.in_words() if self.toolbox else None
         episode.messages[:] = opening(episode.attempt, today=self.today, limit=limit, instructions=self.instructions)
         used_ids: set[str] = set()
-        turns = itertools.count()
-        while True:
-            turn = next(turns)
+        full = 0  # replies that ended as there was no room left
+        overflow: ContextOverflowError | None = None
+        for turn in itertools.count():
             may_call = self.toolbox is not None and not self.budget.is_used_up(episode.counts)
             if self.toolbox and not may_call:
                 episode.messages.append({"role": "user", "content": OUT_OF_BUDGET})
-            reply = await self._next_reply(episode, turn, may_call)
-            calls = with_unique_ids(reply.message.get("tool_calls"), turn, used_ids)
-            if not calls:
+            reply, may_call = await self._fitting_reply(episode, turn, may_call, overflow)
+            calls, ending = with_unique_ids(reply.message.get("tool_calls"), turn, used_ids), ending_of_reply(reply)
+            overflow = None
+            if calls:
+                episode.messages.append({**reply.message, "tool_calls": [sendable(call) for call in calls]})
+                episode.messages += await self._results(episode, turn, calls, may_call)
+                if not may_call:
+                    return Verdict(
+                        "budget", "tool calls instead of the answer that was asked for", text_of(reply.message)
+                    )
+            elif may_call and ending == "malformed":
+                episode.counts["turns"] += 1
+                episode.counts["invalid_calls"] += 1
+                episode.messages.append({"role": "user", "content": MALFORMED_CALL})
+            elif may_call and ending == "overflow" and full < _FULL_REPLIES:
+                full += 1
+                overflow = ContextOverflowError(f"the reply ended for lack of room ({reply.finish_reason})")
+            else:
                 return verdict_on(reply)
-            episode.messages.append({**reply.message, "tool_calls": [sendable(call) for call in calls]})
-            episode.messages += await self._results(episode, turn, calls, may_call)
-            if not may_call:
-                return Verdict("budget", "tool calls instead of the answer that was asked for", text_of(reply.message))
+        raise AssertionError("turns do not end")
 
-    async def _next_reply(self, episode: Episode, turn: int, may_call: bool) -> Reply:
+    async def _fitting_reply(
+        self, episode: Episode, turn: int, may_call: bool, overflow: ContextOverflowError | None
+    ) -> tuple[Reply, bool]:
+        """Ask for a reply, and make room for it until the conversation fits; also return whether it may call."""
+        key, number, must_answer = f"reply/{turn}", 0, False
+        while True:
+            is_due = number == 0 and not episode.journal.holds(key) and self.compaction.is_due(episode, turn)
+            if overflow or is_due or episode.journal.holds(f"compaction/{turn}/{number}"):
+                must_answer = await self.compaction.make_room(self.policy, episode, turn, number, overflow)
+                if must_answer and may_call:
+                    episode.messages.append({"role": "user", "content": NO_ROOM})
+                    may_call = False
+                overflow, number = None, number + 1
+                continue
+            try:
+                return await self._next_reply(episode, turn, may_call, is_short=must_answer), may_call
+            except ContextOverflowError as error:
+                overflow = error
+
+    async def _next_reply(self, episode: Episode, turn: int, may_call: bool, *, is_short: bool) -> Reply:
+        has_results = any(message["role"] == "tool" for message in episode.messages)
+        tools = () if is_short and not has_results else self.specs  # they take room, too
+
         async def ask(step: Step) -> dict[str, Any]:
-            reply = await self.policy.reply(Request(episode.messages, self.specs, step, episode.web, may_call))
+            reply = await self.policy.reply(Request(episode.messages, tools, step, episode.web, may_call))
             if reply.tokens:
                 episode.tokens.append(reply.tokens)
-            return {"message": reply.message, "finish_reason": reply.finish_reason}
+            adapted = {"adapted": list(reply.adapted)} if reply.adapted else {}
+            return {"message": reply.message, "finish_reason": reply.finish_reason, **adapted}
 
         return Reply(**await episode.journal.step(f"reply/{turn}", episode.account, ask))
 
@@ -237,20 +278,32 @@ def sendable(call: Message) -> Message:
         json.loads(arguments)
     except (ValueError, RecursionError):
         arguments = json.dumps({"unreadable": arguments})
-    function = {**function, "name": name if isinstance(name, str) and name else "unknown", "arguments": arguments}
+    name = re.sub(r"[^\w-]", "_", bare_name(name))[:64] if isinstance(name, str) else ""  # OpenAI's, of all servers
+    function = {**function, "name": name or "unknown", "arguments": arguments}
     return {**call, "type": "function", "function": function}
 
 
 def verdict_on(reply: Reply) -> Verdict:
     """Judge a reply that calls no tool."""
     text = text_of(reply.message)
-    refusal = reply.message.get("refusal")
-    if refusal or reply.finish_reason == "content_filter":
-        return Verdict("refused", str(refusal or "stopped by a content filter")[:300], text)
-    if reply.finish_reason == "length":
-        return Verdict("truncated", "the reply reached its limit of tokens", text)
+    refusal = refusal_in(reply.message)
+    ending = ending_of_reply(reply)
+    if refusal or ending == "refused":
+        named = "" if reply.finish_reason == "content_filter" else f" ({reply.finish_reason})"
+        return Verdict("refused", str(refusal or f"stopped by a content filter{named}")[:300], text)
+    if ending in ("length", "overflow"):
+        limit = "its limit of tokens" if ending == "length" else "the end of what the model can read and write"
+        return Verdict("truncated", f"the reply reached {limit}", text)
+    if ending == "malformed":
+        return Verdict("format_error", "a tool call that could not be read, instead of an answer", text)
     if not text.strip():
         return Verdict("format_error", "an empty reply")
     if not any(_TAG_LINE.sub("", block).strip() for block in _CODE_BLOCK.findall(text)):
         return Verdict("format_error", "a reply without a code block", text)
     return Verdict("answered", prediction=text)
+
+
+def ending_of_reply(reply: Reply) -> Ending:
+    """Say how a reply without calls ended: one that is said to call, but does not and says nothing, is malformed."""
+    ending = ending_of(reply.finish_reason)
+    return "malformed" if ending == "calls" and not text_of(reply.message).strip() else ending

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from src.gisa.agent.backends import PageSource, SearchEngine
+from src.gisa.agent.compaction import Compaction
 from src.gisa.agent.cost import Account, CeilingReachedError, PriceList
 from src.gisa.agent.policy import Policy, ScriptedPolicy
 from src.gisa.agent.prompts import Instructions
@@ -74,7 +75,7 @@ class Rollout:
     """An agent, its connections, and how much of time and money it may take.
 
     Attributes:
-        policy, budget, today, instructions, episode_timeout_s: See ``ReActAgent``.
+        policy, budget, today, instructions, episode_timeout_s, compaction: See ``ReActAgent``.
         search, pages, extractor, cache, results, max_urls, page_chars: See ``Toolbox``; without the first two, the
             agent has no tools.
         prices: Of models and services.
@@ -104,6 +105,7 @@ class Rollout:
     concurrency: Count = 64
     question_usd: Weight | None = None
     run_usd: Weight | None = None
+    compaction: Compaction = field(default_factory=Compaction)
 
     def __post_init__(self) -> None:
         """Put the agent together."""
@@ -116,9 +118,8 @@ class Rollout:
         if self.search and self.pages:
             backends = (self.search, self.pages, self.extractor, self.cache)
             toolbox = Toolbox(*backends, self.results, self.max_urls, self.page_chars)
-        self.agent = ReActAgent(
-            self.policy, toolbox, self.budget, self.today, self.instructions, self.episode_timeout_s
-        )
+        settings = (self.budget, self.today, self.instructions, self.episode_timeout_s, self.compaction)
+        self.agent = ReActAgent(self.policy, toolbox, *settings)
 
     @property
     def manifest(self) -> dict[str, Any] | None:

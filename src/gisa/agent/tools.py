@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import re
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -31,6 +33,9 @@ BENCHMARK_PAGES = (
     "arxiv.org/pdf/2602.08543",
     "alphaxiv.org/abs/2602.08543",
 )
+
+_AROUND_NAME = re.compile(r"\A\s*(?:(?:functions|default_api)[.:])?|<\|.*|:\d+\s*\Z|\s+\Z")  # of gpt-oss, Gemini, Kimi
+_HALVINGS = 5  # of a page that its reader cannot read whole
 
 
 def _tool(name: str, description: str, **arguments: dict[str, Any]) -> dict[str, Any]:
@@ -166,13 +171,18 @@ class Toolbox:
         name, arguments = (
             (function.get("name"), function.get("arguments")) if isinstance(function, dict) else (None, None)
         )
-        if name not in ("search", "visit"):
+        known = bare_name(name) if isinstance(name, str) else name
+        if known not in ("search", "visit"):
             raise CallError(f"There is no tool {name!r}. Use search or visit.")
+        name = str(known)
         if isinstance(arguments, str):
             try:
                 arguments = json.loads(arguments)
             except (ValueError, RecursionError) as error:
                 raise CallError(f"The arguments of {name} are not valid JSON: {error}.") from error
+            if isinstance(arguments, str):
+                with suppress(ValueError, RecursionError):  # some servers encode them twice
+                    arguments = json.loads(arguments)
         if not isinstance(arguments, dict):
             raise CallError(f"The arguments of {name} must be a JSON object.")
         if name == "search":
@@ -244,8 +254,8 @@ class Toolbox:
             if self._is_denied(address):
                 return ToolResult(f"{heading} may not be visited.", [url], failed=1, contaminated=[address])
             if self.extractor and text.strip():
-                reply = await self.extractor.reply(Request(extraction(text, goal), (), step, web, part="extractor"))
-                text, left_out = text_of(reply.message), 0
+                request = Request((), (), step, web, part="extractor")
+                text, left_out = await _extract(self.extractor, text, goal, request)
         except (PageError, ContextOverflowError) as error:
             return ToolResult(f"{heading} could not be read: {neutral(str(error))}.", [url], failed=1)
         if not text.strip():
@@ -272,6 +282,26 @@ class Toolbox:
         except ValueError:
             return False
         return f"{(parts.hostname or '').removeprefix('www.')}{parts.path}".startswith(self.denied)
+
+
+async def _extract(reader: Policy, text: str, goal: str, request: Request) -> tuple[str, int]:
+    """Have a model read a page, or as much of its beginning as it can; return what it says and what it did not see."""
+    for shown in (len(text) >> halvings for halvings in range(_HALVINGS)):
+        try:
+            reply = await reader.reply(replace(request, messages=extraction(text[:shown], goal)))
+        except ContextOverflowError as error:
+            overflow = error
+            continue
+        said = text_of(reply.message)
+        if not said.strip():
+            raise PageError(f"its reader said nothing ({reply.message.get('refusal') or reply.finish_reason})")
+        return said, len(text) - shown
+    raise overflow
+
+
+def bare_name(name: str) -> str:
+    """Return the name of a tool without what models and servers write around it."""
+    return _AROUND_NAME.sub("", name)
 
 
 def _text(arguments: Mapping[str, Any], field: str, tool: str) -> str:

@@ -98,6 +98,14 @@ class Journal:
         """What the episode has cost so far, as far as prices are known."""
         return sum(charge["usd"] or 0.0 for line in self.lines for charge in line.get("charges", []))
 
+    def holds(self, key: str) -> bool:
+        """Whether a step was carried out."""
+        return key in self._results
+
+    def charges(self, key: str) -> list[dict[str, Any]]:
+        """Return the charges of a step that was carried out."""
+        return list(self._results[key].get("charges", [])) if key in self._results else []
+
     async def step(self, key: str, account: Account, make: Callable[[Step], Awaitable[Any]]) -> Any:
         """Carry out a step, or return what it gave before: plain JSON.
 
@@ -153,6 +161,8 @@ class Episode:
             invalid_calls (malformed), skipped_calls (well-formed, but beyond what a turn or the budget allows), cached.
         tokens: Of each reply so far, where the policy tells them; those of an earlier process are not known.
         verdict: How it ended; None before.
+        left_out_turns: How many turns are no longer among the messages; see ``Compaction``.
+        notes: What stands for them; None for nothing.
     """
 
     attempt: Attempt
@@ -163,6 +173,8 @@ class Episode:
     counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(_COUNTED, 0))
     tokens: list[ReplyTokens] = field(default_factory=list)
     verdict: Verdict | None = None
+    left_out_turns: int = 0
+    notes: str | None = None
 
     def record(self) -> dict[str, Any]:
         """Return what is kept of it; the question's text is left out, as questions may not be published."""

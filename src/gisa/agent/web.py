@@ -20,6 +20,7 @@ from yarl import URL
 
 from src.gisa.agent.cost import Step
 from src.gisa.agent.fetch import FetchLimits, Page, RequestError, SafeFetcher, named_failures, read_body, refusal_of
+from src.gisa.agent.streams import decoded
 from src.launch.errors import InputError
 from src.launch.values import Count, Weight
 
@@ -138,8 +139,9 @@ class Web:
         key: Key,
         headers: Mapping[str, str] | None = None,
         timeout_s: float,
+        refused: Callable[[int, str], Exception | None] = lambda status, text: None,
     ) -> T:
-        """Send a request to a service whose address is in the config, and parse its JSON reply.
+        """Send a request to a service whose address is in the config, and parse its JSON reply, streamed or not.
 
         Args:
             url: Where to.
@@ -149,6 +151,8 @@ class Web:
             key: The service's key.
             headers: Further headers.
             timeout_s: Seconds for one attempt.
+            refused: Given the status and text of a refusal, returns what is raised at once where another attempt would
+                bring the same; None leaves it to the status.
 
         Raises:
             RequestError: no attempt brought a reply that ``parse`` takes.
@@ -169,9 +173,10 @@ class Web:
                 ):
                     text = (await read_body(response, _MAX_REPLY_BYTES, _MAX_REPLY_BYTES)).decode("utf-8", "replace")
                     if response.status != 200:
-                        raise refusal_of(response, " ".join(key.redact(_unescaped(text)).split())[:300])
+                        said = key.redact(_unescaped(text))
+                        raise refused(response.status, said) or refusal_of(response, " ".join(said.split())[:300])
             try:
-                return parse(json.loads(key.redact(json.dumps(json.loads(text)))))
+                return parse(json.loads(key.redact(json.dumps(decoded(text)))))
             except (ValueError, RecursionError) as error:
                 raise RequestError("unreadable", f"not the expected JSON: {error}", retryable=True) from error
 

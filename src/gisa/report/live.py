@@ -119,6 +119,8 @@ def _step(step: Mapping[str, Any]) -> str:
     """Return a step of an episode as a line: a call, what was said or a failure; nothing for a reply of calls alone."""
     if step.get("failed"):
         return f"failed: {step['failed']}"
+    if step["kind"] == "compaction":
+        return f"left out: {_cut(step.get('content'), 200)}"
     if step["kind"] == "call":
         return f"{step.get('tool')}: {step.get('query') or ' '.join(map(str, step.get('urls', ())))}"
     return f"said: {_cut(step['content'], 200)}" if step.get("content") else ""

@@ -57,7 +57,7 @@ function stepCard(step, at) {
     step.usd !== 0 && dollars(step.usd),
     seconds(step.seconds),
   ].filter(Boolean).join(" · ");
-  const who = step.failed != null ? "Failed" : step.kind === "reply" ? "Agent" : step.tool ? `Result of ${step.tool}` : `Call ${step.error}`;
+  const who = step.failed != null ? "Failed" : step.kind === "reply" ? "Agent" : step.kind === "compaction" ? "Steps left out" : step.tool ? `Result of ${step.tool}` : `Call ${step.error}`;
   const about = [
     step.finish && step.finish !== "stop" && step.finish !== "tool_calls" && `ended by ${step.finish}`,
     step.tool === "visit" && count(step.urls.length) + (step.urls.length === 1 ? " page" : " pages"),
@@ -69,7 +69,7 @@ function stepCard(step, at) {
     if (textOf(step.content)) body.push(longText(step.content));
     for (const [name, argument] of step.calls)
       body.push(el("p", { class: "calling" }, "calls ", el("b", {}, textOf(name)), el("code", {}, textOf(argument)), Array.isArray(argument) && "…"));
-  } else if (step.error) body.push(longText(step.content));
+  } else if (step.error || step.kind === "compaction") body.push(longText(step.content));
   else body.push(folded("Text", step.content));
   for (const failure of step.failures) body.push(el("p", { class: "cut" }, "failed attempt: ", textOf(failure)));
   return el("section", { class: `step ${step.kind}`, "aria-label": `Step ${at + 1}, ${who}` },

@@ -105,6 +105,8 @@ class RolloutTask(ScoreTask):
                 show_questions(dashboard, folder, record.content, suite)
             record.lap("score")
         results["protocol"] |= {"budget": config["agent"]["budget"]["semantics"]}
+        if (compaction := config["agent"].get("compaction", {}).get("method", "none")) != "none":
+            results["protocol"] |= {"compaction": compaction}  # its scores are not to be mixed with those without
         results["protocol"] |= {"questions": "learnt from, perhaps"} if self.allow_contaminated else {}
         record.finish(**results, outcomes=dict(outcomes))
 

@@ -81,7 +81,7 @@ def test_calls_and_reasoning_are_kept_for_the_next_request_and_other_fields_are_
     answer, _, _ = ask([data])
     assert answer.message == {
         "role": "assistant",
-        "content": "",
+        "content": None,
         "tool_calls": calls,
         "reasoning_content": "hm",
         "reasoning_details": [{"text": "hm"}],

@@ -244,7 +244,7 @@ class Failing:
     async def reply(self, request):
         self.asked += 1
         request.step.charge(Charge("chain", 10, 5, 0.25))
-        if request.messages[-1]["role"] == "tool" and self.error:
+        if self.asked > 1 and self.error:
             raise self.error
         said = ANSWER if request.messages[-1]["role"] == "tool" else calls(search())
         return Reply({"role": "assistant", **said}, "stop")
@@ -322,6 +322,8 @@ def test_missing_and_repeated_ids_are_replaced_and_good_ones_kept():
         ({"name": "search", "arguments": {"query": "x"}}, "search", '{"query": "x"}'),
         ({"name": "search", "arguments": '{"quer'}, "search", '{"unreadable": "{\\"quer"}'),
         ({"name": None}, "unknown", "{}"),
+        ({"name": " functions.search:0"}, "search", "{}"),
+        ({"name": "web search!"}, "web_search_", "{}"),
         ("search", "unknown", "{}"),
         (None, "unknown", "{}"),
     ],

@@ -1,12 +1,13 @@
 import asyncio
 import json
+import re
 
 import pytest
 
 from src.gisa.agent.backends import DirectPages, EmbeddedWeb, JinaPages, RecordedSearch, SerperSearch
 from src.gisa.agent.cost import Account, Charge, PriceList, Step
 from src.gisa.agent.fetch import RequestError
-from src.gisa.agent.policy import ChatEndpoint, ScriptedPolicy
+from src.gisa.agent.policy import ChatEndpoint, ContextOverflowError, ScriptedPolicy
 from src.gisa.agent.tools import Cache, CallError, Search, Toolbox, Visit
 from src.gisa.agent.web import Web
 from src.gisa.dataset.factbook.corpus import Corpus, Document
@@ -128,6 +129,41 @@ def test_an_extractor_reads_the_page_for_the_goal_and_is_charged_apart():
     assert "<untrusted>\nCapital: Lima\n</untrusted>" in asked[0]
     assert "following goal: the capital" in asked[0]
     assert step.charges == [Charge("extractor")]
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("functions.search", '{"query": "x"}'),
+        ("default_api:search", '{"query": "x"}'),
+        ("functions.search:0", '{"query": "x"}'),
+        ("search<|channel|>commentary", '{"query": "x"}'),
+        (" search ", {"query": "x"}),
+        ("search", json.dumps('{"query": "x"}')),
+    ],
+)
+def test_what_servers_write_around_a_name_and_arguments_is_passed_over(name, arguments):
+    assert embedded().parse({"function": {"name": name, "arguments": arguments}}) == Search("x")
+
+
+def test_a_page_too_long_for_the_extractor_is_read_in_part():
+    def read(messages):
+        if len(messages[0]["content"]) > 1500:
+            raise ContextOverflowError("too long")
+        return {"content": "The capital is <think>what?</think>Lima."}
+
+    web = EmbeddedWeb(Corpus([Document("https://atlas.example/peru", f"<title>Peru</title><p>{'river ' * 400}")]))
+    found = run(Toolbox(web, web, ScriptedPolicy(read)), Visit(("https://atlas.example/peru",), "g"))
+    assert "The capital is Lima." in found.content
+    assert found.failed == 0
+    assert re.search(r"The page goes on; [\d,]+ characters are left out", found.content)
+
+
+def test_a_page_that_the_extractor_refuses_could_not_be_read():
+    said = {"content": None, "refusal": "flagged"}
+    found = run(embedded(extractor=ScriptedPolicy(lambda _: said)), Visit(("https://atlas.example/peru",), "g"))
+    assert "could not be read: its reader said nothing (flagged)." in found.content
+    assert found.failed == 1
 
 
 def test_a_page_too_long_for_the_extractor_is_a_page_that_cannot_be_read():

@@ -44,6 +44,18 @@ def test_a_step_is_carried_out_once_and_read_back_after_a_restart(tmp_path):
         assert take(journal, "reply/1", "next") == ("next", True)
 
 
+def test_a_journal_knows_what_was_done_and_what_it_cost(tmp_path):
+    path = tmp_path / "e.jsonl"
+    with opened(path) as journal:
+        take(journal, "reply/0", "x", Charge("chain", 3, 2))
+        with pytest.raises(ConnectionError):
+            take(journal, "reply/1", ConnectionError("gone"), Charge("chain", 9, 9))
+    with opened(path) as journal:
+        assert (journal.holds("reply/0"), journal.holds("reply/1")) == (True, False)
+        assert [charge["prompt_tokens"] for charge in journal.charges("reply/0")] == [3]
+        assert journal.charges("reply/1") == []
+
+
 def test_every_length_a_kill_can_leave_is_read_and_only_the_cut_line_is_lost(tmp_path):
     path = tmp_path / "e.jsonl"
     with opened(path) as journal:

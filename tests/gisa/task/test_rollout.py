@@ -70,6 +70,23 @@ async def healthy(request, writer):
     return completion(ANSWERS[messages[1]["content"].split()[0]])
 
 
+def small(most_chars):
+    """Search for ever, and answer when asked to; refuse conversations that are longer."""
+
+    async def respond(request, writer):
+        body = json.loads(request.body)
+        if len(request.body) > most_chars:
+            return reply('{"error": {"code": "context_length_exceeded", "message": "too long"}}', status="400 No")
+        if "tools" not in body:
+            return completion("Evidence: Amber Hill.")
+        if body.get("tool_choice") == "none":
+            return completion(ANSWERS[body["messages"][1]["content"].split()[0]])
+        function = {"name": "search", "arguments": '{"query": "amber comets"}'}
+        return completion(None, tool_calls=[{"id": "", "type": "function", "function": function}])
+
+    return respond
+
+
 async def broken(request, writer):
     return reply(f"wrong key {request.headers['authorization']}", status="401 Unauthorized")
 
@@ -105,6 +122,24 @@ def contents(folder):
 
 def written(folder):
     return b"".join(content for _, content in contents(folder))
+
+
+def test_a_long_conversation_is_compacted_and_its_cost_and_its_mark_are_kept(answer):
+    with model_server(small(most_chars=6000)) as url:
+        status, folder = answer(url, "agent/compaction=summarise", "agent.policy.parallel_calls=false")
+    assert status == 0
+    result = read(folder / "result.json")
+    assert (result["outcomes"], result["metrics"]["test/global_em"]) == ({"answered": 2}, 1)
+    assert result["metrics"]["test/calls_per_question"] == 30
+    assert result["protocol"]["compaction"] == "summarise"
+    record = read(folder / "episodes" / "3.0.json")
+    made = [step for step in record["steps"] if step["key"].startswith("compaction/")]
+    assert result["metrics"]["test/compaction_prompt_tokens_per_question"] == 10 * len(made) > 0
+    assert record["spent"]["compaction"]["calls"] == len(made)
+    (shown,) = [one for one in read_page((folder / "page.html").read_bytes())["questions"] if one["id"] == "3"]
+    marks = [step["content"] for step in shown["steps"] if step["kind"] == "compaction"]
+    assert len(marks) == len(made)
+    assert "steps are left out (summarise). Notes on them:\nEvidence: Amber Hill." in str(marks[0])
 
 
 def test_a_model_answers_a_suite_and_its_answers_are_scored(answer, capsys):

@@ -1,0 +1,95 @@
+"""What a chat model says: read from a completion, in whatever form a server sends it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+from src.gisa.agent.dialects import ending_of
+from src.gisa.agent.fetch import RequestError
+from src.gisa.chat.format import Message, read_reply
+from src.gisa.chat.thinking import without_thinking
+
+# What a server sends beside a message and never wants back; all else it may want, and some do: thinking blocks,
+# signatures, reasoning in a dozen spellings.
+_NOT_RETURNED = {"role", "annotations", "audio", "images", "citations", "search_results", "function_call", "parsed"}
+_REASONING_PARTS = {"thinking", "redacted_thinking", "reasoning", "reasoning_content", "thought"}  # Mistral, Anthropic
+
+
+class ReplyTokens(NamedTuple):
+    """Tokens of one reply: those that were read, and those that were written, the one that ends it included."""
+
+    read: list[int]
+    written: list[int]
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What a policy says next.
+
+    Attributes:
+        message: The assistant's message, to be sent back as it is.
+        finish_reason: Why it ended: ``stop``, ``tool_calls``, ``length``, ``content_filter`` or whatever a server says.
+        tokens: Those of a model in this process.
+        adapted: What was changed in the request, as the server had refused it; see ``Adaptation``.
+    """
+
+    message: Message
+    finish_reason: str
+    tokens: ReplyTokens | None = None
+    adapted: Sequence[str] = ()
+
+
+def first_choice(body: Any) -> tuple[Reply, tuple[int, int]]:
+    """Read a chat completion: its first choice, and the tokens read and written."""
+    try:
+        choice = body["choices"][0]
+        reason = str(choice.get("finish_reason") or "stop")
+        says_why = ending_of(reason) in ("refused", "malformed", "length", "overflow")
+        said = choice.get("message") or ({} if says_why else choice["message"])  # of what is filtered, none may be left
+        kept = {name: value for name, value in said.items() if name not in _NOT_RETURNED and value is not None}
+        message = {"role": "assistant", "content": None, **kept}
+        if said.get("function_call") and not kept.get("tool_calls"):  # the form of before there were several
+            message["tool_calls"] = [{"id": "", "type": "function", "function": said["function_call"]}]
+        usage = body.get("usage") or {}
+        if ending_of(reason) == "length" and usage.get("completion_tokens") == 0 and not said.get("content"):
+            reason += ": context_window_exceeded"  # the prompt was cut to fit, without room for a reply: MiMo
+        tokens = int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 0)
+        return Reply(message, reason), tokens
+    except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
+        raise RequestError("unreadable", "a reply without a message", retryable=True) from error
+
+
+def with_calls_read(reply: Reply, tools: Sequence[Mapping[str, Any]]) -> Reply:
+    """Read calls that stand in the text, as a server does not for every model; reasoning before them stays."""
+    text = _joined(reply.message)
+    if not tools or reply.message.get("tool_calls") or not text.strip():
+        return reply
+    said = without_thinking(text)
+    read = read_reply(said, [tool["function"]["name"] for tool in tools])
+    if not read.get("tool_calls"):
+        return reply
+    before = text[: len(text) - len(said)] if text.endswith(said) else ""
+    message = {**reply.message, "content": before + read["content"], "tool_calls": read["tool_calls"]}
+    return replace(reply, message=message, finish_reason="tool_calls")
+
+
+def text_of(message: Message) -> str:
+    """Return what a message says, without its reasoning; some servers send it in parts."""
+    return without_thinking(_joined(message))
+
+
+def refusal_in(message: Message) -> str:
+    """Return a refusal that a server marks as one, empty if there is none."""
+    parts = message["content"] if isinstance(message.get("content"), list) else []
+    marked = [part.get("refusal") for part in parts if isinstance(part, dict) and part.get("type") == "refusal"]
+    return str(message.get("refusal") or " ".join(filter(None, marked)))
+
+
+def _joined(message: Message) -> str:
+    content = message.get("content") or ""
+    if isinstance(content, list):
+        parts = [part for part in content if isinstance(part, dict) and part.get("type") not in _REASONING_PARTS]
+        return "".join(str(part.get("text") or "") for part in parts)
+    return str(content)

@@ -1,0 +1,51 @@
+"""Chat completions that come in pieces, as some models are served in no other way."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+
+def decoded(text: str) -> Any:
+    """Decode the body of a reply: JSON, or the events of a stream put together.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    events = [line.strip().removeprefix("data:").strip() for line in text.splitlines() if line.startswith("data:")]
+    if not events or text.lstrip().startswith(("{", "[")):
+        return json.loads(text)
+    whole: dict[str, Any] = {}
+    choice: dict[str, Any] = {"message": {}, "finish_reason": None}
+    for chunk in (json.loads(event) for event in events if event != "[DONE]"):
+        for piece in (chunk.pop("choices", None) or [])[:1]:
+            _add(choice["message"], piece.get("delta") or piece.get("message") or {})
+            choice |= {name: value for name, value in piece.items() if name not in ("delta", "message") and value}
+        whole |= {name: value for name, value in chunk.items() if value is not None}
+    for call in choice["message"].get("tool_calls") or []:
+        call.pop("index", None)
+    return {**whole, "choices": [choice]}
+
+
+def _add(message: dict[str, Any], delta: dict[str, Any]) -> None:
+    """Append the pieces of a message: texts and lists grow, calls by their index."""
+    for name, value in delta.items():
+        known = message.get(name)
+        if name == "tool_calls":
+            calls = message.setdefault("tool_calls", [])
+            for position, piece in enumerate(value or []):
+                index = piece.get("index", position)
+                call = next((call for call in calls if call.get("index", calls.index(call)) == index), None)
+                if call is None:
+                    calls.append({**piece, "index": index, "function": dict(piece.get("function") or {})})
+                else:
+                    function = piece.get("function") or {}
+                    call["function"]["arguments"] = (call["function"].get("arguments") or "") + (
+                        function.get("arguments") or ""
+                    )
+        elif isinstance(known, str) and isinstance(value, str) and name != "role":
+            message[name] = known + value
+        elif isinstance(known, list) and isinstance(value, list):
+            message[name] = [*known, *value]
+        elif value is not None or name not in message:
+            message[name] = value

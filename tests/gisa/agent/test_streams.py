@@ -1,0 +1,38 @@
+"""A reply in pieces is the reply."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from src.gisa.agent.streams import decoded
+from tests.gisa.agent.quirks import CALL, pieces
+from tests.gisa.agent.servers import completion
+
+
+def body(data):
+    return data.partition(b"\r\n\r\n")[2].decode()
+
+
+@given(st.none() | st.text(max_size=60), st.integers(0, 3))
+def test_whatever_is_cut_in_pieces_is_put_together_again(content, calls):
+    tool_calls = [CALL | {"id": f"c{number}"} for number in range(calls)]
+    whole = completion(content, **({"tool_calls": tool_calls} if calls else {}))
+    found, expected = decoded(body(pieces(whole))), json.loads(body(whole))
+    message = expected["choices"][0]["message"]
+    assert found["choices"][0]["message"] == message | {"content": message["content"] or None}
+    assert found["choices"][0]["finish_reason"] == expected["choices"][0]["finish_reason"]
+    assert found["usage"] == expected["usage"]
+
+
+def test_an_error_within_a_stream_is_found():
+    stream = 'data: {"choices": [{"delta": {"content": "x"}}]}\n\ndata: {"error": {"code": 502, "message": "gone"}}\n\n'
+    assert decoded(stream)["error"] == {"code": 502, "message": "gone"}
+
+
+def test_plain_json_is_what_it_was_and_anything_else_is_refused():
+    assert decoded(' \n{"a": [1]}') == {"a": [1]}
+    for text in ("", "data: {", "<html>"):
+        with pytest.raises(ValueError, match="Expecting"):
+            decoded(text)

@@ -1,0 +1,45 @@
+"""Reasoning within a text, in the marks of many models."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from src.gisa.chat.thinking import without_thinking
+
+ENDS = [
+    ("<think>", "</think>"),
+    ("<Thinking>", "</thinking>"),
+    ("<thought>", "</thought>"),
+    ("<reasoning>", "</reasoning>"),
+    ("<seed:think>", "</seed:think>"),
+    ("[THINK]", "[/THINK]"),
+    ("◁think▷", "◁/think▷"),
+    ("<|begin_of_thought|>", "<|end_of_thought|>"),
+    ("<|channel|>analysis<|message|>", "<|end|><|start|>assistant<|channel|>final<|message|>"),
+]
+PLAIN = st.text(st.characters(exclude_characters="<[◁>]▷"), max_size=30)
+
+
+@pytest.mark.parametrize(("begin", "end"), ENDS)
+@pytest.mark.parametrize(
+    ("written", "said"),
+    [
+        ("{0}a{1}b", "b"),  # closed
+        ("a{1}b", "b"),  # the template had opened it
+        ("b{0}a", "b"),  # never closed
+        ("{0}a", ""),
+        ("{0}a{0}b{1}c", "c"),
+        ("x{0}a{1}y{0}b{1}z", "xyz"),
+        ("a < b, a[0] and </tag>", "a < b, a[0] and </tag>"),
+    ],
+)
+def test_reasoning_is_taken_out_however_it_is_marked(begin, end, written, said):
+    assert without_thinking(written.format(begin, end)) == said
+
+
+@given(PLAIN, PLAIN, PLAIN, st.sampled_from(ENDS))
+def test_no_thought_is_left_and_no_word_is_lost(before, thought, after, ends):
+    begin, end = ends
+    assert without_thinking(f"{before}{begin}{thought}{end}{after}") == before + after
+    assert without_thinking(before + after) == before + after
+    assert without_thinking(f"{thought}{end}{after}") == after
