@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 from src.gisa.agent.cost import Charge, Part, PriceList, Step
 from src.gisa.agent.fetch import RequestError
+from src.gisa.agent.metering import Meter, usage_of
+from src.gisa.agent.payment import Payment, Terms
 from src.gisa.agent.web import Key, Web
 from src.gisa.chat.format import Message
-from src.launch.errors import InputError
 from src.launch.values import Count, Positive, Weight
 
 # Kept when a server sends them, as it may want them back with the next request; never required.
@@ -101,6 +101,8 @@ class ChatEndpoint:
         parallel_calls: Value of ``parallel_tool_calls``.
         extra_body: Further fields, for instance for a thinking mode.
         timeout_s: Seconds for one attempt.
+        reasoning_effort: Value of the field of that name, such as ``low`` or ``high``; None leaves it to the server.
+        tokenizer: Counts tokens for the ceilings, and where the server tells none; see ``Meter``.
 
     Raises:
         InputError: the key is missing.
@@ -116,6 +118,8 @@ class ChatEndpoint:
     parallel_calls: bool | None = None
     extra_body: Mapping[str, Any] | None = None
     timeout_s: Positive = 600.0
+    reasoning_effort: str | None = None
+    tokenizer: str | None = None
 
     def __post_init__(self) -> None:
         """Look for the key, and put together what every request holds."""
@@ -123,41 +127,50 @@ class ChatEndpoint:
         self._fields = {"model": self.model, self.max_tokens_field: self.max_output_tokens, **(self.extra_body or {})}
         if self.temperature is not None:
             self._fields["temperature"] = self.temperature
+        if self.reasoning_effort is not None:
+            self._fields["reasoning_effort"] = self.reasoning_effort
+        self.meter = Meter(self.tokenizer)
 
     async def reply(self, request: Request) -> Reply:
         """See ``Policy``."""
-        step, body = request.step, {**self._fields, "messages": list(request.messages)}
+        body = {**self._fields, "messages": list(request.messages)}
         if request.tools:
             body["tools"] = list(request.tools)
             if not request.may_call:
                 body["tool_choice"] = "none"  # the tools stay: some servers want them beside messages that called them
             elif self.parallel_calls is not None:
                 body["parallel_tool_calls"] = self.parallel_calls
-        url = self.base_url.rstrip("/") + "/chat/completions"
-        with step.account.reserve(self._most_usd(body, step)):
-            try:
-                reply, usage = await request.web.call(
-                    url, _first_choice, step, body=body, key=self._key, timeout_s=self.timeout_s
-                )
-            except RequestError as error:
-                if error.status in (400, 413, 422) and any(sign in str(error).lower() for sign in _OVERFLOW_SIGNS):
-                    raise ContextOverflowError(str(error)) from error
-                raise
-            step.charge(Charge(request.part, *usage, usd=self.prices.usd(self.model, *usage)))
-        return reply
+        try:
+            return await self._paid_reply(request, body)
+        except RequestError as error:
+            if error.status in (400, 413, 422) and any(sign in str(error).lower() for sign in _OVERFLOW_SIGNS):
+                raise ContextOverflowError(str(error)) from error
+            raise
 
-    def _most_usd(self, body: Mapping[str, Any], step: Step) -> float:
-        """Bound the price of a request: no token is shorter than a byte, and no reply longer than allowed."""
-        if not step.account.is_limited:
-            return 0.0
-        most = self.prices.usd(self.model, len(json.dumps(body)), self.max_output_tokens)
-        if most is None:
-            raise InputError(
-                f"The price list of {self.prices.date} does not know {self.model!r}, so no ceiling holds.\n"
-                f"Add it:  agent.prices.models:  {self.model}: {{prompt: <USD per million tokens>, completion: ...}}\n"
-                "or run without ceilings:  agent.question_usd=null agent.run_usd=null"
-            )
-        return most
+    async def _paid_reply(self, request: Request, body: Mapping[str, Any]) -> Reply:
+        """Ask, and pay. Where money is short, a reply may be cut short; it is asked for again with more tokens."""
+        terms = Terms(self.prices, self.model, self.base_url, self.max_output_tokens, self.max_tokens_field)
+        size = self.meter.size(request.messages, request.tools)
+        payment = Payment(terms, self.meter, request.step, request.part, size)
+
+        def paid(found: Any) -> Reply:
+            told = usage_of(found)
+            try:
+                reply = _first_choice(found)
+            except RequestError:
+                if told:
+                    payment.book(told, None)
+                raise
+            payment.book(told, reply.message)
+            return reply
+
+        url = self.base_url.rstrip("/") + "/chat/completions"
+        how = {"body": body, "key": self._key, "timeout_s": self.timeout_s, "part": request.part}
+        while True:
+            reply = await request.web.call(url, paid, request.step, hold=payment.hold, **how)
+            if reply.finish_reason != "length" or not payment.was_short:
+                return reply
+            request.step.failures.append(f"{self.model}: cut at the {payment.tokens} tokens that the ceiling left")
 
 
 class ScriptedPolicy:
@@ -174,8 +187,8 @@ class ScriptedPolicy:
         return Reply(message, "tool_calls" if message.get("tool_calls") else "stop")
 
 
-def _first_choice(body: Any) -> tuple[Reply, tuple[int, int]]:
-    """Read a chat completion: its first choice, and the tokens read and written."""
+def _first_choice(body: Any) -> Reply:
+    """Read a chat completion: its first choice."""
     if isinstance(body, dict) and isinstance(body.get("error"), dict):  # with status 200: a router's way to fail
         code = body["error"].get("code")
         status = code if isinstance(code, int) else 500
@@ -185,9 +198,7 @@ def _first_choice(body: Any) -> tuple[Reply, tuple[int, int]]:
         said = choice["message"]
         message = {"role": "assistant", **{field: said[field] for field in _KEPT_FIELDS if said.get(field) is not None}}
         message.setdefault("content", "")
-        usage = body.get("usage") or {}
-        tokens = int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 0)
-        return Reply(message, str(choice.get("finish_reason") or "stop")), tokens
+        return Reply(message, str(choice.get("finish_reason") or "stop"))
     except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
         raise RequestError("unreadable", "a reply without a message", retryable=True) from error
 

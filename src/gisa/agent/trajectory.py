@@ -108,7 +108,9 @@ class Journal:
         step, began = Step(account, name=f"{self.path.name}/{key}"), time.monotonic()
         try:
             value = await make(step)
-        except Exception as error:
+        except (
+            BaseException
+        ) as error:  # broken off by a timeout or by the end of the run, it has been paid all the same
             self._append({"key": key, "error": f"{type(error).__name__}: {error}", **_books(step, began)})
             raise
         line = {"key": key, "value": value, **_books(step, began)}
@@ -210,7 +212,10 @@ def infra_failures(records: Iterable[Mapping[str, Any]]) -> str:
 
 
 def _spent(steps: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Sum tokens and price by part; one unknown price makes its part's sum unknown."""
+    """Sum tokens and price by part; one unknown price makes its part's sum unknown.
+
+    ``estimated_calls`` is there if tokens of some were counted here, as the server told none.
+    """
     parts: dict[str, dict[str, Any]] = {}
     for charge in (charge for line in steps for charge in line["charges"]):
         nothing = {"calls": 0, "prompt_tokens": 0, "completion_tokens": 0, "usd": 0}
@@ -218,6 +223,8 @@ def _spent(steps: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
         spent["calls"] += 1
         spent["prompt_tokens"] += charge["prompt_tokens"]
         spent["completion_tokens"] += charge["completion_tokens"]
+        if charge.get("estimated"):
+            spent["estimated_calls"] = spent.get("estimated_calls", 0) + 1
         spent["usd"] = None if None in (spent["usd"], charge["usd"]) else spent["usd"] + charge["usd"]
     return parts
 
