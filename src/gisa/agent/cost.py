@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
 from importlib.util import find_spec
-from typing import Literal, NotRequired, TypedDict
+from typing import Literal, TypedDict
 
 from src.launch.errors import InputError
 from src.launch.values import Weight
@@ -77,12 +77,13 @@ class Account:
                     waiting.set_result(None)
 
     @asynccontextmanager
-    async def hold(self, most_usd: float, least_usd: float | None = None) -> AsyncIterator[float]:
+    async def hold(self, most_usd: float, least: Callable[[], float] | None = None) -> AsyncIterator[float]:
         """Reserve for a call as ``reserve`` does, but wait while others' reservations stand in its way.
 
         Args:
             most_usd: What it can cost.
-            least_usd: What it can be made to cost at most, where there is no more; None for the same.
+            least: Tells what it can be made to cost at most, in USD, where there is no more; it is asked again after
+                each wait, as something may have been learnt in it. None for ``most_usd``.
 
         Yields:
             What was reserved: between the two.
@@ -90,8 +91,8 @@ class Account:
         Raises:
             CeilingReachedError: the call does not fit, even if all others that are under way cost nothing.
         """
-        least_usd = most_usd if least_usd is None else min(least_usd, most_usd)
         while True:
+            least_usd = min(most_usd, least()) if least else most_usd
             for account in self._chain:
                 if least_usd > account._left_usd(reserved=True) + _ROUNDING:
                     raise CeilingReachedError(account.name, account.ceiling_usd or 0.0, least_usd)
@@ -178,22 +179,30 @@ class Step:
         self.account.spend(charge.usd or 0.0)
 
 
-class Price(TypedDict):
-    """What a model costs, USD per million tokens.
+class SpecialPrices(TypedDict, total=False):
+    """What some of a model's tokens cost, USD per million tokens, where it is not what the others do.
 
     Attributes:
-        prompt: Tokens read.
-        completion: Tokens written.
         cached: Tokens read from the server's cache; without it, as ``prompt``.
         cache_write: Tokens that the server puts into its cache; without it, as ``prompt``.
         reasoning: Tokens of thought; without it, as ``completion``.
     """
 
+    cached: Weight
+    cache_write: Weight
+    reasoning: Weight
+
+
+class Price(SpecialPrices):
+    """What a model costs, USD per million tokens.
+
+    Attributes:
+        prompt: Tokens read.
+        completion: Tokens written.
+    """
+
     prompt: Weight
     completion: Weight
-    cached: NotRequired[Weight]
-    cache_write: NotRequired[Weight]
-    reasoning: NotRequired[Weight]
 
 
 @dataclass(frozen=True)

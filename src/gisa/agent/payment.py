@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from functools import cached_property
 from typing import Any, NamedTuple
 
 from src.gisa.agent.cost import Charge, Part, PriceList, Step, Usage
 from src.gisa.agent.fetch import RequestError
 from src.gisa.agent.metering import Meter, Size
+
+Conversation = tuple[Sequence[Mapping[str, Any]], Sequence[Mapping[str, Any]]]
 
 
 class Terms(NamedTuple):
@@ -40,13 +43,18 @@ class Payment:
         meter: Counts tokens.
         step: Whose account it is.
         part: Whom to charge.
-        size: Of the prompt.
+        conversation: What the model is to read: messages, and tools.
     """
 
-    def __init__(self, terms: Terms, meter: Meter, step: Step, part: Part, size: Size) -> None:
-        self._terms, self._meter, self._step, self._part, self._size = terms, meter, step, part, size
+    def __init__(self, terms: Terms, meter: Meter, step: Step, part: Part, conversation: Conversation) -> None:
+        self._terms, self._meter, self._step, self._part = terms, meter, step, part
+        self._conversation = conversation
         self._is_booked = False
         self.tokens = terms.most  # that the last attempt allowed the reply
+
+    @cached_property
+    def _size(self) -> Size:
+        return self._meter.size(*self._conversation)
 
     @property
     def was_short(self) -> bool:
@@ -71,13 +79,16 @@ class Payment:
                 yield {}
             return
         full_usd = self._most_usd(most)
-        # Before any reply has been seen, it is better to wait than to cut one short, if waiting helps.
-        may_cut = meter.longest_reply is not None or full_usd > account.left_usd(reserved=True)
-        least = meter.reply_bound(most) if may_cut else most
-        least_usd = self._most_usd(least)
-        async with account.hold(full_usd, least_usd) as granted_usd, self._broken_off_is_booked():
+
+        def least() -> float:
+            # Before any reply has been seen, it is better to wait than to cut one short, if waiting helps.
+            may_cut = meter.longest_reply is not None or full_usd > account.left_usd(reserved=True)
+            return self._most_usd(meter.reply_bound(most) if may_cut else most)
+
+        async with account.hold(full_usd, least) as granted_usd, self._broken_off_is_booked():
             if granted_usd < full_usd:
-                self.tokens = least + int((most - least) * (granted_usd - least_usd) / (full_usd - least_usd))
+                none_usd = self._most_usd(0)
+                self.tokens = max(1, int(most * (granted_usd - none_usd) / (self._most_usd(most) - none_usd)))
             yield {self._terms.field: self.tokens} if self.was_short else {}
 
     def book(self, told: Usage | None, message: Mapping[str, Any] | None) -> None:
@@ -87,8 +98,10 @@ class Payment:
             told: What the server said of its tokens.
             message: The reply; None if none could be read.
         """
-        usage, estimated = self._meter.usage(told, self._size, message)
         self._is_booked = True
+        usage, estimated = told, False
+        if usage is None or not (usage.prompt and usage.completion) or self._step.account.is_limited:
+            usage, estimated = self._meter.usage(told, self._size, message)
         self._step.charge(
             Charge(
                 self._part,

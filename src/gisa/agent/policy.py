@@ -150,8 +150,7 @@ class ChatEndpoint:
     async def _paid_reply(self, request: Request, body: Mapping[str, Any]) -> Reply:
         """Ask, and pay. Where money is short, a reply may be cut short; it is asked for again with more tokens."""
         terms = Terms(self.prices, self.model, self.base_url, self.max_output_tokens, self.max_tokens_field)
-        size = self.meter.size(request.messages, request.tools)
-        payment = Payment(terms, self.meter, request.step, request.part, size)
+        payment = Payment(terms, self.meter, request.step, request.part, (request.messages, request.tools))
 
         def paid(found: Any) -> Reply:
             told = usage_of(found)

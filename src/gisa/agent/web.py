@@ -277,7 +277,7 @@ class Gate:
             async with self._changed:
                 while (pause_s := self._closed_until - time.monotonic()) > 0 or self._active >= int(self.limit):
                     with suppress(TimeoutError):
-                        async with asyncio.timeout(pause_s if pause_s > 0 else None):
+                        async with asyncio.timeout(pause_s if pause_s > 0 else 1.0):  # one that is woken may be gone
                             await self._changed.wait()
                 self._active += 1
         finally:
@@ -288,7 +288,7 @@ class Gate:
         self._active -= 1
         if self._waiting:
             async with self._changed:
-                self._changed.notify_all()
+                self._changed.notify(max(1, int(self.limit) - self._active))
 
     def count(self, *, refused: bool = False, wait_s: float = 0.0) -> None:
         """Note a reply; at the end of a window, let more or fewer through.

@@ -1,10 +1,12 @@
 import asyncio
 import json
+import re
 
 import pytest
 
-from src.gisa.agent.cost import Account, CeilingReachedError, Charge, PriceList, Step
+from src.gisa.agent.cost import Account, CeilingReachedError, Charge, PriceList, Step, Usage
 from src.gisa.agent.fetch import RequestError
+from src.gisa.agent.metering import usage_of
 from src.gisa.agent.policy import ChatEndpoint, ContextOverflowError, Request, ScriptedPolicy, text_of
 from src.gisa.agent.web import Web
 from src.launch.errors import InputError
@@ -101,7 +103,7 @@ def test_an_error_with_status_200_counts_as_the_error_it_is():
     answer, _, step = ask([reply('{"error": {"code": 429, "message": "busy"}}'), completion("Lima")])
     assert answer.message["content"] == "Lima"
     assert step.failures == ["127.0.0.1: HTTP 429: busy"]
-    with pytest.raises(RequestError, match="HTTP 401: who are you"):
+    with pytest.raises(InputError, match="HTTP 401: who are you"):
         ask([reply('{"error": {"code": 401, "message": "who are you"}}')])
 
 
@@ -116,17 +118,56 @@ def test_a_conversation_that_is_too_long_is_told_apart_from_other_bad_requests(m
         ask([reply('{"error": {"message": "no such field"}}', status="400 Bad Request")])
 
 
-def test_missing_usage_counts_as_no_tokens():
-    _, _, step = ask([reply(json.dumps({"choices": [{"message": {"content": "x"}}]}))])
-    assert (step.charges[0].prompt_tokens, step.charges[0].completion_tokens) == (0, 0)
+def test_where_the_server_tells_no_tokens_they_are_counted_and_said_to_be(caplog):
+    _, _, step = ask([reply(json.dumps({"choices": [{"message": {"content": "Lima, of course"}}]}))])
+    # o200k_base: "Zo", "ë", "?" and 4 tokens for each message and once more; "L", "ima", ",", " of", " course".
+    assert step.charges == [Charge("chain", 3 + 8, 5, pytest.approx(2.1e-5), estimated=True)]
+    assert "counted here, by o200k_base" in caplog.text
 
 
 def test_no_request_is_sent_that_could_break_the_ceiling():
-    # The request is some 70 bytes and so at most as many tokens; with 8192 tokens of reply at 2 USD per million its
-    # price is at most 0.0165 USD.
-    assert ask([completion("x")], account=Account("question", 0.02))
+    # The request is at most 46 bytes, and so tokens; with 8192 tokens of reply at 2 USD per million its price is at
+    # most 0.01643 USD. With less, the reply is allowed fewer: 0.0163 - 0.000046 USD are 8127 tokens.
+    assert ask([completion("x")], account=Account("question", 0.02))[1]["max_tokens"] == 8192
+    assert ask([completion("x")], account=Account("question", 0.0163))[1]["max_tokens"] == pytest.approx(8127, abs=20)
+    with pytest.raises(CeilingReachedError, match=r"does not cover the next call, of up to 0\.0021 USD"):
+        ask([completion("x")], account=Account("question", 0.002))  # 1024 tokens are the least for a first reply
+
+
+def test_a_reply_cut_short_by_the_ceiling_is_asked_for_again_with_what_it_may_have():
+    half = completion("half", "length", usage={"prompt_tokens": 10, "completion_tokens": 1024})
+    _, _, step = ask([half, completion("whole")], account=Account("question", 0.0075), max_output_tokens=4096)
+    # 4096 tokens would be 0.0082 USD: 0.0075 are 3700. After 0.0021 of them are gone, twice what was seen still fits.
+    assert re.fullmatch(r"m: cut at the 37\d\d tokens that the ceiling left", step.failures[0])
+    assert [charge.completion_tokens for charge in step.charges] == [1024, 5]
     with pytest.raises(CeilingReachedError):
-        ask([completion("x")], account=Account("question", 0.0163))
+        ask([half], account=Account("question", 0.006), max_output_tokens=4096)
+
+
+@pytest.mark.parametrize(
+    ("usage", "told"),
+    [
+        ({"prompt_tokens": 9, "completion_tokens": 5}, Usage(9, 5)),
+        ({"prompt_tokens": 9, "completion_tokens": 5, "prompt_tokens_details": {"cached_tokens": 4}}, Usage(9, 5, 4)),
+        ({"prompt_tokens": 9, "completion_tokens": 5, "prompt_cache_hit_tokens": 4}, Usage(9, 5, 4)),
+        ({"prompt_tokens": 9, "completion_tokens": 5, "cached_tokens": 4}, Usage(9, 5, 4)),
+        (
+            {"prompt_tokens": 9, "completion_tokens": 5, "completion_tokens_details": {"reasoning_tokens": 3}},
+            Usage(9, 5, reasoning=3),
+        ),
+        ({"prompt_tokens": 9, "completion_tokens": 5, "total_tokens": 20}, Usage(9, 11, reasoning=6)),
+        ({"prompt_tokens": 9, "completion_tokens": 5, "total_tokens": 14}, Usage(9, 5)),
+        ({"prompt_tokens": 9, "completion_tokens": 5, "prompt_tokens_details": {"cached_tokens": 99}}, Usage(9, 5, 9)),
+        ({"prompt_tokens": 9, "completion_tokens": None, "prompt_tokens_details": None}, Usage(9, 0)),
+        ({"prompt_tokens": 0, "completion_tokens": 0}, None),
+        ({"prompt_tokens": "many"}, None),
+        (None, None),
+        ([], None),
+    ],
+)
+def test_the_tokens_of_a_reply_are_read_as_each_server_tells_them(usage, told):
+    assert usage_of({"usage": usage}) == told
+    assert usage_of([usage]) is None
 
 
 def test_a_ceiling_needs_a_price():

@@ -10,6 +10,7 @@ from src.gisa.agent.policy import ChatEndpoint, ScriptedPolicy
 from src.gisa.agent.tools import Cache, CallError, Search, Toolbox, Visit
 from src.gisa.agent.web import Web
 from src.gisa.dataset.factbook.corpus import Corpus, Document
+from src.launch.errors import InputError
 from tests.gisa.agent.servers import reply, serve
 
 PRICES = PriceList(date="2026-01-31", search=0.001, page=0.002)
@@ -295,8 +296,11 @@ def test_jina_is_asked_in_its_own_form():
 def test_what_jina_says_of_a_page_is_told_and_what_it_says_of_itself_is_a_failure():
     found, _, _ = with_jina(reply("blocked", status="451 No"))
     assert "could not be read: HTTP 451: blocked." in found.content
-    for data in (reply("pay", status="402 Pay"), reply("who", status="401 Who"), reply('{"data": null}'), b""):
+    for data in (reply('{"data": null}'), b""):
         with pytest.raises(RequestError):
+            with_jina(data)
+    for data in (reply("pay", status="402 Pay"), reply("who", status="401 Who")):
+        with pytest.raises(InputError, match=r"agent\.pages\.key_env="):
             with_jina(data)
 
 

@@ -69,6 +69,10 @@ async def healthy(request, writer):
 
 
 async def broken(request, writer):
+    return reply(f"out of order {request.headers['authorization']}", status="500 Oops")
+
+
+async def locked(request, writer):
     return reply(f"wrong key {request.headers['authorization']}", status="401 Unauthorized")
 
 
@@ -135,7 +139,7 @@ def test_failures_of_the_infrastructure_are_not_scored_but_named_and_tried_again
     said = capsys.readouterr().out
     assert status == 2
     assert "2 of 2 episodes have no answer for reasons of infrastructure:" in said
-    assert "- 2 times: HTTP 401: wrong key Bearer [key]" in said
+    assert "- 2 times: HTTP 500: out of order Bearer [key]" in said
     assert f"python -m src.run resume={folder}" in said
     assert read(folder / "result.json")["status"] == "failed"
     assert not (folder / "summary.json").exists()
@@ -181,6 +185,25 @@ def test_a_run_goes_on_after_an_outage(answer, run):
         assert run(f"resume={folder}") == 0
     assert read(folder / "result.json")["outcomes"] == {"answered": 2}
     assert [len(read(path)["opened"]) for path in (folder / "episodes").glob("*.json")] == [2, 2]
+
+
+def test_a_wrong_key_ends_the_run_at_the_first_reply_and_its_resume_goes_on(answer, run, capsys):
+    asked = []
+
+    async def recovering(request, writer):
+        asked.append(request)
+        return await (locked if len(asked) <= 2 else healthy)(request, writer)
+
+    with model_server(recovering) as url:
+        status, folder = answer(url, "agent.concurrency=1")
+        said = capsys.readouterr().out
+        assert (status, len(asked)) == (2, 1)
+        assert "says HTTP 401: wrong key Bearer [key]" in said
+        assert "export PLANTED_KEY=<your key>" in said
+        assert run(f"resume={folder}") == 2
+        assert run(f"resume={folder}") == 0
+    assert read(folder / "result.json")["outcomes"] == {"answered": 2}
+    assert KEY.encode() not in written(folder)
 
 
 def test_the_single_shot_mode_has_no_tools(answer):
