@@ -18,6 +18,7 @@ _log = logging.getLogger(__name__)
 _BYTES_PER_TOKEN = 3  # of UTF-8; English has 4 to 5, tables and other languages 2 to 4: our conservative choice
 _PER_MESSAGE = 4  # tokens around a message in most chat templates
 _STEP = math.log(1.25)  # prompts of sizes within 25% are of one class
+_WORST = 2  # tokens that another tokenizer may make of one that is counted here
 _SHORTEST_REPLY = 256  # tokens that a reply is always given
 _FIRST_REPLY = 1024  # the same, before any reply has been seen
 
@@ -82,7 +83,7 @@ class Meter:
         if smaller:
             nearest = max(smaller)
             added = size.tokens - math.exp(nearest * _STEP)
-            bounds.append(math.ceil(1.25 * self._prompts[nearest] + 1.5 * added))
+            bounds.append(math.ceil(1.25 * self._prompts[nearest] + _WORST * added))
         return min(bounds)
 
     def reply_bound(self, most: int) -> int:

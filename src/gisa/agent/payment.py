@@ -24,7 +24,7 @@ class Terms(NamedTuple):
         server: Address of the server.
         most: Tokens that a reply may have.
         field: Name of the field of a request that says so.
-        stands_in: Whether it answers in another model's place, which the charges then say.
+        stands_in: Its name, where it answers in another model's place, for the charges to say; else empty.
     """
 
     prices: PriceList
@@ -32,7 +32,7 @@ class Terms(NamedTuple):
     server: str
     most: int
     field: str
-    stands_in: bool = False
+    stands_in: str = ""
 
 
 class Payment:
@@ -50,6 +50,7 @@ class Payment:
         self._terms, self._meter, self._step, self._part = terms, meter, step, part
         self._conversation = conversation
         self._is_booked = False
+        self.charges: list[Charge] = []
         self.tokens = terms.most  # that the last attempt allowed the reply
 
     @cached_property
@@ -102,18 +103,18 @@ class Payment:
         usage, estimated = told, False
         if usage is None or not (usage.prompt and usage.completion) or self._step.account.is_limited:
             usage, estimated = self._meter.usage(told, self._size, message)
-        self._step.charge(
-            Charge(
-                self._part,
-                usage.prompt,
-                usage.completion,
-                usd=self._usd(usage),
-                cached_tokens=usage.cached,
-                reasoning_tokens=usage.reasoning,
-                model=self._terms.model if self._terms.stands_in else "",
-                estimated=estimated,
-            )
+        charge = Charge(
+            self._part,
+            usage.prompt,
+            usage.completion,
+            usd=self._usd(usage),
+            cached_tokens=usage.cached,
+            reasoning_tokens=usage.reasoning,
+            model=self._terms.stands_in,
+            estimated=estimated,
         )
+        self.charges.append(charge)
+        self._step.charge(charge)
 
     @asynccontextmanager
     async def _broken_off_is_booked(self) -> AsyncIterator[None]:

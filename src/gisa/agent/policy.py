@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import json
+import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, Protocol
 
+from src.gisa.agent.cache import Cache
 from src.gisa.agent.cost import Charge, Part, PriceList, Step
 from src.gisa.agent.fetch import RequestError
 from src.gisa.agent.metering import Meter, usage_of
 from src.gisa.agent.payment import Payment, Terms
 from src.gisa.agent.web import Key, Web
 from src.gisa.chat.format import Message
+from src.launch.errors import InputError
 from src.launch.values import Count, Positive, Weight
 
 # Kept when a server sends them, as it may want them back with the next request; never required.
 _KEPT_FIELDS = ("content", "tool_calls", "refusal", "reasoning", "reasoning_content", "reasoning_details")
+_THOUGHTS = ("reasoning", "reasoning_content", "reasoning_details", "thinking_blocks")
+_REST_S = 60.0  # for which an endpoint that fails is not asked, if there is another
 _OVERFLOW_SIGNS = (
     "context_length_exceeded",
     "context length",
@@ -103,9 +109,11 @@ class ChatEndpoint:
         timeout_s: Seconds for one attempt.
         reasoning_effort: Value of the field of that name, such as ``low`` or ``high``; None leaves it to the server.
         tokenizer: Counts tokens for the ceilings, and where the server tells none; see ``Meter``.
+        reply_cache: Folder that keeps replies, for a run that is made again; at temperature 0 only.
+        fallback: Another endpoint, which is asked where this one fails after all tries, and for a minute after that.
 
     Raises:
-        InputError: the key is missing.
+        InputError: the key is missing, or replies are to be kept that are drawn at random.
     """
 
     base_url: str
@@ -120,9 +128,21 @@ class ChatEndpoint:
     timeout_s: Positive = 600.0
     reasoning_effort: str | None = None
     tokenizer: str | None = None
+    reply_cache: str | None = None
+    fallback: ChatEndpoint | None = None
+    stands_in: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:
         """Look for the key, and put together what every request holds."""
+        if self.reply_cache is not None and self.temperature != 0:
+            raise InputError(
+                f"reply_cache keeps replies, and temperature={self.temperature} draws them at random.\n"
+                "Type  agent.policy.temperature=0.0  or  agent.policy.reply_cache=null"
+            )
+        self._cache = Cache(self.reply_cache, bucket="replies") if self.reply_cache else None
+        self._fails_until = 0.0
+        if self.fallback:
+            self.fallback.stands_in = True
         self._key = Key(self.key_env)
         self._fields = {"model": self.model, self.max_tokens_field: self.max_output_tokens, **(self.extra_body or {})}
         if self.temperature is not None:
@@ -140,16 +160,40 @@ class ChatEndpoint:
                 body["tool_choice"] = "none"  # the tools stay: some servers want them beside messages that called them
             elif self.parallel_calls is not None:
                 body["parallel_tool_calls"] = self.parallel_calls
+        if self.fallback and time.monotonic() < self._fails_until:
+            return await self.fallback.reply(_without_thoughts(request))
         try:
-            return await self._paid_reply(request, body)
+            return await self._known_or_paid_reply(request, body)
         except RequestError as error:
             if error.status in (400, 413, 422) and any(sign in str(error).lower() for sign in _OVERFLOW_SIGNS):
                 raise ContextOverflowError(str(error)) from error
-            raise
+            if not self.fallback or not error.retryable:
+                raise
+            self._fails_until = time.monotonic() + _REST_S
+            request.step.failures.append(f"{self.model} fails; {self.fallback.model} is asked in its place")
+            return await self.fallback.reply(_without_thoughts(request))
 
-    async def _paid_reply(self, request: Request, body: Mapping[str, Any]) -> Reply:
+    async def _known_or_paid_reply(self, request: Request, body: Mapping[str, Any]) -> Reply:
+        """Give the reply that was given before to the same words, where they are kept; else ask."""
+        if self._cache is None:
+            return (await self._paid_reply(request, body))[0]
+        key = json.dumps([self.base_url, body], sort_keys=True)
+        if kept := self._cache.get(key):
+            request.step.charge(Charge(request.part, **kept["tokens"], model=self._name_beside_another, reused=True))
+            return Reply(kept["message"], kept["finish_reason"])
+        reply, charge = await self._paid_reply(request, body)
+        tokens = {name: value for name, value in vars(charge).items() if name.endswith("_tokens")}
+        self._cache.put({"message": reply.message, "finish_reason": reply.finish_reason, "tokens": tokens}, key)
+        return reply
+
+    @property
+    def _name_beside_another(self) -> str:
+        return self.model if self.stands_in else ""
+
+    async def _paid_reply(self, request: Request, body: Mapping[str, Any]) -> tuple[Reply, Charge]:
         """Ask, and pay. Where money is short, a reply may be cut short; it is asked for again with more tokens."""
-        terms = Terms(self.prices, self.model, self.base_url, self.max_output_tokens, self.max_tokens_field)
+        limit = self.max_output_tokens, self.max_tokens_field
+        terms = Terms(self.prices, self.model, self.base_url, *limit, self._name_beside_another)
         payment = Payment(terms, self.meter, request.step, request.part, (request.messages, request.tools))
 
         def paid(found: Any) -> Reply:
@@ -168,7 +212,7 @@ class ChatEndpoint:
         while True:
             reply = await request.web.call(url, paid, request.step, hold=payment.hold, **how)
             if reply.finish_reason != "length" or not payment.was_short:
-                return reply
+                return reply, payment.charges[-1]
             request.step.failures.append(f"{self.model}: cut at the {payment.tokens} tokens that the ceiling left")
 
 
@@ -184,6 +228,12 @@ class ScriptedPolicy:
         request.step.charge(Charge(request.part))
         message = {"role": "assistant", **self._say(request.messages)}
         return Reply(message, "tool_calls" if message.get("tool_calls") else "stop")
+
+
+def _without_thoughts(request: Request) -> Request:
+    """Leave out what one model has thought: another one's server may refuse it, as it is signed."""
+    messages = [{key: value for key, value in message.items() if key not in _THOUGHTS} for message in request.messages]
+    return replace(request, messages=messages)
 
 
 def _first_choice(body: Any) -> Reply:

@@ -7,6 +7,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from src.gisa.agent.backends import PageSource, SearchEngine
@@ -29,7 +30,7 @@ from src.gisa.agent.web import Web
 from src.gisa.chat.format import Message
 from src.gisa.metrics.behaviour import ToolCall
 from src.launch.config import build
-from src.launch.errors import InputError
+from src.launch.errors import InputError, resume_command
 from src.launch.values import Count, Positive, Weight
 
 
@@ -181,7 +182,9 @@ class Rollout:
         if short:
             raise InputError(
                 f"The run stops at its ceiling: {self.run_usd} USD, of which {spent_usd + run.spent_usd:.4f} are "
-                f"spent.\n{sum(outcomes.values())} episodes are done. To go on, resume with a higher agent.run_usd."
+                f"spent.\n{sum(outcomes.values())} episodes are done. To go on, resume with a higher ceiling:\n"
+                f"  {resume_command(store.folder.parent if isinstance(store, RunStore) else Path('<folder>'))} "
+                "agent.run_usd=<USD>"
             ) from short[0]
         return outcomes
 

@@ -1,6 +1,7 @@
 import asyncio
 import json
 import re
+import socket
 
 import pytest
 
@@ -17,6 +18,15 @@ ASKED = [{"role": "user", "content": "Zoë?"}]
 TOOLS = [{"type": "function", "function": {"name": "search"}}]
 
 
+def port_of(settings, ports={}):  # noqa: B006 - the same server for the same folder
+    """A free port, the same for all requests that share a cache, as the address is part of what is kept."""
+    folder = settings.get("reply_cache")
+    if folder not in ports:
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            ports[folder] = server.getsockname()[1]
+    return ports[folder] if folder else 0
+
+
 def ask(replies, *, tools=(), account=None, **settings):
     """Ask an endpoint once; return its reply, the body of the first request and the step's books."""
     seen = []
@@ -28,14 +38,14 @@ def ask(replies, *, tools=(), account=None, **settings):
         return replies[min(len(seen), len(replies)) - 1]
 
     async def main():
-        async with serve(respond) as port, Web(base_delay_s=0.001) as web:
+        async with serve(respond, port=port_of(settings)) as port, Web(base_delay_s=0.001) as web:
             settings.setdefault("key_env", None)
             endpoint = ChatEndpoint(base_url=f"http://127.0.0.1:{port}/v1/", model="m", prices=PRICES, **settings)
             return await endpoint.reply(Request(ASKED, tools, step, web, **call))
 
     answer = asyncio.run(main())
     assert all(request.path == "/v1/chat/completions" for request in seen)
-    return answer, json.loads(seen[0].body), step
+    return answer, json.loads(seen[0].body) if seen else None, step
 
 
 def test_a_plain_request_holds_only_what_every_server_knows():
@@ -55,6 +65,7 @@ def test_settings_reach_the_request():
         max_tokens_field="max_completion_tokens",
         parallel_calls=False,
         extra_body={"thinking": {"type": "enabled"}},
+        reasoning_effort="high",
         part="extractor",
     )
     assert body == {
@@ -65,6 +76,7 @@ def test_settings_reach_the_request():
         "tools": TOOLS,
         "parallel_tool_calls": False,
         "thinking": {"type": "enabled"},
+        "reasoning_effort": "high",
     }
     assert step.charges[0].part == "extractor"
 
@@ -168,6 +180,59 @@ def test_a_reply_cut_short_by_the_ceiling_is_asked_for_again_with_what_it_may_ha
 def test_the_tokens_of_a_reply_are_read_as_each_server_tells_them(usage, told):
     assert usage_of({"usage": usage}) == told
     assert usage_of([usage]) is None
+
+
+def with_fallback(main, other, asked=1, **settings):
+    """Ask an endpoint whose fallback is another server, some times; return texts, the other's requests, the books."""
+    step, seen = Step(Account("question", None)), []
+
+    async def first(request, writer):
+        return main
+
+    async def second(request, writer):
+        seen.append(json.loads(request.body))
+        return other
+
+    async def ask():
+        async with serve(first) as port, serve(second) as port_2, Web(base_delay_s=0.001, attempts=2) as web:
+            urls = [f"http://127.0.0.1:{number}/v1" for number in (port, port_2)]
+            fallback = ChatEndpoint(base_url=urls[1], model="n", prices=PRICES, key_env=None)
+            policy = ChatEndpoint(base_url=urls[0], model="m", prices=PRICES, key_env=None, fallback=fallback)
+            talk = [*ASKED, {"role": "assistant", "content": "Hm", "reasoning_details": [{"signature": "m's"}]}]
+            return [(await policy.reply(Request(talk, (), step, web))).message["content"] for _ in range(asked)]
+
+    return asyncio.run(ask()), seen, step
+
+
+def test_where_a_model_fails_after_all_tries_another_is_asked_and_for_a_while_at_once():
+    said, seen, step = with_fallback(reply("oops", status="500 Oops"), completion("Lima"), asked=2)
+    assert said == ["Lima", "Lima"]
+    assert [body["model"] for body in seen] == ["n", "n"]
+    assert seen[0]["messages"][1] == {"role": "assistant", "content": "Hm"}  # thoughts are signed by who had them
+    assert [charge.model for charge in step.charges] == ["n", "n"]
+    assert step.failures == ["127.0.0.1: HTTP 500: oops"] * 2 + ["m fails; n is asked in its place"]
+    said, seen, step = with_fallback(completion("Cusco"), completion("Lima"))
+    assert (said, seen, step.charges[0].model) == (["Cusco"], [], "")
+
+
+@pytest.mark.parametrize("status", ["401 Who", "404 Where"])
+def test_no_other_model_hides_a_wrong_key_or_name(status):
+    with pytest.raises(InputError, match=f"HTTP {status[:3]}"):
+        with_fallback(reply("no", status=status), completion("Lima"))
+
+
+def test_a_run_made_again_at_temperature_0_reads_its_replies_and_pays_nothing(tmp_path):
+    kept = {"temperature": 0.0, "reply_cache": str(tmp_path)}
+    usage = {"prompt_tokens": 10, "completion_tokens": 5, "prompt_tokens_details": {"cached_tokens": 4}}
+    first, _, paid = ask([completion("Lima", usage=usage)], **kept)
+    again, bodies, free = ask([completion("Cusco")], **kept)
+    assert (first.message, bodies) == (again.message, None)
+    assert paid.charges == [Charge("chain", 10, 5, pytest.approx(2e-5), cached_tokens=4)]
+    assert free.charges == [Charge("chain", 10, 5, 0.0, cached_tokens=4, reused=True)]
+    other, _, _ = ask([completion("Cusco")], reasoning_effort="low", **kept)
+    assert other.message["content"] == "Cusco"
+    with pytest.raises(InputError, match=r"agent\.policy\.temperature=0\.0  or  agent\.policy\.reply_cache=null"):
+        ask([completion("x")], reply_cache=str(tmp_path))
 
 
 def test_a_ceiling_needs_a_price():

@@ -1,3 +1,4 @@
+import itertools
 import json
 import signal
 import socket
@@ -9,8 +10,11 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from src.gisa.report.page import read_page
+from src.gisa.task.rollout import spread
 from tests.gisa.agent.servers import completion, model_server, reply
 from tests.gisa.gisa_files import question, write_suite
 from tests.processes import fork
@@ -240,6 +244,46 @@ def test_the_default_recipe_runs_on_a_part_of_the_embedded_suite(run, tmp_path):
     assert {record["answer_type"] for record in map(read, (folder / "episodes").glob("*.json"))} == {
         *("item", "set", "list", "table")
     }
+
+
+def test_a_few_questions_are_asked_first_and_then_the_others_in_the_same_folder(answer, run, capsys):
+    till = {"prompt_tokens": 100, "completion_tokens": 100}
+    asked = []
+
+    async def counting(request, writer):
+        messages = json.loads(request.body)["messages"]
+        asked.append(messages[1]["content"].split()[0])
+        return completion(ANSWERS[asked[-1]], usage=till)
+
+    with model_server(counting) as url:
+        price = "++agent.prices.models.m={prompt: 10, completion: 90}"  # 0.01 USD a call
+        ceiling = ("agent.policy.max_output_tokens=100", "agent.run_usd=0.012", price)
+        status, folder = answer(url, "task.max_questions=1", *ceiling, tools=["agent=single_shot"])
+        assert (status, len(asked)) == (0, 1)
+        assert read(folder / "result.json")["evaluated_questions"] == 1
+        assert run(f"resume={folder}", "agent.policy.model=n", "task.max_questions=null") == 2
+        said = "".join(capsys.readouterr())
+        assert "remove: agent.policy.model=n" in said
+        assert "they may change: task.max_questions, " in said
+        assert run(f"resume={folder}", "task.max_questions=null") == 2
+        said = capsys.readouterr().out
+        assert "The run stops at its ceiling: 0.012 USD, of which 0.0100 are spent" in said
+        assert f"python -m src.run resume={folder} agent.run_usd=<USD>" in said
+        assert run(f"resume={folder}", "agent.run_usd=0.03") == 0
+    assert sorted(asked) == ["Where", "Which"]
+    result = read(folder / "result.json")
+    assert (result["evaluated_questions"], result["outcomes"]) == (2, {"answered": 2})
+    assert result["metrics"]["test/chain_usd_per_question"] == pytest.approx(0.01)
+
+
+@given(st.integers(0, 60), st.integers(0, 60))
+def test_fewer_questions_are_among_more_and_evenly_spread(count, most):
+    few, more = spread(range(count), most), spread(range(count), most + 1)
+    assert set(few) <= set(more)
+    assert len(few) == min(count, most)
+    if 0 < most < count:
+        gaps = [after - before for before, after in itertools.pairwise([*few, few[0] + count])]
+        assert max(gaps) <= 3 * count / most
 
 
 def test_another_data_set_is_refused_with_what_to_type(run, tmp_path, capsys):
