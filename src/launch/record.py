@@ -208,9 +208,10 @@ def change(folder: Path, settings: Mapping[str, Any]) -> None:
     config = read_config(folder)
     for name, value in settings.items():
         *groups, key = name.split(".")
-        node = config
+        node: dict[str, Any] = config
         for group in groups:
-            node = node.get(group) if isinstance(node.get(group), dict) else {}
+            inner = node.get(group)
+            node = inner if isinstance(inner, dict) else {}
         if key not in node:
             raise InputError(f"resume={folder}: the config of that run has no setting {name}, so it cannot change.")
         node[key] = value

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
 from importlib.util import find_spec
-from typing import Literal, TypedDict
+from typing import Any, Literal, TypedDict
 
 from src.launch.errors import InputError
 from src.launch.values import Weight
@@ -46,7 +46,7 @@ class Account:
     spent_usd: float = field(default=0.0, kw_only=True)
     _reserved_usd: float = field(default=0.0, init=False)
     _calls: int = field(default=0, init=False)
-    _waiting: list[asyncio.Future[None]] = field(default_factory=list, init=False)
+    _waiting: list[tuple[Account, asyncio.Future[None]]] = field(default_factory=list, init=False)
 
     @property
     def is_limited(self) -> bool:
@@ -72,7 +72,8 @@ class Account:
             yield
         finally:
             self._hold(-most_usd, -1)
-            for waiting in self._chain[-1]._waiting:
+            # Who has spent most comes first: money is better in answers than in many beginnings.
+            for _, waiting in sorted(self._chain[-1]._waiting, key=lambda one: -one[0].spent_usd):
                 if not waiting.done():
                     waiting.set_result(None)
 
@@ -99,10 +100,10 @@ class Account:
             free_usd = self.left_usd()
             if least_usd <= free_usd + _ROUNDING:
                 break
-            waiting = asyncio.get_running_loop().create_future()
+            waiting = self, asyncio.get_running_loop().create_future()
             self._chain[-1]._waiting.append(waiting)
             try:
-                await waiting
+                await waiting[1]
             finally:
                 self._chain[-1]._waiting.remove(waiting)
         # Where it is short, the others get their part of it.
@@ -317,7 +318,8 @@ def _library_usd(model: str, usage: Usage, server: str, date: str) -> float | No
     used = Used(input_tokens=usage.prompt, output_tokens=usage.completion)
     used.cache_read_tokens, used.cache_write_tokens = usage.cached or None, usage.cache_write or None
     used.output_reasoning_tokens = usage.reasoning or None
-    for seller in ({"provider_api_url": server}, {}, {"provider_id": "litellm"}):  # a proxy's names: seller/model
+    sellers: tuple[dict[str, Any], ...] = ({"provider_api_url": server}, {}, {"provider_id": "litellm"})
+    for seller in sellers:  # the last is for a proxy's names, seller/model
         with suppress(LookupError):
             return float(calc_price(used, model, genai_request_timestamp=day, **seller).total_price)
     return None

@@ -159,7 +159,7 @@ def _whole(value: Any) -> int:
 
 
 def _texts(messages: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return all that is said in messages: texts, thoughts, names and arguments of calls."""
+    """Return all that is said in messages: texts, thoughts, and calls as JSON, as most templates write them."""
     texts: list[str] = []
     for message in messages:
         thought = message.get("reasoning_content") or message.get("reasoning")
@@ -167,10 +167,7 @@ def _texts(messages: Sequence[Mapping[str, Any]]) -> list[str]:
             parts = part if isinstance(part, list) else [part]
             texts += [str(piece.get("text") or "") if isinstance(piece, dict) else str(piece or "") for piece in parts]
         calls = message.get("tool_calls")
-        for call in calls if isinstance(calls, list) else ():
-            function = call.get("function") if isinstance(call, dict) else None
-            if isinstance(function, dict):
-                texts += [str(function.get("name") or ""), str(function.get("arguments") or "")]
+        texts += [json.dumps(call, ensure_ascii=False) for call in calls] if isinstance(calls, list) else []
     return [text for text in texts if text]
 
 
@@ -185,7 +182,7 @@ def _has_o200k() -> bool:
 
 @cache
 def _o200k() -> Any:
-    import bpe_openai  # 2 s of imports
+    import bpe_openai  # type: ignore[import-untyped] # 2 s of imports
 
     return bpe_openai.get_encoding("o200k_base")
 

@@ -208,7 +208,7 @@ class ChatEndpoint:
             return reply
 
         url = self.base_url.rstrip("/") + "/chat/completions"
-        how = {"body": body, "key": self._key, "timeout_s": self.timeout_s, "part": request.part}
+        how: dict[str, Any] = {"body": body, "key": self._key, "timeout_s": self.timeout_s, "part": request.part}
         while True:
             reply = await request.web.call(url, paid, request.step, hold=payment.hold, **how)
             if reply.finish_reason != "length" or not payment.was_short:

@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from src.gisa.agent.backends import PageSource, SearchEngine
+from src.gisa.agent.cache import Cache
 from src.gisa.agent.cost import Account, CeilingReachedError, PriceList
 from src.gisa.agent.policy import Policy, ScriptedPolicy
 from src.gisa.agent.prompts import Instructions
 from src.gisa.agent.react import Budget, ReActAgent
-from src.gisa.agent.tools import Cache, Toolbox
+from src.gisa.agent.tools import Toolbox
 from src.gisa.agent.trajectory import (
     Attempt,
     Episode,

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from src.gisa.dataset.gisa import Gisa, load_suite
 from src.gisa.evaluator.answers import read_predictions
@@ -16,8 +16,6 @@ from src.launch.errors import InputError, resume_command
 from src.launch.record import Record
 from src.launch.values import Count, Whole
 from src.training.fit import split_loggers, trainer_of, use_processor
-
-T = TypeVar("T")
 
 # What makes a run quicker, safer or cheaper, and changes no answer; it may differ between resumes.
 _NO_MATTER = frozenset(
@@ -31,7 +29,7 @@ class RolloutTask(ScoreTask):
     Args:
         samples: How many independent attempts at each question; the first is scored.
         max_questions: Ask only so many questions, spread evenly over the suite, for trials; None for all. A run that
-            is resumed with more asks those that are new: fewer are always a part of more.
+            is resumed with more asks those that are new; a multiple of the number before, and all, hold those before.
         allow_contaminated: Whether the policy may have learnt from these questions. Its score on them says nothing
             then; its exact episodes may be learnt from.
         max_infra_errors: How many episodes without an answer for reasons of infrastructure may be scored, as wrong;
@@ -124,8 +122,9 @@ class RolloutTask(ScoreTask):
             "the agent needs a suite of questions:\n  dataset=factbook, or dataset=gisa dataset.root=<folder>",
         )
         remarks, whole = suite.remarks(), suite.fingerprint_of(suite.questions)
-        if self.max_questions is not None:
-            suite.questions = spread(suite.questions, self.max_questions)
+        count, most = len(suite.questions), self.max_questions
+        if most is not None and most < count:
+            suite.questions = [suite.questions[at * count // most] for at in range(most)]
         return suite, remarks, whole
 
     def _rollout(self, config: dict[str, Any], suite: Gisa) -> Any:
@@ -136,16 +135,6 @@ class RolloutTask(ScoreTask):
         if rollout.manifest is not None and not self.allow_contaminated:
             refuse_contaminated(suite, rollout.manifest)
         return rollout
-
-
-def spread(questions: Sequence[T], most: int) -> list[T]:
-    """Return some of the questions, evenly spread, in their order; those of fewer are among those of more.
-
-    Multiples of the golden ratio, modulo 1, have gaps of at most three lengths however many there are (Steinhaus).
-    """
-    golden = (5**0.5 - 1) / 2
-    first = sorted(range(len(questions)), key=lambda at: at * golden % 1)[:most]
-    return [questions[at] for at in sorted(first)]
 
 
 def _what_matters(settings: Any) -> Any:

@@ -125,6 +125,24 @@ def test_the_library_of_prices_is_asked_for_models_that_the_config_does_not_know
         PriceList(date="soon", library=True)
 
 
+def test_of_those_who_wait_the_question_that_has_spent_most_comes_first():
+    async def main():
+        run, came = Account("run", 1.0), []
+
+        async def call(spent):
+            question = Account("question", None, run, spent_usd=spent)
+            async with question.hold(0.9):
+                came.append(spent)
+
+        async with run.hold(0.5):
+            waiting = [asyncio.ensure_future(call(spent)) for spent in (0.1, 0.3, 0.2)]
+            await asyncio.sleep(0)
+        await asyncio.gather(*waiting)
+        assert came == [0.3, 0.2, 0.1]
+
+    asyncio.run(main())
+
+
 def test_what_a_waiting_call_needs_at_least_is_asked_again_after_the_wait():
     async def main():
         run, needs = Account("run", 1.0), [0.9]

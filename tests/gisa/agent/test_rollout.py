@@ -151,7 +151,7 @@ def test_a_ceiling_stops_a_run_where_it_is_nearly_spent_and_not_before(tmp_path)
     assert spent == pytest.approx(short.calls * short.usd_per_call)
     assert 0.9 * 0.3 <= spent <= 0.3
     done = len(list((tmp_path / "short/episodes").glob("*.json")))
-    assert short.work(tmp_path / "short", 80, run_usd=0.7) == {"passed_over": done, "answered": 80 - done}
+    assert short.work(tmp_path / "short", 80, run_usd=0.7) == Counter(passed_over=done, answered=80 - done)
     assert short.calls == 240  # nothing twice
     with pytest.raises(InputError, match=r"ceiling: 0\.1 USD"):  # nobody tells the tokens
         blind.work(tmp_path / "blind", 80, run_usd=0.1)

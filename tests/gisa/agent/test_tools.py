@@ -4,10 +4,11 @@ import json
 import pytest
 
 from src.gisa.agent.backends import DirectPages, EmbeddedWeb, JinaPages, RecordedSearch, SerperSearch
+from src.gisa.agent.cache import Cache
 from src.gisa.agent.cost import Account, Charge, PriceList, Step
 from src.gisa.agent.fetch import RequestError
 from src.gisa.agent.policy import ChatEndpoint, ScriptedPolicy
-from src.gisa.agent.tools import Cache, CallError, Search, Toolbox, Visit
+from src.gisa.agent.tools import CallError, Search, Toolbox, Visit
 from src.gisa.agent.web import Web
 from src.gisa.dataset.factbook.corpus import Corpus, Document
 from src.launch.errors import InputError
@@ -221,16 +222,6 @@ def test_only_successes_are_kept_and_only_for_their_time(tmp_path):
     with pytest.raises(RequestError):
         with_serper([reply("no", status="403 Forbidden")], tmp_path, queries=("c",))
     assert len(with_serper([ORGANIC], tmp_path, queries=("c",))[1]) == 1
-
-
-def test_a_damaged_cache_file_is_as_good_as_none(tmp_path):
-    cache = Cache(str(tmp_path), bucket="2026-01")
-    cache.put({"a": "Zoë \ud800"}, "search", "x")
-    assert cache.get("search", "x") == {"a": "Zoë \ud800"}
-    assert cache.get("search", "y") is None
-    (path,) = tmp_path.glob("*/*.json")
-    path.write_bytes(path.read_bytes()[:20])
-    assert cache.get("search", "x") is None
 
 
 def read_with(source, url_of, respond):

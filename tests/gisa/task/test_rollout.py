@@ -1,4 +1,3 @@
-import itertools
 import json
 import signal
 import socket
@@ -10,11 +9,8 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from src.gisa.report.page import read_page
-from src.gisa.task.rollout import spread
 from tests.gisa.agent.servers import completion, model_server, reply
 from tests.gisa.gisa_files import question, write_suite
 from tests.processes import fork
@@ -274,16 +270,6 @@ def test_a_few_questions_are_asked_first_and_then_the_others_in_the_same_folder(
     result = read(folder / "result.json")
     assert (result["evaluated_questions"], result["outcomes"]) == (2, {"answered": 2})
     assert result["metrics"]["test/chain_usd_per_question"] == pytest.approx(0.01)
-
-
-@given(st.integers(0, 60), st.integers(0, 60))
-def test_fewer_questions_are_among_more_and_evenly_spread(count, most):
-    few, more = spread(range(count), most), spread(range(count), most + 1)
-    assert set(few) <= set(more)
-    assert len(few) == min(count, most)
-    if 0 < most < count:
-        gaps = [after - before for before, after in itertools.pairwise([*few, few[0] + count])]
-        assert max(gaps) <= 3 * count / most
 
 
 def test_another_data_set_is_refused_with_what_to_type(run, tmp_path, capsys):
