@@ -24,6 +24,7 @@ class Terms(NamedTuple):
         server: Address of the server.
         most: Tokens that a reply may have.
         field: Name of the field of a request that says so.
+        least: Tokens that a reply must be allowed, as the request sets so many aside for thought.
         stands_in: Its name, where it answers in another model's place, for the charges to say; else empty.
     """
 
@@ -32,6 +33,7 @@ class Terms(NamedTuple):
     server: str
     most: int
     field: str
+    least: int = 0
     stands_in: str = ""
 
 
@@ -84,7 +86,7 @@ class Payment:
         def least() -> float:
             # Before any reply has been seen, it is better to wait than to cut one short, if waiting helps.
             may_cut = meter.longest_reply is not None or full_usd > account.left_usd(reserved=True)
-            return self._most_usd(meter.reply_bound(most) if may_cut else most)
+            return self._most_usd(min(most, max(meter.reply_bound(most), self._terms.least)) if may_cut else most)
 
         async with account.hold(full_usd, least) as granted_usd, self._broken_off_is_booked():
             if granted_usd < full_usd:

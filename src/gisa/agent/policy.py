@@ -21,6 +21,8 @@ from src.launch.values import Count, Positive, Weight
 # Kept when a server sends them, as it may want them back with the next request; never required.
 _KEPT_FIELDS = ("content", "tool_calls", "refusal", "reasoning", "reasoning_content", "reasoning_details")
 _THOUGHTS = ("reasoning", "reasoning_content", "reasoning_details", "thinking_blocks")
+_BUDGETS = ("budget_tokens", "thinking_budget", "max_tokens")  # Anthropic and SiliconFlow, Gemini and Qwen, OpenRouter
+_BEYOND_THOUGHT = 256  # tokens
 _REST_S = 60.0  # for which an endpoint that fails is not asked, if there is another
 _OVERFLOW_SIGNS = (
     "context_length_exceeded",
@@ -193,7 +195,8 @@ class ChatEndpoint:
     async def _paid_reply(self, request: Request, body: Mapping[str, Any]) -> tuple[Reply, Charge]:
         """Ask, and pay. Where money is short, a reply may be cut short; it is asked for again with more tokens."""
         limit = self.max_output_tokens, self.max_tokens_field
-        terms = Terms(self.prices, self.model, self.base_url, *limit, self._name_beside_another)
+        thought = _thinking_budget(self.extra_body)
+        terms = Terms(self.prices, self.model, self.base_url, *limit, thought, self._name_beside_another)
         payment = Payment(terms, self.meter, request.step, request.part, (request.messages, request.tools))
 
         def paid(found: Any) -> Reply:
@@ -228,6 +231,14 @@ class ScriptedPolicy:
         request.step.charge(Charge(request.part))
         message = {"role": "assistant", **self._say(request.messages)}
         return Reply(message, "tool_calls" if message.get("tool_calls") else "stop")
+
+
+def _thinking_budget(fields: Any) -> int:
+    """Return the tokens that a request sets aside for thought, and a few for the reply: servers refuse less."""
+    if not isinstance(fields, Mapping):
+        return 0
+    own = [value for key, value in fields.items() if key in _BUDGETS and isinstance(value, int)]
+    return max([0, *(value + _BEYOND_THOUGHT for value in own), *map(_thinking_budget, fields.values())])
 
 
 def _without_thoughts(request: Request) -> Request:

@@ -144,53 +144,10 @@ def refused(status, text="no", *, part="chain", before=(), key=NO_KEY, **setting
     return caught.value
 
 
-QUOTA = '{"error": {"message": "You exceeded your current quota", "code": "insufficient_quota"}}'
-
-
-@pytest.mark.parametrize(
-    ("status", "text", "part", "typed"),
-    [
-        (401, "who", "chain", "export PLANTED_KEY=<your key>\nor name its variable:  agent.policy.key_env=..."),
-        (401, "who", "extractor", "agent.extractor.key_env=..."),
-        (402, "Insufficient Balance", "chain", "no credit left. Add some"),
-        (429, QUOTA, "chain", "no credit left"),
-        (400, "Your credit balance is too low to access the API", "chain", "no credit left"),
-        (400, '{"message": "Not enough credits"}', "search", "no credit left"),
-        (400, "API key not valid. Please pass a valid API key.", "chain", "does not take the key"),
-        (400, "Incorrect API key provided", "chain", "does not take the key"),
-        (403, '{"message": "Unauthorized."}', "search", "agent.search.key_env=..."),
-        (403, "Your API key lacks permission", "chain", "does not take the key"),
-        (
-            404,
-            "The model `m` does not exist",
-            "chain",
-            "by the name of 'm'. Check  agent.policy.base_url=...\nand  agent",
-        ),
-        (404, "no such path", "search", "Check  agent.search.url=..."),
-        (402, "Insufficient balance", "page", "no credit left"),
-    ],
-)
-def test_what_every_other_request_would_meet_ends_the_run_with_what_to_type(monkeypatch, status, text, part, typed):
-    monkeypatch.setenv("PLANTED_KEY", "sk-planted-123")
-    error = refused(status, text, part=part, key=Key("PLANTED_KEY"))
-    assert isinstance(error, InputError)
-    assert f"/v1 says HTTP {status}: " in str(error)
-    assert typed in str(error)
-    assert "resume the run" in str(error)
-
-
-@pytest.mark.parametrize(
-    ("status", "text", "part"),
-    [
-        (403, "Your input was flagged by moderation", "chain"),
-        (403, "<html>blocked by the firewall", "chain"),
-        (404, "no such page", "page"),
-        (400, "no such field", "chain"),
-        (401, "who", None),
-    ],
-)
-def test_what_another_request_may_not_meet_ends_that_one(status, text, part):
-    assert isinstance(refused(status, text, part=part), RequestError)
+@pytest.mark.parametrize(("status", "part"), [(401, "chain"), (402, "search"), (404, "extractor"), (401, "page")])
+def test_what_every_other_request_would_meet_ends_the_run(status, part):
+    assert isinstance(refused(status, part=part), InputError)
+    assert isinstance(refused(status, part=None), RequestError)
 
 
 def test_a_service_that_has_taken_requests_is_asked_once_more_before_its_refusal_is_believed():
