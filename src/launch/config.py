@@ -19,8 +19,8 @@ from annotated_types import Ge
 from src.launch.errors import InputError, resume_command
 from src.launch.machine import absent
 from src.launch.nodes import SEVERAL, apart, faults_of_nodes
-from src.launch.overrides import quoted, readable, unquoted
-from src.launch.record import first_process, require_resumable
+from src.launch.overrides import quoted, readable, unquoted, value_of
+from src.launch.record import change, first_process, may_change_in, require_resumable
 from src.launch.values import CONF as CONF
 from src.launch.values import MISSING, Count, Name, Node, Seed, did_you_mean, faults_of
 
@@ -275,6 +275,7 @@ def help_text(conf: Path) -> str:
             "Every setting:   python -m src.run +experiment=sft --cfg job",
             "A sweep:         python -m src.run -m +experiment=sft seed=1,2,3",
             "Go on with one:  python -m src.run resume=FOLDER",
+            "With more:       python -m src.run resume=FOLDER task.max_questions=null agent.run_usd=5",
             "A report:        python -m src.report FOLDER...",
             'Completion:      eval "$(ilrec-gisa -sc install=bash)"; ilrec-gisa is python -m src.run as one word',
         ]
@@ -332,10 +333,15 @@ def _resume(named: str, rest: list[str]) -> list[str]:
     if not named:
         raise InputError("resume= names no run.\nType:  resume=<folder of a run>")
     folder = Path(named)
-    if rest:
+    may_change = may_change_in(folder) if rest else ()
+    changes = [text.lstrip("+") for text in rest]
+    if refused := [text for text in changes if text.partition("=")[0] not in may_change]:
+        others = "\nNo result depends on these, so that they may change: " + ", ".join(may_change)
         raise InputError(
-            f"resume={folder} takes its whole config from the folder; remove: {' '.join(rest)}\n"
-            f"  {resume_command(folder)}"
+            f"resume={folder} takes its whole config from the folder; remove: {' '.join(refused)}\n"
+            f"  {resume_command(folder)}{others * bool(may_change)}"
         )
     require_resumable(folder)
+    if changes and first_process():
+        change(folder, {text.partition("=")[0]: value_of(text) for text in changes})
     return [f"++resume={quoted(str(folder))}", f"hydra.run.dir={quoted(str(folder))}"]

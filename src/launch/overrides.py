@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from src.launch.errors import InputError
 
@@ -46,6 +47,13 @@ def unquoted(text: str) -> str:
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
     return str(OverridesParser.create().parse_override(f"key={text}").value()) if text.startswith('"') else text
+
+
+def value_of(argument: str) -> Any:
+    """Return the value of ``KEY=VALUE`` as Hydra reads it."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    return OverridesParser.create().parse_override(readable(argument)).value()
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from hydra.utils import get_class
 
 from src.launch.errors import InputError, PrunedError, resume_command
 from src.launch.storage import sha256_of, write_atomic
@@ -187,6 +188,37 @@ def read_config(folder: Path, typed: Mapping[str, Any] | None = None) -> dict[st
         raise InputError(f"{path} is damaged: it holds no settings.\n{_WRITE_AGAIN}")
     require_trusted(config, path, typed)
     return config
+
+
+def may_change_in(folder: Path) -> tuple[str, ...]:
+    """Return the settings of a run that its task lets change between resumes; none where no run of our own is there."""
+    path = folder / "config.yaml"
+    task = read_config(folder).get("task") if path.is_file() else None
+    target = task.get("_target_") if isinstance(task, dict) else None
+    known: tuple[str, ...] = getattr(get_class(target), "may_change", ()) if target else ()
+    return known
+
+
+def change(folder: Path, settings: Mapping[str, Any]) -> None:
+    """Change settings of a run that will be resumed; a finished one is opened again.
+
+    Raises:
+        InputError: the config has no such setting.
+    """
+    config = read_config(folder)
+    for name, value in settings.items():
+        *groups, key = name.split(".")
+        node: dict[str, Any] = config
+        for group in groups:
+            inner = node.get(group)
+            node = inner if isinstance(inner, dict) else {}
+        if key not in node:
+            raise InputError(f"resume={folder}: the config of that run has no setting {name}, so it cannot change.")
+        node[key] = value
+    write_atomic(folder / "config.yaml", yaml.safe_dump(config, sort_keys=False))
+    content = _content(folder)
+    if content["status"] == "finished":
+        write_atomic(folder / "result.json", json.dumps({**content, "status": "running"}, indent=1))
 
 
 def refusal(folder: Path) -> str | None:

@@ -130,8 +130,9 @@ class SerperSearch:
     async def search(self, query: str, count: int, step: Step, web: Web) -> list[Hit]:
         """See ``SearchEngine``."""
         body = {"q": query, "num": count, "gl": self.country, "hl": self.language}
-        with step.account.reserve(self.prices.search):
-            hits = await web.call(self.url, _organic, step, body=body, key=self._key, timeout_s=self.timeout_s)
+        async with step.account.hold(self.prices.search):
+            how: dict[str, Any] = {"key": self._key, "timeout_s": self.timeout_s, "part": "search"}
+            hits = await web.call(self.url, _organic, step, body=body, **how)
             step.charge(Charge("search", usd=self.prices.search))
         return hits[:count]
 
@@ -217,8 +218,8 @@ class JinaPages:
             checked = str(web.fetcher.checked(url))
         except RequestError as error:
             raise PageError(str(error)) from error
-        how: dict[str, Any] = {"headers": {"Accept": "application/json"}, "timeout_s": self.timeout_s}
-        with step.account.reserve(self.prices.page):
+        how: dict[str, Any] = {"headers": {"Accept": "application/json"}, "timeout_s": self.timeout_s, "part": "page"}
+        async with step.account.hold(self.prices.page):
             try:
                 page = await web.call(self.url, _jina_page, step, body={"url": checked}, key=self._key, **how)
             except RequestError as error:

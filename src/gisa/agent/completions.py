@@ -41,8 +41,8 @@ class Reply:
     adapted: Sequence[str] = ()
 
 
-def first_choice(body: Any) -> tuple[Reply, tuple[int, int]]:
-    """Read a chat completion: its first choice, and the tokens read and written."""
+def first_choice(body: Any) -> Reply:
+    """Read a chat completion: its first choice."""
     try:
         choice = body["choices"][0]
         reason = str(choice.get("finish_reason") or "stop")
@@ -55,8 +55,7 @@ def first_choice(body: Any) -> tuple[Reply, tuple[int, int]]:
         usage = body.get("usage") or {}
         if ending_of(reason) == "length" and usage.get("completion_tokens") == 0 and not said.get("content"):
             reason += ": context_window_exceeded"  # the prompt was cut to fit, without room for a reply: MiMo
-        tokens = int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 0)
-        return Reply(message, reason), tokens
+        return Reply(message, reason)
     except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
         raise RequestError("unreadable", "a reply without a message", retryable=True) from error
 

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
-from src.gisa.agent.adaptation import FORM_STATUS, PLAINER, Adaptation, most_output_of, with_most_output
+from src.gisa.agent.adaptation import FORM_STATUS, LIMIT_FIELDS, PLAINER, Adaptation, most_output_of, with_most_output
+from src.gisa.agent.cache import Cache
 from src.gisa.agent.complaints import Complaint, complaint_in, complaint_of
 from src.gisa.agent.completions import Reply as Reply  # for all who ask a policy, too
 from src.gisa.agent.completions import ReplyTokens as ReplyTokens
 from src.gisa.agent.completions import first_choice, with_calls_read
 from src.gisa.agent.completions import text_of as text_of
 from src.gisa.agent.cost import Charge, Part, PriceList, Step
+from src.gisa.agent.dialects import ending_of
 from src.gisa.agent.fetch import RequestError
+from src.gisa.agent.metering import Meter, usage_of
+from src.gisa.agent.payment import Payment, Terms
+from src.gisa.agent.stops import stop_of
 from src.gisa.agent.web import Key, Web
 from src.gisa.chat.format import Message
 from src.launch.errors import InputError
@@ -23,6 +29,10 @@ from src.launch.values import Count, Positive, Weight
 
 _LEAST_OUTPUT = 256  # tokens that a reply is worth asking for
 _MOST_LESSONS = 24  # changes of one request, after which its refusal is final
+_THOUGHTS = ("reasoning", "reasoning_content", "reasoning_details", "thinking_blocks")
+_BUDGETS = ("budget_tokens", "thinking_budget", "max_tokens")  # Anthropic and SiliconFlow, Gemini and Qwen, OpenRouter
+_BEYOND_THOUGHT = 256  # tokens
+_REST_S = 60.0  # for which an endpoint that fails is not asked, if there is another
 
 
 @dataclass(frozen=True)
@@ -103,9 +113,13 @@ class ChatEndpoint:
         parallel_calls: Value of ``parallel_tool_calls``.
         extra_body: Further fields, for instance for a thinking mode.
         timeout_s: Seconds for one attempt.
+        reasoning_effort: Value of the field of that name, such as ``low`` or ``high``; None leaves it to the server.
+        tokenizer: Counts tokens for the ceilings, and where the server tells none; see ``Meter``.
+        reply_cache: Folder that keeps replies, for a run that is made again; at temperature 0 only.
+        fallback: Another endpoint, which is asked where this one fails after all tries, and for a minute after that.
 
     Raises:
-        InputError: the key is missing.
+        InputError: the key is missing, or replies are to be kept that are drawn at random.
     """
 
     base_url: str
@@ -118,18 +132,64 @@ class ChatEndpoint:
     parallel_calls: bool | None = None
     extra_body: Mapping[str, Any] | None = None
     timeout_s: Positive = 600.0
+    reasoning_effort: str | None = None
+    tokenizer: str | None = None
+    reply_cache: str | None = None
+    fallback: ChatEndpoint | None = None
+    stands_in: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:
         """Look for the key, and put together what every request holds."""
+        if self.reply_cache is not None and self.temperature != 0:
+            raise InputError(
+                f"reply_cache keeps replies, and temperature={self.temperature} draws them at random.\n"
+                "Type  agent.policy.temperature=0.0  or  agent.policy.reply_cache=null"
+            )
+        self._cache = Cache(self.reply_cache, bucket="replies") if self.reply_cache else None
+        self._fails_until = 0.0
+        if self.fallback:
+            self.fallback.stands_in = True
         self._key = Key(self.key_env)
         self._adaptation = Adaptation()
         self._fields = {"model": self.model, self.max_tokens_field: self.max_output_tokens, **(self.extra_body or {})}
         if self.temperature is not None:
             self._fields["temperature"] = self.temperature
+        if self.reasoning_effort is not None:
+            self._fields["reasoning_effort"] = self.reasoning_effort
+        self.meter = Meter(self.tokenizer)
 
     async def reply(self, request: Request) -> Reply:
         """See ``Policy``."""
-        plain, output, plainness = self._body(request), None, 0
+        if self.fallback and time.monotonic() < self._fails_until:
+            return await self.fallback.reply(_without_thoughts(request))
+        try:
+            return await self._known_or_asked_reply(request)
+        except RequestError as error:
+            if not self.fallback or not error.retryable:
+                raise
+            self._fails_until = time.monotonic() + _REST_S
+            request.step.failures.append(f"{self.model} fails; {self.fallback.model} is asked in its place")
+            return await self.fallback.reply(_without_thoughts(request))
+
+    async def _known_or_asked_reply(self, request: Request) -> Reply:
+        """Give the reply that was given before to the same words, where they are kept; else ask."""
+        body, step = self._body(request), request.step
+        if self._cache is None:
+            return await self._asked_reply(request, body)
+        key = json.dumps([self.base_url, body], sort_keys=True)
+        if kept := self._cache.get(key):
+            step.charge(Charge(request.part, **kept["tokens"], model=self._name_beside_another, reused=True))
+            return Reply(kept["message"], kept["finish_reason"])
+        before = len(step.charges)
+        reply = await self._asked_reply(request, body)
+        if len(step.charges) > before:  # else the server has refused it
+            tokens = {name: value for name, value in vars(step.charges[-1]).items() if name.endswith("_tokens")}
+            self._cache.put({"message": reply.message, "finish_reason": reply.finish_reason, "tokens": tokens}, key)
+        return reply
+
+    async def _asked_reply(self, request: Request, plain: dict[str, Any]) -> Reply:
+        """Ask, in other forms where the server refuses one."""
+        output, plainness = None, 0
         for _ in range(_MOST_LESSONS):
             body = self._adaptation.adapted(plain, plainness)
             body = body if output is None else with_most_output(body, output)
@@ -168,14 +228,14 @@ class ChatEndpoint:
         return body
 
     async def _sent(self, body: dict[str, Any], request: Request) -> Reply:
-        """Send a request, and read and book the reply.
+        """Send a request, and read and book the reply. Where money is short, one may be cut: it is asked for again.
 
         Raises:
             RefusedError: it was refused for what it says or how it says it.
             RequestError: it brought nothing for any other reason.
             InputError: it was refused for a field that the user gave.
         """
-        step, known = request.step, len(self._adaptation.learned)
+        known = len(self._adaptation.learned)
 
         def judged(complaint: Complaint) -> RefusedError | None:
             about_form = complaint.status in FORM_STATUS
@@ -183,33 +243,51 @@ class ChatEndpoint:
                 return RefusedError(complaint, None)
             if about_form and len(self._adaptation.learned) > known:
                 return RefusedError(complaint, "")  # another request has learned meanwhile
+            said = RequestError("status", complaint.said, status=complaint.status)
+            if complaint.status != 404 and stop_of(said, request.part):
+                return None  # of the key or the credit
             lesson = self._adaptation.learn(complaint, body)
             if lesson is None and about_form:
                 self._blame_extra_body(complaint)
             is_final = lesson or complaint.guess or complaint.status in (400, 422)
             return RefusedError(complaint, lesson) if is_final else None
 
-        def read(reply: Any) -> tuple[Reply, tuple[int, int]]:
-            complaint = complaint_in(reply)
-            if complaint is None:
-                return first_choice(reply)
-            raise judged(complaint) or RequestError(
-                "status", f"HTTP {complaint.status}: {complaint.said}", status=complaint.status
-            )
+        def read(found: Any) -> Reply:
+            told, complaint = usage_of(found), complaint_in(found)
+            try:
+                if complaint is not None:
+                    raise judged(complaint) or RequestError(
+                        "status", f"HTTP {complaint.status}: {complaint.said}", status=complaint.status
+                    )
+                reply = first_choice(found)
+            except (RequestError, RefusedError):
+                if told:
+                    payment.book(told, None)
+                raise
+            payment.book(told, reply.message)
+            return reply
 
+        payment = self._payment(body, request)
+        how: dict[str, Any] = {"body": body, "key": self._key, "timeout_s": self.timeout_s, "part": request.part}
+        how |= {"hold": payment.hold, "refused": lambda status, text: judged(complaint_of(status, text))}
         url = self.base_url.rstrip("/") + "/chat/completions"
-        with step.account.reserve(self._most_usd(body, step)):
-            reply, usage = await request.web.call(
-                url,
-                read,
-                step,
-                body=body,
-                key=self._key,
-                timeout_s=self.timeout_s,
-                refused=lambda status, text: judged(complaint_of(status, text)),
-            )
-            step.charge(Charge(request.part, *usage, usd=self.prices.usd(self.model, *usage)))
-        return with_calls_read(reply, request.tools)
+        while True:
+            reply = await request.web.call(url, read, request.step, **how)
+            if ending_of(reply.finish_reason) != "length" or not payment.was_short:
+                return with_calls_read(reply, request.tools)
+            request.step.failures.append(f"{self.model}: cut at the {payment.tokens} tokens that the ceiling left")
+
+    def _payment(self, body: Mapping[str, Any], request: Request) -> Payment:
+        """Set the terms for a request: where it has no field for the length of a reply, money can cut none short."""
+        limit = next((name for name in (self.max_tokens_field, *LIMIT_FIELDS) if name in body), None)
+        most = body[limit] if limit else self.max_output_tokens
+        thought, name = _thinking_budget(self.extra_body), self._name_beside_another
+        terms = Terms(self.prices, self.model, self.base_url, most, limit, thought, name)
+        return Payment(terms, self.meter, request.step, request.part, (request.messages, request.tools))
+
+    @property
+    def _name_beside_another(self) -> str:
+        return self.model if self.stands_in else ""
 
     def _blame_extra_body(self, complaint: Complaint) -> None:
         for name in self.extra_body or {}:
@@ -240,19 +318,6 @@ class ChatEndpoint:
             self._adaptation.limit_output(quarter)
         return min(room, quarter)
 
-    def _most_usd(self, body: Mapping[str, Any], step: Step) -> float:
-        """Bound the price of a request: no token is shorter than a byte, and no reply longer than allowed."""
-        if not step.account.is_limited:
-            return 0.0
-        most = self.prices.usd(self.model, len(json.dumps(body)), self.max_output_tokens)
-        if most is None:
-            raise InputError(
-                f"The price list of {self.prices.date} does not know {self.model!r}, so no ceiling holds.\n"
-                f"Add it:  agent.prices.models:  {self.model}: {{prompt: <USD per million tokens>, completion: ...}}\n"
-                "or run without ceilings:  agent.question_usd=null agent.run_usd=null"
-            )
-        return most
-
 
 class ScriptedPolicy:
     """Says what a function of the conversation so far says; for tests and for rules in place of a model."""
@@ -266,3 +331,17 @@ class ScriptedPolicy:
         request.step.charge(Charge(request.part))
         message = {"role": "assistant", **self._say(request.messages)}
         return Reply(message, "tool_calls" if message.get("tool_calls") else "stop")
+
+
+def _thinking_budget(fields: Any) -> int:
+    """Return the tokens that a request sets aside for thought, and a few for the reply: servers refuse less."""
+    if not isinstance(fields, Mapping):
+        return 0
+    own = [value for key, value in fields.items() if key in _BUDGETS and isinstance(value, int)]
+    return max([0, *(value + _BEYOND_THOUGHT for value in own), *map(_thinking_budget, fields.values())])
+
+
+def _without_thoughts(request: Request) -> Request:
+    """Leave out what one model has thought: another one's server may refuse it, as it is signed."""
+    messages = [{key: value for key, value in message.items() if key not in _THOUGHTS} for message in request.messages]
+    return replace(request, messages=messages)

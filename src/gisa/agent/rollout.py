@@ -7,15 +7,17 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from src.gisa.agent.backends import PageSource, SearchEngine
+from src.gisa.agent.cache import Cache
 from src.gisa.agent.compaction import Compaction
 from src.gisa.agent.cost import Account, CeilingReachedError, PriceList
 from src.gisa.agent.policy import Policy, ScriptedPolicy
 from src.gisa.agent.prompts import Instructions
 from src.gisa.agent.react import Budget, ReActAgent
-from src.gisa.agent.tools import Cache, Toolbox
+from src.gisa.agent.tools import Toolbox
 from src.gisa.agent.trajectory import (
     Attempt,
     Episode,
@@ -30,7 +32,7 @@ from src.gisa.agent.web import Web
 from src.gisa.chat.format import Message
 from src.gisa.metrics.behaviour import ToolCall
 from src.launch.config import build
-from src.launch.errors import InputError
+from src.launch.errors import InputError, resume_command
 from src.launch.values import Count, Positive, Weight
 
 
@@ -149,9 +151,12 @@ class Rollout:
         run = Account("run", None if self.run_usd is None else max(0.0, self.run_usd - spent_usd) / processes)
         outcomes: Counter[str] = Counter()
         waiting = iter(attempts)
+        short: list[CeilingReachedError] = []
 
         async def work(web: Web) -> None:
             for attempt in waiting:
+                if short:
+                    return
                 journal = store.open_journal(attempt)
                 if journal is None:
                     outcomes["passed_over"] += 1
@@ -159,7 +164,11 @@ class Rollout:
                 with journal:
                     account = Account("question", self.question_usd, run, spent_usd=journal.spent_usd)
                     episode = Episode(attempt, journal, account, web)
-                    verdict = await self.agent.answer(episode)
+                    try:
+                        verdict = await self.agent.answer(episode)
+                    except CeilingReachedError as error:  # what is under way may still fit, and is paid already
+                        short.append(error)
+                        return
                     # The disk takes its time to confirm, in which the other episodes go on.
                     await asyncio.to_thread(store.finish, episode)
                 outcomes[verdict.outcome] += 1
@@ -168,15 +177,17 @@ class Rollout:
             workers = [asyncio.create_task(work(web)) for _ in range(self.concurrency)]
             try:
                 await asyncio.gather(*workers)
-            except CeilingReachedError as error:
-                raise InputError(
-                    f"The run stops at its ceiling: {self.run_usd} USD, of which {spent_usd + run.spent_usd:.4f} are "
-                    f"spent.\n{sum(outcomes.values())} episodes are done. To go on, resume with a higher agent.run_usd."
-                ) from error
             finally:
                 for worker in workers:
                     worker.cancel()
                 await asyncio.gather(*workers, return_exceptions=True)
+        if short:
+            raise InputError(
+                f"The run stops at its ceiling: {self.run_usd} USD, of which {spent_usd + run.spent_usd:.4f} are "
+                f"spent.\n{sum(outcomes.values())} episodes are done. To go on, resume with a higher ceiling:\n"
+                f"  {resume_command(store.folder.parent if isinstance(store, RunStore) else Path('<folder>'))} "
+                "agent.run_usd=<USD>"
+            ) from short[0]
         return outcomes
 
     def replay(self, scripts: Iterable[Script]) -> list[Replayed]:

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import json
 import re
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from src.gisa.agent.backends import PageError, PageSource, SearchEngine
+from src.gisa.agent.cache import Cache
 from src.gisa.agent.cost import Step
 from src.gisa.agent.policy import ContextOverflowError, Policy, Request, text_of
 from src.gisa.agent.prompts import Instructions, extraction, neutral, untrusted
 from src.gisa.agent.web import Web
 from src.gisa.dataset.factbook.corpus import Hit
-from src.launch.storage import write_atomic
 
 # The benchmark's own pages hold questions and answers. Compared without scheme, `www.` and case.
 BENCHMARK_PAGES = (
@@ -108,33 +106,6 @@ class ToolResult:
     failed: int = 0
     cached: int = 0
     contaminated: list[str] = field(default_factory=list)
-
-
-class Cache:
-    """Results of searches and visits on disk, one file each: successes only. Processes may share the folder.
-
-    The ``bucket`` is the time they stand for, as a date or month; another one sees none of them.
-    """
-
-    def __init__(self, folder: str, *, bucket: str) -> None:
-        self._folder = Path(folder)
-        self._bucket = bucket
-
-    def get(self, *key: str) -> Any:
-        """Return a kept result, None if there is none."""
-        try:
-            kept = json.loads(self._path(key).read_bytes())
-        except (FileNotFoundError, ValueError):
-            return None
-        return kept["result"] if kept["key"] == [self._bucket, *key] else None
-
-    def put(self, result: Any, *key: str) -> None:
-        """Keep a success; it must be plain JSON."""
-        write_atomic(self._path(key), json.dumps({"key": [self._bucket, *key], "result": result}))
-
-    def _path(self, key: tuple[str, ...]) -> Path:
-        digest = hashlib.sha256(json.dumps([self._bucket, *key]).encode()).hexdigest()
-        return self._folder / digest[:2] / f"{digest}.json"
 
 
 @dataclass(frozen=True)

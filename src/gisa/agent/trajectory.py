@@ -116,7 +116,9 @@ class Journal:
         step, began = Step(account, name=f"{self.path.name}/{key}"), time.monotonic()
         try:
             value = await make(step)
-        except Exception as error:
+        except (
+            BaseException
+        ) as error:  # broken off by a timeout or by the end of the run, it has been paid all the same
             self._append({"key": key, "error": f"{type(error).__name__}: {error}", **_books(step, began)})
             raise
         line = {"key": key, "value": value, **_books(step, began)}
@@ -243,7 +245,11 @@ def all_alike(ends: Iterable[tuple[str | None, str]]) -> list[str]:
 
 
 def _spent(steps: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Sum tokens and price by part; one unknown price makes its part's sum unknown."""
+    """Sum tokens and price by part; one unknown price makes its part's sum unknown.
+
+    ``estimated_calls`` is there if tokens of some were counted here, as the server told none, ``reused_calls`` if
+    replies kept from before were used, ``model_calls`` if another model stood in.
+    """
     parts: dict[str, dict[str, Any]] = {}
     for charge in (charge for line in steps for charge in line["charges"]):
         nothing = {"calls": 0, "prompt_tokens": 0, "completion_tokens": 0, "usd": 0}
@@ -251,6 +257,9 @@ def _spent(steps: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
         spent["calls"] += 1
         spent["prompt_tokens"] += charge["prompt_tokens"]
         spent["completion_tokens"] += charge["completion_tokens"]
+        for special in ("estimated", "reused", "model"):
+            if charge.get(special):
+                spent[f"{special}_calls"] = spent.get(f"{special}_calls", 0) + 1
         spent["usd"] = None if None in (spent["usd"], charge["usd"]) else spent["usd"] + charge["usd"]
     return parts
 
@@ -265,7 +274,7 @@ class RunStore:
     Args:
         folder: The run folder.
         settings: Everything that changes an answer: questions, policy, tools, prompts, budget. What does not
-            (concurrency, ceilings) stays out, and may differ between resumes.
+            (concurrency, ceilings) stays out, and may differ between resumes. Of one ``suite``, the ``questions`` may.
 
     Raises:
         InputError: the folder holds a run with other settings.
@@ -279,7 +288,10 @@ class RunStore:
         if not manifest.is_file():
             write_atomic(manifest, json.dumps(wanted, indent=1))
         kept = json.loads(manifest.read_bytes())
-        if kept != wanted:
+        grows = kept.get("suite") is not None and {**kept, "questions": None} == {**wanted, "questions": None}
+        if grows and kept != wanted:
+            write_atomic(manifest, json.dumps(wanted, indent=1))
+        elif kept != wanted:
             changed = sorted(key for key in kept.keys() | wanted.keys() if kept.get(key) != wanted.get(key))
             raise InputError(
                 f"{folder} holds a run with other settings; these differ: {', '.join(changed)}.\n"

@@ -10,7 +10,7 @@ import re
 import time
 from base64 import b64encode
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 from urllib.parse import quote, quote_plus
@@ -18,8 +18,9 @@ from urllib.parse import quote, quote_plus
 import aiohttp
 from yarl import URL
 
-from src.gisa.agent.cost import Step
+from src.gisa.agent.cost import Part, Step
 from src.gisa.agent.fetch import FetchLimits, Page, RequestError, SafeFetcher, named_failures, read_body, refusal_of
+from src.gisa.agent.stops import Stop, stop_of, stopped
 from src.gisa.agent.streams import decoded
 from src.launch.errors import InputError
 from src.launch.values import Count, Weight
@@ -27,6 +28,10 @@ from src.launch.values import Count, Weight
 T = TypeVar("T")
 _MAX_REPLY_BYTES = 50_000_000
 _SHORTEST_FORM = 8  # of a key in base64; shorter ones are words
+_SPREAD = 0.1  # of the wait that a server asks for
+_SHORTEST_WINDOW = 8  # replies
+_TOLERATED = 1 / 8  # share of refusals in a window; with fewer, more requests are tried
+_BUSY = (429, 503, 529)  # too many requests, unavailable, Anthropic's overloaded
 
 
 class Key:
@@ -42,7 +47,7 @@ class Key:
     """
 
     def __init__(self, variable: str | None, *, header: str = "Authorization", prefix: str = "Bearer ") -> None:
-        self._variable, self._header, self._prefix = variable, header, prefix
+        self.variable, self._header, self._prefix = variable, header, prefix
         if variable is not None and not (self._value().isascii() and self._value().isprintable() and self._value()):
             raise InputError(
                 f"The environment variable {variable} holds no API key.\nSet it:  export {variable}=<your key>\n"
@@ -51,18 +56,18 @@ class Key:
 
     def headers(self) -> dict[str, str]:
         """Return the header that carries it."""
-        return {self._header: self._prefix + self._value()} if self._variable else {}
+        return {self._header: self._prefix + self._value()} if self.variable else {}
 
     def redact(self, text: str) -> str:
         """Take the key out of a text that a service sent back: plain, in a URL, in JSON, or in base64."""
         lower = text.lower()
-        for form in _forms_of(self._value()) if self._variable and self._value() else ():
+        for form in _forms_of(self._value()) if self.variable and self._value() else ():
             if form.lower() in lower:
                 text = re.sub(re.escape(form), "[key]", text, flags=re.IGNORECASE)
         return text
 
     def _value(self) -> str:
-        return os.environ.get(self._variable or "", "").strip()
+        return os.environ.get(self.variable or "", "").strip()
 
 
 def _forms_of(value: str) -> set[str]:
@@ -88,7 +93,7 @@ class Web:
         attempts: Tries of one request, the first included.
         base_delay_s: Longest wait before the second try; it doubles with every further one.
         max_delay_s: Longest wait of all. A server that asks for more ends the request.
-        concurrency_per_host: Most requests under way to one host; halved when it answers 429.
+        concurrency_per_host: Most requests under way to one host for one purpose; see ``Gate``.
         limits: Caps of a page.
         test_only_loopback_ports: See ``SafeFetcher``.
     """
@@ -103,6 +108,7 @@ class Web:
     def __post_init__(self) -> None:
         """Set up what reads pages."""
         self._gates: dict[str, Gate] = {}
+        self._answered: set[str] = set()  # services that have taken a request
         self.fetcher = SafeFetcher(self.limits, test_only_loopback_ports=self.test_only_loopback_ports)
 
     async def __aenter__(self) -> Web:
@@ -126,8 +132,7 @@ class Web:
         Raises:
             RequestError: see ``SafeFetcher.fetch``; what may pass was tried again.
         """
-        host = self.fetcher.checked(url).raw_host or ""
-        return await self._try(host, lambda: self.fetcher.fetch(url), step)
+        return await self._try(_Target(self.fetcher.checked(url), None), lambda: self.fetcher.fetch(url), step)
 
     async def call(
         self,
@@ -140,6 +145,8 @@ class Web:
         headers: Mapping[str, str] | None = None,
         timeout_s: float,
         refused: Callable[[int, str], Exception | None] = lambda status, text: None,
+        part: Part | None = None,
+        hold: Callable[[], AbstractAsyncContextManager[Mapping[str, Any]]] = lambda: nullcontext({}),
     ) -> T:
         """Send a request to a service whose address is in the config, and parse its JSON reply, streamed or not.
 
@@ -153,20 +160,28 @@ class Web:
             timeout_s: Seconds for one attempt.
             refused: Given the status and text of a refusal, returns what is raised at once where another attempt would
                 bring the same; None leaves it to the status.
+            part: For whom it is; requests of other parts to the same host have a limit of their own, and what every
+                request of the part would meet ends the run. None for neither.
+            hold: Is entered around every attempt, money being set aside for it; yields fields to add to the body.
 
         Raises:
             RequestError: no attempt brought a reply that ``parse`` takes.
+            InputError: the service takes no request at all: the key, the credit or the address is wrong.
         """
         target = URL(url)
 
         async def attempt() -> T:
+            async with hold() as fields:
+                return await ask(None if body is None else {**body, **fields})
+
+        async def ask(sent: Mapping[str, Any] | None) -> T:
             with named_failures():
                 async with (
                     asyncio.timeout(timeout_s),
                     self._session.request(
-                        "GET" if body is None else "POST",
+                        "GET" if sent is None else "POST",
                         target,
-                        json=body,
+                        json=sent,
                         headers={**(headers or {}), **key.headers()},
                         allow_redirects=False,  # a key is for one host
                     ) as response,
@@ -180,49 +195,85 @@ class Web:
             except (ValueError, RecursionError) as error:
                 raise RequestError("unreadable", f"not the expected JSON: {error}", retryable=True) from error
 
-        return await self._try(target.raw_host or "", attempt, step)
+        model = body.get("model") if body else None
+        return await self._try(_Target(target, part, key.variable, model), attempt, step)
 
-    async def _try(self, host: str, attempt: Callable[[], Awaitable[T]], step: Step) -> T:
-        """Make up to ``attempts`` tries with full jitter between them, and note the failed ones."""
+    async def _try(self, target: _Target, attempt: Callable[[], Awaitable[T]], step: Step) -> T:
+        """Make up to ``attempts`` tries with jitter between them, and note the failed ones."""
+        doubted = False
         for number in range(self.attempts):
-            async with self._gate(host) as gate:
-                began = time.monotonic()
+            async with self._gate(target.name) as gate:
                 try:
                     result = await attempt()
-                    gate.succeeded()
+                    gate.count()
+                    if target.part is not None:
+                        self._answered.add(target.name)
                     return result
                 except RequestError as error:
                     failure = error
-                    if error.status == 429:
-                        gate.slow_down(began, min(error.retry_after_s or 0.0, self.max_delay_s))
-            step.failures.append(f"{host}: {failure}")
+                    gate.count(refused=error.status in _BUSY, wait_s=min(error.retry_after_s or 0.0, self.max_delay_s))
+            step.failures.append(f"{target.url.raw_host}: {failure}")
+            if stop := stop_of(failure, target.part):
+                # One that has taken requests before is asked once more, in case it is only confused.
+                if stop == "credit" or doubted or target.name not in self._answered or self.attempts == 1:
+                    raise target.stopped(stop, failure) from failure
+                if number + 1 < self.attempts:
+                    doubted = True
+                    continue
             asked_s = failure.retry_after_s or 0.0
             if not failure.retryable or number + 1 == self.attempts or asked_s > self.max_delay_s:
                 raise failure
-            longest_s = min(self.max_delay_s, self.base_delay_s * 2**number)
-            await asyncio.sleep(asked_s + random.uniform(0, longest_s))
+            await asyncio.sleep(self._pause_s(asked_s, number))
         raise AssertionError("attempts is at least 1")
 
+    def _pause_s(self, asked_s: float, number: int) -> float:
+        """Return how long to wait: what the server asked, and a little not to come back all at once; else jitter."""
+        longest_s = min(self.max_delay_s, self.base_delay_s * 2**number)
+        return asked_s + random.uniform(0, min(longest_s, _SPREAD * asked_s) if asked_s else longest_s)
+
     @asynccontextmanager
-    async def _gate(self, host: str) -> AsyncIterator[Gate]:
-        """Wait for a place among a host's requests; gates without memory of any trouble are dropped when idle."""
-        gate = self._gates.setdefault(host, Gate(self.concurrency_per_host))
+    async def _gate(self, name: str) -> AsyncIterator[Gate]:
+        """Wait for a place among a target's requests; gates without memory of any trouble are dropped when idle."""
+        gate = self._gates.setdefault(name, Gate(self.concurrency_per_host))
         async with gate:
             yield gate
-        if gate.is_idle and self._gates.get(host) is gate:
-            del self._gates[host]
+        if gate.is_idle and self._gates.get(name) is gate:
+            del self._gates[name]
+
+
+@dataclass(frozen=True)
+class _Target:
+    """Whom a request goes to, what for, and by which key and model."""
+
+    url: URL
+    part: Part | None
+    variable: str | None = None
+    model: str | None = None
+
+    @property
+    def name(self) -> str:
+        """What shares a limit: one server, one purpose."""
+        return f"{self.url.origin()} {self.part}"
+
+    def stopped(self, stop: Stop, failure: RequestError) -> InputError:
+        assert self.part is not None
+        return stopped(stop, failure, self.part, str(self.url), self.variable, self.model)
 
 
 class Gate:
-    """Lets a limited number of requests through to one host: halved at each refusal, growing again with successes.
+    """Lets a limited number of requests through to one target, and learns how many it takes.
 
-    Additive increase, multiplicative decrease, as TCP does; our choice.
+    Additive increase, and one multiplicative decrease a window, by the share of refusals in it, as DCTCP has it
+    (RFC 8257): halving at every refusal, as for a line that never refuses by chance, would leave a server that turns
+    one request in twenty away a tenth of its speed. A window is as many replies as requests may be under way. A refused
+    request itself waits as long as it was told; all wait only when most are refused. The figures are our choice.
     """
 
     def __init__(self, most: int) -> None:
         self.limit = self._most = float(most)
         self._active = self._waiting = 0
-        self._closed_until = self._slowed_at = 0.0
+        self._replies = self._refused = 0
+        self._asked_s = self._closed_until = 0.0
         self._changed = asyncio.Condition()
 
     async def __aenter__(self) -> Gate:
@@ -231,7 +282,7 @@ class Gate:
             async with self._changed:
                 while (pause_s := self._closed_until - time.monotonic()) > 0 or self._active >= int(self.limit):
                     with suppress(TimeoutError):
-                        async with asyncio.timeout(pause_s if pause_s > 0 else None):
+                        async with asyncio.timeout(pause_s if pause_s > 0 else 1.0):  # one that is woken may be gone
                             await self._changed.wait()
                 self._active += 1
         finally:
@@ -242,22 +293,29 @@ class Gate:
         self._active -= 1
         if self._waiting:
             async with self._changed:
-                self._changed.notify_all()
+                self._changed.notify(max(1, int(self.limit) - self._active))
 
-    def succeeded(self) -> None:
-        """Let slowly more through; a full round of successes adds one."""
-        self.limit = min(self._most, self.limit + 1 / self.limit)
+    def count(self, *, refused: bool = False, wait_s: float = 0.0) -> None:
+        """Note a reply; at the end of a window, let more or fewer through.
 
-    def slow_down(self, began: float, wait_s: float) -> None:
-        """Halve the limit, once for all requests that were under way together, and let none through for a while.
-
-        ``began`` is when the refused request was let through, on the monotonic clock.
+        Args:
+            refused: Whether the server had too much to do.
+            wait_s: Seconds it asked to wait.
         """
-        now = time.monotonic()
-        self._closed_until = max(self._closed_until, now + wait_s)
-        if began > self._slowed_at:
-            self.limit = max(1.0, self.limit / 2)
-            self._slowed_at = now
+        self._replies += 1
+        self._refused += refused
+        self._asked_s = max(self._asked_s, wait_s if refused else 0.0)
+        if self._replies < max(_SHORTEST_WINDOW, int(self.limit)):
+            return
+        share = self._refused / self._replies
+        if share > _TOLERATED:
+            self.limit = max(1.0, self.limit * (1 - share / 2))
+        else:
+            self.limit = min(self._most, self.limit + max(1.0, self._most / 16))
+        if share > 0.5:
+            self._closed_until = time.monotonic() + self._asked_s
+        self._replies = self._refused = 0
+        self._asked_s = 0.0
 
     @property
     def is_idle(self) -> bool:

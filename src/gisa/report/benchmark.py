@@ -8,12 +8,14 @@ from collections.abc import Callable, Mapping, Sequence
 from importlib.resources import files
 from typing import TYPE_CHECKING, get_args
 
+from src.gisa.agent.cost import PriceList, Usage
 from src.gisa.agent.trajectory import Outcome
 from src.gisa.dataset.gisa import AnswerType
 from src.gisa.evaluator.answers import order_of_part
 from src.gisa.metrics.answers import F1
 from src.gisa.metrics.behaviour import adjacent_query_jaccard, high_and_low
 from src.gisa.report.answered import AnsweredCell, EpisodeSummary, estimate, scaled
+from src.launch.errors import InputError
 from src.report.tables import Column, Estimate, Table
 
 if TYPE_CHECKING:
@@ -147,9 +149,18 @@ def _usd(episode: EpisodeSummary) -> float | None:
 def _prices(cell: AnsweredCell) -> dict[str, float | None]:
     """Return the prices of the agent's own model, where the config knows model and price."""
     agent = cell.summary.cell.runs[0].config.get("agent") or {}
-    model = (agent.get("policy") or {}).get("model")
-    price = ((agent.get("prices") or {}).get("models") or {}).get(model) or {}
-    return {"input_price": price.get("prompt"), "output_price": price.get("completion")}
+    policy, node = agent.get("policy") or {}, {**(agent.get("prices") or {})}
+    node.pop("_target_", None)
+    if "date" not in node or "model" not in policy:
+        return {"input_price": None, "output_price": None}
+    try:
+        prices = PriceList(**node)
+    except InputError:  # the library that knew them is not installed here
+        return {"input_price": None, "output_price": None}
+    model, server = policy["model"], policy.get("base_url") or ""
+    usd = [prices.usd_of(model, usage, server) for usage in (Usage(1000, 0), Usage(0, 1000))]
+    read, written = (None if one is None else round(one * 1000, 9) for one in usd)
+    return {"input_price": read, "output_price": written}
 
 
 def behaviour_table(cells: Sequence[AnsweredCell]) -> Table:

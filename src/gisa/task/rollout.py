@@ -18,7 +18,9 @@ from src.launch.values import Count, Whole
 from src.training.fit import split_loggers, trainer_of, use_processor
 
 # What makes a run quicker, safer or cheaper, and changes no answer; it may differ between resumes.
-_NO_MATTER = ("web", "cache", "concurrency", "question_usd", "run_usd", "prices")
+_NO_MATTER = frozenset(
+    {"web", "cache", "concurrency", "question_usd", "run_usd", "prices", "tokenizer", "reply_cache", "timeout_s"}
+)
 
 
 class RolloutTask(ScoreTask):
@@ -26,7 +28,8 @@ class RolloutTask(ScoreTask):
 
     Args:
         samples: How many independent attempts at each question; the first is scored.
-        max_questions: Ask only so many questions, spread evenly over the suite, for trials; None for all.
+        max_questions: Ask only so many questions, spread evenly over the suite, for trials; None for all. A run that
+            is resumed with more asks those that are new; a multiple of the number before, and all, hold those before.
         allow_contaminated: Whether the policy may have learnt from these questions. Its score on them says nothing
             then; its exact episodes may be learnt from.
         max_infra_errors: How many episodes without an answer for reasons of infrastructure may be scored, as wrong;
@@ -34,6 +37,10 @@ class RolloutTask(ScoreTask):
     """
 
     needs: tuple[str, ...] = ("dataset", "agent", "stage", "trainer", "evaluator")
+    may_change: tuple[str, ...] = (
+        *("task.max_questions", "task.max_infra_errors", "agent.run_usd", "agent.question_usd", "agent.concurrency"),
+        *("agent.web.attempts", "agent.web.max_delay_s", "agent.web.concurrency_per_host"),
+    )
 
     def __init__(
         self, *, samples: Count, max_questions: Count | None, max_infra_errors: Whole, allow_contaminated: bool = False
@@ -64,10 +71,10 @@ class RolloutTask(ScoreTask):
         logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
         lightning.seed_everything(config["seed"], verbose=False)
         use_processor(config)
-        suite, remarks = self._suite(config)
+        suite, remarks, whole = self._suite(config)
         attempts = [Attempt.at(question, sample) for sample in range(self.samples) for question in suite.questions]
-        agent = {key: value for key, value in config["agent"].items() if key not in _NO_MATTER}
-        settings = {"questions": suite.fingerprint, "agent": agent, "seed": config["seed"]}
+        agent = _what_matters(config["agent"])
+        settings = {"suite": whole, "questions": suite.fingerprint, "agent": agent, "seed": config["seed"]}
         rollout = self._rollout(config, suite)
         if config.get("checkpoint"):
             record.trace_origins({"checkpoint_from": config["checkpoint"]})
@@ -108,18 +115,21 @@ class RolloutTask(ScoreTask):
         if (compaction := config["agent"].get("compaction", {}).get("method", "none")) != "none":
             results["protocol"] |= {"compaction": compaction}  # its scores are not to be mixed with those without
         results["protocol"] |= {"questions": "learnt from, perhaps"} if self.allow_contaminated else {}
+        results["protocol"] |= _remarkable(counts)
+        results["protocol"] |= {"prices": rollout.prices.source} if rollout.prices.library else {}
         record.finish(**results, outcomes=dict(outcomes))
 
-    def _suite(self, config: dict[str, Any]) -> tuple[Gisa, list[str]]:
-        """Return the questions to ask, and what is odd about the files of the whole suite."""
+    def _suite(self, config: dict[str, Any]) -> tuple[Gisa, list[str], str]:
+        """Return the questions to ask, what is odd about the files of the whole suite, and its fingerprint."""
         suite = load_suite(
             config["dataset"],
             "the agent needs a suite of questions:\n  dataset=factbook, or dataset=gisa dataset.root=<folder>",
         )
-        remarks, count, most = suite.remarks(), len(suite.questions), self.max_questions
+        remarks, whole = suite.remarks(), suite.fingerprint_of(suite.questions)
+        count, most = len(suite.questions), self.max_questions
         if most is not None and most < count:
             suite.questions = [suite.questions[at * count // most] for at in range(most)]
-        return suite, remarks
+        return suite, remarks, whole
 
     def _rollout(self, config: dict[str, Any], suite: Gisa) -> Any:
         """Build the agent, unless its policy has learnt from the questions and that is not allowed."""
@@ -129,6 +139,21 @@ class RolloutTask(ScoreTask):
         if rollout.manifest is not None and not self.allow_contaminated:
             refuse_contaminated(suite, rollout.manifest)
         return rollout
+
+
+def _what_matters(settings: Any) -> Any:
+    """Leave out what changes no answer, at any depth."""
+    if not isinstance(settings, dict):
+        return settings
+    return {key: _what_matters(value) for key, value in settings.items() if key not in _NO_MATTER}
+
+
+def _remarkable(counts: Mapping[str, float]) -> dict[str, str]:
+    """Say of how many calls the tokens are estimated, and how many replies another model or an earlier run gave."""
+    words = {"estimated": "tokens counted here", "reused": "replies kept from before", "model": "replies by a fallback"}
+    found = {kind: int(sum(value for key, value in counts.items() if key.endswith(f"_{kind}_calls"))) for kind in words}
+    said = [f"{words[kind]}: {count}" for kind, count in found.items() if count]
+    return {"calls": "; ".join(said)} if said else {}
 
 
 def _tally(records: Iterable[Mapping[str, Any]]) -> tuple[Counter[str], Counter[str]]:

@@ -49,11 +49,11 @@ def reply(body=b"", status="200 OK", content_type="text/html; charset=utf-8", **
     return "\r\n".join([f"HTTP/1.1 {status}", *lines, "", ""]).encode() + body
 
 
-def completion(content, finish_reason=None, **fields):
-    """Build the reply of a chat completions endpoint: 10 tokens read, 5 written."""
+def completion(content, finish_reason=None, usage=None, **fields):
+    """Build the reply of a chat completions endpoint: 10 tokens read, 5 written, or ``usage``."""
     finish_reason = finish_reason or ("tool_calls" if fields.get("tool_calls") else "stop")
     message = {"role": "assistant", "content": content, **fields}
-    usage = {"prompt_tokens": 10, "completion_tokens": 5}
+    usage = usage or {"prompt_tokens": 10, "completion_tokens": 5}
     body = {"choices": [{"message": message, "finish_reason": finish_reason}], "usage": usage}
     return reply(json.dumps(body), content_type="application/json")
 

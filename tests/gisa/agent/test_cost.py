@@ -1,8 +1,10 @@
+import asyncio
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from src.gisa.agent.cost import Account, CeilingReachedError, Charge, PriceList, Step
+from src.gisa.agent.cost import Account, CeilingReachedError, Charge, PriceList, Step, Usage
 from src.launch.errors import InputError
 
 PRICES = PriceList(date="2026-01-31", models={"big": {"prompt": 3, "completion": 15}})
@@ -46,6 +48,117 @@ def test_a_call_that_could_exceed_the_ceiling_of_the_question_or_the_run_is_not_
             second.reserve(0.625).__enter__()
     with second.reserve(0.625):
         pass
+
+
+def test_a_call_waits_while_others_are_under_way_and_is_refused_only_if_it_does_not_fit_alone():
+    async def main():
+        run, done = Account("run", 1.0), []
+
+        async def call(name, most, cost):
+            question = Account("question", None, run)
+            async with question.hold(most):
+                await asyncio.sleep(0)
+                question.spend(cost)
+                done.append(name)
+
+        # 0.6 + 0.6 > 1, but the first of them costs only 0.1 in the end; 0.95 does not fit once that is spent.
+        calls = call("first", 0.6, 0.1), call("second", 0.6, 0.2), call("large", 0.95, 0.9), call("third", 0.7, 0.7)
+        results = await asyncio.gather(*calls, return_exceptions=True)
+        assert done == ["first", "second", "third"]
+        assert [type(result) for result in results] == [type(None), type(None), CeilingReachedError, type(None)]
+        assert (run.spent_usd, run._reserved_usd, run._waiting) == (pytest.approx(1.0), 0, [])
+
+    asyncio.run(main())
+
+
+def test_where_money_is_short_a_call_gets_what_is_left_or_the_least_it_needs_if_others_are_under_way():
+    async def main():
+        run = Account("run", 1.0)
+        async with (
+            run.hold(0.5, lambda: 0.1) as full,
+            run.hold(0.7, lambda: 0.1) as least,
+            run.hold(0.7, lambda: 0.4) as second_least,
+        ):
+            assert (full, least, second_least) == (0.5, 0.1, 0.4)
+        async with run.hold(3.0, lambda: 0.1) as alone:
+            assert alone == 1.0
+        with pytest.raises(CeilingReachedError, match=r"up to 1\.1000 USD"):
+            async with run.hold(3.0, lambda: 1.1):
+                pass
+        waiting = asyncio.ensure_future(run.hold(0.6).__aenter__())
+        async with run.hold(0.9):
+            await asyncio.sleep(0)
+            waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
+        assert (run._calls, run._reserved_usd, run._waiting) == (0, 0, [])
+
+    asyncio.run(main())
+
+
+def test_cached_and_thought_tokens_have_prices_of_their_own():
+    prices = PriceList(
+        date="2026-01-31",
+        models={
+            "m": {"prompt": 2, "completion": 8, "cached": 0.5, "cache_write": 3, "reasoning": 4},
+            "plain": {"prompt": 2, "completion": 8},
+        },
+    )
+    usage = Usage(prompt=1000, completion=100, cached=600, cache_write=100, reasoning=40)
+    # 300 * 2 + 600 * 0.5 + 100 * 3 + 60 * 8 + 40 * 4 = 600 + 300 + 300 + 480 + 160 = 1840 millionths
+    assert prices.usd_of("m", usage) == pytest.approx(0.00184)
+    assert prices.usd_of("plain", usage) == pytest.approx((2 * 1000 + 8 * 100) / 1e6)
+
+
+def test_the_library_of_prices_is_asked_for_models_that_the_config_does_not_know():
+    prices = PriceList(date="2026-11-01", models={"gpt-5.2": {"prompt": 1, "completion": 1}}, library=True)
+    usage = Usage(prompt=1000, completion=100, cached=600)
+    assert prices.usd_of("gpt-5.2", usage) == pytest.approx(1100 / 1e6)
+    # gpt-4o: 2.5 USD per million tokens read, half of it for cached ones, 10 for written ones.
+    expected = (2.5 * 400 + 1.25 * 600 + 10 * 100) / 1e6
+    assert prices.usd_of("gpt-4o", usage, "https://api.openai.com/v1") == pytest.approx(expected)
+    assert prices.usd_of("gpt-4o", usage, "http://127.0.0.1:8000/v1") == pytest.approx(expected)
+    assert prices.usd_of("openai/gpt-4o", usage, "http://127.0.0.1:8000/v1") == pytest.approx(expected)
+    assert prices.usd_of("of-our-own", usage, "http://127.0.0.1:8000/v1") is None
+    assert prices.source.startswith("config, else genai-prices ")
+    assert prices.source.endswith(", as of 2026-11-01")
+    with pytest.raises(InputError, match=r"agent\.prices\.date='soon': I need a day"):
+        PriceList(date="soon", library=True)
+
+
+def test_of_those_who_wait_the_question_that_has_spent_most_comes_first():
+    async def main():
+        run, came = Account("run", 1.0), []
+
+        async def call(spent):
+            question = Account("question", None, run, spent_usd=spent)
+            async with question.hold(0.9):
+                came.append(spent)
+
+        async with run.hold(0.5):
+            waiting = [asyncio.ensure_future(call(spent)) for spent in (0.1, 0.3, 0.2)]
+            await asyncio.sleep(0)
+        await asyncio.gather(*waiting)
+        assert came == [0.3, 0.2, 0.1]
+
+    asyncio.run(main())
+
+
+def test_what_a_waiting_call_needs_at_least_is_asked_again_after_the_wait():
+    async def main():
+        run, needs = Account("run", 1.0), [0.9]
+
+        async def second():
+            async with run.hold(0.9, lambda: needs[0]) as granted:
+                return granted
+
+        async with run.hold(0.5):
+            waiting = asyncio.ensure_future(second())
+            await asyncio.sleep(0)
+            run.spend(0.5)  # 0.9 does not fit any more
+            needs[0] = 0.2
+        assert await waiting == 0.5
+
+    asyncio.run(main())
 
 
 @settings(deadline=None)

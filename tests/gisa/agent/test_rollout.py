@@ -24,7 +24,7 @@ from src.gisa.agent.trajectory import Attempt, MemoryStore, RunStore
 from src.gisa.agent.web import Web
 from src.gisa.dataset.factbook.corpus import Corpus, Document
 from src.launch.errors import InputError
-from tests.gisa.agent.servers import completion, reply, serve
+from tests.gisa.agent.servers import completion, model_server, reply, serve
 
 CORPUS = Corpus([Document("https://atlas.example/peru", "<title>Peru</title><p>Capital: Lima")])
 PRICES = PriceList(date="2026-01-31", models={"m": {"prompt": 10, "completion": 10}}, search=0.001)
@@ -116,6 +116,71 @@ def test_the_run_stops_at_its_ceiling_and_goes_on_with_a_higher_one(tmp_path):
         work(tmp_path, 4, Costly(say), concurrency=1, run_usd=7.0)
     assert work(tmp_path, 4, Costly(say), concurrency=1, run_usd=12.0) == {"passed_over": 2, "answered": 2}
     assert RunStore(tmp_path, {"policy": "scripted"}).spent_usd() == 12
+
+
+class Till:
+    """A model behind a server that keeps books of its own: each call is 300 tokens read at 3 USD and 100 at 15."""
+
+    usd_per_call = (300 * 3 + 100 * 15) / 1e6
+
+    def __init__(self, *, tells=True):
+        self.usage = {"prompt_tokens": 300, "completion_tokens": 100} if tells else {"prompt_tokens": 0}
+        self.calls = 0
+
+    async def __call__(self, request, writer):
+        self.calls += 1
+        said = say(json.loads(request.body)["messages"])
+        await asyncio.sleep(0.005)
+        return completion(said.pop("content"), usage=self.usage, **said)
+
+    def work(self, folder, count, **settings):
+        prices = PriceList(date="2026-01-31", models={"m": {"prompt": 3, "completion": 15}})
+        with model_server(self) as url:
+            policy = ChatEndpoint(base_url=url, model="m", prices=prices, key_env=None)
+            return rollout(policy, concurrency=64, **settings).run(attempts(count), RunStore(folder, {}))
+
+
+def test_a_ceiling_stops_a_run_where_it_is_nearly_spent_and_not_before(tmp_path):
+    """80 questions of 3 calls at 0.0024 USD are 0.576 USD; 64 replies of 8192 tokens would be 7.9 USD."""
+    plenty, short, blind = Till(), Till(), Till(tells=False)
+    assert plenty.work(tmp_path / "plenty", 80, run_usd=0.7) == {"answered": 80}
+    assert RunStore(tmp_path / "plenty", {}).spent_usd() == pytest.approx(0.576)
+    with pytest.raises(InputError, match=r"ceiling: 0\.3 USD, of which 0\.2\d+ are spent"):
+        short.work(tmp_path / "short", 80, run_usd=0.3)
+    spent = RunStore(tmp_path / "short", {}).spent_usd()
+    assert spent == pytest.approx(short.calls * short.usd_per_call)
+    assert 0.9 * 0.3 <= spent <= 0.3
+    done = len(list((tmp_path / "short/episodes").glob("*.json")))
+    assert short.work(tmp_path / "short", 80, run_usd=0.7) == Counter(passed_over=done, answered=80 - done)
+    assert short.calls == 240  # nothing twice
+    with pytest.raises(InputError, match=r"ceiling: 0\.1 USD"):  # nobody tells the tokens
+        blind.work(tmp_path / "blind", 80, run_usd=0.1)
+    assert 0.9 * 0.1 <= RunStore(tmp_path / "blind", {}).spent_usd() <= 0.1
+
+
+def test_what_was_paid_is_booked_though_its_step_is_cancelled(tmp_path):
+    """The page behind the second visit never comes: the first one's extraction is paid when the episode times out."""
+
+    class Extractor:
+        async def reply(self, request):
+            request.step.charge(Charge("extractor", 100, 10, 0.5))
+            return await ScriptedPolicy(lambda _: {"content": "Lima"}).reply(request)
+
+    class Pages:
+        name = ""
+
+        async def read(self, url, step, web):
+            if url.endswith("stuck"):
+                await asyncio.sleep(60)
+            return await EmbeddedWeb(CORPUS).read(url, step, web)
+
+    urls = ["https://atlas.example/peru", "https://atlas.example/stuck"]
+    visit = ScriptedPolicy(lambda _: {"content": "", "tool_calls": [call("visit", url=urls, goal="capital")]})
+    agent = rollout(visit, pages=Pages(), extractor=Extractor(), episode_timeout_s=0.2)
+    store = RunStore(tmp_path, {})
+    assert agent.run(attempts(1), store) == {"infra_error": 1}
+    assert store.spent_usd() == 0.5
+    assert [record["spent"]["extractor"]["usd"] for record in store.records()] == [0.5]
 
 
 def test_a_questions_ceiling_ends_that_question_only(tmp_path):

@@ -5,12 +5,14 @@ import re
 import pytest
 
 from src.gisa.agent.backends import DirectPages, EmbeddedWeb, JinaPages, RecordedSearch, SerperSearch
+from src.gisa.agent.cache import Cache
 from src.gisa.agent.cost import Account, Charge, PriceList, Step
 from src.gisa.agent.fetch import RequestError
 from src.gisa.agent.policy import ChatEndpoint, ContextOverflowError, ScriptedPolicy
-from src.gisa.agent.tools import Cache, CallError, Search, Toolbox, Visit
+from src.gisa.agent.tools import CallError, Search, Toolbox, Visit
 from src.gisa.agent.web import Web
 from src.gisa.dataset.factbook.corpus import Corpus, Document
+from src.launch.errors import InputError
 from tests.gisa.agent.servers import reply, serve
 
 PRICES = PriceList(date="2026-01-31", search=0.001, page=0.002)
@@ -258,16 +260,6 @@ def test_only_successes_are_kept_and_only_for_their_time(tmp_path):
     assert len(with_serper([ORGANIC], tmp_path, queries=("c",))[1]) == 1
 
 
-def test_a_damaged_cache_file_is_as_good_as_none(tmp_path):
-    cache = Cache(str(tmp_path), bucket="2026-01")
-    cache.put({"a": "Zoë \ud800"}, "search", "x")
-    assert cache.get("search", "x") == {"a": "Zoë \ud800"}
-    assert cache.get("search", "y") is None
-    (path,) = tmp_path.glob("*/*.json")
-    path.write_bytes(path.read_bytes()[:20])
-    assert cache.get("search", "x") is None
-
-
 def read_with(source, url_of, respond):
     """Visit one URL with a page source beside a server."""
 
@@ -331,8 +323,11 @@ def test_jina_is_asked_in_its_own_form():
 def test_what_jina_says_of_a_page_is_told_and_what_it_says_of_itself_is_a_failure():
     found, _, _ = with_jina(reply("blocked", status="451 No"))
     assert "could not be read: HTTP 451: blocked." in found.content
-    for data in (reply("pay", status="402 Pay"), reply("who", status="401 Who"), reply('{"data": null}'), b""):
+    for data in (reply('{"data": null}'), b""):
         with pytest.raises(RequestError):
+            with_jina(data)
+    for data in (reply("pay", status="402 Pay"), reply("who", status="401 Who")):
+        with pytest.raises(InputError, match=r"agent\.pages\.key_env="):
             with_jina(data)
 
 

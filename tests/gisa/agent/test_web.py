@@ -124,6 +124,51 @@ def test_a_longer_wait_than_allowed_ends_the_request():
     assert (error.status, error.retry_after_s) == (429, 3600)
 
 
+def refused(status, text="no", *, part="chain", before=(), key=NO_KEY, **settings):
+    """What a call ends with whose service refuses it after other replies."""
+    replies = [*before, *[reply(text, status=f"{status} No")] * 2, OK]
+
+    async def main():
+        answers = iter(replies)
+
+        async def respond(request, writer):
+            return next(answers)
+
+        async with serve(respond) as port, Web(base_delay_s=0.001, **settings) as web:
+            ask = {"body": {"model": "m"} if part == "chain" else {}, "key": key, "timeout_s": 20, "part": part}
+            for _ in range(len(before) + 1):
+                await web.call(f"http://127.0.0.1:{port}/v1", lambda found: found["value"], new_step(), **ask)
+
+    with pytest.raises((InputError, RequestError)) as caught:
+        asyncio.run(main())
+    return caught.value
+
+
+@pytest.mark.parametrize(("status", "part"), [(401, "chain"), (402, "search"), (404, "extractor"), (401, "page")])
+def test_what_every_other_request_would_meet_ends_the_run(status, part):
+    assert isinstance(refused(status, part=part), InputError)
+    assert isinstance(refused(status, part=None), RequestError)
+
+
+def test_a_service_that_has_taken_requests_is_asked_once_more_before_its_refusal_is_believed():
+    assert isinstance(refused(401, before=[OK, OK]), InputError)  # twice
+    assert isinstance(refused(402, before=[OK]), InputError)  # money is not found again
+    once = [OK, reply("who", status="401 Who"), OK]
+
+    async def main():
+        answers = iter(once)
+
+        async def respond(request, writer):
+            return next(answers)
+
+        async with serve(respond) as port, Web() as web:
+            ask = {"body": {}, "key": NO_KEY, "timeout_s": 20, "part": "chain"}
+            url, step = f"http://127.0.0.1:{port}/", new_step()
+            return [await web.call(url, lambda found: found["value"], step, **ask) for _ in range(2)], step.failures
+
+    assert asyncio.run(main()) == ([7, 7], ["127.0.0.1: HTTP 401: who"])
+
+
 def test_a_redirect_of_a_service_is_not_followed_as_the_key_is_for_one_host():
     assert failure([reply(status="302 Found", Location="http://127.0.0.1:1/")]).status == 302
 
@@ -216,29 +261,52 @@ def test_no_more_requests_are_under_way_to_a_host_than_allowed():
     assert most == 3
 
 
-def test_a_refusal_halves_the_limit_once_for_all_requests_under_way_and_successes_restore_it():
-    async def main():
-        gate = Gate(8)
-        began = time.monotonic()
-        gate.slow_down(began, 0.0)
-        assert gate.limit == 4
-        gate.slow_down(began, 0.0)  # was under way together with the first
-        assert gate.limit == 4
-        gate.slow_down(time.monotonic(), 0.0)
-        assert gate.limit == 2
-        # 2 -> 2.5 -> 2.9 -> 3.245: two to three successes add one.
-        for _ in range(3):
-            gate.succeeded()
-        assert gate.limit == pytest.approx(2 + 1 / 2 + 1 / 2.5 + 1 / 2.9)
-        for _ in range(100):
-            gate.succeeded()
-        assert gate.limit == 8
-        assert gate.is_idle
+def test_the_limit_falls_once_a_window_by_the_share_of_refusals_and_grows_again_by_a_sixteenth_of_the_most():
+    gate = Gate(32)
 
-    asyncio.run(main())
+    def window(refused):
+        for number in range(max(8, int(gate.limit))):
+            gate.count(refused=number < refused)
+        return gate.limit
+
+    assert window(32) == 16  # all of them: by half, and not by half for each of the 32
+    assert window(8) == 12  # half of 16: by a quarter
+    assert window(1) == 14  # 1 of 12 is chance: 32 / 16 more
+    assert [window(0) for _ in range(9)] == [16, 18, 20, 22, 24, 26, 28, 30, 32]
+    assert window(4) == 32  # 1 of 8 is still chance
+    assert gate.is_idle
+    assert [window(32), window(16), window(8), window(8), window(8), window(8)] == [16, 8, 4, 2, 1, 1]
 
 
-def test_a_gate_lets_none_through_before_the_wait_is_over_and_then_all():
+def test_one_request_in_ten_turned_away_costs_little_and_one_host_has_a_limit_for_each_purpose():
+    """200 requests, 16 at once, of 20 ms; a refused one waits 0.1 s. Halving at each took 5 times as long."""
+
+    def took(every):
+        seen = []
+
+        async def respond(request, writer):
+            seen.append(request)
+            if every and len(seen) % every == 0:
+                return reply(status="429 Slow", Retry_After="0.1")
+            await asyncio.sleep(0.02)
+            return OK
+
+        async def main():
+            async with serve(respond) as port, Web(concurrency_per_host=16) as web:
+                one = {"body": {}, "key": NO_KEY, "timeout_s": 20}
+                url, began = f"http://127.0.0.1:{port}/", time.monotonic()
+                asks = (web.call(url, lambda found: found, new_step(), part="chain", **one) for _ in range(200))
+                await asyncio.gather(*asks, web.call(url, lambda found: found, new_step(), part="search", **one))
+                assert all(gate.limit == 16 for gate in web._gates.values())
+                return time.monotonic() - began, set(web._gates)
+
+        return asyncio.run(main())
+
+    (free, _), (hindered, _) = took(0), took(10)
+    assert hindered <= 1.6 * free + 0.3
+
+
+def test_where_most_are_refused_a_gate_lets_none_through_before_the_wait_is_over_and_then_all():
     async def main():
         gate, passed = Gate(2), []
 
@@ -247,7 +315,8 @@ def test_a_gate_lets_none_through_before_the_wait_is_over_and_then_all():
                 passed.append(time.monotonic())
 
         began = time.monotonic()
-        gate.slow_down(began, 0.1)
+        for _ in range(8):
+            gate.count(refused=True, wait_s=0.1)
         await asyncio.gather(*(enter(number) for number in range(5)))
         return passed, began
 

@@ -88,6 +88,10 @@ def small(most_chars):
 
 
 async def broken(request, writer):
+    return reply(f"out of order {request.headers['authorization']}", status="500 Oops")
+
+
+async def locked(request, writer):
     return reply(f"wrong key {request.headers['authorization']}", status="401 Unauthorized")
 
 
@@ -172,7 +176,7 @@ def test_failures_of_the_infrastructure_are_not_scored_but_named_and_tried_again
     said = capsys.readouterr().out
     assert status == 2
     assert "2 of 2 episodes have no answer for reasons of infrastructure:" in said
-    assert "- 2 times: HTTP 401: wrong key Bearer [key]" in said
+    assert "- 2 times: HTTP 500: out of order Bearer [key]" in said
     assert f"python -m src.run resume={folder}" in said
     assert read(folder / "result.json")["status"] == "failed"
     assert not (folder / "summary.json").exists()
@@ -218,6 +222,25 @@ def test_a_run_goes_on_after_an_outage(answer, run):
         assert run(f"resume={folder}") == 0
     assert read(folder / "result.json")["outcomes"] == {"answered": 2}
     assert [len(read(path)["opened"]) for path in (folder / "episodes").glob("*.json")] == [2, 2]
+
+
+def test_a_wrong_key_ends_the_run_at_the_first_reply_and_its_resume_goes_on(answer, run, capsys):
+    asked = []
+
+    async def recovering(request, writer):
+        asked.append(request)
+        return await (locked if len(asked) <= 2 else healthy)(request, writer)
+
+    with model_server(recovering) as url:
+        status, folder = answer(url, "agent.concurrency=1")
+        said = capsys.readouterr().out
+        assert (status, len(asked)) == (2, 1)
+        assert "says HTTP 401: wrong key Bearer [key]" in said
+        assert "export PLANTED_KEY=<your key>" in said
+        assert run(f"resume={folder}") == 2
+        assert run(f"resume={folder}") == 0
+    assert read(folder / "result.json")["outcomes"] == {"answered": 2}
+    assert KEY.encode() not in written(folder)
 
 
 def test_the_single_shot_mode_has_no_tools(answer):
@@ -268,6 +291,36 @@ def test_the_default_recipe_runs_on_a_part_of_the_embedded_suite(run, tmp_path):
     assert {record["answer_type"] for record in map(read, (folder / "episodes").glob("*.json"))} == {
         *("item", "set", "list", "table")
     }
+
+
+def test_a_few_questions_are_asked_first_and_then_the_others_in_the_same_folder(answer, run, capsys):
+    till = {"prompt_tokens": 100, "completion_tokens": 100}
+    asked = []
+
+    async def counting(request, writer):
+        messages = json.loads(request.body)["messages"]
+        asked.append(messages[1]["content"].split()[0])
+        return completion(ANSWERS[asked[-1]], usage=till)
+
+    with model_server(counting) as url:
+        price = "++agent.prices.models.m={prompt: 10, completion: 90}"  # 0.01 USD a call
+        ceiling = ("agent.policy.max_output_tokens=100", "agent.run_usd=0.012", price)
+        status, folder = answer(url, "task.max_questions=1", *ceiling, tools=["agent=single_shot"])
+        assert (status, len(asked)) == (0, 1)
+        assert read(folder / "result.json")["evaluated_questions"] == 1
+        assert run(f"resume={folder}", "agent.policy.model=n", "task.max_questions=null") == 2
+        said = "".join(capsys.readouterr())
+        assert "remove: agent.policy.model=n" in said
+        assert "they may change: task.max_questions, " in said
+        assert run(f"resume={folder}", "task.max_questions=null") == 2
+        said = capsys.readouterr().out
+        assert "The run stops at its ceiling: 0.012 USD, of which 0.0100 are spent" in said
+        assert f"python -m src.run resume={folder} agent.run_usd=<USD>" in said
+        assert run(f"resume={folder}", "agent.run_usd=0.03") == 0
+    assert sorted(asked) == ["Where", "Which"]
+    result = read(folder / "result.json")
+    assert (result["evaluated_questions"], result["outcomes"]) == (2, {"answered": 2})
+    assert result["metrics"]["test/chain_usd_per_question"] == pytest.approx(0.01)
 
 
 def test_another_data_set_is_refused_with_what_to_type(run, tmp_path, capsys):

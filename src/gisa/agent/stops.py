@@ -1,0 +1,73 @@
+"""Replies of a service after which no other request of the run can succeed: a wrong key, no credit, no such model."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Set
+from typing import Literal
+
+from src.gisa.agent.cost import Part
+from src.gisa.agent.fetch import RequestError
+from src.launch.errors import InputError
+
+Stop = Literal["key", "credit", "address"]
+
+# Status (None for any), wording in lower case, what it means; the first that fits counts. A 403 may also be about what
+# was sent (OpenRouter's moderation) or come from a firewall, and a 429 be about the rate, so that these need a wording.
+_SIGNS: tuple[tuple[Set[int], str, Stop], ...] = (
+    (frozenset({402}), "", "credit"),  # DeepSeek, OpenRouter, Jina
+    (frozenset({429}), r"insufficient_quota|insufficient balance|exceeded_current_quota", "credit"),  # OpenAI, Moonshot
+    (frozenset({400, 403}), r"credit balance is too low|not enough credits|arrearage|overdue", "credit"),
+    # Anthropic and Serper, DashScope. Their status is 400, as that of Gemini and xAI for a wrong key:
+    (frozenset({400, 403}), r"api[ _]key[ _](not|in)[ _]?valid|(invalid|incorrect)[ _]api[ _]?key|no api key", "key"),
+    (frozenset({401}), "", "key"),
+    (
+        frozenset({403}),
+        r"unauthorized|permission|api.?key|credential|not allowed to access|access.denied|country",
+        "key",
+    ),
+    (frozenset({404}), "", "address"),
+)
+# Which settings of a part hold the key's variable, the address and the model.
+_PATHS: dict[Part, str] = {
+    "chain": "agent.policy",
+    "extractor": "agent.extractor",
+    "search": "agent.search",
+    "page": "agent.pages",
+}
+
+
+def stop_of(error: RequestError, part: Part | None) -> Stop | None:
+    """Tell whether a refusal is one that every request of that part will meet; None if it is not, or of no service."""
+    if part is None or error.status is None or (part == "page" and error.status == 404):  # that page is not there
+        return None
+    text = str(error).lower().replace("[key]", "")
+    return next((stop for status, words, stop in _SIGNS if error.status in status and re.search(words, text)), None)
+
+
+def stopped(
+    stop: Stop, error: RequestError, part: Part, url: str, variable: str | None, model: str | None
+) -> InputError:
+    """Return what to say to the user: what the service said, and what to type.
+
+    Args:
+        stop: What is the matter.
+        error: What the service said.
+        part: For whom it was asked.
+        url: The address that was asked.
+        variable: Environment variable with the key, if one is needed.
+        model: Name of the model, if it is one.
+    """
+    path = _PATHS[part]
+    key = f"export {variable}=<your key>" if variable else f"{path}.key_env=<environment variable with the key>"
+    setting = "base_url" if model else "url"
+    advice = {
+        "key": f"The service does not take the key. Set another one:  {key}\nor name its variable:  {path}.key_env=...",
+        "credit": f"The account has no credit left. Add some with the service, or take another key:  {key}",
+        "address": f"Nothing answers there{f' by the name of {model!r}' * bool(model)}. Check  {path}.{setting}=..."
+        + f"\nand  {path}.model=<a name that the server lists at /models>" * bool(model),
+    }
+    return InputError(
+        f"The run stops, as no other request would do better: {url} says {error}.\n{advice[stop]}\n"
+        "Nothing that is done is lost: resume the run when it is mended."
+    )

@@ -1,0 +1,58 @@
+import pytest
+
+from src.gisa.agent.fetch import RequestError
+from src.gisa.agent.stops import stop_of, stopped
+
+QUOTA = '{"error": {"message": "You exceeded your current quota", "code": "insufficient_quota"}}'
+
+
+@pytest.mark.parametrize(
+    ("status", "text", "part", "typed"),
+    [
+        (401, "who", "chain", "export PLANTED_KEY=<your key>\nor name its variable:  agent.policy.key_env=..."),
+        (401, "who", "extractor", "agent.extractor.key_env=..."),
+        (402, "Insufficient Balance", "chain", "no credit left. Add some"),
+        (429, QUOTA, "chain", "no credit left"),
+        (400, "Your credit balance is too low to access the API", "chain", "no credit left"),
+        (400, '{"message": "Not enough credits"}', "search", "no credit left"),
+        (400, "API key not valid. Please pass a valid API key.", "chain", "does not take the key"),
+        (400, "Incorrect API key provided", "chain", "does not take the key"),
+        (403, '{"message": "Unauthorized."}', "search", "agent.search.key_env=..."),
+        (403, "Your API key lacks permission", "chain", "does not take the key"),
+        (
+            404,
+            "The model `m` does not exist",
+            "chain",
+            "by the name of 'm'. Check  agent.policy.base_url=...\nand  agent",
+        ),
+        (404, "no such path", "search", "Check  agent.search.url=..."),
+        (402, "Insufficient balance", "page", "no credit left"),
+    ],
+)
+def test_what_every_other_request_would_meet_is_told_with_what_to_type(status, text, part, typed):
+    error = RequestError("status", f"HTTP {status}: {text}", status=status)
+    stop = stop_of(error, part)
+    assert stop
+    told = str(stopped(stop, error, part, "http://s.example/v1", "PLANTED_KEY", "m" if part == "chain" else None))
+    assert f"http://s.example/v1 says HTTP {status}: " in told
+    assert typed in told
+    assert "resume the run" in told
+    assert "agent.pages.key_env=<environment variable" in str(stopped("key", error, "page", "", None, None))
+
+
+@pytest.mark.parametrize(
+    ("status", "text", "part"),
+    [
+        (403, "Your input was flagged by moderation", "chain"),
+        (403, "<html>blocked by the firewall", "chain"),
+        (404, "no such page", "page"),
+        (400, "no such field", "chain"),
+        (401, "who", None),
+    ],
+)
+def test_what_another_request_may_not_meet_ends_that_one(status, text, part):
+    assert stop_of(RequestError("status", f"HTTP {status}: {text}", status=status), part) is None
+
+
+def test_a_failure_without_a_status_is_no_refusal():
+    assert stop_of(RequestError("timeout", "no api key"), "chain") is None
