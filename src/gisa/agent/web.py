@@ -20,6 +20,7 @@ from yarl import URL
 
 from src.gisa.agent.cost import Step
 from src.gisa.agent.fetch import FetchLimits, Page, RequestError, SafeFetcher, named_failures, read_body, refusal_of
+from src.gisa.agent.reading import PageReader, ReadingLimits
 from src.launch.errors import InputError
 from src.launch.values import Count, Weight
 
@@ -89,6 +90,7 @@ class Web:
         max_delay_s: Longest wait of all. A server that asks for more ends the request.
         concurrency_per_host: Most requests under way to one host; halved when it answers 429.
         limits: Caps of a page.
+        reading: Caps of parsing it.
         test_only_loopback_ports: See ``SafeFetcher``.
     """
 
@@ -97,12 +99,14 @@ class Web:
     max_delay_s: Weight = 60.0
     concurrency_per_host: Count = 64
     limits: FetchLimits | None = None
+    reading: ReadingLimits | None = None
     test_only_loopback_ports: Sequence[int] = ()
 
     def __post_init__(self) -> None:
         """Set up what reads pages."""
         self._gates: dict[str, Gate] = {}
         self.fetcher = SafeFetcher(self.limits, test_only_loopback_ports=self.test_only_loopback_ports)
+        self.reader = PageReader(self.reading)
 
     async def __aenter__(self) -> Web:
         self._session = aiohttp.ClientSession(
@@ -113,11 +117,13 @@ class Web:
             timeout=aiohttp.ClientTimeout(total=None),
         )
         await self.fetcher.__aenter__()
+        await self.reader.__aenter__()
         return self
 
     async def __aexit__(self, *exception: object) -> None:
         await self._session.close()
         await self.fetcher.__aexit__()
+        await self.reader.__aexit__()
 
     async def page(self, url: str, step: Step) -> Page:
         """Fetch a page at a URL that may be hostile.
