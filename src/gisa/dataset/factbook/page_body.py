@@ -17,11 +17,9 @@ Extractor = Literal["built_in", "trafilatura", "resiliparse"]
 _MARKS = {codecs.BOM_UTF8: "utf-8", codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be"}
 _DECLARATION = re.compile(rb"""\s*<\?xml[^>]{0,200}?\sencoding\s*=\s*["']([\w.:-]+)""")
 _NOT_MARKUP = re.compile(r"<!--.*?(?:-->|\Z)|<(script|style|textarea|title|xmp)\b.*?(?:</\1|\Z)", re.DOTALL | re.I)
-_ATTRIBUTE = re.compile(r"""([^\s"'>/=]+)(?:\s*=\s*(?:"([^"]*)"|'([^']*)'|([^\s"'=<>`]+)))?""")
+_ATTRIBUTE = re.compile(r"""([^\s"'>/=]+)(?:\s*=\s*(?:"([^"]*)"|'([^']*)'|([^\s"'>][^\s>]*)))?""")
 _CHARSET = re.compile(r"""charset\s*=\s*["']?\s*([\w.:-]+)""", re.IGNORECASE)
-_REFRESH = re.compile(
-    r"""\s*(\d*)[\d.]*(?:\s*[;,]\s*|\s+)(?:url\s*=\s*)?(?:"([^"]*)|'([^']*)|([^"'].*))""", re.I | re.S
-)
+_REFRESH = re.compile(r"\s*(?=[\d.])(\d*)[\d.]*(?:\s*[;,]\s*|\s+)(?:url\s*=\s*)?", re.IGNORECASE)
 _SNIFFED_BYTES = 4096  # of a page, for the charset that it declares; the HTML standard reads 1,024
 _HEAD_BYTES = 65_536  # of a page, for where it leads on to
 _MOST_METAS = 100
@@ -82,7 +80,7 @@ def _metas(head: str) -> Iterator[dict[str, str]]:
     """Yield the attributes of the ``meta`` elements at the beginning of a page, ``noscript`` included."""
     markup = _NOT_MARKUP.sub(" ", head)
     for tag in islice(re.split(r"<meta(?=[\s/])", markup, flags=re.IGNORECASE), 1, _MOST_METAS):
-        end = re.match(r"""(?:[^>"']|"[^"]*"|'[^']*'){0,500}""", tag[:4000])
+        end = re.match(r"""(?:[^>"']|"[^"]*"|'[^']*')*""", tag[:8192])
         found = _ATTRIBUTE.findall(end[0] if end else "")
         yield {name.lower(): unescape(double or single or bare) for name, double, single, bare in reversed(found)}
 
@@ -100,10 +98,13 @@ def refresh_target(body: bytes, charset: str | None) -> str | None:
 
 def refresh_address(content: str) -> str | None:
     """Read what a refresh says, as in ``0; url=/there``."""
-    refresh = _REFRESH.fullmatch(content.strip()[:4096]) or _REFRESH.match(content.strip()[:4096])
+    refresh = _REFRESH.match(content)
     if refresh is None or int(refresh[1][:9] or 0) > _LONGEST_REFRESH_S:
         return None
-    return next(filter(None, refresh.group(2, 3, 4)), "").strip() or None
+    address = content[refresh.end() :]
+    if address[:1] in ("'", '"'):
+        address = address[1:].partition(address[0])[0]
+    return address.strip() or None
 
 
 def is_html(content_type: str) -> bool:

@@ -17,6 +17,7 @@ class Sink:
     """Text under way: whole lines, the pieces of the next one, and what is to stand before it.
 
     Attributes:
+        drops_marks: Whether a line of nothing but dashes, bars and number signs says nothing, as around a page's texts.
         has_blocks: Whether it holds what one row of a table cannot: a heading or a table.
         has_note_link: Whether it holds a link to another place of the page.
         link_chars: How much of it is links.
@@ -25,6 +26,7 @@ class Sink:
     lines: list[str] = field(default_factory=list)
     pieces: list[str] = field(default_factory=list)
     prefix: str = ""
+    drops_marks: bool = False
     has_blocks: bool = False
     has_note_link: bool = False
     link_chars: int = 0
@@ -33,7 +35,7 @@ class Sink:
         """Make a line of the pieces, if there is something in them."""
         line = " ".join("".join(self.pieces).split())
         self.pieces.clear()
-        if line:
+        if line.strip("-# |") if self.drops_marks else line:
             self.lines.append(self.prefix + line)
             self.prefix = ""
 

@@ -76,7 +76,7 @@ class _Renderer:
         self._left = max_chars
         self._skipping = 0  # depth within an element that is not read
         self._ends: list[Callable[[], None]] = []  # what is to be done at the end of each open element
-        self._sinks = [Sink()]
+        self._sinks = [Sink(drops_marks=True)]
         self._lists: list[Listing] = []
         self._countdowns: list[Listing] = []
         self._tables: list[PageTable] = []
@@ -140,8 +140,7 @@ class _Renderer:
         """Return what was read."""
         sink = self._sinks[0]
         sink.end_line()
-        text = "\n".join(line for line in sink.lines if line.strip("-# |"))
-        return ReadablePage(self._title, _PLACE.sub(self._place, text))
+        return ReadablePage(self._title, _PLACE.sub(self._place, "\n".join(sink.lines)))
 
     def _is_skipped(self, name: str, attributes: Mapping[str, str]) -> bool:
         kind = attributes.get("class", "")
