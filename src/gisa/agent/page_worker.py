@@ -14,12 +14,10 @@ from typing import Any
 
 from src.gisa.dataset.factbook.page_body import read_body
 
-_NICENESS = 10  # what waits for the network goes first
 
-
-def main(cpu_s: float, memory_bytes: int) -> None:
+def main(cpu_s: float, memory_bytes: int, niceness: int) -> None:
     """Read pages until there are no more. One over ``cpu_s`` ends the process: nothing else stops a parser in C."""
-    os.nice(_NICENESS)
+    os.nice(niceness)
     resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     while head := sys.stdin.buffer.readline():
@@ -42,4 +40,4 @@ def _read(body: bytes, request: dict[str, Any]) -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    main(float(sys.argv[1]), int(sys.argv[2]))
+    main(float(sys.argv[1]), *map(int, sys.argv[2:]))

@@ -17,6 +17,7 @@ from src.gisa.dataset.factbook.page_text import ReadablePage
 from src.launch.values import Count, Positive
 
 _ROOT = Path(__file__).parents[3]
+_LARGE_BYTES = 200_000
 _ENVIRONMENT = ("PATH", "HOME", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "SYSTEMROOT", "TMPDIR", "VIRTUAL_ENV")
 
 
@@ -25,7 +26,8 @@ class ReadingLimits:
     """What the parsing of one page may take.
 
     Attributes:
-        processes: Most pages parsed at once; a process starts when it is first needed, and takes 40 MB.
+        processes: Most pages parsed at once; a process starts when it is first needed, and takes 40 MB. Pages above
+            200 KB, which alone can take long, have half as many of their own, and these yield to everything else.
         cpu_s: Seconds of processor time.
         total_s: Seconds on the clock, once its turn has come.
         memory_mb: Address space of a process.
@@ -37,6 +39,15 @@ class ReadingLimits:
     memory_mb: Count = 2_000
 
 
+class _Lane:
+    """Processes of one niceness: those that wait for a page, and turns to use one."""
+
+    def __init__(self, processes: int, niceness: int) -> None:
+        self.turns = asyncio.Semaphore(processes)
+        self.niceness = niceness
+        self.idle: list[Process] = []
+
+
 class PageReader:
     """Parses pages in processes of its own, which end with it; to be used as an async context manager."""
 
@@ -44,15 +55,13 @@ class PageReader:
         self._limits = limits or ReadingLimits()
 
     async def __aenter__(self) -> PageReader:
-        self._turns = asyncio.Semaphore(self._limits.processes)
-        self._idle: list[Process] = []
+        self._small, self._large = _Lane(self._limits.processes, 0), _Lane(max(1, self._limits.processes // 2), 19)
         self._working: set[Process] = set()
         return self
 
     async def __aexit__(self, *exception: object) -> None:
-        for worker in [*self._idle, *self._working]:
+        for worker in [*self._small.idle, *self._large.idle, *self._working]:
             await _end(worker)
-        self._idle.clear()
 
     async def read(self, page: Page, text_by: Extractor = "built_in") -> ReadablePage:
         """Return what a page says.
@@ -62,13 +71,14 @@ class PageReader:
         """
         if not is_html(page.content_type) and not is_pdf(page.body):
             return ReadablePage("", page.text)
-        async with self._turns:
-            worker = self._idle.pop() if self._idle else await self._start()
+        lane = self._large if len(page.body) > _LARGE_BYTES else self._small
+        async with lane.turns:
+            worker = lane.idle.pop() if lane.idle else await self._start(lane.niceness)
             self._working.add(worker)
             try:
                 async with asyncio.timeout(self._limits.total_s):
                     reply = await _exchange(worker, page, text_by)
-                self._idle.append(worker)
+                lane.idle.append(worker)
             except TimeoutError as error:
                 raise RequestError("too_large", f"it takes more than {self._limits.total_s:g} s to read") from error
             except (asyncio.IncompleteReadError, ConnectionError) as error:
@@ -78,16 +88,16 @@ class PageReader:
                 raise RequestError("too_large" if over else "unreadable", what) from error
             finally:
                 self._working.discard(worker)
-                if worker not in self._idle:  # also when the episode's time is up
+                if worker not in lane.idle:  # also when the episode's time is up
                     await _end(worker)
         if "error" in reply:
             raise RequestError("unreadable", reply["error"])
         return ReadablePage(reply["title"], reply["text"])
 
-    async def _start(self) -> Process:
+    async def _start(self, niceness: int) -> Process:
         environment = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
         environment["PYTHONPATH"] = os.pathsep.join([str(_ROOT), *filter(None, sys.path)])
-        limits = [str(self._limits.cpu_s), str(self._limits.memory_mb * 1_000_000)]
+        limits = [str(self._limits.cpu_s), str(self._limits.memory_mb * 1_000_000), str(niceness)]
         command = [sys.executable, "-m", "src.gisa.agent.page_worker", *limits]
         return await asyncio.create_subprocess_exec(
             *command, stdin=PIPE, stdout=PIPE, env=environment, start_new_session=True

@@ -28,9 +28,9 @@ def run(test, **limits):
 def test_pages_are_parsed_and_their_processes_serve_again():
     async def test(reader):
         pages = [await reader.read(html(f"<title>T</title><p>Zoë {number}")) for number in range(3)]
-        assert len(reader._idle) == 1
+        assert len(reader._small.idle) == 1
         pages += await asyncio.gather(*(reader.read(html(f"<p>{number}")) for number in range(9)))
-        assert len(reader._idle) == 2
+        assert len(reader._small.idle) == 2
         return [page.text for page in pages]
 
     assert run(test, processes=2) == ["Zoë 0", "Zoë 1", "Zoë 2", *map(str, range(9))]
@@ -39,7 +39,7 @@ def test_pages_are_parsed_and_their_processes_serve_again():
 def test_plain_text_takes_no_process_and_a_pdf_does():
     async def test(reader):
         assert (await reader.read(Page(URL, "text/plain", b"<p>"))).text == "<p>"
-        assert not reader._idle
+        assert not reader._small.idle
         return await reader.read(Page(URL, "application/pdf", pdf(["Huascaran"])))
 
     assert run(test).text == "Huascaran"
@@ -68,7 +68,7 @@ def test_the_clock_ends_a_page_too_and_so_does_the_end_of_its_episode():
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.01):
                 await reader.read(html(HOSTILE), "resiliparse")
-        assert not reader._idle
+        assert not reader._large.idle
         assert not reader._working
 
     pytest.importorskip("resiliparse")
@@ -91,7 +91,7 @@ def test_a_damaged_pdf_is_named():
 def test_a_process_that_dies_is_replaced():
     async def test(reader):
         await reader.read(html("<p>a"))
-        os.kill(reader._idle[0].pid, 9)
+        os.kill(reader._small.idle[0].pid, 9)
         with pytest.raises(RequestError, match="its parser failed"):
             await reader.read(html("<p>b"))
         return await reader.read(html("<p>c"))
@@ -104,7 +104,7 @@ def test_no_process_outlives_its_reader_and_none_holds_a_secret(monkeypatch):
 
     async def test(reader):
         await reader.read(html("<p>a"))
-        process = reader._idle[0].pid
+        process = reader._small.idle[0].pid
         with open(f"/proc/{process}/environ") as environment:
             assert "secret" not in environment.read()
         with open(f"/proc/{process}/maps") as maps:
@@ -146,7 +146,7 @@ def test_the_processes_end_with_a_parent_that_is_killed():
 
         async def test(reader):
             await reader.read(html("<p>a"))
-            os.write(write, str(reader._idle[0].pid).encode())
+            os.write(write, str(reader._small.idle[0].pid).encode())
             await asyncio.sleep(60)
 
         try:
