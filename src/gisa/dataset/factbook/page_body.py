@@ -154,8 +154,7 @@ def read_body(body: bytes, content_type: str, charset: str | None, url: str, tex
     if text_by == "trafilatura":
         import trafilatura
 
-        options = {"include_tables": True, "include_links": True, "output_format": "markdown", "favor_recall": True}
-        main = trafilatura.extract(text, url=url, **options)
+        main = trafilatura.extract(text, url=url, include_links=True, output_format="markdown", favor_recall=True)
     else:
         from resiliparse.extract.html2text import extract_plain_text
 
