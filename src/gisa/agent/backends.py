@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from src.gisa.agent.cost import Charge, PriceList, Step
-from src.gisa.agent.fetch import RequestError
+from src.gisa.agent.fetch import Page, RequestError
 from src.gisa.agent.web import Key, Web
-from src.gisa.dataset.factbook.corpus import Corpus, Hit, ReadablePage, read_html
+from src.gisa.dataset.factbook.corpus import Corpus, Hit
+from src.gisa.dataset.factbook.page_body import Extractor, check_extractor
+from src.gisa.dataset.factbook.page_text import ReadablePage, read_html
 from src.gisa.dataset.factbook.pages import factbook_web
 from src.gisa.dataset.gisa import Gisa
+
+_SMALL_CHARS = 100_000  # of a page of a corpus that is read at once: in a fifth of a second, whatever is in it
 
 
 class SearchEngine(Protocol):
@@ -46,10 +49,14 @@ class EmbeddedWeb:
 
     async def read(self, url: str, step: Step, web: Web) -> tuple[str, ReadablePage]:
         """See ``PageSource``."""
-        page = self._corpus.read(url)
-        if page is None:
+        document = self._corpus.document(url)
+        if document is None:
             raise PageError("HTTP 404")
-        return url, page
+        if len(document.html) <= _SMALL_CHARS:
+            return url, read_html(document.html, document.url)
+        return url, await _parsed(
+            Page(document.url, "text/html", document.html.encode("utf-8", "replace"), "utf-8"), web
+        )
 
 
 def embedded_web(day: str) -> EmbeddedWeb:
@@ -171,10 +178,23 @@ class PageSource(Protocol):
         """
 
 
+@dataclass
 class DirectPages:
-    """Pages fetched from where they are, by the safe fetcher."""
+    """Pages fetched from where they are, by the safe fetcher.
 
-    name = "direct"
+    Attributes:
+        text_by: What reads HTML; see ``page_body.read_body``.
+
+    Raises:
+        InputError: the package of that is not installed.
+    """
+
+    text_by: Extractor = "built_in"
+
+    def __post_init__(self) -> None:
+        """Look for what reads HTML."""
+        check_extractor(self.text_by)
+        self.name = "direct" if self.text_by == "built_in" else f"direct {self.text_by}"
 
     async def read(self, url: str, step: Step, web: Web) -> tuple[str, ReadablePage]:
         """See ``PageSource``."""
@@ -182,10 +202,15 @@ class DirectPages:
             page = await web.page(url, step)
         except RequestError as error:
             raise PageError(str(error)) from error
-        if "html" not in page.content_type and page.content_type:
-            return page.url, ReadablePage("", page.text)
-        # A large page takes seconds to parse, in which all other episodes would stand still.
-        return page.url, await asyncio.to_thread(read_html, page.text, page.url)
+        return page.url, await _parsed(page, web, self.text_by)
+
+
+async def _parsed(page: Page, web: Web, text_by: Extractor = "built_in") -> ReadablePage:
+    """Parse a page beside the other episodes, which would stand still for the time it takes."""
+    try:
+        return await web.reader.read(page, text_by)
+    except RequestError as error:
+        raise PageError(str(error)) from error
 
 
 @dataclass

@@ -7,6 +7,7 @@ refuses any other. Everything that a server can inflate has a cap: redirects, by
 from __future__ import annotations
 
 import asyncio
+import codecs
 import ipaddress
 import re
 import socket
@@ -24,7 +25,7 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
 
 from src.gisa.agent.addresses import is_disguised, is_public
-from src.gisa.dataset.factbook.corpus import decode
+from src.gisa.dataset.factbook.page_body import decode, is_html, is_pdf, refresh_address, refresh_target
 from src.launch.values import Count, Positive, Whole
 
 Lookup = Callable[[str, int], Awaitable[list[str]]]
@@ -35,8 +36,10 @@ _PORTS = (80, 443)
 _MAX_URL_CHARS = 4096
 _USER = re.compile(r"\s*([a-z][a-z0-9+.-]*:)?//[^/?#\\]*@", re.IGNORECASE)
 _TEXT_TYPES = re.compile(r"text/.*|application/(.*\+)?(xml|json)")
+_PERHAPS_PDF = re.compile(r"application/(x-)?pdf|(application|binary)/(octet-stream|x-download|force-download)")
+_WIDE_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 _HEADERS = {
-    "Accept": "text/html,application/xhtml+xml,text/plain;q=0.9,*/*;q=0.5",
+    "Accept": "text/html,application/xhtml+xml,application/pdf;q=0.9,text/plain;q=0.9,*/*;q=0.5",
     "Accept-Encoding": "gzip, deflate",
     "User-Agent": "ilrec-gisa (research agent)",
 }
@@ -73,11 +76,30 @@ class RequestError(Exception):
 
 @dataclass(frozen=True)
 class Page:
-    """A page as text: where it was after redirects, its media type (empty if none was named), its decoded body."""
+    """A page as it came.
+
+    Attributes:
+        url: Where it was after redirects.
+        content_type: Its media type, empty if none was named.
+        body: Decompressed.
+        charset: The one that the server named, if any.
+    """
 
     url: str
     content_type: str
-    text: str
+    body: bytes
+    charset: str | None = None
+
+    @property
+    def text(self) -> str:
+        """Its characters; see ``decode``."""
+        return decode(self.body, self.charset)
+
+    def leads_to(self, header: str | None) -> str | None:
+        """Return where it leads on to by itself, by a ``Refresh`` header or a ``meta`` element; None for nowhere."""
+        if header:
+            return refresh_address(header)
+        return refresh_target(self.body, self.charset) if is_html(self.content_type) and not is_pdf(self.body) else None
 
 
 @dataclass(frozen=True)
@@ -85,7 +107,7 @@ class FetchLimits:
     """Caps of one fetch.
 
     Attributes:
-        redirects: Hops after the first.
+        redirects: Hops after the first, those by ``meta`` elements included.
         wire_bytes: Body bytes received, in one hop.
         decoded_bytes: Body bytes after decompression.
         total_s: Seconds for everything: names, hops, body.
@@ -152,11 +174,15 @@ class SafeFetcher:
     async def _follow(self, url: URL) -> Page:
         for _ in range(self._limits.redirects + 1):
             async with self._session.get(url, allow_redirects=False) as response:
-                if response.status not in (301, 302, 303, 307, 308):
-                    return await self._read(url, response)
-                target = response.headers.get("Location")
-            if not target:
-                raise RequestError("unreadable", f"HTTP {response.status} without a Location")
+                if response.status in (301, 302, 303, 307, 308):
+                    target = response.headers.get("Location")
+                    if not target:
+                        raise RequestError("unreadable", f"HTTP {response.status} without a Location")
+                else:
+                    page = await self._read(url, response)
+                    target = page.leads_to(response.headers.get("Refresh"))
+                    if not target or self.checked(target, base=url) == url:  # it only renews itself
+                        return page
             url = self.checked(target, base=url)
         raise RequestError("redirects", f"more than {self._limits.redirects} redirects")
 
@@ -208,12 +234,15 @@ class SafeFetcher:
         header = Message()
         header["Content-Type"] = response.headers.get("Content-Type", "")
         content_type = header.get_content_type() if header["Content-Type"] else ""
-        if content_type and not _TEXT_TYPES.fullmatch(content_type):
+        is_text = not content_type or _TEXT_TYPES.fullmatch(content_type)
+        if not is_text and not _PERHAPS_PDF.fullmatch(content_type):
             raise RequestError("unreadable", f"{content_type}, and only text can be read")
         body = await read_body(response, self._limits.wire_bytes, self._limits.decoded_bytes)
-        if not content_type and b"\0" in body[:1024]:
+        if not is_text and not is_pdf(body):
+            raise RequestError("unreadable", f"{content_type}, and only text can be read")
+        if not content_type and b"\0" in body[:1024] and not is_pdf(body) and not body.startswith(_WIDE_MARKS):
             raise RequestError("unreadable", "binary data, and only text can be read")
-        return Page(str(url), content_type, decode(body, header.get_content_charset()))
+        return Page(str(url), content_type, body, header.get_content_charset())
 
 
 @contextmanager

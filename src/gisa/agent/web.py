@@ -20,6 +20,7 @@ from yarl import URL
 
 from src.gisa.agent.cost import Part, Step
 from src.gisa.agent.fetch import FetchLimits, Page, RequestError, SafeFetcher, named_failures, read_body, refusal_of
+from src.gisa.agent.reading import PageReader, ReadingLimits
 from src.gisa.agent.stops import Stop, stop_of, stopped
 from src.gisa.agent.streams import decoded
 from src.launch.errors import InputError
@@ -95,6 +96,7 @@ class Web:
         max_delay_s: Longest wait of all. A server that asks for more ends the request.
         concurrency_per_host: Most requests under way to one host for one purpose; see ``Gate``.
         limits: Caps of a page.
+        reading: Caps of parsing it.
         test_only_loopback_ports: See ``SafeFetcher``.
     """
 
@@ -103,6 +105,7 @@ class Web:
     max_delay_s: Weight = 60.0
     concurrency_per_host: Count = 64
     limits: FetchLimits | None = None
+    reading: ReadingLimits | None = None
     test_only_loopback_ports: Sequence[int] = ()
 
     def __post_init__(self) -> None:
@@ -110,6 +113,7 @@ class Web:
         self._gates: dict[str, Gate] = {}
         self._answered: set[str] = set()  # services that have taken a request
         self.fetcher = SafeFetcher(self.limits, test_only_loopback_ports=self.test_only_loopback_ports)
+        self.reader = PageReader(self.reading)
 
     async def __aenter__(self) -> Web:
         self._session = aiohttp.ClientSession(
@@ -120,11 +124,13 @@ class Web:
             timeout=aiohttp.ClientTimeout(total=None),
         )
         await self.fetcher.__aenter__()
+        await self.reader.__aenter__()
         return self
 
     async def __aexit__(self, *exception: object) -> None:
         await self._session.close()
         await self.fetcher.__aexit__()
+        await self.reader.__aexit__()
 
     async def page(self, url: str, step: Step) -> Page:
         """Fetch a page at a URL that may be hostile.

@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 
 from src.gisa.metrics.answer_table import Table, TableError
 from src.gisa.metrics.answer_text import robust_answer, robust_gold, robust_table
-from src.gisa.metrics.answers import has_no_header
+from src.gisa.metrics.answers import as_answered
 
 Status = Literal["same", "moved", "changed", "missing", "extra", "blank"]
 Key = tuple[str, ...]
@@ -84,9 +84,11 @@ def compare(prediction: object, gold: bytes, answer_type: str) -> Comparison:
         gold_records = robust_gold(gold)
     except TableError:
         gold_records = []
-    given, right = (_side(records, kind) for records in (robust_answer(prediction)[0], gold_records))
-    if kind != "table" and given.table.columns and right.table.columns and not has_no_header(given.table, right.table):
-        given = _Side(given.rows[0], given.rows[1:], given.table.without_first_row())
+    right = _side(gold_records, kind)
+    records = robust_answer(prediction)[0]
+    table, has_header = as_answered(records, right.table, kind)
+    has_header &= table.height < len(records)
+    given = _Side(records[0] if has_header else (), records[1:] if has_header else records, table)
     pairs = _paired_columns(given.table, right.table, kind)
     columns = pairs[:_MOST_COLUMNS] if kind == "table" else pairs[-_MOST_COLUMNS:]
     left_out = sum(max(0, side.table.height - _MOST_ROWS) for side in (given, right)) + len(pairs) - len(columns)

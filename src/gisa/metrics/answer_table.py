@@ -67,6 +67,10 @@ class Table:
         """Return a table of the other rows."""
         return Table(self.columns, [cells[1:] for cells in self._cells], self._form)
 
+    def renamed(self, columns: Sequence[str]) -> Table:
+        """Return the table with other normalised names."""
+        return Table(list(columns), self._cells, self._form)
+
     def has_cells_of(self, other: Table) -> bool:
         """Tell whether all cells are equal, whatever the names."""
         same_shape = (len(self.columns), self.height) == (len(other.columns), other.height)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import NamedTuple
 
+from src.gisa.metrics.answer_phrase import tab_separated, unwrapped, without_list_marks, without_spaces_in_number
 from src.gisa.metrics.answer_table import (
     MISSING,
     Table,
@@ -20,11 +21,12 @@ from src.gisa.metrics.answer_table import (
 )
 
 _FENCE = re.compile(
-    r"(?P<mark>`{3,8}+)(?:[\w.+-]*+[ \t]*+\r?\n|tsv\s)?+(?P<body>.*?)(?:(?P<close>(?P=mark))|\Z)", re.DOTALL
+    r"(?P<mark>`{3,8}+)(?:(?P<tag>[\w.+-]*+)[ \t]*+\r?\n|tsv\s)?+(?P<body>.*?)(?:(?P<close>(?P=mark))|\Z)", re.DOTALL
 )
 # Unicode's normal forms sort the marks above and below a letter, in a time that grows with the square of their number.
 _MANY_MARKS = re.compile(r"([^\w\s\0-\x7f]{30})[^\w\s\0-\x7f]+")
 _MOST_CHARS = 300_000  # that the robust scorer reads, from the end; more are no answer, and would take seconds
+_WITHOUT_WIDTH = dict.fromkeys(map(ord, "\u00ad\u200b\u200c\u200d\u2060\ufeff"))
 _FOLDED = str.maketrans(dict.fromkeys("‐‑‒–—―−", "-") | dict.fromkeys("‘’‚‛′", "'") | dict.fromkeys("“”„‟«»", '"'))
 
 
@@ -34,7 +36,7 @@ class Content(NamedTuple):
     Attributes:
         text: What is to be read as a table.
         passed: What the official script does not look for and was found on the way: ``length`` (more than
-            300,000 characters, of which the last count), ``answer_block``, ``fence``.
+            300,000 characters, of which the last count), ``answer_block``, ``fence``, ``boxed``, ``lead_in``.
     """
 
     text: str
@@ -70,6 +72,15 @@ def official_gold(gold: bytes, *, header: bool) -> Table:
     return read_table(_decoded(gold, ("utf-8", "gbk", "cp1252"))[0], ",", header=header)
 
 
+def is_beyond_script(gold: bytes) -> bool:
+    """Tell whether the official script cannot decode a gold file, and stops."""
+    try:
+        _decoded(gold, ("utf-8", "gbk"))
+    except TableError:
+        return True
+    return False
+
+
 def decode_gold(gold: bytes) -> tuple[str, str]:
     """Return the text of a gold file and its encoding: the first of UTF-8, Windows-1252 and GBK that fits.
 
@@ -90,7 +101,7 @@ def robust_content(prediction: str) -> Content:
     """Return what a careful reader takes for the answer.
 
     That is the last ``<answer>`` block with something in it (or the whole text), and in it the last fence with
-    something in it, whatever its tag; one that is never closed counts where none is.
+    something in it, whatever its tag; one that is never closed counts where none is. Within, see ``unwrapped``.
     """
     text, passed = prediction[-_MOST_CHARS:], ["length"] if len(prediction) > _MOST_CHARS else []
     blocks = [part.partition("</answer>")[0] for part in text.split("<answer>")[1:]]
@@ -98,9 +109,13 @@ def robust_content(prediction: str) -> Content:
         text = filled[-1]
         passed.append("answer_block")
     while fences := [fence for fence in _FENCE.finditer(text) if fence["body"].strip()]:
-        text = ([fence for fence in fences if fence["close"]] or fences)[-1]["body"]
+        last = ([fence for fence in fences if fence["close"]] or fences)[-1]
+        text = last["body"]
+        if (last["tag"] or "").lower() == "csv" and "\t" not in text:
+            text = tab_separated(text)
         passed.append("fence")
-    return Content(_without_blank_lines(text), passed)
+    text, wording = unwrapped(text, fenced="fence" in passed)
+    return Content(_without_blank_lines(text), passed + wording)
 
 
 def robust_answer(prediction: object) -> tuple[list[list[str]], list[str]]:
@@ -110,13 +125,15 @@ def robust_answer(prediction: object) -> tuple[list[list[str]], list[str]]:
         prediction: Text of the answer; whatever else it is holds no records.
 
     Returns:
-        The records; ``Content.passed``, and ``markdown_table`` if it is one.
+        The records; ``Content.passed``, ``markdown_table`` if it is one, ``list_marks`` if its lines had any.
     """
     content = robust_content(prediction if isinstance(prediction, str) else "")
     text = folded(content.text)
     if markdown := markdown_records(text):
         return markdown, [*content.passed, "markdown_table"]
-    return robust_records(text, "\t"), content.passed
+    records = robust_records(text, "\t")
+    bare = without_list_marks(records)
+    return bare, content.passed if bare == records else [*content.passed, "list_marks"]
 
 
 def robust_gold(gold: bytes) -> list[list[str]]:
@@ -160,14 +177,16 @@ def robust_table(records: Sequence[Sequence[str]], *, header: bool) -> Table:
 
 
 def _robust_cells(cells: Sequence[str], count: int) -> list[str]:
-    return ["" if cell.strip() in MISSING else normalised(cell) for cell in cells[:count]]
+    return ["" if cell.strip() in MISSING else normalised(without_spaces_in_number(cell)) for cell in cells[:count]]
 
 
 def folded(text: str) -> str:
     """Return the text in Unicode's NFKC with all dashes as ``-`` and all quotation marks straight.
 
-    Of symbols or marks of other scripts than ASCII, no more than 30 in a row are kept.
+    Characters without width are dropped. Of symbols or marks of other scripts than ASCII, no more than 30 in a row are
+    kept.
     """
+    text = text.translate(_WITHOUT_WIDTH)
     return unicodedata.normalize("NFKC", _MANY_MARKS.sub(r"\1", text)).translate(_FOLDED)
 
 

@@ -10,10 +10,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from src.gisa.metrics.answer_phrase import is_spaced_number
 from src.gisa.metrics.answer_table import MISSING, Table, TableError, normalised
 from src.gisa.metrics.answer_text import (
     decode_gold,
     folded,
+    is_beyond_script,
     official_content,
     official_gold,
     official_table,
@@ -40,20 +42,24 @@ PARITY_FLAGS = {
     "length": "only the official scorer reads more than the last 300,000 characters",
     "answer_block": "only the robust scorer looks for the last <answer> block",
     "fence": "the official scorer reads the first closed fence, and a tag other than tsv as part of the answer",
+    "boxed": "only the robust scorer looks into \\boxed{}",
+    "lead_in": "only the robust scorer looks behind a phrase such as `The answer is`",
     "markdown_table": "only the robust scorer reads Markdown tables",
     "unreadable": "the official scorer finds no table in the text",
     "ragged_rows": "the official scorer gives up, or loses the first columns, where rows are longer than the header",
+    "list_marks": "only the robust scorer takes bullets and numbers off the lines of a list",
     "no_header": "the official scorer takes the first line for a header, which here is part of the answer",
-    "names": "only the robust scorer compares the names of columns for an exact match, and drops asterisks in them",
+    "names": "only the robust scorer compares the names of several columns for an exact match, and drops asterisks",
     "repeated_names": "the official scorer mixes up columns that share a name",
     "row_order": "only the official scorer wants a table's rows in the order of the gold answer",
     "column_order": "only the official scorer wants a table's columns in the order of the gold answer",
     "columns": "the official exact match is one of all columns, or of a set's first, and the robust one of the last",
-    "folding": "only the robust scorer folds Unicode's variants of characters",
+    "folding": "only the robust scorer folds Unicode's variants of characters, and spaces within numbers",
     "autojunk": "the official scorer drops frequent elements of lists from 200 on, the robust one rows from 10,000 on",
     "gold_encoding": "the official scorer reads a gold file that is not UTF-8 as GBK, the robust one as Windows-1252",
     "missing_values": "in some columns of numbers, the official scorer does not take N/A for an empty cell",
 }
+_OTHER_PARTS = frozenset(("answer_block", "length", "boxed", "lead_in"))
 _KEPT = frozenset(map(normalised, MISSING)) - {""}  # forms of missing values that were not taken for such
 _ROWS_IN_ORDER = 10_000  # of a list, for the robust scorer; more are no answer, and matching them takes seconds
 
@@ -73,7 +79,8 @@ class AnswerScore(NamedTuple):
         official: See :func:`official_score`.
         robust: See :func:`robust_score`.
         fault: Why the official script could not have scored it, if so.
-        parity_flags: Why the two scores differ, see ``PARITY_FLAGS``; empty where they do not.
+        parity_flags: Why the two scores differ, see ``PARITY_FLAGS``; where they do not, empty, or that the official
+            script cannot read the gold file.
     """
 
     official: Score
@@ -122,6 +129,8 @@ def score_answer(prediction: object, gold: bytes, answer_type: str) -> AnswerSco
     """Score an answer both ways and say why the scores differ; arguments as in :func:`official_score`."""
     official, robust = _official(prediction, gold, answer_type), _robust(prediction, gold, answer_type)
     flags = [] if official.score == robust.score else _parity_flags(prediction, gold, official, robust)
+    if "gold_unreadable" not in flags and (official.fault == Fault.GOLD_UNREADABLE or is_beyond_script(gold)):
+        flags.append("gold_unreadable")
     return AnswerScore(official.score, robust.score, official.fault, flags)
 
 
@@ -190,18 +199,14 @@ def _official(prediction: object, gold: bytes, answer_type: str) -> _Reading:
 def _robust(prediction: object, gold: bytes, answer_type: str) -> _Reading:
     zeros, kind = _zeros(answer_type), answer_type.lower()
     records, traits = robust_answer(prediction)
-    given = robust_table(records, header=kind == "table")
     try:
         right = robust_table(robust_gold(gold), header=kind == "table")
     except TableError:
         right = robust_table([], header=False)
+    given, has_header = as_answered(records, right, kind)
     if not given.columns or not right.columns:
         return _Reading(zeros, given, right, None, traits)
-    if kind != "table":
-        if has_no_header(given, right):
-            traits = [*traits, "no_header"]
-        else:
-            given = given.without_first_row()
+    traits = traits if has_header else [*traits, "no_header"]
     if kind == "table":
         comparable = given.height == right.height and sorted(given.columns) == sorted(right.columns)
         exact = comparable and Counter(_rows_by_name(given)) == Counter(_rows_by_name(right))
@@ -215,12 +220,33 @@ def _robust(prediction: object, gold: bytes, answer_type: str) -> _Reading:
     return _Reading(zeros | metrics | {"global_em": int(exact)}, given, right, None, traits)
 
 
+def as_answered(records: Sequence[Sequence[str]], right: Table, kind: str) -> tuple[Table, bool]:
+    """Return the table that a careful reader takes records for, and whether their first one is a header.
+
+    The names of a table without a header, and of one of a single column, are those of the gold table.
+    """
+    table = robust_table(records, header=kind == "table")
+    if not table.columns or not right.columns:
+        return table, True
+    if kind != "table":
+        has_header = not has_no_header(table, right)
+        return table.without_first_row() if has_header else table, has_header
+    if len(table.columns) != len(right.columns):
+        return table, True
+    bare = robust_table(records, header=False)
+    is_row = not set(table.columns) & set(right.columns) and tuple(bare.first_row()) in set(right.rows)
+    if is_row or len(table.columns) == 1:
+        table = (bare if is_row else table).renamed(right.columns)
+    return table, not is_row
+
+
 def has_no_header(given: Table, right: Table) -> bool:
     """Tell whether the first line of an answer that is no table is part of the answer, for a careful reader.
 
-    An answer of one line has no header; nor has one whose first line is a right answer.
+    An answer of one line has no header; nor has one whose first line is a right answer that the others lack.
     """
-    return given.height == 1 or given.first_row()[-1] in right.column(-1)
+    first, cells = given.first_row()[-1], right.column(-1)
+    return given.height == 1 or given.column(-1)[1:].count(first) < cells.count(first)
 
 
 def _metrics(given: Table, right: Table, kind: str, *, autojunk: bool) -> dict[str, float]:
@@ -294,7 +320,9 @@ def _parity_flags(prediction: object, gold: bytes, official: _Reading, robust: _
         "gold_unreadable": official.fault == Fault.GOLD_UNREADABLE,
         "length": "length" in robust.traits,
         "answer_block": other_part and "answer_block" in robust.traits,
-        "fence": other_part and ("fence" in robust.traits or not {"answer_block", "length"} & set(robust.traits)),
+        "fence": other_part and ("fence" in robust.traits or not _OTHER_PARTS & set(robust.traits)),
+        "boxed": "boxed" in robust.traits,
+        "lead_in": "lead_in" in robust.traits,
         "markdown_table": "markdown_table" in robust.traits,
         "unreadable": not official.fault and official.given is None,
     }
@@ -308,13 +336,15 @@ def _parity_flags(prediction: object, gold: bytes, official: _Reading, robust: _
     records = robust_records(content, "\t"), robust_records(gold_text, ",")
     scoring = {
         "ragged_rows": any(len(record) > len(lines[0]) for lines in records for record in lines),
+        "list_marks": "list_marks" in robust.traits,
         "no_header": "no_header" in robust.traits,
         "names": kind == "table" and sorted(given.columns) != sorted(right.columns),
         "repeated_names": any(len(set(table.columns)) < len(table.columns) for table in (given, right)),
         "row_order": kind == "table" and mine != theirs and Counter(mine) == Counter(theirs),
         "column_order": given.columns != right.columns and sorted(given.columns) == sorted(right.columns),
         "columns": kind != "table" and max(len(given.columns), len(right.columns)) > 1,
-        "folding": any(folded(part) != part for part in (content, gold_text)),
+        "folding": any(folded(part) != part for part in (content, gold_text))
+        or any(is_spaced_number(cell) for lines in records for record in lines for cell in record),
         "autojunk": kind == "list" and given.height >= 200,
         "gold_encoding": encoding != "utf-8-sig",
         "missing_values": not _KEPT.isdisjoint(cell for row in (*given.rows, *right.rows) for cell in row),

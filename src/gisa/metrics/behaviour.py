@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Hashable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
-from urllib.parse import SplitResult, parse_qs, urlsplit
+from string import ascii_letters, digits
+from urllib.parse import SplitResult, parse_qs, quote, urlsplit
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -17,6 +19,9 @@ from src.gisa.metrics.answer_text import folded
 _TRACKING = re.compile(
     r"(?:utm_\w+|gclid|dclid|gbraid|wbraid|fbclid|msclkid|mc_cid|mc_eid|igshid|yclid|srsltid|ref_src)"
 )
+# Characters of an address that mean the same with and without percent-encoding, and those that part it.
+_UNRESERVED = frozenset(ascii_letters + digits + "-._~")
+_PARTING = "%!$&'()*+,;=:@/[]|"
 
 # Pages that only lead on to another one: host, path and the parameters that hold its address.
 _GOOGLE = r"(?:www\.)?google\.(?:\w{2,3}\.)?\w{2,3}"
@@ -87,18 +92,65 @@ def jaccard(first: frozenset[Hashable], second: frozenset[Hashable]) -> float:
 def canonical_url(url: str) -> str:
     """Return the form in which addresses of one page are equal.
 
-    Redirects are resolved as far as they show where they lead. Scheme and host lose their case; fragment, tracking
-    parameters and slashes at the end of the path are dropped. What cannot be read as an address only loses the white
-    space around it.
+    Redirects are resolved as far as they show where they lead. Scheme and host lose their case, the host also a dot at
+    its end, a name of other letters becomes punycode, and the usual port is dropped; http counts as https. Characters
+    that need no percent-encoding lose it, all others get it, in capitals; steps such as ``/../`` are taken. Fragment,
+    tracking parameters and slashes at the end of the path are dropped. What cannot be read as an address only loses
+    the white space around it.
+
+    Source: the normalisation of RFC 3986, section 6.2; that http counts as https, and trackers nothing, is our choice.
     """
     url = redirected(url)
     try:
         parts = urlsplit(url)
+        authority = _authority(parts) if parts.scheme in ("http", "https") else parts.netloc.lower()
     except ValueError:
         return url
     query = "&".join(part for part in parts.query.split("&") if not _TRACKING.fullmatch(part.partition("=")[0].lower()))
-    path = re.sub(r"[/\s]+\Z", "", parts.path)
-    return SplitResult(parts.scheme, parts.netloc.lower(), path, query.strip(), "").geturl().strip()
+    path, query, scheme = parts.path, query.strip(), parts.scheme
+    if authority and scheme in ("http", "https"):
+        scheme, path, query = "https", _without_steps(_encoded(path)), _encoded(query, "?")
+    path = re.sub(r"[/\s]+\Z", "", path)
+    canonical = SplitResult(scheme, authority, path, query, "").geturl().strip()
+    return canonical if redirected(canonical) == canonical else canonical_url(canonical)
+
+
+def _authority(parts: SplitResult) -> str:
+    """Return the host, and port if it is another one than usual, in one spelling.
+
+    Raises:
+        ValueError: there is no such port.
+    """
+    user, at, _ = parts.netloc.rpartition("@")
+    host, port = (parts.hostname or "").removesuffix("."), parts.port
+    if not host.isascii():
+        import idna  # only for names in other letters
+
+        with suppress(idna.IDNAError):
+            host = idna.encode(host, uts46=True).decode()
+    host = f"[{host}]" if ":" in host else host
+    return f"{user}{at}{host}" + (f":{port}" if port not in (None, 80, 443) else "")
+
+
+def _encoded(text: str, parting: str = "") -> str:
+    """Write a path or query with percent-encoding where it is needed only."""
+    plain = re.sub(
+        "%([0-9A-Fa-f]{2})",
+        lambda code: sign if (sign := chr(int(code[1], 16))) in _UNRESERVED else code[0].upper(),
+        text,
+    )
+    return quote(plain, safe=_PARTING + parting, errors="replace")
+
+
+def _without_steps(path: str) -> str:
+    """Take the steps ``.`` and ``..`` of a path."""
+    taken: list[str] = []
+    for step in path.split("/"):
+        if step == "..":
+            del taken[max(1, len(taken) - 1) :]
+        elif step != ".":
+            taken.append(step)
+    return "/".join(taken)
 
 
 def redirected(url: str) -> str:

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from src.gisa.dataset.gisa import Gisa, load_suite
-from src.gisa.evaluator.answers import AnswerScores, Mean, Predictions, read_predictions
+from src.gisa.evaluator.answers import AnswerScores, Mean
+from src.gisa.evaluator.predictions import Predictions, read_predictions, unknown
 from src.gisa.report.page import write_page
 from src.launch.config import build
 from src.launch.errors import InputError
@@ -47,12 +48,13 @@ class ScoreTask:
         predictions = read_predictions(Path(config["predictions"]), self.sample)
         ids = {question.id for question in suite.questions}
         if not ids & predictions.values.keys():
+            theirs, given = (", ".join(list(names)[:3]) for names in (sorted(ids), predictions.values))
             raise InputError(
                 f"predictions={config['predictions']}: none of its {len(predictions.values)} answers has the id of one "
-                f"of the {len(ids)} questions below {suite.root}. Ids there are such as {', '.join(sorted(ids)[:3])}."
+                f"of the {len(ids)} questions below {suite.root}.\nIds there are such as {theirs}; ids of the answers "
+                f"such as {given}."
             )
-        extra = [f"answer to question {name}, which there is not" for name in predictions.values if name not in ids]
-        remarks = [*suite.remarks(), *predictions.remarks, *extra]
+        remarks = [*suite.remarks(), *predictions.remarks, *unknown(predictions, ids)]
         record.lap("prepare")
         results = self.score(config, suite, predictions, remarks, folder, record)
         record.lap("score")

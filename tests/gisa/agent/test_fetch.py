@@ -477,3 +477,73 @@ def test_a_name_without_an_address_is_not_tried_again():
     assert not caught.value.retryable
     with pytest.raises(RequestError, match=r"nobody\.invalid cannot be resolved"):
         asyncio.run(main())
+
+
+def refresh(target, seconds=0):
+    return reply(f'<html><head><meta http-equiv="refresh" content="{seconds}; url={target}"></head><p>Moved.')
+
+
+def test_a_page_that_leads_on_by_itself_is_followed_up_to_the_cap():
+    async def respond(request, writer):
+        left = int(request.path[1:])
+        return reply("done") if left == 0 else refresh(f"{left - 1}#part")
+
+    async def test(fetcher, port):
+        page = await fetcher.fetch(f"http://127.0.0.1:{port}/5")
+        assert (page.text, page.url) == ("done", f"http://127.0.0.1:{port}/0")
+        with pytest.raises(RequestError, match="more than 5 redirects"):
+            await fetcher.fetch(f"http://127.0.0.1:{port}/6")
+
+    run(test, respond)
+
+
+def test_every_hostile_url_is_refused_behind_a_refresh_too():
+    async def respond(request, writer):
+        url = HOSTILE[int(request.path[1:])] if request.path[1:].isdigit() else "/"
+        return reply(f"<meta http-equiv=refresh content='0; url={url}'>".encode("utf-8", "replace"))
+
+    async def test(fetcher, port):
+        kinds = {}
+        for number, url in enumerate(HOSTILE):
+            try:
+                await fetcher.fetch(f"http://127.0.0.1:{port}/{number}")
+                kinds[url] = "read"
+            except RequestError as error:
+                kinds[url] = error.kind
+        return {url: kind for url, kind in kinds.items() if kind != "refused"}
+
+    # Without a host they are relative, and lead back to the server that sent them.
+    assert run(test, respond).keys() <= {"http://", "http:///etc/passwd", "http://\ud800/"}
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        refresh("/"),  # renews itself
+        refresh("/#top"),
+        refresh("/elsewhere", seconds=300),
+        reply("<meta http-equiv=refresh content=60>Moved."),
+        reply("<meta http-equiv=refresh content='0; url=/x'>Moved.", content_type="text/plain"),
+        reply("<!-- <meta http-equiv=refresh content='0; url=/x'> -->Moved."),
+    ],
+)
+def test_a_page_that_is_meant_to_be_read_is_read(data):
+    page = fetched(data)
+    assert "Moved." in page.text
+    assert page.url.endswith("/")
+
+
+def test_a_refresh_in_the_header_is_followed_too():
+    async def respond(request, writer):
+        return reply("done") if request.path == "/there" else reply("x", Refresh="0; url=/there")
+
+    assert run(lambda fetcher, port: fetcher.fetch(f"http://127.0.0.1:{port}/"), respond).text == "done"
+
+
+@pytest.mark.parametrize("content_type", ["application/pdf", "application/octet-stream", "text/html", None])
+def test_a_pdf_is_fetched_whatever_the_server_calls_it(content_type):
+    assert fetched(reply(b"%PDF-1.4\n\0\0", content_type=content_type)).body == b"%PDF-1.4\n\0\0"
+
+
+def test_a_page_in_utf_16_is_text_though_it_has_zero_bytes():
+    assert fetched(reply("Zoë".encode("utf-16"), content_type=None)).text == "Zoë"

@@ -9,11 +9,13 @@ from src.gisa.agent.cache import Cache
 from src.gisa.agent.cost import Account, Charge, PriceList, Step
 from src.gisa.agent.fetch import RequestError
 from src.gisa.agent.policy import ChatEndpoint, ContextOverflowError, ScriptedPolicy
+from src.gisa.agent.reading import ReadingLimits
 from src.gisa.agent.tools import CallError, Search, Toolbox, Visit
 from src.gisa.agent.web import Web
 from src.gisa.dataset.factbook.corpus import Corpus, Document
 from src.launch.errors import InputError
 from tests.gisa.agent.servers import reply, serve
+from tests.gisa.dataset.factbook.pdf_file import pdf
 
 PRICES = PriceList(date="2026-01-31", search=0.001, page=0.002)
 CORPUS = Corpus(
@@ -276,6 +278,14 @@ def read_with(source, url_of, respond):
     ("data", "content"),
     [
         (reply("<title>T</title><p>a <a href='/b'>link</a>"), "T\n\na [link](http://127.0.0.1:PORT/b)\n</untrusted>"),
+        (reply(b"<meta charset=x-sjis><p>" + "東京①".encode("cp932"), content_type="text/html"), "東京①\n</untrusted>"),
+        (reply(pdf(["Huascaran"]), content_type="application/pdf"), "Peaks\n\nHuascaran\n</untrusted>"),
+        (reply(b"%PDF-1.4 x", content_type="application/pdf"), "could not be read: it cannot be read: no PDF that can"),
+        (reply("<meta http-equiv=refresh content='0; url=/secret'>"), "may not be visited."),
+        (
+            reply("<meta http-equiv=refresh content='0; url=http://169.254.169.254/'>"),
+            "169.254.169.254 is not on the public internet.",
+        ),
         (reply("<p>as it is", content_type="text/plain"), "<untrusted>\n<p>as it is\n</untrusted>"),
         (reply("gone", status="404 Not Found"), "could not be read: HTTP 404."),
         (reply("gone", status="503 Busy"), "could not be read: HTTP 503."),
@@ -296,7 +306,31 @@ def test_a_page_of_the_web_is_read_and_its_faults_are_told(data, content):
     found, _ = read_with(
         lambda port: DirectPages(), lambda port: port_seen.append(port) or f"http://127.0.0.1:{port}/a", respond
     )
-    assert found.content.endswith(content.replace("PORT", str(port_seen[0])))
+    assert content.replace("PORT", str(port_seen[0])) in found.content
+
+
+def test_a_page_made_to_cost_time_is_told_of_and_the_episode_goes_on():
+    pytest.importorskip("resiliparse")
+    hostile = reply("<p " + " ".join(f"a{number}=1" for number in range(60_000)) + ">hello")
+
+    async def main():
+        async with serve(lambda request, writer: asyncio.sleep(0, hostile)) as port:
+            limits = ReadingLimits(cpu_s=0.3)
+            async with Web(reading=limits, test_only_loopback_ports=[port]) as web:
+                toolbox = Toolbox(search=EmbeddedWeb(CORPUS), pages=DirectPages("resiliparse"))
+                return await toolbox.run(Visit((f"http://127.0.0.1:{port}/",), "g"), new_step(), web)
+
+    found = asyncio.run(main())
+    assert "could not be read: it takes more than 0.3 s of processor time." in found.content
+    assert found.failed == 1
+
+
+def test_a_large_page_of_a_corpus_is_parsed_beside_the_other_episodes():
+    page = Document("https://atlas.example/large", "<title>Large</title>" + "<p>line</p>" * 10_000)
+    toolbox = Toolbox(search=EmbeddedWeb(CORPUS), pages=EmbeddedWeb(Corpus([page])), page_chars=100_000)
+    content = run(toolbox, Visit((page.url,), "g")).content
+    assert content.split("\n")[2:4] == ["Large", ""]
+    assert content.count("line") == 10_000
 
 
 def with_jina(data, url="https://page.example/a"):

@@ -102,6 +102,10 @@ def test_gold_bytes_that_are_no_text_are_refused():
         ("```tsv\na\n``` and ```b", "a", ["fence"]),  # a closed one goes before one that is not
         ("```tsv a```", "a", ["fence"]),
         ("````md\n```tsv\na\n```\n````", "a", ["fence", "fence"]),
+        ("```csv\na,b\n```", "a\tb", ["fence"]),
+        ("```csv\nName\nLima, Peru\n```", "Name\nLima, Peru", ["fence"]),
+        ("```\n\\boxed{a}\n```", "a", ["fence", "boxed"]),
+        ("The answer is a.", "a", ["lead_in"]),
         ("```\nb\n```<answer>```\na\n```</answer>", "a", ["answer_block", "fence"]),
     ],
 )
@@ -132,7 +136,7 @@ def test_stray_quotation_marks_are_characters():
 @pytest.mark.parametrize(
     ("text", "form"),
     [("A‐B‑C–D—E−F", "A-B-C-D-E-F"), ("‘a’ “b” «c»", "'a' \"b\" \"c\""), ("x\u00a0y", "x y"), ("ﬁ Ａ ²", "fi A 2"),
-     ("e\u0301", "é"), ("…", "...")],
+     ("e\u0301", "é"), ("…", "..."), ("1\u2009234\u202f5", "1 234 5"), ("a\u200bb\u00adc\ufeff", "abc")],
 )  # fmt: skip
 def test_variants_of_characters_are_folded(text, form):
     assert folded(text) == form

@@ -1,3 +1,5 @@
+import csv
+import io
 import random
 
 import pytest
@@ -292,6 +294,13 @@ def test_the_gold_answer_itself_scores_one_whoever_scores_it(rows, kind):
         ("folding", fenced("h", "1914–1918"), b"1914-1918", "item"),
         ("folding", fenced("h", "O'Neill"), "O’Neill".encode(), "item"),
         ("gold_encoding", fenced("h", "São"), b"S\xe3o", "item"),
+        ("fence", fenced("Name,Year", '"Halley, the",1758', tag="csv"), b'Name,Year\n"Halley, the",1758', "table"),
+        ("boxed", r"So it is $\boxed{\text{Amber Hill}}$.", b"Amber Hill", "item"),
+        ("lead_in", "I searched.\n\nThe answer is **Amber Hill**.", b"Amber Hill", "item"),
+        ("folding", fenced("h", "1\u202f234.50"), b"1234.5", "item"),
+        ("folding", fenced("h", "1 234.50"), b"1234.5", "item"),
+        ("folding", fenced("h", "am\u200bber"), b"amber", "item"),
+        ("names", fenced("Country", "Peru", "Chile"), b"State\nPeru\nChile", "table"),
         ("missing_values", fenced("h", "99134986705628630415", "x", "N/A"), b"99134986705628630415\nx\n\"\"", "set"),
     ],
 )  # fmt: skip
@@ -299,6 +308,72 @@ def test_each_reason_for_a_difference_is_named(flag, prediction, right, kind):
     outcome = score_answer(prediction, right, kind)
     assert outcome.official != outcome.robust
     assert outcome.parity_flags == [flag]
+
+
+@pytest.mark.parametrize(
+    ("prediction", "right", "kind", "flags"),
+    [
+        # The header is also a right answer, which the lines below it hold once more.
+        (fenced("Jordan", "Jordan", "Peru"), b"Jordan\nPeru", "list", []),
+        (fenced("Jordan", "Peru"), b"Jordan\nPeru", "list", ["no_header"]),
+        (fenced("Jordan", "Jordan", "Peru"), b"Jordan\nJordan\nPeru", "list", ["no_header"]),
+        # A table without a header, and one of a single column whose name is another.
+        (fenced("Encke\t1786", "Halley\t1758"), b"Name,Year\nEncke,1786\nHalley,1758", "table", ["no_header", "names"]),
+        (fenced("Peru", "Chile"), b"State\nPeru\nChile", "table", ["no_header", "names"]),
+        ("- Peru\n- Chile", b"Peru\nChile", "set", ["list_marks", "no_header"]),
+        ("The answers are:\n1. Peru\n2. Chile", b"Peru\nChile", "list", ["lead_in"]),
+        ("|State|\n|-|\n|Peru|", b"Peru", "set", ["markdown_table"]),
+        (fenced("Name", '"Lima, Peru"', tag="csv"), b'"Lima, Peru"', "item", ["fence"]),
+        (fenced("Name", "Lima, Peru", tag="CSV"), b'"Lima, Peru"', "item", ["fence"]),
+        ("<answer>The answer is 1,234.</answer>", b"1234", "item", ["answer_block", "lead_in"]),
+    ],
+)
+def test_what_a_careful_reader_takes_for_right_is_right(prediction, right, kind, flags):
+    outcome = score_answer(prediction, right, kind)
+    assert outcome.robust["global_em"] == 1
+    assert outcome.parity_flags == flags
+
+
+def test_gold_that_the_official_script_cannot_read_is_flagged_also_where_the_scores_agree():
+    # 81 FF is no text in any encoding; E9 at the end is the first half of a character in GBK, so that only
+    # Windows-1252 fits, and the official script stops.
+    assert score_answer("x\na", b"\x81\xff", "item")[2:] == (Fault.GOLD_UNREADABLE, ["gold_unreadable"])
+    assert score_answer("x\nCafé", b"Caf\xe9", "item")[2:] == (None, ["gold_unreadable"])
+    assert score_answer("x\nb", "Café".encode(), "item")[2:] == (None, [])
+
+
+@given(
+    st.text() | st.text('`tsvca\n\t",|-{}\\boxed.: 1answer is<>/', max_size=60),
+    st.binary(max_size=30),
+    st.sampled_from(KINDS),
+)
+def test_no_text_and_no_gold_make_scoring_fail(prediction, right, kind):
+    outcome = score_answer(prediction, right, kind)
+    for score in (outcome.official, outcome.robust):
+        assert all(0 <= value <= 1 for key, value in score.items() if key != "question_type")
+    assert set(outcome.parity_flags) <= set(PARITY_FLAGS)
+
+
+TEXT_CELL = st.text(st.characters(codec="utf-8", exclude_characters="\r`", exclude_categories=["Cc"]), max_size=8)
+
+
+@given(st.data())
+def test_any_gold_file_rendered_as_tsv_scores_one_officially(data):
+    kind = data.draw(st.sampled_from(KINDS))
+    width = data.draw(st.integers(1, 3))
+    rows = data.draw(st.lists(st.lists(TEXT_CELL, min_size=width, max_size=width), min_size=1, max_size=4))
+    rows = [["a"] * width, *rows[1:]] if kind != "item" else [["a", *rows[0][1:]]]
+    header = [f"h{place}" for place in range(width)]
+    records = [header, *rows]
+    right = written(records if kind == "table" else rows, ",")
+    outcome = official_score(f"```tsv\n{written(records, chr(9))}```", right.encode(), kind)
+    assert outcome["global_em"] == 1
+
+
+def written(rows, delimiter):
+    text = io.StringIO()
+    csv.writer(text, delimiter=delimiter, lineterminator="\n", quoting=csv.QUOTE_ALL).writerows(rows)
+    return text.getvalue()
 
 
 def test_rows_longer_than_the_header_cost_the_official_score_the_first_columns():

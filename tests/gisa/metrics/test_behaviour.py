@@ -76,6 +76,20 @@ def test_visited_pages_are_compared_as_sets_in_their_canonical_form():
             "https://google.com.evil.org/url?q=https://example.org",
         ),
         ("http://[broken", "http://[broken"),
+        ("http://example.org:80/a", "https://example.org/a"),
+        ("https://example.org:443/a", "https://example.org/a"),
+        ("https://example.org.:8443/a", "https://example.org:8443/a"),
+        ("https://example.org/%7euser/caf%c3%a9%2f%41", "https://example.org/~user/caf%C3%A9%2FA"),
+        ("https://example.org/~user/café b", "https://example.org/~user/caf%C3%A9%20b"),
+        ("https://example.org/a?q=S%C3%A3o+Paulo&r=%7E", "https://example.org/a?q=S%C3%A3o+Paulo&r=~"),
+        ("https://example.org/a/./b/../c/", "https://example.org/a/c"),
+        ("https://example.org/../a%", "https://example.org/a%"),
+        ("http://BÜCHER.example/ä", "https://xn--bcher-kva.example/%C3%A4"),
+        ("https://xn--bcher-kva.example/%c3%a4", "https://xn--bcher-kva.example/%C3%A4"),
+        ("http://user@[2001:DB8::1]:80/", "https://user@[2001:db8::1]"),
+        ("http://example.org:port/", "http://example.org:port/"),
+        ("https://google.com/%75rl?q=https://example.org/a", "https://example.org/a"),
+        ("ftp://Example.org:21/%7e", "ftp://example.org:21/%7e"),
         ("", ""),
     ],
 )
@@ -83,7 +97,13 @@ def test_addresses_of_one_page_become_equal(url, canonical):
     assert canonical_url(url) == canonical
 
 
-@given(st.text() | st.text("htps:/?#&=[]@.utm_a ", max_size=30))
+@given(
+    st.text()
+    | st.text("htps:/?#&=[]@.utm_a ", max_size=30)
+    | st.text("/?#&=%4aé.:@ 0\ud800", max_size=20).map("http://a.org".__add__)
+)
+@example("http://google.com/%75rl?q=http://a")
+@example("http://\u3002/")
 @example("http:////#")
 @example("//a//?#")
 def test_a_canonical_address_is_its_own(url):

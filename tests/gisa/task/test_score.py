@@ -116,8 +116,8 @@ def test_what_is_odd_costs_single_questions_and_is_told(score, suite, answers, c
     assert read(folder / "summary.json")["remarks"] == [
         "answer/8.csv: the bytes are not text in any of utf-8-sig, cp1252, gbk",
         "answers.jsonl, line 4: another answer to question 5; it replaces the one before",
-        "answers.jsonl, line 6: damaged or truncated JSON",
-        "answer to question 99, which there is not",
+        "answers.jsonl, line 6: damaged or truncated JSON (Unterminated string starting at at character 11)",
+        "answers.jsonl, line 5: answer to question 99, which there is not",
     ]
     printed = capsys.readouterr().out
     assert "| all | 3 | 2 | global_em | 0.00 [0.00, 0.00] |" in printed

@@ -1,0 +1,109 @@
+"""What the text of a page is put together from: lines under way, and lists with their numbers."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+
+_ROMAN = [(1000, "M"), (900, "CM"), (500, "D"), (400, "CD"), (100, "C"), (90, "XC"), (50, "L"), (40, "XL"),
+          (10, "X"), (9, "IX"), (5, "V"), (4, "IV"), (1, "I")]  # fmt: skip
+_NOTE_CLASS = re.compile(r"\b(reference|footnote|noteref|fn-?ref|cite_ref)", re.IGNORECASE)
+_NOTE_MARK = re.compile(r"\[[^\[\]]{1,12}\]|[*†‡§¶#]+|\(\d{1,3}\)|\[[^\[\]]{1,12}\](?:\s*\[[^\[\]]{1,12}\])+")
+_ORDINAL = re.compile(r"st|nd|rd|th|er|re|ère|ème|º|ª|TM|SM|®|™|℠")
+
+
+@dataclass
+class Sink:
+    """Text under way: whole lines, the pieces of the next one, and what is to stand before it.
+
+    Attributes:
+        drops_marks: Whether a line of nothing but dashes, bars and number signs says nothing, as around a page's texts.
+        has_blocks: Whether it holds what one row of a table cannot: a heading or a table.
+        has_note_link: Whether it holds a link to another place of the page.
+        link_chars: How much of it is links.
+    """
+
+    lines: list[str] = field(default_factory=list)
+    pieces: list[str] = field(default_factory=list)
+    prefix: str = ""
+    drops_marks: bool = False
+    has_blocks: bool = False
+    has_note_link: bool = False
+    link_chars: int = 0
+
+    def end_line(self) -> None:
+        """Make a line of the pieces, if there is something in them."""
+        line = " ".join("".join(self.pieces).split())
+        self.pieces.clear()
+        if line.strip("-# |") if self.drops_marks else line:
+            self.lines.append(self.prefix + line)
+            self.prefix = ""
+
+    def end_verbatim_line(self) -> None:
+        """Make a line of the pieces with its spaces as they are."""
+        line = self.prefix + "".join(self.pieces).rstrip()
+        self.pieces.clear()
+        if line.strip():
+            self.lines.append(line)
+            self.prefix = ""
+
+    def joined(self) -> str:
+        """Return everything on one line: with ``; `` where a new line begins something of its own."""
+        self.end_line()
+        text = ""
+        for line in self.lines:
+            line = " ".join(line.removeprefix("- ").split())
+            bare = not text or text[-1] in ":;,.([-–/" or line[0] in "([.,;:)–/"
+            text += f"{' ' if text else ''}{line}" if bare else f"; {line}"
+        return text
+
+
+@dataclass
+class Listing:
+    """A list of a page: whether its items are numbered, how, the next one's number and how many there were."""
+
+    style: str = ""
+    number: int = 1
+    step: int = 1
+    items: int = 0
+
+
+def whole(text: str | None) -> int | None:
+    """Read a whole number as HTML does: what follows the digits does not count."""
+    digits = re.match(r"\s*([+-]?\d{1,9})", text or "")
+    return int(digits[1]) if digits else None
+
+
+def numbered(number: int, style: str) -> str:
+    """Write the number of an item in the style of its list."""
+    if style in ("a", "A") and number > 0:
+        letters = ""
+        while number:
+            number, rest = divmod(number - 1, 26)
+            letters = chr(ord(style) + rest) + letters
+        return letters
+    if style in ("i", "I") and 0 < number < 4000:
+        roman = ""
+        for value, sign in _ROMAN:
+            roman += sign * (number // value)
+            number %= value
+        return roman if style == "I" else roman.lower()
+    return str(number)
+
+
+def is_note(text: str, hints: str, *, is_linked: bool) -> bool:
+    """Tell whether a superscript is the mark of a footnote.
+
+    Args:
+        text: What it says.
+        hints: Its class, role and id.
+        is_linked: Whether it leads to another place of the page.
+    """
+    return is_linked or bool(_NOTE_CLASS.search(hints) or _NOTE_MARK.fullmatch(text))
+
+
+def raised(tag: str, text: str, before: str) -> str:
+    """Write a superscript or subscript such that it does not run into the character before it: ``10^6``, ``x_1``."""
+    if not text or (tag == "sup" and _ORDINAL.fullmatch(text) and (before.isdigit() or not text[0].islower())):
+        return text
+    return ("^" if tag == "sup" else "_") + (f"({text})" if " " in text else text)
