@@ -1,0 +1,85 @@
+"""The package: bounds that the pins keep, imports that are declared, a wheel that runs from anywhere."""
+
+import ast
+import os
+import subprocess
+import sys
+import tomllib
+import zipfile
+from importlib.metadata import packages_distributions
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).resolve().parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+EXTRAS = PROJECT["optional-dependencies"]
+DECLARED = {
+    canonicalize_name(one.name): one.specifier
+    for one in map(Requirement, [*PROJECT["dependencies"], *(text for texts in EXTRAS.values() for text in texts)])
+}
+PINS = [Requirement(line) for line in (ROOT / ".ci/constraints.txt").read_text().splitlines() if line[0] != "#"]
+
+
+def test_the_pinned_versions_lie_within_the_bounds():
+    assert len(PINS) > 40
+    for pin in PINS:
+        (exact,) = pin.specifier
+        assert exact.operator == "=="
+        assert exact.version in DECLARED.get(canonicalize_name(pin.name), pin.specifier), pin
+    assert {"torch": "2.13.0"}.items() <= {pin.name: next(iter(pin.specifier)).version for pin in PINS}.items()
+
+
+@pytest.mark.parametrize("name", ["torch", "transformers", "peft", "wandb"])
+def test_what_changes_often_has_a_lowest_version_and_no_highest(name):
+    assert [bound.operator for bound in DECLARED[name]] == [">="]
+    assert "2.6.0" not in DECLARED["torch"]  # with which peft fails
+
+
+def test_every_import_of_the_source_is_declared():
+    """Those of other people's packages, wherever in a file; what is installed says which package they come from."""
+    imported = set()
+    for path in (ROOT / "src").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                imported |= {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.level == 0:
+                imported.add(node.module.partition(".")[0])
+    packages = packages_distributions()
+    foreign = imported - sys.stdlib_module_names - {"src"}
+    assert {"torch", "yarl", "tokenizers", "safetensors", "tqdm"} <= foreign
+    homes = {name: {canonicalize_name(home) for home in packages.get(name, [name])} for name in foreign}
+    assert {name: home for name, home in homes.items() if not home & DECLARED.keys()} == {}
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory):
+    """The wheel, unpacked as pip does into a folder far from the checkout."""
+    from hatchling.builders.wheel import WheelBuilder
+
+    built, folder = tmp_path_factory.mktemp("dist"), tmp_path_factory.mktemp("site-packages")
+    (wheel,) = WheelBuilder(str(ROOT)).build(directory=str(built), versions=["standard"])
+    zipfile.ZipFile(wheel).extractall(folder)
+    return folder
+
+
+def test_the_wheel_holds_every_file_of_the_source_and_of_conf_and_nothing_else(installed):
+    def files(folder):
+        return {path.relative_to(folder) for path in folder.rglob("*") if path.is_file() and path.suffix != ".pyc"}
+
+    assert files(installed / "src" / "conf") == files(ROOT / "conf")
+    assert {path for path in files(installed / "src") if path.parts[0] != "conf"} == files(ROOT / "src")
+    assert (installed / "src" / "py.typed").exists()
+    assert {path.name.partition("-")[0] for path in installed.iterdir()} == {"src", "ilrec_gisa"}
+    entry_points = next(installed.glob("*.dist-info/entry_points.txt")).read_text()
+    assert "ilrec-gisa = src.run:main" in entry_points
+
+
+def test_what_is_installed_composes_a_job_from_any_folder(installed, tmp_path):
+    told = {**os.environ, "PYTHONPATH": str(installed)}
+    main = "import sys; from src.run import main; sys.exit(main())"  # as the console script does
+    command = [sys.executable, "-c", main, "+experiment=ilrec_stage1", "seed=7", "--cfg", "job"]
+    ran = subprocess.run(command, cwd=tmp_path, env=told, capture_output=True, text=True, check=True)
+    assert "name: ilrec_stage1\nseed: 7\n" in ran.stdout
