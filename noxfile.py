@@ -1,4 +1,4 @@
-"""Sessions: `quickstart` runs the main job, `tests` passes the tests; `slow`, `bench`, `docs` and others take longer."""
+"""Sessions: `quickstart` runs the main job, `tests` passes the tests; `slow`, `bench` and others take longer."""
 
 import subprocess
 from pathlib import Path
@@ -56,6 +56,13 @@ def _tests_at(resolution: str, session: nox.Session) -> None:
     python = str(Path(session.bin, "python"))
     session.run("uv", "pip", "install", "--python", python, "--resolution", resolution, "--upgrade", "-e", ".[dev]")
     session.run("pytest", *PARALLEL, *session.posargs)
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """Build the documentation into docs/site/, which needs nothing of what runs need."""
+    session.install("-c", ".ci/constraints.txt", "mkdocs-material", "mkdocstrings-python")
+    session.run("mkdocs", "build", "-f", "docs/mkdocs.yml", env={"NO_MKDOCS_2_WARNING": "1"})
 
 
 @nox.session
