@@ -2,6 +2,8 @@
 
 import ast
 import os
+import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -10,6 +12,7 @@ from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
+import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -83,3 +86,42 @@ def test_what_is_installed_composes_a_job_from_any_folder(installed, tmp_path):
     command = [sys.executable, "-c", main, "+experiment=ilrec_stage1", "seed=7", "--cfg", "job"]
     ran = subprocess.run(command, cwd=tmp_path, env=told, capture_output=True, text=True, check=True)
     assert "name: ilrec_stage1\nseed: 7\n" in ran.stdout
+
+
+def test_the_image_is_linted_and_copies_what_the_package_is_made_of():
+    if linter := shutil.which("hadolint", path=Path(sys.executable).parent):
+        linted = subprocess.run([linter, ROOT / ".ci/Dockerfile"], capture_output=True, text=True)
+        assert (linted.returncode, linted.stdout) == (0, "")
+    assert re.findall(r"^ARG BASE=.*\nFROM \$\{BASE\}$", (ROOT / ".ci/Dockerfile").read_text(), re.MULTILINE)
+    copied = [line[1:] for line in (ROOT / ".ci/Dockerfile.dockerignore").read_text().splitlines() if line[0] == "!"]
+    assert [name for name in copied if not (ROOT / name).exists()] == []
+    assert {"src", "conf", "pyproject.toml", PROJECT["readme"], ".ci/constraints.txt"} <= set(copied)
+
+
+def test_the_workflow_passes_the_tests_that_the_readme_names():
+    jobs = yaml.safe_load((ROOT / ".github/workflows/tests.yml").read_text())["jobs"]
+    commands = [step["run"] for step in jobs["nox"]["steps"] if "run" in step]
+    assert commands[-1].startswith("nox -s tests")
+    sessions = re.findall(r"^def (\w+)\(session", (ROOT / "noxfile.py").read_text(), re.MULTILINE)
+    assert set(commands[-1].split()[2:]) <= set(sessions)
+    assert {"lowest", "newest"} <= set(sessions)
+
+
+@pytest.mark.parametrize(
+    "form", sorted((ROOT / ".github/ISSUE_TEMPLATE").glob("[!c]*.yml")), ids=lambda form: form.stem
+)
+def test_an_issue_form_asks_for_something_and_names_each_field_once(form):
+    content = yaml.safe_load(form.read_text())
+    assert content["name"]
+    assert content["description"]
+    names = [field["id"] for field in content["body"]]
+    assert len(names) == len(set(names)) > 0
+    assert all(field["attributes"]["label"] for field in content["body"])
+
+
+def test_the_citation_is_of_this_version_and_of_both_papers():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert str(citation["version"]) == PROJECT["version"]
+    assert citation["license"] == PROJECT["license"]
+    papers = [paper["identifiers"][0]["value"] for paper in citation["references"]]
+    assert papers == ["arXiv:2602.17410", "arXiv:2602.08543"]
