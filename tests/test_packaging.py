@@ -86,6 +86,12 @@ def test_what_is_installed_composes_a_job_from_any_folder(installed, tmp_path):
     command = [sys.executable, "-c", main, "+experiment=ilrec_stage1", "seed=7", "--cfg", "job"]
     ran = subprocess.run(command, cwd=tmp_path, env=told, capture_output=True, text=True, check=True)
     assert "name: ilrec_stage1\nseed: 7\n" in ran.stdout
+    named = "from src.launch.errors import install_command as of; print(of('lora'), of('search'), sep='\\n')"
+    ran = subprocess.run(
+        [sys.executable, "-c", named], cwd=tmp_path, env=told, capture_output=True, text=True, check=True
+    )
+    searching = " ".join(f"'{text}'" for text in sorted(EXTRAS["search"]))
+    assert ran.stdout.splitlines() == [f"pip install '{EXTRAS['lora'][0]}'", f"pip install {searching}"]
 
 
 def test_the_image_is_linted_and_copies_what_the_package_is_made_of():
