@@ -113,6 +113,7 @@ KINDS = {
     ("ilrec-gisa",): composes,
     ("python", "-m", "src.report"): reports,
     ("pip", "install"): installs,
+    ("pip", "wheel"): installs,
     ("docker", "build", "-f"): lambda arguments: installs(arguments[:1]),
     ("nox", "-s"): names_a_session,
 }
