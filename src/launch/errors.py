@@ -1,6 +1,7 @@
 """The one exception for faults that the user can mend, and the command that goes on after one."""
 
 import shlex
+from importlib.metadata import PackageNotFoundError, requires
 from pathlib import Path
 
 
@@ -32,3 +33,15 @@ class PrunedError(Exception):
 def resume_command(folder: Path) -> str:
     """Return the command that goes on with the run in a folder, as a shell reads it."""
     return f"python -m src.run {shlex.quote(f'resume={folder}')}"
+
+
+def install_command(extra: str) -> str:
+    """Return the command that installs the packages of an extra: by its name in a checkout, by theirs elsewhere."""
+    if (Path(__file__).parents[2] / "pyproject.toml").is_file():
+        return f"pip install -e '.[{extra}]'"
+    try:
+        wanted = [text.replace('"', "'").split(";") for text in requires("ilrec-gisa") or ()]
+    except PackageNotFoundError:  # the source without the package
+        wanted = []
+    named = [f"'{name.strip()}'" for name, *marks in wanted if f"extra == '{extra}'" in " ".join(marks)]
+    return f"pip install {' '.join(named) or extra}"

@@ -359,13 +359,14 @@ def _versions() -> dict[str, str]:
 
 
 def _commit() -> Mapping[str, str | bool | None]:
-    """Return the commit of the code, and whether it was changed since; None outside a git checkout."""
+    """Return the commit of the code, and whether it was changed since; None outside a checkout of its own."""
 
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(Path(__file__).parent), *arguments]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
     try:
+        git("ls-files", "--error-unmatch", Path(__file__).name)  # an environment may lie in somebody's project
         return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "-uno"))}
     except (OSError, subprocess.CalledProcessError):
         return {"commit": None, "dirty": None}

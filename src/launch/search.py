@@ -21,7 +21,7 @@ from hydra.core.plugins import Plugins
 from hydra.plugins.sweeper import Sweeper
 
 from src.launch.config import as_typed, build
-from src.launch.errors import InputError, JobError, PrunedError
+from src.launch.errors import InputError, JobError, PrunedError, install_command
 from src.launch.nodes import faults_of_nodes
 from src.launch.storage import write_atomic
 from src.launch.values import Count, Node, Seed
@@ -83,7 +83,8 @@ class OptunaSweeper(Sweeper):
         try:
             import optuna  # noqa: F401
         except ModuleNotFoundError as error:
-            raise InputError("A search needs Optuna, which is not installed.\nType:  pip install optuna") from error
+            told = f"A search needs Optuna, which is not installed.\nType:  {install_command('search')}"
+            raise InputError(told) from error
         node = cast(Node, OmegaConf.to_container(config.hydra.sweeper, resolve=True))
         if faults := list(faults_of_nodes(node, "hydra.sweeper")):
             raise InputError("\n".join([f"The search has {len(faults)} fault(s):", *(f"- {one}" for one in faults)]))

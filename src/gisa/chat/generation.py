@@ -209,11 +209,12 @@ class CachedGenerator:
 
     def _forward(self, ids: Tensor, mask: Tensor, position: Tensor, cache: Any) -> tuple[Tensor, Any]:
         """Return float32 logits ``(B, V)`` behind tokens ``(B, T)``, and the model's cache with them."""
-        cached = {"past_key_values": cache, "position_ids": position, "use_cache": True}
         found = self.model.architecture
-        settings = {"use_cache": False} if found.generation == "reread" else cached
-        output = found.decoder(input_ids=ids, attention_mask=mask, **settings)
-        return found.head(output.last_hidden_state[:, -1]), output.get("past_key_values")
+        if found.generation == "reread":
+            states = found.plain(ids, mask).last_hidden_state
+        else:
+            states, cache = found.from_cache(ids, mask, position, cache)
+        return found.head(states[:, -1]), cache
 
 
 class PrefixCache:

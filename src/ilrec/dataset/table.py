@@ -12,7 +12,7 @@ from src.ilrec.dataset.records import NAMES, Records, arrow_records, open_record
 from src.ilrec.dataset.sources import Item, Row, described, keep_first
 from src.ilrec.dataset.splits import SPLIT_COLUMNS, Targets, part_of, split_files, targets_of
 from src.ilrec.dataset.values import ABSENT, Clock, identifier, text_of, title_of
-from src.launch.errors import InputError
+from src.launch.errors import InputError, install_command
 from src.launch.lines import existing_file
 
 _TWO_TITLES = (
@@ -216,7 +216,8 @@ class HubTable(Table):
         try:
             import datasets
         except ImportError as error:
-            raise InputError("dataset=hub needs the package datasets.\nType:  pip install -e '.[datasets]'") from error
+            told = f"dataset=hub needs the package datasets.\nType:  {install_command('datasets')}"
+            raise InputError(told) from error
         folder = Path(self.path).expanduser()
         try:
             if any((folder / name).is_file() for name in ("dataset_dict.json", "state.json")):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -18,7 +19,7 @@ _LEARNT_BY = {
     "sequence_models": ("collaborative_filtering.CollaborativeFilteringStage", "collaborative_filtering"),
     "counting": ("counting.CountingStage", "counting"),
 }
-"""Likewise the stage, by the module of the model."""
+"""Likewise the stage, by the module of the model or of what it is a kind of."""
 _OTHERWISE = {"prompt": "ids", "evaluator": "ranking", "stage": "sft"}
 _OF_IDS = {
     "ids.IdsPrompt": "ids",
@@ -41,7 +42,7 @@ def misfits(config: Mapping[str, Any]) -> Iterator[str]:
         yield f"dataset: {dataset} makes questions, and I need interactions. " + _type("dataset=ml_100k")
     yield from _unmeasured(config)
     yield from unrewarded(config["evaluator"])
-    learnt_by = _LEARNT_BY.get(kinds["model"].partition(".")[0])
+    learnt_by = _learnt_by(config["model"]["_target_"])
     if learnt_by and kinds["stage"] != learnt_by[0]:
         yield f"stage: {_name(kinds['stage'])} is not for {_name(kinds['model'])}. " + _type(f"stage={learnt_by[1]}")
     for part, (kind, choice) in _COLLABORATIVE.items():
@@ -73,6 +74,19 @@ def misfits(config: Mapping[str, Any]) -> Iterator[str]:
             "tokenizer=title prompt=instruction, or evaluator=ranking"
         )
     yield from _misfits_of_pairs(kinds, config["batches"])
+
+
+def _learnt_by(model: str) -> tuple[str, str] | None:
+    """Return the stage that a collaborative model needs, ours or a class of the user's; None for language models."""
+    from hydra.utils import get_object
+
+    try:
+        target = get_object(model)
+    except Exception:  # told by itself
+        return None
+    kinds = inspect.getmro(target) if inspect.isclass(target) else ()
+    modules = [kind.__module__.rpartition(".")[2] for kind in kinds if kind.__module__.startswith("src.ilrec.model.")]
+    return next((_LEARNT_BY[module] for module in modules if module in _LEARNT_BY), None)
 
 
 def _misfits_of_pairs(kinds: Mapping[str, str], batches: Mapping[str, Any]) -> Iterator[str]:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from src.ilrec.tokenizer.embeddings import Content, documents, unit_rows
-from src.launch.errors import InputError
+from src.launch.errors import InputError, install_command
 from src.launch.storage import cache_folder, locked, sha256_of, write_atomic, writing_to_cache
 from src.launch.values import Count
 from src.model.smollm2 import local_folder
@@ -107,7 +107,7 @@ class SentenceEmbedding:
         except ImportError as error:
             raise InputError(
                 "tokenizer/embedding=language_model and sentence_encoder need the package sentence-transformers.\n"
-                "Type:  pip install -e '.[embeddings]'\n"
+                f"Type:  {install_command('embeddings')}\n"
                 "or embed the items without it:  tokenizer/embedding=text"
             ) from error
         # Of a model of another kind it says that it pools it, and how, which is decided here.

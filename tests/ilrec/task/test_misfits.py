@@ -2,6 +2,7 @@ import importlib
 
 import pytest
 
+from src.ilrec.model.sequence_models import SASRec
 from src.ilrec.task.misfits import _COLLABORATIVE, _LEARNT_BY, _OF_PAIRS, misfits
 from tests.test_conf import RECIPES, composed
 
@@ -29,6 +30,17 @@ def test_the_classes_that_are_told_apart_are_there():
 def test_what_is_counted_and_what_is_trained_are_told_apart(choices, told):
     (fault,) = misfits(composed(*choices)[0])
     assert fault.startswith(told)
+
+
+class Mine(SASRec):
+    """A user's own."""
+
+
+def test_a_model_of_the_users_own_is_of_the_kind_that_it_is_built_on():
+    config = composed("+experiment=sasrec", "prompt=ids")[0]
+    mine = {**config, "model": {**config["model"], "_target_": f"{__name__}.Mine"}}
+    (fault,) = misfits(mine)
+    assert fault == "prompt: Mine reads and ranks whole items, not so IdsPrompt. Type:  prompt=items"
 
 
 @pytest.mark.parametrize("recipe", ILREC)
