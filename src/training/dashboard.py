@@ -39,7 +39,8 @@ class Shown:
         self.run = run
         self.entity: str | None = run.entity or None
         self.project: str = run.project
-        self.address = run.url or f"wandb sync {Path(run.dir).parent}   (it is offline)"
+        known = None if run.offline else run.url  # it warns where there is none
+        self.address = known or f"wandb sync {Path(run.dir).parent}   (it is offline)"
 
     def show(self, **content: Any) -> None:
         """Log one row of tables, pictures and the like, by their keys."""

@@ -12,6 +12,7 @@ from typing import Any, Literal, get_args
 from src.gisa.dataset.gisa import AnswerType, Gisa, Question, QuestionType
 from src.gisa.metrics.answers import METRICS, Fault, Score, official_summary, score_answer
 from src.launch.errors import InputError
+from src.launch.progress import Line, tracked
 from src.launch.values import Count, Seed
 from src.metrics.stats import bootstrap_interval
 
@@ -208,13 +209,15 @@ class AnswerEvaluator:
 
     def score(self, suite: Gisa, predictions: Predictions) -> AnswerScores:
         """Score every question of the suite, those without a prediction too, and average over its parts."""
-        questions = [self._question(suite, predictions, question) for question in suite.questions]
-        means = [
-            self._mean(part, chosen, scorer, metric)
-            for part, chosen in _parts(questions)
-            for metric in ("global_em", *METRICS.get(part, ()))
-            for scorer in get_args(Scorer)
-        ]
+        asked = tracked(suite.questions, "Scoring", len(suite.questions))
+        questions = [self._question(suite, predictions, question) for question in asked]
+        with Line("Intervals by bootstrap"):
+            means = [
+                self._mean(part, chosen, scorer, metric)
+                for part, chosen in _parts(questions)
+                for metric in ("global_em", *METRICS.get(part, ()))
+                for scorer in get_args(Scorer)
+            ]
         return AnswerScores(questions, means)
 
     def _question(self, suite: Gisa, predictions: Predictions, question: Question) -> ScoredQuestion:

@@ -12,6 +12,7 @@ from src.gisa.dataset.gisa import Gisa, load_suite
 from src.gisa.task.learning import NEEDED
 from src.launch.config import build
 from src.launch.errors import InputError
+from src.launch.progress import tracked
 from src.launch.record import Record
 from src.launch.storage import write_atomic
 from src.launch.values import Count
@@ -94,9 +95,10 @@ class TracesTask:
         count = min(self.max_shown, len(lengths))
         shown = [made.demonstrations[at * len(lengths) // count] for at in range(count)]
         drills = [*made.drills[:1], *made.drills[1:][-1:]]  # a block of the first kind, one of the last
+        examples = tracked([*shown, *drills], "Drawing demonstrations", len(shown) + len(drills))
         page = _PAGE.format(
             statistics="".join(_rows(counts, made.dropped)),
-            demonstrations="\n".join(_shown(example, suite, chat.tokenizer) for example in [*shown, *drills]),
+            demonstrations="\n".join(_shown(example, suite, chat.tokenizer) for example in examples),
         )
         write_atomic(folder / "traces.html", page)
         record.finish(

@@ -7,6 +7,7 @@ import pytest
 from src.gisa.dataset.gisa import Gisa
 from src.gisa.report.live import Progress
 from src.gisa.report.page import read_page
+from src.launch.progress import Line
 from tests.gisa.agent.servers import completion, model_server
 from tests.gisa.gisa_files import question, write_suite
 
@@ -106,7 +107,7 @@ def episode(number, prediction, outcome="answered", usd=0.5):
 def test_progress_goes_on_from_what_was_done_before(tmp_path):
     screen, suite = Screen(), Gisa(str(write_suite(tmp_path / "suite", QUESTIONS)))
     right = "```tsv\nPlace\nAmber Hill\n```"
-    progress = Progress([screen], suite, 3, [episode(3, right)])
+    progress = Progress(Line("Answering", 3, counted=True), [screen], suite, 3, [episode(3, right)])
     progress(episode(5, "", "budget", usd=None))
     progress(episode(8, "```tsv\nName\nTuttle\n```"))
     # The second question is wrong, the third right: 1/2, then 2/3; a price that is not known counts as nothing.
