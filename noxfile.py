@@ -10,10 +10,16 @@ nox.options.default_venv_backend = "virtualenv"
 nox.options.reuse_existing_virtualenvs = True
 
 
+def _install(session: nox.Session, *arguments: str) -> None:
+    """Install what a session needs; pip says what it fetches and how far it is, which nox would keep to itself."""
+    session.log("Installing 1.8 GB of packages, once: about two minutes")
+    session.install(*arguments, silent=False)
+
+
 @nox.session
 def quickstart(session: nox.Session) -> None:
     """Train ILRec stage 1 on ML-100K from scratch and print its test table; arguments are passed on as overrides."""
-    session.install("-e", ".")
+    _install(session, "-e", ".")
     session.run("python", "-m", "src.run", "+experiment=ilrec_stage1", *session.posargs)
 
 
@@ -21,7 +27,7 @@ def quickstart(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """Lint, types and tests."""
     # Compiling all of the packages takes as long as installing them, and most of it is never imported.
-    session.install("--no-compile", "-e", ".[dev]")
+    _install(session, "--no-compile", "-e", ".[dev]")
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
     # Types beside the tests: it keeps one core busy, and they wait for disks and for each other.

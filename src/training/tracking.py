@@ -123,6 +123,8 @@ class ProgressBar(callbacks.ProgressBar):
         """Say so, in training; alone, begin a line."""
         if not self._in_training(trainer):
             self._begin("Validation", 1.0)
+        elif self._line:  # on_train_batch_end has passed some over
+            self._line.at(self._share(trainer, trainer.fit_loop.batch_idx + 1))
         self._name(trainer, ", validation")
 
     def on_validation_batch_end(

@@ -87,17 +87,14 @@ def _read_all(file, read):
 def test_in_a_terminal_it_is_one_line_that_others_write_above_and_that_goes_away(monkeypatch):
     with terminal(monkeypatch) as rows:
         handler = logging.StreamHandler(sys.stdout)
-        logging.getLogger().addHandler(handler)
-        try:
-            with Line("Preparing " + "x" * 100, 4, counted=True) as outer:
-                outer.at(1)
-                print("printed")
-                logging.getLogger("run").warning("logged")
-                with Line("Encoding"):
-                    time.sleep(0.3)
-            assert handler.stream is sys.stdout
-        finally:
-            logging.getLogger().removeHandler(handler)
+        monkeypatch.setattr(logging.getLogger(), "handlers", [handler])
+        with Line("Preparing " + "x" * 100, 4, counted=True) as outer:
+            outer.at(1)
+            print("printed")
+            logging.getLogger("run").warning("logged")
+            with Line("Encoding"):
+                time.sleep(0.3)
+        assert handler.stream is sys.stdout
     assert {"printed", "logged"} <= set(rows)  # each a row of its own
     assert any(row.startswith("Preparing xxx") for row in rows)
     assert any(row.startswith("Encoding  0:00") for row in rows)

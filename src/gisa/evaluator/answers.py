@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -249,10 +250,13 @@ def error_of(question: ScoredQuestion) -> str | None:
     return question.fault or ("infra_error" if question.outcome == "infra_error" else None)
 
 
-def order_of_part(part: str) -> tuple[int, str]:
-    """Return what parts of a suite are sorted by: the whole first, types, then by name."""
+def order_of_part(part: str) -> tuple[int, int, str]:
+    """Return what parts of a suite are sorted by: the whole first, types, then numbers by size, then by name."""
     order = ("all", "uncontaminated", *get_args(AnswerType), *get_args(QuestionType))
-    return order.index(part) if part in order else len(order), part
+    if part in order:
+        return order.index(part), 0, part
+    number = re.match(r"\d+", part)
+    return len(order) + (number is None), int(number.group()) if number else 0, part
 
 
 def _parts(questions: Sequence[ScoredQuestion]) -> list[tuple[str, list[ScoredQuestion]]]:

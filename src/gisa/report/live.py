@@ -46,7 +46,8 @@ class Progress:
         before: Iterable[Mapping[str, Any]],
         sample: int = 0,
     ) -> None:
-        self._line, self._dashboards, self._suite, self._attempts, self._sample = dashboards, suite, attempts, sample
+        self._line, self._dashboards = line, dashboards
+        self._suite, self._attempts, self._sample = suite, attempts, sample
         self._questions = {question.id: question for question in suite.questions}
         self._outcomes: Counter[str] = Counter()
         self._scores: list[float] = []
