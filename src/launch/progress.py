@@ -120,7 +120,7 @@ def loading(name: Any) -> AbstractContextManager[object]:
         with suppress(ValueError):  # a name that is none is refused by whoever loads it
             if not isinstance(try_to_load_from_cache(name, "config.json"), str):
                 return nullcontext()
-    return Line("Loading the model")
+    return Line("Loading the model" if name else "Making the model")
 
 
 class _Screen:

@@ -102,6 +102,10 @@ class ProgressBar(callbacks.ProgressBar):
         """Show the line."""
         self._enabled = True
 
+    def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
+        """Say that it is about to begin."""
+        self._begin("Starting the training", None)
+
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Begin the line, where a resumed training goes on."""
         self._begin("Training", 1.0)
@@ -170,7 +174,7 @@ class ProgressBar(callbacks.ProgressBar):
             self._line.__exit__(type(exception), exception)
             self._line = None
 
-    def _begin(self, what: str, total: float) -> None:
+    def _begin(self, what: str, total: float | None) -> None:
         self._end()
         if self._enabled:
             self._line = Line(what, total)
@@ -223,11 +227,13 @@ def open_logs(
     logs: list[Logger] = [CsvLog(folder / "metrics.csv", done_steps)]
     exit_code = 1
     try:
-        if open_dashboard and (dashboard := open_dashboard(folder, **context)):
-            logs.append(dashboard)
+        with Line("Opening the logs"):
+            dashboard = open_dashboard(folder, **context) if open_dashboard else None
+        logs += [dashboard] if dashboard else []
         yield logs
         exit_code = 0
     finally:
-        for log in logs:
-            if hasattr(log, "close"):
-                log.close(exit_code)
+        with Line("Closing the logs"):
+            for log in logs:
+                if hasattr(log, "close"):
+                    log.close(exit_code)

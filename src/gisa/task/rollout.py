@@ -12,7 +12,7 @@ from src.gisa.evaluator.answers import read_predictions
 from src.gisa.task.score import ScoreTask
 from src.launch.config import build
 from src.launch.errors import InputError, resume_command
-from src.launch.progress import Line
+from src.launch.progress import Line, loading
 from src.launch.record import Record
 from src.launch.values import Count, Whole
 from src.training.fit import split_loggers, trainer_of, use_processor
@@ -70,11 +70,13 @@ class RolloutTask(ScoreTask):
 
         lightning.seed_everything(config["seed"], verbose=False)
         use_processor(config)
-        suite, remarks, whole = self._suite(config)
+        with Line("Reading the questions"):
+            suite, remarks, whole = self._suite(config)
         attempts = [Attempt.at(question, sample) for sample in range(self.samples) for question in suite.questions]
         agent = _what_matters(config["agent"])
         settings = {"suite": whole, "questions": suite.fingerprint, "agent": agent, "seed": config["seed"]}
-        rollout = self._rollout(config, suite)
+        with loading(config["agent"]["policy"].get("name")):
+            rollout = self._rollout(config, suite)
         if config.get("checkpoint"):
             record.trace_origins({"checkpoint_from": config["checkpoint"]})
         stage = build(config["stage"])(rollout=rollout, attempts=attempts, folder=folder, settings=settings)

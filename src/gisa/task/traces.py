@@ -12,7 +12,7 @@ from src.gisa.dataset.gisa import Gisa, load_suite
 from src.gisa.task.learning import NEEDED
 from src.launch.config import build
 from src.launch.errors import InputError
-from src.launch.progress import tracked
+from src.launch.progress import Line, tracked
 from src.launch.record import Record
 from src.launch.storage import write_atomic
 from src.launch.values import Count
@@ -68,7 +68,8 @@ class TracesTask:
         from src.gisa.batches.demonstrations import make_demonstrations
         from src.gisa.chat.format import load_chat_format
 
-        suite = load_suite(config["dataset"], NEEDED)
+        with Line("Reading the questions"):
+            suite = load_suite(config["dataset"], NEEDED)
         name = config["agent"]["policy"].get("name")
         if name is None:
             raise InputError(

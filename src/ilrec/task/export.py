@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from src.ilrec.task.assemble import Parts, load_trained, trained_config
 from src.ilrec.task.card import model_card, recommender
 from src.launch.errors import InputError
+from src.launch.progress import Line
 from src.launch.record import Record
 from src.launch.storage import write_atomic
 
@@ -55,7 +56,8 @@ class ExportTask:
         if not isinstance(trained.model, CausalLM):
             raise InputError(f"checkpoint={config['checkpoint']} holds no language model; only these can be exported.")
         record.lap("prepare")
-        self._save(trained, Path(config["checkpoint"]), folder / "model")
+        with Line("Writing the model"):
+            self._save(trained, Path(config["checkpoint"]), folder / "model")
         record.lap("export")
         address = _send(api, folder / "model", self.push_to_hub) if api and self.push_to_hub else None
         record.finish(metrics={}, protocol={"checkpoint": config["checkpoint"]}, address=address)
