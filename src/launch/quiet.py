@@ -22,7 +22,7 @@ def quieten() -> None:
     for handler in logging.getLogger("transformers").handlers:
         handler.addFilter(_is_news)
     if "transformers.utils.logging" in sys.modules:
-        from huggingface_hub.utils import enable_progress_bars
+        from huggingface_hub.utils import enable_progress_bars  # type: ignore[attr-defined]
         from transformers.utils.logging import disable_progress_bar
 
         disable_progress_bar()  # of weights that are read from a folder, and written

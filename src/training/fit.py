@@ -175,5 +175,5 @@ def fitted(
         record.lap("fit", total=checkpoints.fit_seconds)
         record.update(steps=trainer.global_step)
         # They would put the weights of the last step back in place of the averaged ones that a checkpoint has.
-        trainer.callbacks = [one for one in trainer.callbacks if not isinstance(one, WeightAveraging)]  # type: ignore[attr-defined]
+        trainer.callbacks = [one for one in trainer.callbacks if not isinstance(one, WeightAveraging)]
         yield trainer, checkpoints

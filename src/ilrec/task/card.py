@@ -26,11 +26,11 @@ from transformers import AutoModelForCausalLM$imports
 folder = "."  # this one; of the hub: huggingface_hub.snapshot_download("<owner>/<name>")
 form = json.load(open(f"{folder}/recommender.json", encoding="utf-8"))
 $load
-items = form["items"]
+items, search = form["items"], form["search"]
 
 def recommend(history, count=10, exclude=True):
     allowed = {item: one["written"] for item, one in items.items() if not (exclude and item in history)}
-    tree, shown = {}, []
+    tree, shown, k = {}, [], max(count, search["num_beams"])
     for tokens, n in [(tokens, n) for tokens in allowed.values() for n in range(len(tokens))]:
         tree.setdefault(tuple(tokens[:n]), set()).add(tokens[n])
     for item in reversed(history[-form["max_history"] :]):  # the latest that there is room for
@@ -38,8 +38,8 @@ def recommend(history, count=10, exclude=True):
         if len(longer) > form["max_tokens"]: break
         shown = longer
     ids = torch.tensor([form["before"] + shown + form["after"]])
-    follow = lambda _, row: [*tree.get(tuple(row[ids.shape[1] :].tolist()), [form["search"]["eos_token_id"]])]
-    rows = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), prefix_allowed_tokens_fn=follow)
+    may = lambda _, row: [*tree.get(tuple(row[ids.shape[1] :].tolist()), [search["eos_token_id"]])]
+    rows = model.generate(ids, attention_mask=ids**0, prefix_allowed_tokens_fn=may, num_beams=k, num_return_sequences=k)
     best = [i for row in rows[:, ids.shape[1] :].tolist() for i, t in allowed.items() if row[: len(t)] == t]
     return list(dict.fromkeys(best))[:count]"""
 _SERVE = {
@@ -154,14 +154,14 @@ def model_card(parts: Parts, config: Mapping[str, Any], checkpoint: Path, *, bas
     )
     body = Template((files("src.ilrec.task") / "model_card.md").read_text(encoding="utf-8")).substitute(
         name=name,
-        kind="titles" if parts.items.as_text else "semantic IDs, a few new tokens each",
+        kind="titles" if parts.items.as_text else "semantic IDs",
         recipe=config["name"],
         seed=config["seed"],
         commit=str(result.get("commit") or "unknown")[:12],
         dataset=f"{data.name} ({data.fingerprint[:12]})",
         users=f"{data.num_users:,}",
         items=f"{data.num_items:,}",
-        origin=f"Fine-tuned from `{base}`." if base else "",
+        origin=f" Fine-tuned from `{base}`." if base else "",
         results=_results(metrics, result),
         needs="`transformers` and `peft`" if alone else "`transformers`",
         agreement=_agreement(parts),
