@@ -93,7 +93,7 @@ def test_a_run_writes_scores_summaries_and_the_official_files(score, capsys):
     assert "| all | 3 | 0 | global_em | 66.67 [" in (folder / "summary.md").read_text()
     assert "| all | 3 | 0 | 66.67 [" in printed
     rest = [line for line in (folder / "summary.md").read_text().splitlines() if not line.startswith("|")]
-    assert squeezed(" ".join(rest)).strip() in printed.replace("\n", " ")
+    assert squeezed(" ".join(rest)).strip() in squeezed(printed.replace("\n", " "))
     assert f"All measures: {folder / 'summary.md'}" in printed
     assert f"Next: python -m src.report {folder}" in printed
 
