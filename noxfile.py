@@ -14,10 +14,16 @@ PINNED = ("-c", ".ci/constraints.txt", "-e")  # the versions that the tests have
 PARALLEL = ("-n", "auto", "--maxprocesses", "4", "--dist", "loadfile", "--no-loadscope-reorder")
 
 
+def _install(session: nox.Session, *arguments: str) -> None:
+    """Install what a session needs; pip says what it fetches and how far it is, which nox would keep to itself."""
+    session.log("Installing 1.8 GB of packages, once: about two minutes")
+    session.install(*arguments, silent=False)
+
+
 @nox.session
 def quickstart(session: nox.Session) -> None:
     """Train ILRec stage 1 on ML-100K from scratch and print its test table; arguments are passed on as overrides."""
-    session.install(*PINNED, ".")
+    _install(session, *PINNED, ".")
     session.run("python", "-m", "src.run", "+experiment=ilrec_stage1", *session.posargs)
 
 
@@ -25,7 +31,7 @@ def quickstart(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """Lint, types and tests."""
     # Compiling all of the packages takes as long as installing them, and most of it is never imported.
-    session.install("--no-compile", *PINNED, ".[dev]")
+    _install(session, "--no-compile", *PINNED, ".[dev]")
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
     # Types beside the tests: it keeps one core busy, and they wait for disks and for each other.
@@ -68,21 +74,21 @@ def docs(session: nox.Session) -> None:
 @nox.session
 def slow(session: nox.Session) -> None:
     """Tests that take minutes or need the 93 MB model wheel."""
-    session.install(*PINNED, ".[dev]")
+    _install(session, *PINNED, ".[dev]")
     session.run("pytest", "-m", "slow", *session.posargs)
 
 
 @nox.session
 def bench(session: nox.Session) -> None:
     """Print the measured ratios: decoding, step cost, losses at any density of negatives, start-up."""
-    session.install(*PINNED, ".[dev]")
+    _install(session, *PINNED, ".[dev]")
     session.run("python", "-m", "tests.bench", *session.posargs)
 
 
 @nox.session(python="3.11")
 def recbole(session: nox.Session) -> None:
     """Train SASRec, GRU4Rec and Caser beside stock RecBole 1.2.1 on the same sequences and print the ratios."""
-    session.install(*PINNED, ".")
+    _install(session, *PINNED, ".")
     # An environment of its own: it needs packages older than ours, and Python 3.11 at most.
     theirs = Path(session.create_tmp(), "recbole").resolve()  # it is run from another folder
     session.run("python", "-m", "venv", str(theirs))

@@ -16,7 +16,7 @@ from src.launch.errors import InputError, JobError, PrunedError, resume_command
 from src.launch.job import keep_memory, run_job
 from src.launch.outcomes import exit_status, outcomes, watch_launchers
 from src.launch.overrides import errors_of_hydra, quoted
-from src.launch.record import Record
+from src.launch.record import Record, first_process
 from src.launch.search import is_search, optimized_metric, register
 from src.launch.values import did_you_mean
 
@@ -76,7 +76,11 @@ def _job(cfg: DictConfig) -> float | None:
             sweep=Path(hydra_job.sweep.dir).name if sweeping else None,
             multirun=sweeping and in_this_process,
         )
-        build(record.content["config"]["task"]).show(record)
+        task = build(record.content["config"]["task"])
+        task.show(record)
+        if not sweeping and first_process():
+            for command in getattr(task, "next_commands", lambda _: ())(record):
+                print(f"Next:  python -m {command}")
         return _optimized(record, required=sweeping and is_search(hydra_job))
     except KeyboardInterrupt:
         typed_again = f"type the command again with  hydra.sweep.dir={quoted(hydra_job.sweep.dir)}"

@@ -13,6 +13,8 @@ from typing import Any
 
 from src.launch.config import build, check, groups_of_users
 from src.launch.errors import InputError, resume_command
+from src.launch.progress import Line
+from src.launch.quiet import quieten
 from src.launch.record import Record
 
 _UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOENT)
@@ -46,6 +48,7 @@ def run_job(
             raises; the record says so, too.
     """
     record = None
+    quieten()
     try:
         record = Record.resume(folder, config) if resume else Record.start(folder, config, overrides)
         config = record.content["config"]
@@ -55,9 +58,10 @@ def run_job(
         try:
             if not config.get("task"):
                 raise InputError("There is no task.\nType:  +experiment=<recipe>   (--help lists them)")
-            with _nothing_to_collect():
+            with _nothing_to_collect(), Line(f"{config.get('name')}: reading the settings"):
                 own_groups = groups_of_users(config if resume else None)
                 check(config, multirun=multirun, parts=True, own_groups=own_groups)
+            quieten()  # of what that has imported
         except InputError as error:
             if not resume:  # of a resumed run, the config is kept to be mended
                 record.refuse(error)

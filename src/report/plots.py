@@ -18,6 +18,7 @@ from src.launch.storage import write_atomic
 from src.metrics.stats import Interval
 from src.report.comparison import Comparison, Section, Summary
 from src.report.runs import Cell, Curve, as_typed
+from src.report.tables import interval_kind, shown_interval
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart, without its yellow (too faint on white).
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#555555")
@@ -34,6 +35,8 @@ STYLE: dict[Any, Any] = {
     # Element names in an SVG come from this salt: the same runs give the same bytes.
     "svg.hashsalt": "report",
 }
+_WHISKER = "Whisker: 95% bootstrap interval over questions, and over runs if there are several"
+_BAND = "Line: mean over seeds. Band: from the lowest seed to the highest"
 MOST_POINTS = 60  # of a curve; the values between two of them are averaged
 
 
@@ -63,8 +66,7 @@ def metric_intervals(section: Section) -> Figure:
             for y, summary in enumerate(group):
                 seeds = [run.metrics[section.metric] for run in summary.cell.runs]
                 left.plot(seeds, [y] * len(seeds), "|", color="#999999", markersize=9)
-                interval = summary.over_units.get(section.metric) or summary.over_seeds[section.metric]
-                _interval(left, y, interval, COLOURS[0])
+                _interval(left, y, shown_interval(summary, section.metric), COLOURS[0])
                 if comparison := compared.get(summary.cell.label):
                     _difference(right, y, comparison, left, section)
             left.set_yticks(range(len(group)), texts)
@@ -75,8 +77,11 @@ def metric_intervals(section: Section) -> Figure:
                 axes.locator_params(axis="x", nbins=5)  # four decimals are wide, and a sign wider
                 axes.grid(axis="x")
                 axes.tick_params(axis="y", length=0)
-        note = f"Dot: mean over seeds, tick: a seed. Bar: 95% bootstrap over {section.wing.unit} and seeds."
-        figure.supxlabel(note, fontsize=9)
+        figure.supxlabel(
+            f"Left, as in the table: mean over seeds, tick: a seed, bar: {interval_kind(section)}.\n"
+            f"Right: 95% bootstrap over {section.wing.unit} and seeds of the difference.",
+            fontsize=9,
+        )
     return figure
 
 
@@ -176,7 +181,7 @@ def interval_lines(
         axes.set_xticks(list(ticks), list(ticks.values()))
         axes.set_ylabel("exact match (%)")
         axes.grid()
-        figure.legend(loc="outside lower center", ncols=1)
+        figure.legend(loc="outside lower center", ncols=1, title=_WHISKER)
     return figure
 
 
@@ -225,7 +230,8 @@ def curves(cells: Sequence[Cell], names: Mapping[str, str]) -> Figure | None:
         for axes in list(figure.axes)[len(drawn) :]:
             axes.remove()
         labels = [logged[index][0].method for index in lines]
-        figure.legend(lines.values(), labels, loc="outside lower center", ncols=legend_columns)
+        band = _BAND if any(len(runs) > 1 for _, runs in logged) else None
+        figure.legend(lines.values(), labels, loc="outside lower center", ncols=legend_columns, title=band)
     return figure
 
 

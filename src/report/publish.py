@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import html
 import logging
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from hydra.experimental.callback import Callback
 
 from src.launch.errors import InputError
+from src.launch.progress import Line
 
 if TYPE_CHECKING:
     from src.report.comparison import Report
@@ -69,23 +71,40 @@ def publish(report: Report, out: Path, title: str, *, views: bool = False) -> st
 
 
 class SweepSummary(Callback):
-    """Publish the report of a sweep at its end, where its jobs were on W&B."""
+    """Print the joint table of a sweep at its end, and publish its report where its jobs were on W&B."""
 
     def on_multirun_end(self, config: Any, **kwargs: Any) -> None:
-        """Write the report into the sweep's folder and send it; what is wrong with it does not fail the sweep."""
-        from src.launch.account import mode_of
+        """Say how the jobs compare and what to type next; what is wrong with it does not fail the sweep."""
         from src.launch.record import first_process
 
-        node = config.get("logger") or {}
-        if not _on_wandb({"logger": node}) or mode_of(node.get("mode")) == "disabled" or not first_process():
+        if not first_process():
             return
-        from src.report.__main__ import write_report
         from src.report.comparison import build_report
+        from src.report.tables import joint_table
 
         folder = Path(config.hydra.sweep.dir)
         try:
-            report = build_report([folder])
-            write_report(report, folder / "report", "Report")
+            with Line("Comparing the jobs"):
+                report = build_report([folder])
+        except InputError as error:
+            log.warning("No table of the sweep: %s", error)
+            return
+        print(f"\n{joint_table(report)}")
+        self._publish(report, config.get("logger") or {}, folder)
+        print(f"Tables, plots, intervals:  python -m src.report {shlex.quote(str(folder))}")
+
+    @staticmethod
+    def _publish(report: Report, node: Any, folder: Path) -> None:
+        """Write the report into the sweep's folder and send it, where its jobs were on W&B."""
+        from src.launch.account import mode_of
+
+        if not _on_wandb({"logger": node}) or mode_of(node.get("mode")) == "disabled":
+            return
+        from src.report.__main__ import write_report
+
+        try:
+            with Line("Writing the report"):
+                write_report(report, folder / "report", "Report")
             log.info("%s", publish(report, folder / "report", "Report"))
         except InputError as error:
             log.warning("No summary of the sweep on W&B: %s", error)

@@ -121,10 +121,46 @@ def markdown(report: Report, findings: Sequence[Findings], title: str, images: S
 
 def metric_tables(section: Section) -> list[str]:
     """Return a table of metrics and cost for each protocol, a cell a row."""
-    parts = ["## Test metrics", "Mean over the seeds ± half the width of Student's 95% interval over the seeds."]
+    parts = ["## Test metrics", f"Mean over the seeds ± half the width of {interval_kind(section)}."]
     for group in section.groups:
         parts += [f"Protocol: {as_typed(group[0].cell.protocol) or 'not recorded'}", _metric_table(group)]
     return parts
+
+
+def joint_table(report: Report) -> str:
+    """Return a sweep's cells side by side, in 80 columns: the metric they are compared by and the difference."""
+    parts = [_counts(report.collection).partition("\n")[0]]
+    for section in report.sections:
+        compared = {comparison.cell.label: comparison.result for comparison in section.comparisons}
+        rows = []
+        for summary in section.summaries:
+            result = compared.get(summary.cell.label)
+            difference = "" if result is None else f"{result.difference.mean:+.4f}"
+            figure = _plus_minus(shown_interval(summary, section.metric))
+            rows.append([_short(summary.cell.label, 30), str(len(summary.cell.runs)), figure, difference])
+        reference = next((one.baseline.method for one in section.comparisons if one.baseline), "the first")
+        header = ["cell", "seeds", section.metric.removeprefix("test/"), _short(f"minus {reference}", 18)]
+        parts += [markdown_table(header, rows), f"±: half the width of {interval_kind(section)}."]
+    return "\n\n".join(parts)
+
+
+def _short(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
+def shown_interval(summary: Summary, metric: str) -> Interval:
+    """Return a cell's mean with the interval that tables and plots show; see ``interval_kind``."""
+    over_seeds = summary.over_seeds[metric]
+    return over_seeds if len(summary.cell.runs) > 1 else summary.over_units.get(metric, over_seeds)
+
+
+def interval_kind(section: Section) -> str:
+    """Return in words what the intervals of a section are over: seeds, or, of one seed, what it was scored on."""
+    alone = f"a 95% bootstrap over {section.wing.unit}"
+    several = [len(summary.cell.runs) > 1 for summary in section.summaries]
+    if not any(several):
+        return alone
+    return "Student's 95% interval over the seeds" + ("" if all(several) else f", of one seed {alone}")
 
 
 def _metric_table(group: Sequence[Summary]) -> str:
@@ -134,7 +170,7 @@ def _metric_table(group: Sequence[Summary]) -> str:
     known = [name for name in names if any(cost.get(name) is not None for cost in costs)]
     rows = []
     for summary, cost in zip(group, costs, strict=True):
-        figures = [_plus_minus(interval) for interval in summary.over_seeds.values()]
+        figures = [_plus_minus(shown_interval(summary, metric)) for metric in summary.over_seeds]
         shown = [_rounded(cost.get(name)) for name in known]
         rows.append([summary.cell.method, str(len(summary.cell.runs)), *figures, *shown])
     return markdown_table(["cell", "seeds", *metrics, *known], rows)

@@ -39,7 +39,7 @@ class Shown:
         self.run = run
         self.entity: str | None = run.entity or None
         self.project: str = run.project
-        self.address = run.url or f"wandb sync {Path(run.dir).parent}   (it is offline)"
+        self.address = (None if run.offline else run.url) or f"wandb sync {Path(run.dir).parent}   (it is offline)"
 
     def show(self, **content: Any) -> None:
         """Log one row of tables, pictures and the like, by their keys."""

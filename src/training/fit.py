@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import logging
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,14 +29,10 @@ def use_processor(config: dict[str, Any]) -> None:
 
 
 def prepare_training(config: dict[str, Any]) -> None:
-    """Fix random numbers and threads, and silence what every start would say again."""
+    """Fix random numbers and threads, and refuse a trainer that cannot be built."""
     import lightning  # seconds of imports that --help must not wait for
     import torch
 
-    # Notes on devices and restored files at every start, and a warning of Lightning about itself.
-    logging.getLogger("lightning").setLevel(logging.WARNING)
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated")
     use_processor(config)
     lightning.seed_everything(config["seed"], verbose=False)
     trainer_of(config, logger=False, enable_checkpointing=False)  # refused now, not when all the rest is made
@@ -181,5 +175,5 @@ def fitted(
         record.lap("fit", total=checkpoints.fit_seconds)
         record.update(steps=trainer.global_step)
         # They would put the weights of the last step back in place of the averaged ones that a checkpoint has.
-        trainer.callbacks = [one for one in trainer.callbacks if not isinstance(one, WeightAveraging)]  # type: ignore[attr-defined]
+        trainer.callbacks = [one for one in trainer.callbacks if not isinstance(one, WeightAveraging)]
         yield trainer, checkpoints

@@ -5,17 +5,19 @@ from __future__ import annotations
 import csv
 import io
 import re
+import time
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch.callbacks import RichProgressBar
-from lightning.pytorch.callbacks.progress.rich_progress import RichProgressBarTheme
+from lightning.pytorch import callbacks
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_only
 
+from src.launch.progress import Line
 from src.launch.storage import write_atomic
 
 COLUMNS = ("step", "epoch", "metric", "value")
@@ -70,24 +72,142 @@ def _as_csv(rows: list[Any]) -> str:
     return text.getvalue()
 
 
-class ProgressBar(RichProgressBar):
-    """Lightning's bar on one line of 120 columns: losses, negatives and the metric that decides, by short names."""
+class ProgressBar(callbacks.ProgressBar):
+    """One line a training: the epoch, counted from 1, how far all epochs are, the time they will still take, losses.
 
-    def __init__(self) -> None:
-        """Redraw five times a second; Lightning's hundred take time from training where there are few cores."""
-        super().__init__(refresh_rate=5, theme=RichProgressBarTheme(metrics_format=".4g"))
+    The metric that decides stands behind the losses, by its short name; everything else is in metrics.csv. The time
+    left is that of all epochs, validations included; patience may end them before.
+    """
 
-    def get_metrics(self, trainer: Any, pl_module: Any) -> dict[str, Any]:
-        """Return what stands beside the bar; everything else is in metrics.csv."""
-        metrics = super().get_metrics(trainer, pl_module)
-        shown = (name for name in metrics if re.match("train/(loss|negatives_per)|(?!train/)", name))
-        return {re.sub("^train/(loss_)?|_per_position$", "", name): metrics[name] for name in shown}
+    _PER_S = 0.25  # seconds between two looks at the metrics, which a GPU is asked for
 
-    def configure_columns(self, trainer: Any) -> list[Any]:
-        """Narrow the bar and leave the speed out, which follows from batches and time, to make room."""
-        description, bar, batches, time, _ = super().configure_columns(trainer)
-        bar.bar_width = 10
-        return [description, bar, batches, time]
+    def __init__(self, what: str = "Epoch") -> None:
+        """Keep what an epoch is called."""
+        super().__init__()
+        self._what = what
+        self._line: Line | None = None
+        self._looked = 0.0
+        self._enabled = True
+
+    @property
+    def is_enabled(self) -> bool:
+        """Whether there is a line, as other parts of a training may ask."""
+        return self._enabled
+
+    def disable(self) -> None:
+        """Show nothing, as on other processes than the first."""
+        self._enabled = False
+
+    def enable(self) -> None:
+        """Show the line."""
+        self._enabled = True
+
+    def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
+        """Say that it is about to begin."""
+        self._begin("Starting the training", None)
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        """Begin the line, where a resumed training goes on."""
+        self._begin("Training", 1.0)
+        if self._line:
+            self._line.start_at(self._share(trainer, 0))
+
+    def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
+        """Count the epoch."""
+        self._name(trainer, "")
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Say how far the training is."""
+        if self._line and time.monotonic() - self._looked >= self._PER_S:
+            self._looked = time.monotonic()
+            self._line.at(self._share(trainer, batch_idx + 1))
+            self._line.notes = self._notes(trainer)
+
+    def on_validation_start(self, trainer: Any, pl_module: Any) -> None:
+        """Say so, in training; alone, begin a line."""
+        if not self._in_training(trainer):
+            self._begin("Validation", 1.0)
+        elif self._line:  # on_train_batch_end has passed some over
+            self._line.at(self._share(trainer, trainer.fit_loop.batch_idx + 1))
+        self._name(trainer, ", validation")
+
+    def on_validation_batch_end(
+        self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Say how far the validation is."""
+        self.has_dataloader_changed(dataloader_idx)
+        done = (batch_idx + 1) / self.total_val_batches_current_dataloader
+        if self._in_training(trainer):
+            self._name(trainer, f", validation {done:.0%}")
+        elif self._line:
+            self._line.at(done)
+
+    def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
+        """Go on with the training's line; end one of its own."""
+        self.reset_dataloader_idx_tracker()
+        if self._in_training(trainer):
+            self._name(trainer, "")
+            if self._line:
+                self._line.notes = self._notes(trainer)
+        else:
+            self._end()
+
+    def on_test_start(self, trainer: Any, pl_module: Any) -> None:
+        """Begin the line of a test."""
+        self._begin("Test", 1.0)
+
+    def on_test_batch_end(
+        self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Say how far the test is."""
+        self.has_dataloader_changed(dataloader_idx)
+        if self._line:
+            self._line.at((batch_idx + 1) / self.total_test_batches_current_dataloader)
+
+    def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """End the line."""
+        self._end()
+
+    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+        """End the line where it is."""
+        if self._line:
+            self._line.__exit__(type(exception), exception)
+            self._line = None
+
+    def _begin(self, what: str, total: float | None) -> None:
+        self._end()
+        if self._enabled:
+            self._line = Line(what, total)
+            self._line.__enter__()
+
+    def _end(self) -> None:
+        if self._line:
+            self._line.__exit__(None)
+            self._line = None
+
+    @staticmethod
+    def _in_training(trainer: Any) -> bool:
+        return bool(trainer.state.fn == TrainerFn.FITTING)
+
+    def _name(self, trainer: Any, more: str) -> None:
+        if self._line and self._in_training(trainer):
+            many = f"/{trainer.max_epochs}" if (trainer.max_epochs or -1) > 0 else ""
+            self._line.what = f"{self._what} {trainer.current_epoch + 1}{many}{more}"
+
+    @staticmethod
+    def _share(trainer: Any, batches: int) -> float:
+        """Return the share of all epochs, or steps where they end before, that is done."""
+        epochs, steps, of_epoch = trainer.max_epochs or -1, trainer.max_steps, trainer.num_training_batches
+        done = (trainer.current_epoch + batches / of_epoch) / epochs if epochs > 0 and of_epoch else 0.0
+        return max(done, trainer.global_step / steps if steps > 0 else 0.0)
+
+    @staticmethod
+    def _notes(trainer: Any) -> list[str]:
+        """Return what stands behind the line: the loss, what is validated, the loss's parts."""
+        metrics = trainer.progress_bar_metrics
+        names = sorted(metrics, key=lambda name: (name != "train/loss", name.startswith("train/")))
+        kept = (name for name in names if re.match("train/(loss|negatives_per)|(?!train/)", name))
+        return [f"{re.sub('^(train|val)/(loss_)?|_per_position$', '', n)} {float(metrics[n]):.4g}" for n in kept]
 
 
 @contextmanager
@@ -107,11 +227,13 @@ def open_logs(
     logs: list[Logger] = [CsvLog(folder / "metrics.csv", done_steps)]
     exit_code = 1
     try:
-        if open_dashboard and (dashboard := open_dashboard(folder, **context)):
-            logs.append(dashboard)
+        with Line("Opening the logs"):
+            dashboard = open_dashboard(folder, **context) if open_dashboard else None
+        logs += [dashboard] if dashboard else []
         yield logs
         exit_code = 0
     finally:
-        for log in logs:
-            if hasattr(log, "close"):
-                log.close(exit_code)
+        with Line("Closing the logs"):
+            for log in logs:
+                if hasattr(log, "close"):
+                    log.close(exit_code)

@@ -6,11 +6,13 @@ import sys
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from omegaconf import OmegaConf
 
 from src.launch.errors import InputError
 from src.report.__main__ import main, write_report
 from src.report.comparison import build_report, wings
-from src.report.plots import MOST_POINTS, curves
+from src.report.plots import MOST_POINTS, curves, metric_intervals
+from src.report.publish import SweepSummary
 from src.report.runs import find_runs
 from src.report.tables import markdown_table
 from tests.gisa.report.answered_runs import write_answered_run
@@ -27,6 +29,8 @@ def rows(path):
 
 # Mean over the seeds of sft: Hit@10 (3/4 + 2/4) / 2 = 0.625, NDCG@10 (11/24 + 9/24) / 2 = 5/12. Two seeds: half width
 # t(0.975, 1) * half their distance = 12.7062 * 0.125 = 1.5883 and 12.7062 / 24 = 0.5294.
+# Of one seed, three of four users are hit; of four that are drawn none in 0.4%, at most one in 5.1%, so that the middle
+# 95% goes from 1/4 to 1, half of which is 0.375.
 # Paired, in seed 1 alone: one of four users gains 1 - 1/log2(4) = 0.5, so the mean gains 0.125, of 11/24 that is 27.3%.
 # The number of times that this user is drawn is binomial(4, 1/4): 0 in 31.6%, at most 2 in 94.9%, at most 3 in 99.6% of
 # the resamples; so the ends are 0 and 3 * 0.5 / 4 = 0.375, and about 68.4% lie above 0.
@@ -41,14 +45,14 @@ Runs: 3 finished, 1 failed, 1 unfinished, 1 missing.
 
 ## Test metrics
 
-Mean over the seeds ± half the width of Student's 95% interval over the seeds.
+Mean over the seeds ± half the width of Student's 95% interval over the seeds, of one seed a 95% bootstrap over users.
 
 Protocol: exclude_history=false, num_beams=20
 
 | cell         | seeds |          hit@10 |         ndcg@10 | val/ndcg@10 | fit (s) | total (s) | memory (MiB) | users |
 | ------------ | ----: | --------------: | --------------: | ----------: | ------: | --------: | -----------: | ----: |
 | sft          |     2 | 0.6250 ± 1.5883 | 0.4167 ± 0.5294 |      0.4000 |     100 |       106 |          900 |     4 |
-| ilrec_stage1 |     1 |          0.7500 |          0.5833 |      0.4000 |     100 |       106 |          900 |     4 |
+| ilrec_stage1 |     1 | 0.7500 ± 0.3750 | 0.5833 ± 0.4167 |      0.4000 |     100 |       106 |          900 |     4 |
 
 ## Paired differences in test/ndcg@10
 
@@ -283,3 +287,42 @@ def test_an_id_of_a_question_that_leads_out_of_the_folder_is_refused(tmp_path, c
     assert status == 1
     assert f"id={name!r} must be text of letters, digits, - and _" in told
     assert {path.name for path in tmp_path.iterdir()} == {"run", "suite"}
+
+
+def test_a_sweep_ends_with_its_joint_table_in_80_columns_and_the_next_command(sweep, capsys):
+    config = OmegaConf.create({"hydra": {"sweep": {"dir": str(sweep)}}, "logger": None})
+    SweepSummary().on_multirun_end(config)
+    printed = capsys.readouterr().out
+    assert "Runs: 3 finished, 1 failed, 1 unfinished, 1 missing." in printed
+    assert "| sft          |     2 | 0.4167 ± 0.5294 |           |" in printed
+    assert "| ilrec_stage1 |     1 | 0.5833 ± 0.4167 |   +0.1250 |" in printed
+    assert printed.endswith(f"Tables, plots, intervals:  python -m src.report {sweep}\n")
+    assert max(map(len, printed.splitlines()[:-3])) < 80
+
+
+def test_a_sweep_without_a_run_fails_for_no_lack_of_a_table(tmp_path, caplog):
+    SweepSummary().on_multirun_end(OmegaConf.create({"hydra": {"sweep": {"dir": str(tmp_path)}}}))
+    assert "No table of the sweep: " in caplog.text
+
+
+def test_the_plot_shows_the_intervals_of_the_table_and_says_of_which_kind_they_are(sweep):
+    (section,) = build_report([sweep]).sections
+    figure = metric_intervals(section)
+    ends = [[point[0] for point in bar[0].get_segments()[0]] for bar in (c.lines[2] for c in figure.axes[0].containers)]
+    # As in the table above: 5/12 ± 0.5294 over two seeds; of one seed the ends of a bootstrap over its users.
+    assert ends[0] == pytest.approx([5 / 12 - 0.5294, 5 / 12 + 0.5294], abs=1e-4)
+    assert (ends[1][1] - ends[1][0]) / 2 == pytest.approx(0.4167, abs=1e-4)
+    assert (
+        "bar: Student's 95% interval over the seeds, of one seed a 95% bootstrap over users"
+        in figure._supxlabel.get_text()
+    )
+
+
+def test_a_band_is_explained_where_there_is_one(tmp_path, write_run):
+    for seed in (1, 2):
+        write_run(tmp_path / str(seed), seed=seed)
+    cells = build_report([tmp_path]).collection.cells
+    figure = curves(cells, {"train/loss": "loss"})
+    assert figure.legends[0].get_title().get_text() == (
+        "Line: mean over seeds. Band: from the lowest seed to the highest"
+    )

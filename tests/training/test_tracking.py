@@ -2,10 +2,12 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from lightning.pytorch.trainer.states import TrainerFn
 
-from src.training.tracking import CsvLog
+from src.training.tracking import CsvLog, ProgressBar
 
 ROOT = Path(__file__).parents[2]
 HEADER = "step,epoch,metric,value\n"
@@ -62,3 +64,61 @@ def test_every_job_of_a_sweep_has_a_dashboard_run_of_its_own(toy_arguments, tmp_
     assert len(set(ids)) == 2
     for number, name in enumerate(ids):
         assert list((tmp_path / "sweep" / f"{number}_toy_seed{number + 1}").glob(f"wandb/offline-run-*-{name}/*.wandb"))
+
+
+def fake_trainer(epoch, *, metrics=(), fn=TrainerFn.FITTING, step=0, max_epochs=4, max_steps=-1):
+    return SimpleNamespace(
+        current_epoch=epoch, max_epochs=max_epochs, max_steps=max_steps, num_training_batches=10, global_step=step,
+        progress_bar_metrics=dict(metrics), state=SimpleNamespace(fn=fn), fit_loop=SimpleNamespace(batch_idx=9),
+        num_val_batches=[5], num_test_batches=[5], sanity_checking=False,
+    )  # fmt: skip
+
+
+def test_the_line_of_a_training_counts_epochs_from_1_and_the_share_of_all_of_them():
+    bar = ProgressBar()
+    metrics = {"train/loss": 2.3456, "train/loss_cpo": 0.5, "train/negatives_per_position": 31.0, "ndcg@10": 0.0543}
+    metrics |= {"train/loss_distillation": 0.125, "train/learning_rate": 0.001}
+    bar.on_fit_start(fake_trainer(0), None)
+    bar.on_train_start(fake_trainer(0), None)
+    line = bar._line
+    bar.on_train_epoch_start(fake_trainer(1), None)
+    bar.on_train_batch_end(fake_trainer(1, metrics=metrics), None, None, None, 4)
+    assert line.what == "Epoch 2/4"
+    # 15 of 40 batches: 37.5%.
+    line._began -= 60
+    assert line.text(79).startswith("Epoch 2/4 [===>      ] 38%  1:0")
+    assert ", 1:40 left" in line.text(79)
+    assert line.notes == ["loss 2.346", "ndcg@10 0.0543", "cpo 0.5", "negatives 31", "distillation 0.125"]
+    assert "loss 2.346  ndcg@10 0.0543" in line.text(79)
+    assert len(line.text(79)) <= 79
+    bar.on_validation_start(fake_trainer(1), None)
+    assert line.what == "Epoch 2/4, validation"
+    assert " 50%" in line.text(79)  # what came after the last look at the metrics counts, too
+    bar.on_validation_end(fake_trainer(1), None)
+    assert line.what == "Epoch 2/4"
+    bar.on_train_batch_end(fake_trainer(1, max_epochs=-1, max_steps=40, step=10), None, None, None, 4)
+    bar.teardown(None, None, "fit")
+    assert bar._line is None
+
+
+def test_a_training_that_goes_on_reckons_the_time_left_from_where_it_begins():
+    bar = ProgressBar()
+    bar.on_train_start(fake_trainer(2), None)
+    bar._line._began -= 60
+    bar.on_train_batch_end(fake_trainer(2), None, None, None, 9)  # a quarter in a minute, one is left
+    assert "1:00, 1:00 left" in bar._line.text(79)
+    bar.on_exception(None, None, KeyboardInterrupt())
+    assert bar._line is None
+
+
+def test_steps_end_a_training_where_they_are_fewer_than_the_epochs_have():
+    assert ProgressBar._share(fake_trainer(0, max_steps=20, step=10), 10) == 0.5
+    assert ProgressBar._share(fake_trainer(0, max_epochs=-1, max_steps=40, step=10), 10) == 0.25
+
+
+def test_a_bar_that_is_switched_off_shows_nothing():
+    bar = ProgressBar()
+    bar.disable()
+    bar.on_train_start(fake_trainer(0), None)
+    assert not bar.is_enabled
+    assert bar._line is None

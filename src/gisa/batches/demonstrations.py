@@ -21,6 +21,7 @@ from src.gisa.metrics.answer_text import decode_gold
 from src.gisa.metrics.answers import official_score
 from src.gisa.metrics.behaviour import step_values
 from src.launch.errors import InputError, resume_command
+from src.launch.progress import tracked
 
 Record = Mapping[str, Any]  # of an episode, as the rollout writes it
 
@@ -100,7 +101,9 @@ def make_demonstrations(
             scripts.append(_script(suite, question, aids.scratchpads.get(question.id, {}), made.counts))
         except NotLearnableError as reason:
             made.drop(str(reason), question.id)
-    for script, replayed in zip(scripts, rollout.replay(scripts), strict=True):
+    acted_out = rollout.replay(tracked(scripts, "Acting out the traces", len(scripts)))
+    pairs = zip(scripts, acted_out, strict=True)
+    for script, replayed in tracked(pairs, "Writing demonstrations", len(scripts)):
         name = script.attempt.question_id
         acted = replace(replayed, messages=renamed(replayed.messages, aids.renamed.get(name, {})))
         try:
@@ -245,7 +248,9 @@ def add_episodes(
     exact = [record for record in records if _is_exact(made.suite, record)]
     kept = shortest_episodes(made.suite, exact, most)
     by_id = {question.id: question for question in made.suite.questions}
-    for (attempt, _), recalled in zip(kept, rollout.recall(kept), strict=True):
+    for (attempt, _), recalled in zip(
+        kept, rollout.recall(tracked(kept, "Going through episodes", len(kept))), strict=True
+    ):
         name = attempt.question_id
         answer = answer_text(made.suite.gold(by_id[name]), attempt.answer_type)
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -11,6 +12,7 @@ from src.gisa.dataset.gisa import AnswerType, Gisa, Question, QuestionType
 from src.gisa.evaluator.predictions import Predictions
 from src.gisa.evaluator.predictions import read_predictions as read_predictions
 from src.gisa.metrics.answers import METRICS, Fault, Score, official_summary, score_answer
+from src.launch.progress import Line, tracked
 from src.launch.values import Count, Seed
 from src.metrics.stats import bootstrap_interval
 
@@ -114,13 +116,15 @@ class AnswerEvaluator:
 
     def score(self, suite: Gisa, predictions: Predictions) -> AnswerScores:
         """Score every question of the suite, those without a prediction too, and average over its parts."""
-        questions = [self._question(suite, predictions, question) for question in suite.questions]
-        means = [
-            self._mean(part, chosen, scorer, metric)
-            for part, chosen in _parts(questions)
-            for metric in ("global_em", *METRICS.get(part, ()))
-            for scorer in get_args(Scorer)
-        ]
+        asked = tracked(suite.questions, "Scoring", len(suite.questions))
+        questions = [self._question(suite, predictions, question) for question in asked]
+        with Line("Intervals by bootstrap"):
+            means = [
+                self._mean(part, chosen, scorer, metric)
+                for part, chosen in _parts(questions)
+                for metric in ("global_em", *METRICS.get(part, ()))
+                for scorer in get_args(Scorer)
+            ]
         return AnswerScores(questions, means)
 
     def _question(self, suite: Gisa, predictions: Predictions, question: Question) -> ScoredQuestion:
@@ -152,10 +156,13 @@ def error_of(question: ScoredQuestion) -> str | None:
     return question.fault or ("infra_error" if question.outcome == "infra_error" else None)
 
 
-def order_of_part(part: str) -> tuple[int, str]:
-    """Return what parts of a suite are sorted by: the whole first, types, then by name."""
+def order_of_part(part: str) -> tuple[int, int, str]:
+    """Return what parts of a suite are sorted by: the whole first, types, then numbers by size, then by name."""
     order = ("all", "uncontaminated", *get_args(AnswerType), *get_args(QuestionType))
-    return order.index(part) if part in order else len(order), part
+    if part in order:
+        return order.index(part), 0, part
+    number = re.match(r"\d+", part)
+    return len(order) + (number is None), int(number.group()) if number else 0, part
 
 
 def _parts(questions: Sequence[ScoredQuestion]) -> list[tuple[str, list[ScoredQuestion]]]:

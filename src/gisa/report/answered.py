@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, get_args
 
+import numpy as np
 from hydra.errors import InstantiationException
 
 from src.gisa.agent.trajectory import all_alike, tool_calls_of
@@ -27,6 +28,7 @@ from src.report.comparison import Summary
 from src.report.runs import Run
 from src.report.tables import Estimate
 
+_PAGES = ((1, 1), (2, 2), (3, 5), (6, 10), (11, 20))  # from, to
 _LARGE = 3  # rows and columns of a table that counts as large
 _LARGE_TABLE = f"table, {_LARGE} x {_LARGE} and larger"
 
@@ -61,7 +63,7 @@ class Answer:
     Attributes:
         episode: The one that is scored; None without its record.
         trace: What a human did; None where that is missing or damaged.
-        pages: How many pages it needs, in words; None where the suite does not say.
+        pages: In which range the number of pages lies that it needs, in words; None where the suite does not say.
     """
 
     question: ScoredQuestion
@@ -116,7 +118,7 @@ def _read_run(run: Run, label: str) -> AnsweredRun:
     sample = run.protocol.get("sample", 0)
     scored = {episode.question_id: episode for episode in episodes if episode.sample == sample}
     metadata = suite.metadata if suite else {}
-    pages = {key: pages_needed(known["hops"]) for key, known in metadata.items() if "hops" in known}
+    pages = {key: pages_binned(known["hops"]) for key, known in metadata.items() if "hops" in known}
     answers = [
         Answer(question, scored.get(key), traces.get(key), pages.get(key)) for key, question in questions.items()
     ]
@@ -167,17 +169,21 @@ class AnsweredCell:
         errors = sum(error_of(question) is not None for question in questions)
         return {"questions": len({question.id for question in questions}), "errors": errors}
 
-    def by_question(self, value: Callable[[Answer], float | None]) -> dict[str, float]:
-        """Return what each question has in the mean over the runs, by its id; None, of all runs, leaves it out."""
+    def by_run(self, value: Callable[[Answer], float | None]) -> dict[str, list[float]]:
+        """Return what each question has in every run, by its id; None, of all runs, leaves it out."""
         values: dict[str, list[float]] = {}
         for answer in self.answers:
             if (figure := value(answer)) is not None:
                 values.setdefault(answer.question.id, []).append(figure)
-        return {key: sum(figures) / len(figures) for key, figures in values.items()}
+        return values
 
-    def exact(self, scorer: str, part: str = "all") -> dict[str, float]:
-        """Return the exact match of each question of a part."""
-        return self.by_question(
+    def by_question(self, value: Callable[[Answer], float | None]) -> dict[str, float]:
+        """Return what each question has in the mean over the runs; see ``by_run``."""
+        return {key: sum(figures) / len(figures) for key, figures in self.by_run(value).items()}
+
+    def exact(self, scorer: str, part: str = "all") -> dict[str, list[float]]:
+        """Return the exact match of each question of a part, in every run."""
+        return self.by_run(
             lambda answer: float(getattr(answer.question, scorer)["global_em"]) if part in answer.parts else None
         )
 
@@ -202,9 +208,22 @@ class AnsweredCell:
         }
 
 
-def estimate(values: Mapping[str, float], scale: float = 100.0) -> Estimate | None:
-    """Average the questions' values, in percent, with a bootstrap interval; None where there are none."""
-    return scaled(bootstrap_interval(list(values.values())), len(values), scale) if values else None
+def estimate(values: Mapping[str, float | Sequence[float]], scale: float = 100.0) -> Estimate | None:
+    """Average the questions' values, in percent; None where there are none.
+
+    The interval is that of all tables, plots and pages: a bootstrap over questions, and over runs where there are
+    values of several runs.
+
+    Args:
+        values: By question, one value, or one of every run.
+        scale: What they are multiplied by.
+    """
+    if not values:
+        return None
+    rows = [list(value) if isinstance(value, Sequence) else [value] for value in values.values()]
+    if len({len(row) for row in rows}) > 1:  # a question that some runs were not asked
+        rows = [[sum(row) / len(row)] for row in rows]
+    return scaled(bootstrap_interval(np.array(rows, dtype=np.float64).T), len(values), scale)
 
 
 def scaled(interval: Interval, questions: int, scale: float = 100.0) -> Estimate:
@@ -235,6 +254,15 @@ def read_questions(folder: Path) -> list[ScoredQuestion]:
 def pages_needed(count: int) -> str:
     """Return a number of pages in words."""
     return f"{count} page{'s' if count > 1 else ''}"
+
+
+def pages_binned(count: int) -> str:
+    """Return the range that a number of pages lies in, in words: suites have dozens of numbers, and few questions each.
+
+    The ranges are 1, 2, 3 to 5, 6 to 10, 11 to 20, and more.
+    """
+    low, high = next(((low, high) for low, high in _PAGES if count <= high), (_PAGES[-1][1] + 1, None))
+    return pages_needed(low) if low == high else f"{low}+ pages" if high is None else f"{low}-{high} pages"
 
 
 def episodes_of(folder: Path, config: Mapping[str, Any]) -> Path:

@@ -205,7 +205,7 @@ def groups_table(cells: Sequence[AnsweredCell]) -> Table:
 
 def exact_by_kind(cell: AnsweredCell) -> dict[str, Estimate]:
     """Return the official exact match in percent, of all questions, by type and by number of pages that are needed."""
-    pages = sorted({answer.pages for answer in cell.answers if answer.pages})
+    pages = sorted({answer.pages for answer in cell.answers if answer.pages}, key=order_of_part)
     exact = {kind: estimate(cell.exact("official", kind)) for kind in ("all", *get_args(AnswerType), *pages)}
     return {kind: figure for kind, figure in exact.items() if figure}
 
@@ -215,7 +215,7 @@ def kinds_figure(cells: Sequence[AnsweredCell]) -> Figure:
     from src.report.plots import interval_lines  # Matplotlib takes a second to import
 
     exact = {cell.label: exact_by_kind(cell) for cell in cells}
-    kinds = list(dict.fromkeys(kind for by_kind in exact.values() for kind in by_kind))
+    kinds = sorted({kind for by_kind in exact.values() for kind in by_kind}, key=order_of_part)
     shifts = [(index - (len(cells) - 1) / 2) * 0.7 / len(cells) for index in range(len(cells))]
     lines = [
         (label, [(kinds.index(kind) + shift, interval) for kind, interval in by_kind.items()])

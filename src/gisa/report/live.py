@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from src.gisa.dataset.gisa import Gisa
 from src.gisa.metrics.answers import score_answer
 from src.gisa.report.page import page_data, page_of
+from src.launch.progress import Line
 
 if TYPE_CHECKING:
     from src.training.dashboard import Dashboard
@@ -28,7 +29,8 @@ class Progress:
     """Questions done, exact match so far, outcomes and cost, as the episodes end; called by several threads.
 
     Args:
-        dashboards: Where it is shown.
+        line: Where it is shown as text.
+        dashboards: Where it is shown, too.
         suite: The questions.
         attempts: How many episodes there will be.
         before: Records of those that ended before a resume.
@@ -37,25 +39,31 @@ class Progress:
 
     def __init__(
         self,
+        line: Line,
         dashboards: Sequence[Dashboard],
         suite: Gisa,
         attempts: int,
         before: Iterable[Mapping[str, Any]],
         sample: int = 0,
     ) -> None:
-        self._dashboards, self._suite, self._attempts, self._sample = dashboards, suite, attempts, sample
+        self._line, self._dashboards = line, dashboards
+        self._suite, self._attempts, self._sample = suite, attempts, sample
         self._questions = {question.id: question for question in suite.questions}
         self._outcomes: Counter[str] = Counter()
         self._scores: list[float] = []
         self._usd, self._shown, self._lock = 0.0, 0.0, threading.Lock()
-        for record in before if dashboards else ():
+        for record in before:
             self._count(record)
+        line.start_at(self._outcomes.total())
+        line.notes = self._notes()
 
     def __call__(self, record: Mapping[str, Any]) -> None:
         """Take in an ended episode; show where the run is, every two seconds and at its end."""
         with self._lock:
             self._count(record)
             done, now = self._outcomes.total(), time.monotonic()
+            self._line.at(done)
+            self._line.notes = self._notes()
             if done < self._attempts and now - self._shown < _EVERY_S:
                 return
             self._shown = now
@@ -68,6 +76,12 @@ class Progress:
                 figures["global_em"] = sum(self._scores) / len(self._scores)
             for dashboard in self._dashboards:
                 dashboard.show(**{f"progress/{name}": value for name, value in figures.items()})
+
+    def _notes(self) -> list[str]:
+        """Return what stands behind the line: exact match so far, outcomes that are no answers, cost."""
+        exact = [f"EM {sum(self._scores) / len(self._scores):.0%}"] if self._scores else []
+        others = [f"{name} {many}" for name, many in self._outcomes.most_common() if name != "answered"]
+        return [*exact, *others, *([f"{self._usd:.2f} USD"] if self._usd else [])]
 
     def _count(self, record: Mapping[str, Any]) -> None:
         self._outcomes[record["outcome"]] += 1

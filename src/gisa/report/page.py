@@ -28,8 +28,8 @@ _POLICY = "default-src 'none'; base-uri 'none'; form-action 'none'; script-src '
 _DATA = '<script id="data" type="text/plain">'
 
 
-def write_page(folder: Path, result: Mapping[str, Any], suite: Gisa) -> Path:
-    """Write ``page.html`` into a run folder that holds its scores.
+def write_page(folder: Path, result: Mapping[str, Any], suite: Gisa, path: Path | None = None) -> Path:
+    """Write ``page.html`` into a run folder that holds its scores, or elsewhere.
 
     Where ``suite.show_questions`` is false, the questions are left out, and where a text quotes one word for word, the
     quotation; a paraphrase stays, as it does in the run's records.
@@ -38,11 +38,12 @@ def write_page(folder: Path, result: Mapping[str, Any], suite: Gisa) -> Path:
         folder: Of a scored run, of ``gisa_rollout`` or ``gisa_score``.
         result: Content of its ``result.json``.
         suite: The questions.
+        path: Of the page; None for that of the run.
 
     Raises:
         InputError: the folder holds no scores.
     """
-    path = folder / "page.html"
+    path = path or folder / "page.html"
     write_atomic(path, page_of(page_data(folder, result, suite)))
     return path
 

@@ -92,23 +92,33 @@ def findings(section: Section) -> Findings:
 
 
 def write_files(runs: Sequence[Run], out: Path, options: Mapping[str, Any]) -> Iterator[str]:
-    """Write the page of each run into its folder; if asked for, answers as leaderboards take them, and send traces."""
+    """Write answers as leaderboards take them and send traces, if asked for; say where the page of each run is.
+
+    A run's own page stays as it is: with questions in clear, or where there is none, it is written beside the report.
+    """
     if options["weave"]:
         require_weave()
     for run in runs:
         if options["leaderboard"] and run.evaluated_questions:
             yield f"Answers written to {write_answers(run, out / 'leaderboard')}"
     for run in runs:
-        if (run.folder / "questions.jsonl").is_file():
-            try:
+        if not (run.folder / "questions.jsonl").is_file():
+            continue
+        path = run.folder / "page.html"
+        anew = options["show_questions"] or not path.is_file()
+        try:
+            if anew or options["weave"]:
                 suite = suite_of(run)
                 suite.show_questions |= options["show_questions"]
-                yield f"Page of {run.label}: {write_page(run.folder, run.model_dump(mode='json'), suite)}"
-            except InputError as error:
-                yield f"No page of {run.label}: {error}"
-                continue
-            if options["weave"]:
-                yield send_traces(run, suite)
+            if anew:
+                path = out / "pages" / run.source.resolve().name / run.folder.relative_to(run.source) / "page.html"
+                write_page(run.folder, run.model_dump(mode="json"), suite, path)
+            yield f"Page of {run.label}: {path}"
+        except InputError as error:
+            yield f"No page of {run.label}: {error}"
+            continue
+        if options["weave"]:
+            yield send_traces(run, suite)
 
 
 def write_answers(run: Run, folder: Path) -> Path:

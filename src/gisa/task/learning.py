@@ -10,6 +10,7 @@ from typing import Any
 
 from src.gisa.dataset.gisa import load_suite
 from src.launch.config import build
+from src.launch.progress import Line, loading
 from src.launch.record import Record
 from src.launch.values import Count
 from src.training.fit import fitted, prepare_training
@@ -56,8 +57,10 @@ class ImitationTask:
         prepare_training(config)
         foresee_start(ImitationStage, config["stage"])
         record.trace_origins(config["stage"])
-        suite = load_suite(config["dataset"], NEEDED)
-        model = build(config["model"])(())
+        with Line("Reading the questions"):
+            suite = load_suite(config["dataset"], NEEDED)
+        with loading(config["model"].get("name")):
+            model = build(config["model"])(())
         rollout = rollout_with(HeuristicPolicy(), config["agent"])  # which is not asked, and without weights
         chat = ChatFormat(model.tokenizer, end_tokens(model.causal_network.generation_config))
         allowed = self.allow_train_on_benchmark
@@ -101,13 +104,15 @@ class GrpoTask:
         from src.gisa.chat.generation import ChatModel
 
         prepare_training(config)
-        model = build(config["model"])(())
+        with loading(config["model"].get("name")):
+            model = build(config["model"])(())
         chat = ChatModel(model.network, model.tokenizer)
         model.train()  # which the line above has ended; the stage ends it for its rollouts only
         policy = build({**config["agent"]["policy"], "_partial_": True})(model=chat)
         rollout = rollout_with(policy, config["agent"])
         record.trace_origins({"checkpoint_from": config["checkpoint"]})
-        suite = load_suite(config["dataset"], NEEDED)
+        with Line("Reading the questions"):
+            suite = load_suite(config["dataset"], NEEDED)
         data = build(config["batches"])(suite=suite, seed=config["seed"])
         stage = build(config["stage"])(model=model, rollout=rollout)
         record.finish(metrics=learn(stage, data, config, folder, record, sweep), protocol=suite.protocol)
@@ -144,11 +149,12 @@ def show_trained(record: Record) -> None:
 
 def keep_model(model: Any, manifest: dict[str, Any], folder: Path) -> None:
     """Write ``model/`` into a run folder, whole or not at all: adapters merged, tokenizer, and ``manifest.json``."""
-    from src.model.causal_lm import save_model
+    from src.model.saving import save_model
 
     unfinished = folder / "model.unfinished"
     shutil.rmtree(unfinished, ignore_errors=True)
-    save_model(model, unfinished)
+    with Line("Writing the model"):
+        save_model(model, unfinished)
     (unfinished / "manifest.json").write_text(json.dumps(manifest, indent=1))
     shutil.rmtree(folder / "model", ignore_errors=True)
     unfinished.rename(folder / "model")

@@ -95,7 +95,7 @@ class RejectionTask:
             )
         record.trace_origins({"checkpoint_from": checkpoint})
         run_children(self._children(folder, trained), config, folder, record, sweep)
-        settings = (config["seed"], self.settings.resamples)
+        settings = (0, self.settings.resamples)
         title = "Rounds of rejection sampling"
         metrics, outcomes = write_report(title, self.settings.tests, self.pairs, folder, *settings)
         record.lap("report")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -13,6 +12,7 @@ from src.gisa.evaluator.answers import read_predictions
 from src.gisa.task.score import ScoreTask
 from src.launch.config import build
 from src.launch.errors import InputError, resume_command
+from src.launch.progress import Line, loading
 from src.launch.record import Record
 from src.launch.values import Count, Whole
 from src.training.fit import split_loggers, trainer_of, use_processor
@@ -68,14 +68,19 @@ class RolloutTask(ScoreTask):
         from src.training.dashboard import dashboards
         from src.training.tracking import open_logs
 
-        logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
         lightning.seed_everything(config["seed"], verbose=False)
         use_processor(config)
-        suite, remarks, whole = self._suite(config)
+        with Line("Reading the questions"):
+            suite, remarks, whole = self._suite(config)
+        attempts = [Attempt.at(question, sample) for sample in range(self.samples) for question in suite.questions]
+        with Line("Reading the questions"):
+            suite, remarks, whole = self._suite(config)
         attempts = [Attempt.at(question, sample) for sample in range(self.samples) for question in suite.questions]
         agent = _what_matters(config["agent"])
         settings = {"suite": whole, "questions": suite.fingerprint, "agent": agent, "seed": config["seed"]}
-        rollout = self._rollout(config, suite)
+        with loading((config["agent"].get("policy") or {}).get("name")):
+            rollout = self._rollout(config, suite)
+            rollout = self._rollout(config, suite)
         if config.get("checkpoint"):
             record.trace_origins({"checkpoint_from": config["checkpoint"]})
         stage = build(config["stage"])(rollout=rollout, attempts=attempts, folder=folder, settings=settings)
@@ -83,13 +88,13 @@ class RolloutTask(ScoreTask):
         context = {"config": config, "group": sweep or config["name"], "sweep": sweep, "record": record}
         with open_logs(folder, build(split_loggers(config)[0]), done_steps=0, **context) as logs:
             shown = list(dashboards(logs))
-            if shown:
-                done = (one for one in store.records() if one["outcome"] != "infra_error")  # these are tried again
-                stage.watch = Progress(shown, suite, len(attempts), done, self.sample)
             trainer = trainer_of(config, folder, default_root_dir=folder, logger=logs)
             record.lap("prepare")
             indices = DataLoader(range(len(attempts)), batch_size=len(attempts))  # type: ignore[arg-type, var-annotated]
-            trainer.predict(stage, dataloaders=indices, return_predictions=False)
+            with Line("Answering", len(attempts), counted=True) as line:
+                done = (one for one in store.records() if one["outcome"] != "infra_error")  # these are tried again
+                stage.watch = Progress(line, shown, suite, len(attempts), done, self.sample)
+                trainer.predict(stage, dataloaders=indices, return_predictions=False)
             record.lap("rollout")
             if not trainer.is_global_zero:
                 return

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shlex
+import textwrap
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from src.launch.errors import InputError
 from src.launch.record import Record
 from src.launch.storage import write_atomic
 from src.launch.values import Whole
+from src.report.tables import markdown_table
 
 
 class ScoreTask:
@@ -83,8 +86,25 @@ class ScoreTask:
         }
 
     def show(self, record: Record) -> None:
-        """Print the means."""
-        print(f"\n{(record.path.parent / 'summary.md').read_text()}\n{record.path.parent}")
+        """Print exact match by kind of question, and say where the rest is and every question can be looked at."""
+        folder = record.path.parent
+        means = [Mean(**mean) for mean in json.loads((folder / "summary.json").read_bytes())["means"]]
+        by_part: dict[str, list[Mean]] = {}
+        for mean in means:
+            if mean.metric == "global_em" and not mean.part.startswith("topic"):
+                by_part.setdefault(mean.part, []).append(mean)
+        rows = [
+            [part, str(both[0].questions), str(both[0].errors), *map(_percent, both)] for part, both in by_part.items()
+        ]
+        print(f"\n{markdown_table(['exact match', 'asked', 'errors', 'official', 'robust'], rows)}\n")
+        for line in (folder / "summary.md").read_text().splitlines():
+            if not line.startswith("|"):
+                print(textwrap.fill(line, 79, break_long_words=False, break_on_hyphens=False))
+        print(f"All measures:  {folder / 'summary.md'}\nEvery question, in a browser:  {folder / 'page.html'}")
+
+    def next_commands(self, record: Record) -> list[str]:
+        """Say what can be done with the run."""
+        return [f"src.report {shlex.quote(str(record.path.parent))}"]
 
 
 def write_scores(scores: AnswerScores, suite: Gisa, predictions: Predictions, remarks: list[str], folder: Path) -> None:

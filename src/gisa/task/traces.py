@@ -12,6 +12,7 @@ from src.gisa.dataset.gisa import Gisa, load_suite
 from src.gisa.task.learning import NEEDED
 from src.launch.config import build
 from src.launch.errors import InputError
+from src.launch.progress import Line, tracked
 from src.launch.record import Record
 from src.launch.storage import write_atomic
 from src.launch.values import Count
@@ -67,7 +68,8 @@ class TracesTask:
         from src.gisa.batches.demonstrations import make_demonstrations
         from src.gisa.chat.format import load_chat_format
 
-        suite = load_suite(config["dataset"], NEEDED)
+        with Line("Reading the questions"):
+            suite = load_suite(config["dataset"], NEEDED)
         name = config["agent"]["policy"].get("name")
         if name is None:
             raise InputError(
@@ -94,9 +96,10 @@ class TracesTask:
         count = min(self.max_shown, len(lengths))
         shown = [made.demonstrations[at * len(lengths) // count] for at in range(count)]
         drills = [*made.drills[:1], *made.drills[1:][-1:]]  # a block of the first kind, one of the last
+        examples = tracked([*shown, *drills], "Drawing demonstrations", len(shown) + len(drills))
         page = _PAGE.format(
             statistics="".join(_rows(counts, made.dropped)),
-            demonstrations="\n".join(_shown(example, suite, chat.tokenizer) for example in [*shown, *drills]),
+            demonstrations="\n".join(_shown(example, suite, chat.tokenizer) for example in examples),
         )
         write_atomic(folder / "traces.html", page)
         record.finish(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import islice
 from operator import itemgetter
@@ -11,7 +12,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from src.launch.errors import InputError
-from src.launch.lines import Bar, fault, read_json_lines, read_raw_lines
+from src.launch.lines import fault, read_json_lines, read_raw_lines
+from src.launch.progress import Line
 
 # What columns are called, by what they hold; compared in lower case, without "_", "-" and spaces.
 NAMES = {
@@ -198,7 +200,8 @@ def arrow_records(
 
     def values(wanted: Sequence[str]) -> Iterator[tuple[int, Sequence[Any]]]:
         number = 0
-        with Bar(f"Reading {path.name}", count) as bar:
+        shown = Line(f"Reading {path.name}", count, counted=True) if count >= _LONG else None
+        with shown or nullcontext():
             for batch in batches(list(dict.fromkeys(wanted))):
                 try:
                     columns = [_cells(path, name, batch.column(name)) for name in wanted]
@@ -207,8 +210,8 @@ def arrow_records(
                 for row in zip(*columns, strict=True):
                     number += 1
                     yield number, row
-                if count >= _LONG:
-                    bar.at(number)
+                if shown:
+                    shown.at(number)
 
     if twice := {name for name in names if list(names).count(name) > 1}:
         raise InputError(f"{path} has two columns {', '.join(sorted(twice))}. I need one of a name.")

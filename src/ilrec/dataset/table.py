@@ -181,9 +181,11 @@ class HubTable(Table):
         path: Name on the hub, or the folder.
         configuration: Which of the data set's configurations; None where there is one.
         split: Which part to read; None where there is one, or a train, a validation and a test part of leave-one-out.
+        revision: Commit, tag or branch of a name on the hub; None for the newest.
     """
 
     configuration: str | None = None
+    revision: str | None = None
     split: str | None = None
 
     @property
@@ -223,7 +225,8 @@ class HubTable(Table):
             if any((folder / name).is_file() for name in ("dataset_dict.json", "state.json")):
                 loaded = datasets.load_from_disk(str(folder))
             else:
-                loaded = datasets.load_dataset(str(folder) if folder.is_dir() else self.path, self.configuration)
+                name = str(folder) if folder.is_dir() else self.path
+                loaded = datasets.load_dataset(name, self.configuration, revision=self.revision)
         except Exception as error:  # unknown names, no network, torn files: a dozen types
             raise InputError(
                 f"dataset.source.path={self.path!r} cannot be loaded as a Hugging Face data set:\n{error}\n"

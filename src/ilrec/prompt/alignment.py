@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from src.ilrec.prompt.examples import UNOWNED, Examples, labels_with_history
+from src.ilrec.prompt.form import PromptForm
 from src.ilrec.prompt.instruction import text_ids
 from src.ilrec.tokenizer.item_tokens import ItemTokens
 from src.ilrec.tokenizer.title import written_titles
@@ -147,6 +148,11 @@ class AlignmentPrompt:
         """Write a history as the other prompt does."""
         written: NDArray[np.int64] = self.next.prompt(history)
         return written
+
+    def form(self) -> PromptForm:
+        """Return how a history is written, as the other prompt does."""
+        form: PromptForm = self.next.form()
+        return form
 
     def _count(self, task: int, lengths: NDArray[np.int64]) -> int:
         of = len(self._ids) if task in _ABOUT_ITEMS else int((lengths - 1).clip(min=0).sum())

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from src.ilrec.prompt.examples import UNOWNED, Windows
+from src.ilrec.prompt.form import PromptForm, plain
 from src.ilrec.tokenizer.item_tokens import ItemTokens
 from src.ilrec.tokenizer.title import written_titles
 from src.launch.errors import InputError
@@ -78,6 +79,12 @@ class CompactPrompt(Windows):
         """Write the latest ``max_history`` items as the prompt whose continuation is the next item."""
         latest = history[-self.max_history :]
         return self.encode(latest, len(latest))[0]
+
+    def form(self) -> PromptForm:
+        """Return how :meth:`prompt` writes a history."""
+        remarks = self._remarks or [np.empty(0, dtype=np.int64)] * len(self._items)
+        shown = [plain([*item, *remark]) for item, remark in zip(self._items, remarks, strict=True)]
+        return PromptForm(plain(self._begin), [], [], shown, self.max_history)
 
 
 class IdsPrompt(CompactPrompt):

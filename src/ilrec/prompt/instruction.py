@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from src.ilrec.prompt.examples import Examples, labels_with_history
+from src.ilrec.prompt.form import PromptForm, plain
 from src.ilrec.tokenizer.item_tokens import ItemTokens
 from src.launch.errors import InputError
 from src.launch.values import Count
@@ -110,6 +111,12 @@ class InstructionPrompt:
         for number, item in enumerate(latest):
             pieces += [self._separator, self._item(item)] if number else [self._item(item)]
         return np.concatenate([*pieces, self._after])
+
+    def form(self) -> PromptForm:
+        """Return how :meth:`prompt` writes a history."""
+        shown = [plain(self._item(item)) for item in range(len(self._item_ids))]
+        around = plain(self._before), plain(self._separator), plain(self._after)
+        return PromptForm(*around, shown, self.max_history, None if self._room == np.inf else int(self._room))
 
     def _item(self, item: int) -> NDArray[np.int64]:
         """Return an item's tokens without the end."""

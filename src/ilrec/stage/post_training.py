@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
 from src.ilrec.batches.pairs import PreferenceBatches, PreferenceData
 from src.ilrec.evaluator.ranking import RankingEvaluator
@@ -19,6 +18,7 @@ from src.ilrec.model.responses import response_log_probabilities
 from src.ilrec.model.trie import TokenTrie
 from src.ilrec.stage.next_item import NextItemStage
 from src.launch.errors import InputError
+from src.launch.progress import tracked
 from src.losses.preference import reward_margins
 from src.model.causal_lm import CausalLM
 from src.training.sharded import load_weights
@@ -140,7 +140,7 @@ class PostTrainingStage(NextItemStage):
 
     def _scores(self, epoch: int) -> Tensor:
         """Return the sequence log-probability of every response to every pair's prompt, shape ``(n, 1 + K)``."""
-        return self._over_pairs(epoch, lambda batch: self._log_p(batch).sum(2), "reference log-probabilities")
+        return self._over_pairs(epoch, lambda batch: self._log_p(batch).sum(2), "Reference log-probabilities")
 
     def _answers(self, epoch: int, *, wrong: bool) -> Tensor:
         """Return the model's greedy answer to every pair's prompt as an item, the chosen one left out if ``wrong``."""
@@ -152,7 +152,7 @@ class PostTrainingStage(NextItemStage):
             return self.trie.items[self.trie.first_item[leaf]]
 
         self.data.answers = None
-        return self._over_pairs(epoch, answer, "the model's own answers")
+        return self._over_pairs(epoch, answer, "The model's own answers")
 
     @torch.no_grad()
     def _over_pairs(self, epoch: int, read: Callable[[Batch], Tensor], what: str) -> Tensor:
@@ -163,7 +163,8 @@ class PostTrainingStage(NextItemStage):
         found: Tensor | None = None
         shown = getattr(self.trainer.progress_bar_callback, "is_enabled", False)
         with self.trainer.precision_plugin.forward_context():
-            for batch in tqdm(self.data.epoch_batches(epoch), what, leave=False, disable=not shown):
+            batches = self.data.epoch_batches(epoch)
+            for batch in tracked(batches, what, len(batches)) if shown else batches:
                 moved = self.transfer_batch_to_device(batch, self.device, 0)
                 values = read(moved)
                 if found is None:

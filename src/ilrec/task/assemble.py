@@ -14,6 +14,7 @@ from src.launch.config import build
 from src.launch.errors import InputError
 from src.launch.machine import absent
 from src.launch.nodes import faults_of_nodes
+from src.launch.progress import Line, loading
 from src.launch.record import read_config
 
 if TYPE_CHECKING:
@@ -47,16 +48,25 @@ class Parts:
 
 def assemble(config: dict[str, Any]) -> Parts:
     """Build every part of a checked config, each from those before it."""
+    with Line("Preparing the data"):
+        interactions = build(config["dataset"])
+    with Line("Fitting the tokenizer"):
+        items = build(config["tokenizer"]).fit(interactions)
+    from_titles = config["model"].get("new_rows") == "titles" and items.vocabulary
+    told = [items.titles_of_tokens(interactions.titles)] if from_titles else []
+    with loading(config["model"].get("name")):
+        model = build(config["model"])(items.vocabulary, *told)
+    if items.start is not None:
+        model.start_item_tokens(items.start, config["seed"])
+    with Line("Writing items and prompts"):
+        return _with_model(config, interactions, items, model)
+
+
+def _with_model(config: dict[str, Any], interactions: Interactions, items: ItemTokens, model: Any) -> Parts:
+    """Build what needs a model."""
     from src.model.causal_lm import CausalLM
     from src.training.stage import TrainingStage
 
-    interactions = build(config["dataset"])
-    items = build(config["tokenizer"]).fit(interactions)
-    from_titles = config["model"].get("new_rows") == "titles" and items.vocabulary
-    told = [items.titles_of_tokens(interactions.titles)] if from_titles else []
-    model = build(config["model"])(items.vocabulary, *told)
-    if items.start is not None:
-        model.start_item_tokens(items.start, config["seed"])
     items = replace(items.written_for(model), titles=interactions.titles)
     prompt = build(config["prompt"])(model.tokenizer, items)
     if isinstance(model, CausalLM):

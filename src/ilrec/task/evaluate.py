@@ -43,7 +43,11 @@ class EvaluateTask(RecommendationTask):
         foresee_rewards(trained)
         record.update(name=trained["name"], seed=trained["seed"])
         record.trace_origins({"checkpoint_from": checkpoint, "guidance_from": trained["evaluator"].get("reward_from")})
+        from src.training.tracking import ProgressBar
+
         parts = load_trained(checkpoint, self.changes)
-        trainer = trainer_of(trained, default_root_dir=folder, logger=False, enable_checkpointing=False)
+        bars = [ProgressBar()] if trained["trainer"].get("enable_progress_bar", True) else []
+        plain = {"logger": False, "enable_checkpointing": False, "callbacks": bars}
+        trainer = trainer_of(trained, default_root_dir=folder, **plain)
         record.lap("prepare")
         record.finish(**tested(trainer, parts, trained, folder, record, None))

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from src.ilrec.task.assemble import load_trained
 from src.launch.errors import InputError
 from src.launch.lines import read_lines
+from src.launch.progress import tracked
 from src.launch.record import Record
 from src.launch.values import Count, Weight
 from src.training.fit import use_processor
@@ -83,8 +84,6 @@ class RecommendTask:
         Raises:
             InputError: the checkpoint cannot be used, or a line names a user or item that there is not.
         """
-        from rich.progress import track
-
         from src.ilrec.batches.next_item import prompt_batch
 
         use_processor(config)
@@ -97,7 +96,8 @@ class RecommendTask:
         path = folder / "recommendations.jsonl"
         with path.open("ab+") as out:
             done = _whole_lines(out)
-            for start in track(range(done, len(asked), self.batch_size), "Recommending", disable=not asked[done:]):
+            starts = range(done, len(asked), self.batch_size)
+            for start in tracked(starts, "Recommending to users", len(asked), first=done, each=self.batch_size):
                 chunk = asked[start : start + self.batch_size]
                 batch = prompt_batch(trained.prompt, [history for _, history in chunk])
                 best = trained.evaluator.recommend(trained.model, batch, self.count, **self.guided)

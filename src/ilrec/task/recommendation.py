@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -82,6 +83,14 @@ class RecommendationTask:
         print(f"\n{record.content['name']}, seed {record.content['seed']}: test metrics")
         Console().print(table)
         print(f"{record.content['evaluated_users']:,} users; {settings}\n{record.path.parent}")
+
+    def next_commands(self, record: Record) -> Iterator[str]:
+        """Say what can be done with the run."""
+        folder = record.path.parent
+        best = folder / "checkpoints" / "best.ckpt"
+        if best.is_file():
+            yield f"src.run +experiment=recommend {shlex.quote(f'checkpoint={best}')}"
+        yield f"src.report {shlex.quote(str(folder))}"
 
 
 def tested(

@@ -21,6 +21,7 @@ from src.launch.errors import InputError
 from src.launch.storage import write_atomic, writing_to_cache
 from src.launch.values import Count, Positive, Weight, Whole
 from src.losses.quantisation import quantisation_loss, squared_distances, straight_through
+from src.training.tracking import ProgressBar
 
 
 @dataclass(frozen=True)
@@ -175,7 +176,7 @@ def train(module: ResidualAutoencoder, folder: Path) -> None:
         devices=1,
         max_epochs=settings.epochs,  # max_steps would make Lightning resume in the middle of a finished epoch
         deterministic=True,
-        callbacks=[_EachEpoch(path)],
+        callbacks=[_EachEpoch(path), ProgressBar("Fitting the tokenizer, epoch")],
         plugins=[_CheckpointIO()],
         logger=False,
         enable_model_summary=False,

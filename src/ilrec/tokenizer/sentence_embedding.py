@@ -7,6 +7,7 @@ import json
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -15,6 +16,7 @@ import torch
 
 from src.ilrec.tokenizer.embeddings import Content, documents, unit_rows
 from src.launch.errors import InputError, install_command
+from src.launch.progress import Line
 from src.launch.storage import cache_folder, locked, sha256_of, write_atomic, writing_to_cache
 from src.launch.values import Count
 from src.model.smollm2 import local_folder
@@ -125,9 +127,12 @@ class SentenceEmbedding:
             tokenizer.pad_token = tokenizer.eos_token
         limits = (encoder.max_seq_length, getattr(encoder[0].auto_model.config, "max_position_embeddings", None))
         encoder.max_seq_length = min(self.max_tokens, *(limit for limit in limits if limit))
-        vectors = encoder.encode(
-            texts, prompt="", batch_size=self.batch_size, show_progress_bar=True, convert_to_numpy=True
-        )
+        with Line("Encoding the items", len(texts), counted=True) as line:
+            done = count(self.batch_size, self.batch_size)
+            encoder[0].register_forward_hook(lambda *_: line.at(next(done)))
+            vectors = encoder.encode(
+                texts, prompt="", batch_size=self.batch_size, show_progress_bar=False, convert_to_numpy=True
+            )
         return unit_rows(np.asarray(vectors, dtype=np.float32))
 
 

@@ -1,17 +1,20 @@
 import csv
 import json
+from pathlib import Path
 
 import pytest
+import yaml
 
 from src.gisa.dataset.gisa import Gisa
-from src.gisa.evaluator.answers import AnswerEvaluator, read_predictions
-from src.gisa.report.answered import AnsweredCell
+from src.gisa.evaluator.answers import AnswerEvaluator, order_of_part, read_predictions
+from src.gisa.report.answered import AnsweredCell, estimate, pages_binned, read_questions
 from src.gisa.report.attempts import Point, attempts_figure
 from src.gisa.report.benchmark import PUBLISHED_QUESTIONS, exact_by_kind, kinds_figure, published
 from src.gisa.report.wing import WING
 from src.gisa.task.score import write_scores
 from src.launch.errors import InputError
 from src.launch.storage import write_atomic
+from src.metrics.stats import bootstrap_interval
 from src.report.__main__ import main
 from src.report.comparison import build_report
 from src.report.plots import curves
@@ -333,3 +336,36 @@ def test_the_published_rows_agree_with_themselves():
             usd = (row["input_price"] * read + row["output_price"] * written) / 1e6
             assert usd == pytest.approx(row["cost_usd"], abs=0.011)
     assert max(row["overall"] for row in published()) == 19.30
+
+
+def test_numbers_of_pages_are_binned_and_stand_in_their_order():
+    counts = (1, 2, 3, 5, 6, 10, 11, 20, 21, 80)
+    bins = ["1 page", "2 pages", "3-5 pages", "6-10 pages", "11-20 pages", "21+ pages"]
+    assert list(dict.fromkeys(map(pages_binned, counts))) == bins
+    assert [pages_binned(count) for count in (3, 5, 21)] == ["3-5 pages", "3-5 pages", "21+ pages"]
+    parts = ["topic: trade", *reversed(bins), "live", "item", "all"]
+    assert sorted(parts, key=order_of_part) == ["all", "item", "live", *bins, "topic: trade"]
+
+
+def test_table_plot_and_page_of_a_run_show_one_interval(tmp_path):
+    write_answered_run(tmp_path / "run")
+    (summary,) = build_report([tmp_path]).sections[0].summaries
+    cell = AnsweredCell(summary)
+    table = summary.over_units["test/global_em"]
+    plot = exact_by_kind(cell)["all"]
+    assert (plot.low, plot.high) == pytest.approx((100 * table.low, 100 * table.high))
+    node = yaml.safe_load((Path(__file__).parents[3] / "conf/evaluator/answers.yaml").read_text())
+    del node["_target_"]
+    page = bootstrap_interval(
+        [question.official["global_em"] for question in read_questions(tmp_path / "run")],
+        seed=node["seed"], samples=node["resamples"],
+    )  # fmt: skip
+    assert (page.low, page.high) == (table.low, table.high)
+
+
+def test_the_interval_over_several_runs_is_over_runs_too():
+    # Two runs that differ wholly: over questions alone there would be no spread, as each has 1/2 in the mean.
+    found = estimate({"a": [0.0, 1.0], "b": [0.0, 1.0]})
+    assert (found.mean, found.low, found.high, found.questions) == (50, 0, 100, 2)
+    assert estimate({"a": [0.0, 1.0], "b": [1.0]}).mean == 75
+    assert estimate({}) is None

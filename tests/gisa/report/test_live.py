@@ -7,6 +7,7 @@ import pytest
 from src.gisa.dataset.gisa import Gisa
 from src.gisa.report.live import Progress
 from src.gisa.report.page import read_page
+from src.launch.progress import Line
 from tests.gisa.agent.servers import completion, model_server
 from tests.gisa.gisa_files import question, write_suite
 
@@ -106,10 +107,13 @@ def episode(number, prediction, outcome="answered", usd=0.5):
 def test_progress_goes_on_from_what_was_done_before(tmp_path):
     screen, suite = Screen(), Gisa(str(write_suite(tmp_path / "suite", QUESTIONS)))
     right = "```tsv\nPlace\nAmber Hill\n```"
-    progress = Progress([screen], suite, 3, [episode(3, right)])
+    line = Line("Answering", 3, counted=True)
+    progress = Progress(line, [screen], suite, 3, [episode(3, right)])
+    assert line.text(80).startswith("Answering [===>      ] 1/3  0:00  EM 100%  0.50 USD")
     progress(episode(5, "", "budget", usd=None))
     progress(episode(8, "```tsv\nName\nTuttle\n```"))
     # The second question is wrong, the third right: 1/2, then 2/3; a price that is not known counts as nothing.
     assert [row["progress/global_em"] for row in screen.rows] == [1 / 2, 2 / 3]
     last = {key.removeprefix("progress/"): value for key, value in screen.rows[-1].items()}
     assert (last["questions"], last["usd"], last["outcome/answered"], last["outcome/budget"]) == (3, 1.0, 2, 1)
+    assert line.text(80) == "Answering [==========] 3/3  0:00  EM 67%  budget 1  1.00 USD"

@@ -149,12 +149,18 @@ def test_the_page_runs_nothing_but_its_own_script_and_loads_nothing(tmp_path):
 
 def test_the_report_writes_the_pages_of_runs_on_a_suite(tmp_path, capsys):
     small_run(tmp_path, [episode(1, [reply(0)], ANSWER)], show_questions=False)
-    path = tmp_path / "run" / "page.html"
+    own, path = tmp_path / "run" / "page.html", tmp_path / "run" / "report" / "pages" / "run" / "page.html"
     main([str(tmp_path / "run")])
     assert f"Page of gisa_rollout: {path}" in capsys.readouterr().out
     assert read_page(path.read_bytes())["questions"][0]["question"] is None
     main([str(tmp_path / "run"), "--show-questions"])
     assert read_page(path.read_bytes())["questions"][0]["question"] == TEXT
+    own.write_text("as the run has left it")
+    main([str(tmp_path / "run")])
+    assert f"Page of gisa_rollout: {own}" in capsys.readouterr().out
+    main([str(tmp_path / "run"), "--show-questions"])
+    assert own.read_text() == "as the run has left it"
+    own.unlink()
     (tmp_path / "suite" / "encrypted_question.jsonl").unlink()
     main([str(tmp_path / "run")])
     assert "No page of gisa_rollout: No file" in capsys.readouterr().out

@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -44,6 +45,11 @@ def read(path):
     return json.loads(path.read_text())
 
 
+def squeezed(text):
+    """A text without the spaces that line its tables up."""
+    return re.sub(" +", " ", text)
+
+
 def test_a_run_writes_scores_summaries_and_the_official_files(score, capsys):
     status, folder = score("run")
     assert status == 0
@@ -83,9 +89,13 @@ def test_a_run_writes_scores_summaries_and_the_official_files(score, capsys):
     assert result["metrics"]["test/robust_global_em/item"] == 1.0
     assert result["metrics"]["test/table_row_f1"] == 1.0
     assert result["protocol"]["dataset"].startswith("gisa (")
-    printed = capsys.readouterr().out
-    assert (folder / "summary.md").read_text() in printed
-    assert "| all | 3 | 0 | global_em | 66.67 [" in printed
+    printed = squeezed(capsys.readouterr().out)
+    assert "| all | 3 | 0 | global_em | 66.67 [" in (folder / "summary.md").read_text()
+    assert "| all | 3 | 0 | 66.67 [" in printed
+    rest = [line for line in (folder / "summary.md").read_text().splitlines() if not line.startswith("|")]
+    assert squeezed(" ".join(rest)).strip() in squeezed(printed.replace("\n", " "))
+    assert f"All measures: {folder / 'summary.md'}" in printed
+    assert f"Next: python -m src.report {folder}" in printed
 
 
 def test_neither_questions_nor_canaries_reach_a_file_or_the_console(score, capsys):
@@ -119,8 +129,8 @@ def test_what_is_odd_costs_single_questions_and_is_told(score, suite, answers, c
         "answers.jsonl, line 6: damaged or truncated JSON (Unterminated string starting at at character 11)",
         "answers.jsonl, line 5: answer to question 99, which there is not",
     ]
-    printed = capsys.readouterr().out
-    assert "| all | 3 | 2 | global_em | 0.00 [0.00, 0.00] |" in printed
+    printed = squeezed(capsys.readouterr().out)
+    assert "| all | 3 | 2 | 0.00 [0.00, 0.00] |" in printed
     assert "Errors: not_text 1, gold_unreadable 1." in printed
 
 

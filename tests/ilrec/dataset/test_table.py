@@ -12,6 +12,7 @@ from src.ilrec.dataset.interactions import prepare
 from src.ilrec.dataset.sources import Item
 from src.ilrec.dataset.table import HubTable, Table
 from src.launch.errors import InputError
+from tests.hub_server import serve
 
 ROWS = [("u1", "i1", 5), ("u1", "i2", 6), ("u2", "i1", 7)]
 REVIEW = (
@@ -290,6 +291,26 @@ def test_a_name_that_cannot_be_loaded_says_what_is_needed(tmp_path, library):
     with pytest.raises(InputError, match="cannot be loaded as a Hugging Face data set") as error:
         HubTable(str(tmp_path / "absent")).files()
     assert "dataset=table" in str(error.value)
+
+
+def test_a_name_on_the_hub_is_downloaded_once_at_the_revision_that_is_asked_for(tmp_path, library, monkeypatch):
+    for name, value in (("HF_DATASETS_CACHE", tmp_path / "data"), ("HF_HUB_OFFLINE", False)):
+        monkeypatch.setattr(f"datasets.config.{name}", value)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    rows = "".join(f"{user},{item},{time},Film\n" for user, item, time in ROWS)
+    with serve() as hub, hub.known_to_the_client(monkeypatch, tmp_path):
+        monkeypatch.setattr("datasets.config.HF_ENDPOINT", hub.address)
+        hub.repositories["datasets/me/clicks"] = {"clicks.csv": f"user,item,timestamp,title\n{rows}".encode()}
+        table = HubTable("me/clicks", revision="v1")
+        assert [path.suffix for path in table.files()] == [".arrow"]
+        assert [(user, item, int(time)) for user, item, time in table.rows()] == ROWS
+        assert table.catalogue({"i1"}) == {"i1": Item("Film", "Film")}
+        calls = " ".join(hub.calls)
+        assert "/datasets/me/clicks/revision/v1" in calls or "/resolve/v1/" in calls
+        assert len([call for call in hub.calls if call.startswith("GET") and call.endswith("/clicks.csv")]) == 1
+        with pytest.raises(InputError, match="cannot be loaded as a Hugging Face data set") as error:
+            HubTable("me/nothing").files()
+        assert "me/nothing" in str(error.value)
 
 
 @pytest.mark.skipif(importlib.util.find_spec("datasets") is not None, reason="the package is there")
