@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from src.gisa.dataset.gisa import AnswerType, Gisa, Question, QuestionType
+from src.gisa.evaluator.evidence import behind
 from src.gisa.metrics.answers import METRICS, Fault, Score, official_summary, score_answer
 from src.launch.errors import InputError
 from src.launch.values import Count, Seed
@@ -31,12 +32,14 @@ class Predictions:
         outcomes: By question id, how the episode ended, where the run says so.
         remarks: Files and lines that could not be used, and why; they cost their question only.
         contaminated: Ids of the questions whose episode came upon the benchmark's own pages, where the run says so.
+        files: By question id, where the answer was read; lines of a file have none of their own.
     """
 
     values: dict[str, Any]
     outcomes: dict[str, str]
     remarks: list[str]
     contaminated: set[str] = field(default_factory=set)
+    files: dict[str, Path] = field(default_factory=dict)
 
 
 def read_predictions(path: Path, sample: int = 0) -> Predictions:
@@ -54,8 +57,9 @@ def read_predictions(path: Path, sample: int = 0) -> Predictions:
         InputError: there is nothing of the kind at ``path``.
     """
     predictions = Predictions({}, {}, [])
+    folder = path / "episodes" if (path / "episodes").is_dir() else path
     if path.is_dir():
-        records = _folder(path / "episodes" if (path / "episodes").is_dir() else path, predictions.remarks)
+        records = _folder(folder, predictions.remarks)
     elif path.is_file():
         records = _lines(path, predictions.remarks)
     else:
@@ -69,6 +73,8 @@ def read_predictions(path: Path, sample: int = 0) -> Predictions:
         if name in predictions.values:
             predictions.remarks.append(f"{source}: another answer to question {name}; it replaces the one before")
         predictions.values[name] = record["prediction"]
+        if folder.is_dir():
+            predictions.files[name] = folder / source
         if isinstance(record.get("outcome"), str):
             predictions.outcomes[name] = record["outcome"]
         if record.get("contaminated"):
@@ -128,6 +134,8 @@ class ScoredQuestion:
         parity_flags: Why the two scores differ.
         official: Official metrics.
         robust: Robust metrics.
+        evidence: What the answer rests on, see ``Evidence``; None in runs that were scored before that was measured.
+        error: Why it is wrong, see ``ErrorLabel``, and who says so (``rules`` or ``judge``); None where it is right.
     """
 
     id: str
@@ -142,6 +150,8 @@ class ScoredQuestion:
     parity_flags: list[str]
     official: Score
     robust: Score
+    evidence: dict[str, float | None] | None = None
+    error: dict[str, Any] | None = None
 
     @property
     def parts(self) -> list[str]:
@@ -186,6 +196,15 @@ class AnswerScores:
         """Return the means as the official script writes them."""
         return official_summary(getattr(question, scorer) for question in self.questions)
 
+    def evidence(self) -> dict[str, dict[str, float]]:
+        """Return, by attribute of ``Evidence``, mean, interval and number of the questions that define it."""
+        known = [question.evidence for question in self.questions if question.evidence]
+        found = {}
+        for name in known[0] if known else ():
+            if values := [float(value) for one in known if (value := one[name]) is not None]:
+                found[name] = {**asdict(bootstrap_interval(values)), "questions": len(values)}
+        return found
+
     def errors(self) -> dict[str, int]:
         """Count the questions that score 0 for another reason than a wrong answer."""
         return dict(Counter(reason for question in self.questions if (reason := error_of(question))))
@@ -219,7 +238,8 @@ class AnswerEvaluator:
 
     def _question(self, suite: Gisa, predictions: Predictions, question: Question) -> ScoredQuestion:
         # The official script takes a missing prediction for an empty one.
-        score = score_answer(predictions.values.get(question.id, ""), suite.gold(question), question.answer_type)
+        prediction, outcome = predictions.values.get(question.id, ""), predictions.outcomes.get(question.id)
+        score = score_answer(prediction, suite.gold(question), question.answer_type)
         return ScoredQuestion(
             id=question.id,
             answer_type=question.answer_type,
@@ -227,9 +247,10 @@ class AnswerEvaluator:
             topic=question.topic,
             gold=suite.gold_path(question).relative_to(suite.root).as_posix(),
             answered=question.id in predictions.values,
-            outcome=predictions.outcomes.get(question.id),
+            outcome=outcome,
             contaminated=question.id in predictions.contaminated,
             **score._asdict(),
+            **behind(suite, question, prediction, score, outcome, predictions.files.get(question.id)),
         )
 
     def _mean(self, part: str, questions: Sequence[ScoredQuestion], scorer: Scorer, metric: str) -> Mean:
