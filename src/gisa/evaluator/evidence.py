@@ -11,6 +11,7 @@ from typing import Any
 
 from src.gisa.dataset.gisa import Gisa, Question, Trace, human_trajectory
 from src.gisa.metrics.answers import AnswerScore
+from src.gisa.metrics.behaviour import searchable
 from src.gisa.metrics.citations import citations_of, evidence_of, gold_cells
 from src.gisa.metrics.errors import ErrorLabel, Way, WrongAnswer, label_error
 from src.launch.errors import InputError
@@ -18,23 +19,27 @@ from src.launch.errors import InputError
 
 def way_of(steps: Iterable[Mapping[str, Any]]) -> Way:
     """Return what an agent did, from the steps of a record; failed and refused calls brought nothing."""
-    values = [step["value"] for step in steps if step.get("key", "").startswith("call/") and "value" in step]
+    values = _values(steps, "call/")
     searches = [value for value in values if "query" in value and "error" not in value]
     visits = [value for value in values if "urls" in value and "query" not in value and "error" not in value]
     read = [visit for visit in visits if visit.get("failed", 0) < len(visit["urls"])]
     return Way(
         queries=[search["query"] for search in searches],
         listed=[url for search in searches for url in search.get("urls", ())],
-        snippets=[search["content"] for search in searches],
+        snippets=[searchable(search["content"]) for search in searches],
         opened=[visit["urls"] for visit in read],
-        pages=[visit["content"] for visit in read],
+        pages=[searchable(visit["content"]) for visit in read],
     )
 
 
 def cited_by(steps: Iterable[Mapping[str, Any]]) -> list[str]:
     """Return the addresses that a service names beside its replies, in the order of the steps of a record."""
-    values = [step["value"] for step in steps if step.get("key", "").startswith("reply/") and "value" in step]
-    return [url for value in values for url in value.get("cited", ())]
+    return [url for value in _values(steps, "reply/") for url in value.get("cited", ())]
+
+
+def _values(steps: Iterable[Mapping[str, Any]], kind: str) -> list[Mapping[str, Any]]:
+    found = [step.get("value") for step in steps if str(step.get("key")).startswith(kind)]
+    return [value for value in found if isinstance(value, dict)]
 
 
 def behind(
@@ -62,7 +67,7 @@ def behind(
         opened = {url: page for urls, page in zip(way.opened, way.pages, strict=True) for url in urls}
     cited = [*citations_of(text), *cited_by(steps or ())]
     cells = gold_cells(gold, question.answer_type)
-    evidence = asdict(evidence_of(cited, cells, opened, _shown(trace), human))
+    evidence = asdict(evidence_of(cited, cells, opened, _shown(trace) if cited else {}, human))
     if score.official["global_em"]:
         return {"evidence": evidence, "error": None}
     robust = bool(score.robust["global_em"])
@@ -88,5 +93,5 @@ def _shown(trace: Trace | None) -> dict[str, str]:
     shown: dict[str, str] = {}
     for pages in trace.results.values() if trace else ():
         for result in (result for page in pages for result in page.results):
-            shown[result.url] = f"{shown.get(result.url, '')}\n{result.title}\n{result.snippet}"
+            shown[result.url] = f"{shown.get(result.url, '')} {searchable(f'{result.title} {result.snippet}')}"
     return shown

@@ -11,7 +11,9 @@ from src.gisa.metrics.answer_text import robust_gold
 from src.gisa.metrics.behaviour import canonical_url, holds, searchable
 
 _ADDRESS = re.compile(r"https?://[^\s<>\"'`|\\^{}\[\]]+", re.IGNORECASE)
-_LINK = re.compile(r"!?\[(?P<text>[^\[\]\n]*)\]\((?:https?://|www\.)[^()\s]*(?:\([^()\s]*\)[^()\s]*)*(?:\s+\"[^\"\n]*\")?\)")
+_LINK = re.compile(
+    r"!?\[(?P<text>[^\[\]\n]*)\]\((?:https?://|www\.)[^()\s]*(?:\([^()\s]*\)[^()\s]*)*(?:\s+\"[^\"\n]*\")?\)"
+)
 # Marks of OpenAI's file and web search (【4†source】, citeturn0search1), of Perplexity and Gemini ([1], [2, 3]), of
 # footnotes ([^1]).
 _MARKS = re.compile(
@@ -84,8 +86,9 @@ def evidence_of(
     Args:
         cited: Addresses that the answer, or the service beside it, names.
         cells: Of the right answer, see :func:`gold_cells`.
-        opened: What was read, by the address of the page; None without a record of the way.
-        known: Further texts of pages by their address, such as what a search engine shows of them.
+        opened: What was read, by the address of the page; None without a record of the way. Texts are in the form that
+            ``searchable`` gives.
+        known: Further texts of pages by their address, such as what a search engine shows of them, in the same form.
         human_urls: Pages that a human visited for the answer.
     """
     texts: dict[str, str] = {}
@@ -106,5 +109,5 @@ def evidence_of(
 def _share_held(cells: Collection[str], texts: Iterable[str]) -> float | None:
     if not cells:
         return None
-    plain = [searchable(text) for text in texts]
-    return sum(any(holds(text, cell) for text in plain) for cell in cells) / len(cells)
+    distinct = set(texts)
+    return sum(any(holds(text, cell) for text in distinct) for cell in cells) / len(cells)

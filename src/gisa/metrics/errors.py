@@ -48,9 +48,9 @@ class Way:
     Attributes:
         queries: Of its searches.
         listed: Addresses in the results of its searches.
-        snippets: Texts of these results, one a search.
+        snippets: Texts of these results, one a search, in the form that ``searchable`` gives.
         opened: Addresses of each visit that brought something.
-        pages: What it read there, one a visit.
+        pages: What it read there, one a visit, in the same form.
     """
 
     queries: Sequence[str] = ()
@@ -150,7 +150,7 @@ def _cause(cell: Cell, wrong: WrongAnswer) -> Cause | None:
     if wrong.way is None:
         return None
     way, right, taken = wrong.way, searchable(cell.right), searchable(cell.given)
-    texts = [searchable(text) for text in (*way.pages, *way.snippets)]
+    texts = [*way.pages, *way.snippets]
     with_right = [at for at, text in enumerate(texts) if holds(text, right)]
     if with_right:
         elsewhere = taken and any(holds(text, taken) for at, text in enumerate(texts) if at not in with_right)

@@ -49,9 +49,11 @@ def test_what_has_no_citations_stays_and_nothing_is_added(text):
 
 def test_evidence_by_hand():
     # Four cells: a page it opened holds two, of which one also stands on a cited page, known by its snippet.
-    cells = gold_cells(b"Country,Population\nSyldavia,\"642,000\"\nBorduria,1204311\n", "table")
+    cells = gold_cells(b'Country,Population\nSyldavia,"642,000"\nBorduria,1204311\n', "table")
     assert cells == ["syldavia", "642000", "borduria", "1204311"]
-    found = evidence_of([B], cells, {A: "Syldavia has 642,000 people"}, {B: "About Syldavia"}, [A, B, "https://c.example"])
+    found = evidence_of(
+        [B], cells, {A: "syldavia has 642000 people"}, {B: "about syldavia"}, [A, B, "https://c.example"]
+    )
     assert vars(found) == {
         "citations": 1, "opened_cells": 0.5, "cited_cells": 0.25, "opened_human": 1 / 3, "cited_human": 1 / 3
     }  # fmt: skip

@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from src.gisa.metrics.answers import score_answer
+from src.gisa.metrics.behaviour import searchable
 from src.gisa.metrics.errors import CAUSES, MEANINGS, PUBLISHED_SHARES, Way, WrongAnswer, label_error
 
 PAGE, OTHER = "https://atlas.example/page", "https://atlas.example/other"
@@ -18,7 +19,7 @@ def answer(*rows, header="Answer"):
 
 
 def read(text, *more, listed=(PAGE,)):
-    pages = [text, *more]
+    pages = [searchable(page) for page in (text, *more)]
     return Way(["amber"], listed, ["snippets"], [[f"https://atlas.example/{at}"] for at in range(len(pages))], pages)
 
 
@@ -68,14 +69,14 @@ def test_each_rule_by_hand(cause, prediction, gold, kind, known):
 def test_the_most_frequent_cause_of_a_table_counts():
     # Populations were read and are wrong (two cells), the one capital is on a page never opened.
     prediction = answer("Syldavia\t1\tKlow", "Borduria\t2\tX", header="Country\tPopulation\tCapital")
-    way = Way(["q"], [PAGE], ["s"], [[OTHER]], ["642,000 in Syldavia, 1,204,311 in Borduria"])
+    way = Way(["q"], [PAGE], ["s"], [[OTHER]], [searchable("642,000 in Syldavia, 1,204,311 in Borduria")])
     found = label(prediction, TABLE, "table", way=way, human_urls=[PAGE])
     assert found.cause == "extraction"
     assert found.why.startswith("2 of 3 wrong cells")
 
 
 def test_of_equal_causes_the_first_on_the_way_counts():
-    way = Way(["q"], [PAGE], ["s"], [[OTHER]], ["Encke"])
+    way = Way(["q"], [PAGE], ["s"], [[OTHER]], ["encke"])
     assert label("", SET, "set", way=way, human_urls=[PAGE], outcome="budget").cause == "link_use"
 
 
@@ -88,7 +89,10 @@ def test_the_published_shares_are_those_of_63_errors():
 
 
 @given(
-    st.text(max_size=60), st.binary(max_size=40), st.sampled_from(["item", "set", "list", "table"]), st.text(max_size=40)
+    st.text(max_size=60),
+    st.binary(max_size=40),
+    st.sampled_from(["item", "set", "list", "table"]),
+    st.text(max_size=40),
 )
 def test_a_label_is_given_whatever_the_texts(prediction, gold, kind, page):
     found = label_error(WrongAnswer(prediction, gold, kind, way=Way(["q"], [PAGE], [page], [[PAGE]], [page])))
