@@ -177,6 +177,10 @@ class Web:
 
         return await self._try(target.raw_host or "", attempt, step)
 
+    async def retried(self, url: str, attempt: Callable[[], Awaitable[T]], step: Step) -> T:
+        """Make tries of anything else that has an address, such as the call of a tool; see ``call``."""
+        return await self._try(URL(url).raw_host or url, attempt, step)
+
     async def _try(self, host: str, attempt: Callable[[], Awaitable[T]], step: Step) -> T:
         """Make up to ``attempts`` tries with full jitter between them, and note the failed ones."""
         for number in range(self.attempts):
