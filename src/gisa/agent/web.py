@@ -204,6 +204,10 @@ class Web:
         model = body.get("model") if body else None
         return await self._try(_Target(target, part, key.variable, model), attempt, step)
 
+    async def retried(self, url: str, attempt: Callable[[], Awaitable[T]], step: Step) -> T:
+        """Make tries of anything else that has an address, such as the call of a tool; see ``call``."""
+        return await self._try(_Target(URL(url), None), attempt, step)
+
     async def _try(self, target: _Target, attempt: Callable[[], Awaitable[T]], step: Step) -> T:
         """Make up to ``attempts`` tries with jitter between them, and note the failed ones."""
         doubted = False

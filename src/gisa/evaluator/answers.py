@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
 from src.gisa.dataset.gisa import AnswerType, Gisa, Question, QuestionType
+from src.gisa.evaluator.evidence import behind
 from src.gisa.evaluator.predictions import Predictions
 from src.gisa.evaluator.predictions import read_predictions as read_predictions
 from src.gisa.metrics.answers import METRICS, Fault, Score, official_summary, score_answer
@@ -36,6 +37,8 @@ class ScoredQuestion:
         parity_flags: Why the two scores differ.
         official: Official metrics.
         robust: Robust metrics.
+        evidence: What the answer rests on, see ``Evidence``; None in runs that were scored before that was measured.
+        error: Why it is wrong, see ``ErrorLabel``, and who says so (``rules`` or ``judge``); None where it is right.
     """
 
     id: str
@@ -50,6 +53,8 @@ class ScoredQuestion:
     parity_flags: list[str]
     official: Score
     robust: Score
+    evidence: dict[str, float | None] | None = None
+    error: dict[str, Any] | None = None
 
     @property
     def parts(self) -> list[str]:
@@ -94,6 +99,15 @@ class AnswerScores:
         """Return the means as the official script writes them."""
         return official_summary(getattr(question, scorer) for question in self.questions)
 
+    def evidence(self) -> dict[str, dict[str, float]]:
+        """Return, by attribute of ``Evidence``, mean, interval and number of the questions that define it."""
+        known = [question.evidence for question in self.questions if question.evidence]
+        found = {}
+        for name in known[0] if known else ():
+            if values := [float(value) for one in known if (value := one[name]) is not None]:
+                found[name] = {**asdict(bootstrap_interval(values)), "questions": len(values)}
+        return found
+
     def errors(self) -> dict[str, int]:
         """Count the questions that score 0 for another reason than a wrong answer."""
         return dict(Counter(reason for question in self.questions if (reason := error_of(question))))
@@ -129,7 +143,8 @@ class AnswerEvaluator:
 
     def _question(self, suite: Gisa, predictions: Predictions, question: Question) -> ScoredQuestion:
         # The official script takes a missing prediction for an empty one.
-        score = score_answer(predictions.values.get(question.id, ""), suite.gold(question), question.answer_type)
+        prediction, outcome = predictions.values.get(question.id, ""), predictions.outcomes.get(question.id)
+        score = score_answer(prediction, suite.gold(question), question.answer_type)
         return ScoredQuestion(
             id=question.id,
             answer_type=question.answer_type,
@@ -137,9 +152,10 @@ class AnswerEvaluator:
             topic=question.topic,
             gold=suite.gold_path(question).relative_to(suite.root).as_posix(),
             answered=question.id in predictions.values,
-            outcome=predictions.outcomes.get(question.id),
+            outcome=outcome,
             contaminated=question.id in predictions.contaminated,
             **score._asdict(),
+            **behind(suite, question, prediction, score, outcome, predictions.files.get(question.id)),
         )
 
     def _mean(self, part: str, questions: Sequence[ScoredQuestion], scorer: Scorer, metric: str) -> Mean:

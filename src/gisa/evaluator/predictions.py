@@ -38,6 +38,7 @@ class Predictions:
         remarks: Files and lines that could not be used, and why; they cost their question only.
         contaminated: Ids of the questions whose episode came upon the benchmark's own pages, where the run says so.
         sources: By question id, the file, and line of it, that the answer comes from.
+        files: By question id, that file of a folder; lines of a file have none of their own.
     """
 
     values: dict[str, Any]
@@ -45,6 +46,7 @@ class Predictions:
     remarks: list[str]
     contaminated: set[str] = field(default_factory=set)
     sources: dict[str, str] = field(default_factory=dict)
+    files: dict[str, Path] = field(default_factory=dict)
 
 
 class _Entry(NamedTuple):
@@ -77,8 +79,9 @@ def read_predictions(path: Path, sample: int = 0) -> Predictions:
     """
     predictions = Predictions({}, {}, [])
     remarks = predictions.remarks
+    folder = path / "episodes" if (path / "episodes").is_dir() else path
     if path.is_dir():
-        entries = _folder(path / "episodes" if (path / "episodes").is_dir() else path, remarks)
+        entries = _folder(folder, remarks)
     elif path.is_file():
         entries = _file(path, remarks)
     else:
@@ -88,6 +91,8 @@ def read_predictions(path: Path, sample: int = 0) -> Predictions:
             _take(entry, sample, predictions)
         except _UnusableError as error:
             remarks.append(f"{entry.source}: {error}")
+    if path.is_dir():
+        predictions.files.update({name: folder / source for name, source in predictions.sources.items()})
     if not predictions.values:
         reasons = "".join(f"\n  {remark}" for remark in remarks[:_MOST_REASONS])
         more = f"\n  and {len(remarks) - _MOST_REASONS} more" if len(remarks) > _MOST_REASONS else ""

@@ -300,4 +300,4 @@ def searchable(text: str) -> str:
 
 def holds(text: str, cell: str) -> bool:
     """Tell whether a text holds a cell that neither a longer word nor a longer number surrounds."""
-    return re.search(rf"(?<!\w)(?<!\d[.,]){re.escape(cell)}(?!\w)(?![.,]\d)", text) is not None
+    return cell in text and re.search(rf"(?<!\w)(?<!\d[.,]){re.escape(cell)}(?!\w)(?![.,]\d)", text) is not None

@@ -15,6 +15,7 @@ from src.gisa.dataset.gisa import Gisa, Question, human_trajectory
 from src.gisa.metrics.answer_diff import compare
 from src.gisa.metrics.answers import PARITY_FLAGS
 from src.gisa.metrics.behaviour import canonical_url
+from src.gisa.metrics.errors import CAUSES, MEANINGS, PUBLISHED_SHARES
 from src.gisa.report.answered import episodes_of
 from src.launch.errors import InputError
 from src.launch.lines import existing_file
@@ -139,12 +140,15 @@ def page_data(folder: Path, result: Mapping[str, Any], suite: Gisa) -> dict[str,
     scores = [json.loads(line) for line in (folder / "questions.jsonl").read_text().splitlines()]
     answers = json.loads((folder / "_all_evaluation_results.json").read_bytes())
     questions = {question.id: question for question in suite.questions}
+    summary = json.loads((folder / "summary.json").read_bytes())
     trajectories = dict(_trajectories(folder, result["config"], {} if suite.show_questions else questions))
     flags = sorted({flag for score in scores for flag in score["parity_flags"]})
     return {
         "run": _run(result, suite),
-        "means": json.loads((folder / "summary.json").read_bytes())["means"],
+        "means": summary["means"],
         "flags": {flag: PARITY_FLAGS[flag] for flag in flags},
+        "causes": {cause: (PUBLISHED_SHARES[cause], MEANINGS[cause]) for cause in CAUSES},
+        "evidence": summary.get("evidence", {}),
         "questions": [
             _entry(
                 score | {"outcome": score["outcome"] or ("answered" if score["answered"] else "missing")},

@@ -90,6 +90,8 @@ function facts(question) {
       pairs.push([part, `${count(read)} + ${count(written)} tokens, ${dollars(usd)}`]);
     pairs.push(["time", seconds(question.seconds)]);
   }
+  for (const [name, value] of Object.entries(question.evidence ?? {}))
+    if (value != null) pairs.push([name.replace("_", " "), name === "citations" ? count(value) : `${percent(value)}%`]);
   return el("dl", { class: "facts" }, terms(pairs));
 }
 
@@ -121,6 +123,7 @@ function showQuestion(data, question, neighbours) {
     facts(question),
     el("ul", { class: "why" },
       question.reason && el("li", {}, `Ended as “${question.outcome}”: ${textOf(question.reason)}`),
+      question.error && el("li", {}, `Cause by ${question.error.by}: ${(question.error.cause ?? "cannot be told").replaceAll("_", " ")}; ${textOf(question.error.why)}`),
       question.fault && el("li", {}, `The official script could not have scored it: ${question.fault}`),
       question.parity_flags.map((flag) => el("li", {}, `Scores differ: ${data.flags[flag]}`)),
       question.denied?.length > 0 && el("li", {}, `Came upon the benchmark’s own pages: ${question.denied.map(textOf).join(", ")}`)),
@@ -146,6 +149,7 @@ const FILTERS = {
   type: (question) => [question.answer_type],
   change: (question) => [question.question_type],
   topic: (question) => [question.topic],
+  cause: (question) => (question.error ? [(question.error.cause ?? "cannot be told").replaceAll("_", " ")] : []),
 };
 
 function searchable(question) {

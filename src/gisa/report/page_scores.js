@@ -136,6 +136,23 @@ function callPlot(questions, kinds) {
     svg("text", { class: "soft", x: left - 8, y: bottom, "text-anchor": "end" }, "0"));
 }
 
+/** Figure 6 of the paper, each cause with its published share beside; and the shares of gold cells and human pages. */
+function showCauses({ questions, causes, evidence }) {
+  const wrong = questions.filter((question) => question.error);
+  const named = (cause) => wrong.filter((question) => question.error.cause === cause).length;
+  const share = (number) => (wrong.length ? percent(number / wrong.length) : "–");
+  byId("causes").append(
+    el("thead", {}, row("th", ["Cause", "Questions", "Percent of errors", "Published (Figure 6)", "Meaning"])),
+    el("tbody", {}, [...Object.entries(causes), ["cannot be told", ["", "rules cannot tell, and no judge was asked"]]].map(([cause, [published, meaning]]) => {
+      const number = named(cause in causes ? cause : null);
+      return row("td", [cause.replaceAll("_", " "), count(number), share(number), published, meaning]);
+    })));
+  byId("evidence").append(
+    el("thead", {}, row("th", ["Evidence", "Questions", "Mean"])),
+    el("tbody", {}, Object.entries(evidence).map(([name, mean]) =>
+      row("td", [name.replaceAll("_", " "), count(mean.questions), name === "citations" ? mean.mean.toFixed(2) : interval(mean)]))));
+}
+
 const interval = (mean) => [percent(mean.mean), " ", el("span", { class: "soft" }, `[${percent(mean.low)}, ${percent(mean.high)}]`)];
 
 function showScores(data) {
@@ -177,6 +194,7 @@ function showScores(data) {
       const cells = [part, count(find(part, "official").questions), interval(find(part, "official")), interval(find(part, "robust")), count(find(part, "official").errors), ...outcomes];
       return row("td", cells, starts && part !== "live" ? { class: "gap" } : {});
     })));
+  showCauses(data);
   const own = means.filter((mean) => mean.scorer === "official" && mean.metric !== "global_em");
   byId("metrics").append(
     el("thead", {}, row("th", ["Metric", "Questions", "Official", "Robust"])),

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from src.gisa.evaluator.answers import read_predictions
+from src.gisa.report.anchors import anchor_tables
 from src.gisa.report.answered import AnsweredCell, episodes_of, read_questions, suite_of
 from src.gisa.report.attempts import attempts_figure, curve, curve_table
 from src.gisa.report.benchmark import TABLE_3, benchmark_tables, kinds_figure
@@ -70,7 +71,10 @@ def findings(section: Section) -> Findings:
     # Cells without scores of their questions have a warning of their own.
     cells = [AnsweredCell(summary) for summary in section.summaries if summary.over_units]
     points = [(cell.label, points) for cell in cells if (points := curve(cell))]
-    tables = [*(benchmark_tables(cells) if cells else []), *([curve_table(points)] if points else [])]
+    tables = [
+        *([*benchmark_tables(cells), *anchor_tables(cells)] if cells else []),
+        *([curve_table(points)] if points else []),
+    ]
     protocols = [
         f"- {cell.label}: {len(cell.runs)} run(s) over {cost_of(cell.runs)['total (s)']:.0f} s each, "
         f"{as_typed(cell.protocol) or 'protocol not recorded'}"

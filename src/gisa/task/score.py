@@ -76,10 +76,9 @@ class ScoreTask:
         scores = build(config["evaluator"]).score(suite, predictions)
         write_scores(scores, suite, predictions, remarks, folder)
         write_page(folder, record.content, suite)
+        metrics = {f"test/{name_of(mean)}": mean.mean for mean in scores.means if not mean.part.startswith("topic")}
         return {
-            "metrics": {
-                f"test/{name_of(mean)}": mean.mean for mean in scores.means if not mean.part.startswith("topic")
-            },
+            "metrics": metrics | {f"test/evidence_{name}": one["mean"] for name, one in scores.evidence().items()},
             "evaluated_questions": len(scores.questions),
             "errors": scores.errors(),
             "protocol": {**suite.protocol, "sample": self.sample},
@@ -122,6 +121,7 @@ def write_scores(scores: AnswerScores, suite: Gisa, predictions: Predictions, re
         "robust": scores.summary("robust"),
         "means": [asdict(mean) for mean in scores.means],
         "errors": scores.errors(),
+        "evidence": scores.evidence(),
         "contaminated": sorted(predictions.contaminated),
         "parity_flags": scores.parity_flags(),
         "remarks": remarks,
