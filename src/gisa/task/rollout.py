@@ -73,13 +73,9 @@ class RolloutTask(ScoreTask):
         with Line("Reading the questions"):
             suite, remarks, whole = self._suite(config)
         attempts = [Attempt.at(question, sample) for sample in range(self.samples) for question in suite.questions]
-        with Line("Reading the questions"):
-            suite, remarks, whole = self._suite(config)
-        attempts = [Attempt.at(question, sample) for sample in range(self.samples) for question in suite.questions]
         agent = _what_matters(config["agent"])
         settings = {"suite": whole, "questions": suite.fingerprint, "agent": agent, "seed": config["seed"]}
         with loading((config["agent"].get("policy") or {}).get("name")):
-            rollout = self._rollout(config, suite)
             rollout = self._rollout(config, suite)
         if config.get("checkpoint"):
             record.trace_origins({"checkpoint_from": config["checkpoint"]})
