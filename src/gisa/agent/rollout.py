@@ -11,6 +11,7 @@ from typing import Any
 
 from src.gisa.agent.backends import PageSource, SearchEngine
 from src.gisa.agent.cost import Account, CeilingReachedError, PriceList
+from src.gisa.agent.pause import Pause
 from src.gisa.agent.policy import Policy, ScriptedPolicy
 from src.gisa.agent.prompts import Instructions
 from src.gisa.agent.react import Budget, ReActAgent
@@ -143,30 +144,36 @@ class Rollout:
 
         Raises:
             InputError: the run's ceiling is reached, or something the user gave is wrong. Ended episodes are stored.
+            KeyboardInterrupt: by Ctrl-C; see ``Pause``.
         """
         spent_usd = store.spent_usd() if self.run_usd is not None else 0.0
         run = Account("run", None if self.run_usd is None else max(0.0, self.run_usd - spent_usd) / processes)
         outcomes: Counter[str] = Counter()
         waiting = iter(attempts)
+        under_way: set[Attempt] = set()
 
         async def work(web: Web) -> None:
-            for attempt in waiting:
+            while not pause.is_asked and (attempt := next(waiting, None)) is not None:
                 journal = store.open_journal(attempt)
                 if journal is None:
                     outcomes["passed_over"] += 1
                     continue
                 with journal:
+                    under_way.add(attempt)
                     account = Account("question", self.question_usd, run, spent_usd=journal.spent_usd)
                     episode = Episode(attempt, journal, account, web)
                     verdict = await self.agent.answer(episode)
                     # The disk takes its time to confirm, in which the other episodes go on.
                     await asyncio.to_thread(store.finish, episode)
                 outcomes[verdict.outcome] += 1
+                under_way.discard(attempt)
 
+        pause = Pause(lambda: len(under_way))
         async with self.web as web:
             workers = [asyncio.create_task(work(web)) for _ in range(self.concurrency)]
             try:
-                await asyncio.gather(*workers)
+                with pause:
+                    await asyncio.gather(*workers)
             except CeilingReachedError as error:
                 raise InputError(
                     f"The run stops at its ceiling: {self.run_usd} USD, of which {spent_usd + run.spent_usd:.4f} are "
@@ -176,6 +183,8 @@ class Rollout:
                 for worker in workers:
                     worker.cancel()
                 await asyncio.gather(*workers, return_exceptions=True)
+        if pause.is_asked and next(waiting, None) is not None:
+            raise KeyboardInterrupt
         return outcomes
 
     def replay(self, scripts: Iterable[Script]) -> list[Replayed]:

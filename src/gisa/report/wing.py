@@ -15,7 +15,9 @@ from src.gisa.report.anchors import anchor_tables
 from src.gisa.report.answered import AnsweredCell, episodes_of, read_questions, suite_of
 from src.gisa.report.attempts import attempts_figure, curve, curve_table
 from src.gisa.report.benchmark import TABLE_3, benchmark_tables, kinds_figure
+from src.gisa.report.inspect_log import write_log
 from src.gisa.report.page import write_page
+from src.gisa.report.status import watch
 from src.launch.errors import InputError
 from src.launch.storage import write_atomic
 from src.report.comparison import Findings, Scores, Section, Wing
@@ -105,6 +107,8 @@ def write_files(runs: Sequence[Run], out: Path, options: Mapping[str, Any]) -> I
                 suite = suite_of(run)
                 suite.show_questions |= options["show_questions"]
                 yield f"Page of {run.label}: {write_page(run.folder, run.model_dump(mode='json'), suite)}"
+                if options["inspect"]:
+                    yield f"Log of {run.label}: {write_log(run, suite, out / 'inspect')}"
             except InputError as error:
                 yield f"No page of {run.label}: {error}"
 
@@ -159,6 +163,8 @@ WING = Wing(
     flags={
         "leaderboard": "write the answers of runs on a suite as leaderboards take them",
         "show-questions": "put the questions of GISA into the pages of its runs, in clear",
+        "inspect": "write runs on a suite as logs of inspect-ai, for `inspect view`",
     },
     write_files=write_files,
+    watch=watch,
 )

@@ -112,9 +112,8 @@ class RolloutTask(ScoreTask):
             config["dataset"],
             "the agent needs a suite of questions:\n  dataset=factbook, or dataset=gisa dataset.root=<folder>",
         )
-        remarks, count, most = suite.remarks(), len(suite.questions), self.max_questions
-        if most is not None and most < count:
-            suite.questions = [suite.questions[at * count // most] for at in range(most)]
+        remarks = suite.remarks()
+        suite.keep_spread(self.max_questions)
         return suite, remarks
 
     def _rollout(self, config: dict[str, Any], suite: Gisa) -> Any:
