@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import sys
+import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,10 +35,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.add_argument(f"--{flag}", action="store_true", help=text)
     parser.add_argument("--wandb", action="store_true", help="send it to Weights & Biases, as a run of its own")
     parser.add_argument("--workspace", action="store_true", help="with --wandb: save each paper's workspace and report")
+    parser.add_argument("--live", action="store_true", help="show how far the run in FOLDER is, until it ends")
     parser.add_argument("--title", default="Report", help="heading of report.md")
     options = parser.parse_args(arguments)
     out = options.out or options.folders[0] / "report"
     try:
+        if options.live:
+            return watch(options.folders[0])
         with Line("Reading and comparing the runs"):
             report = build_report(options.folders, options.metric, options.baseline)
         with Line("Writing tables and plots"):
@@ -53,6 +58,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 1
     print(f"Written to {out}")
+    return 0
+
+
+def watch(folder: Path) -> int:
+    """Show how far a run is, every two seconds until it ends or Ctrl-C; once where no terminal reads it.
+
+    Raises:
+        InputError: the folder holds no run that can be watched.
+    """
+    views = next(wing.watch for wing in wings() if wing.watch)(folder)
+    with suppress(KeyboardInterrupt):
+        for text, at_work in views:
+            print(f"\033[2J\033[H{text}" if sys.stdout.isatty() else text, flush=True)
+            if not at_work or not sys.stdout.isatty():
+                break
+            time.sleep(2.0)
     return 0
 
 

@@ -5,7 +5,7 @@ What is scored, and how, a wing says; the report itself knows neither users nor 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
@@ -60,6 +60,8 @@ class Wing:
         flags: Further flags of the command, without their dashes, and their help.
         write_files: Writes further files about finished runs of any wing, below the report's folder or the runs', by
             the flags that were given, and tells where they are.
+        watch: Yields what is to be shown of a run folder while it is at work, and whether it still is; None where the
+            runs of the wing cannot be watched.
     """
 
     unit: str
@@ -72,6 +74,7 @@ class Wing:
     learning: Mapping[str, str] = field(default_factory=dict)
     flags: Mapping[str, str] = field(default_factory=dict)
     write_files: Callable[[Sequence[Run], Path, Mapping[str, Any]], Iterable[str]] = lambda runs, out, options: ()
+    watch: Callable[[Path], Iterator[tuple[str, bool]]] | None = None
 
 
 def wings() -> list[Wing]:

@@ -155,9 +155,10 @@ class McpServer:
         """Raise an ``InputError`` where the server lacks the tool, or the tool an argument."""
         tool = next((tool for tool in tools if tool.name == self.tool), None)
         if tool is None:
+            names = ", ".join(sorted(tool.name for tool in tools))
             raise InputError(
-                f"The MCP server {self.url or self.command} has no tool {self.tool!r}; it has "
-                f"{', '.join(sorted(tool.name for tool in tools))}.\nName one:  agent.search.tool=  or  agent.pages.tool="
+                f"The MCP server {self.url or self.command} has no tool {self.tool!r}; it has {names}.\n"
+                "Name one:  agent.search.tool=...  (or agent.pages.tool)"
             )
         schema = tool.input_schema or {}
         takes, given = set(schema.get("properties") or {}), {self.argument, *self.arguments}

@@ -14,6 +14,7 @@ from src.gisa.agent.backends import PageSource, SearchEngine
 from src.gisa.agent.cache import Cache
 from src.gisa.agent.compaction import Compaction
 from src.gisa.agent.cost import Account, CeilingReachedError, PriceList
+from src.gisa.agent.pause import Pause
 from src.gisa.agent.policy import Policy, ScriptedPolicy
 from src.gisa.agent.prompts import Instructions
 from src.gisa.agent.react import Budget, ReActAgent
@@ -146,22 +147,23 @@ class Rollout:
 
         Raises:
             InputError: the run's ceiling is reached, or something the user gave is wrong. Ended episodes are stored.
+            KeyboardInterrupt: by Ctrl-C; see ``Pause``.
         """
         spent_usd = store.spent_usd() if self.run_usd is not None else 0.0
         run = Account("run", None if self.run_usd is None else max(0.0, self.run_usd - spent_usd) / processes)
         outcomes: Counter[str] = Counter()
         waiting = iter(attempts)
         short: list[CeilingReachedError] = []
+        under_way: set[Attempt] = set()
 
         async def work(web: Web) -> None:
-            for attempt in waiting:
-                if short:
-                    return
+            while not (short or pause.is_asked) and (attempt := next(waiting, None)) is not None:
                 journal = store.open_journal(attempt)
                 if journal is None:
                     outcomes["passed_over"] += 1
                     continue
                 with journal:
+                    under_way.add(attempt)
                     account = Account("question", self.question_usd, run, spent_usd=journal.spent_usd)
                     episode = Episode(attempt, journal, account, web)
                     try:
@@ -172,11 +174,14 @@ class Rollout:
                     # The disk takes its time to confirm, in which the other episodes go on.
                     await asyncio.to_thread(store.finish, episode)
                 outcomes[verdict.outcome] += 1
+                under_way.discard(attempt)
 
+        pause = Pause(lambda: len(under_way))
         async with self.web as web:
             workers = [asyncio.create_task(work(web)) for _ in range(self.concurrency)]
             try:
-                await asyncio.gather(*workers)
+                with pause:
+                    await asyncio.gather(*workers)
             finally:
                 for worker in workers:
                     worker.cancel()
@@ -188,6 +193,8 @@ class Rollout:
                 f"  {resume_command(store.folder.parent if isinstance(store, RunStore) else Path('<folder>'))} "
                 "agent.run_usd=<USD>"
             ) from short[0]
+        if pause.is_asked and next(waiting, None) is not None:
+            raise KeyboardInterrupt
         return outcomes
 
     def replay(self, scripts: Iterable[Script]) -> list[Replayed]:

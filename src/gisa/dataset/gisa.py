@@ -177,6 +177,12 @@ class Gisa:
             digest.update(f"{question.id} {question.answer_type} {question.question_type} {gold}\n".encode())
         return digest.hexdigest()
 
+    def keep_spread(self, most: int | None) -> None:
+        """Keep only so many questions, spread evenly over all of them; None keeps all."""
+        count = len(self.questions)
+        if most is not None and most < count:
+            self.questions = [self.questions[at * count // most] for at in range(most)]
+
     def remarks(self) -> list[str]:
         """Return what is odd about the files: missing and extra ones, answers in no or in another encoding.
 

@@ -124,7 +124,7 @@ def _each_text(value: Any, change: Callable[..., Any]) -> Any:
     return value
 
 
-def _without(question: Question | None, value: Any) -> Any:
+def without_question(question: Question | None, value: Any) -> Any:
     """Replace a question wherever a text quotes it, in clear or within JSON, whatever its case and white space."""
     if question is None or not question.text.split():
         return value
@@ -189,7 +189,7 @@ def _entry(
 ) -> dict[str, Any]:
     """Return a question with its scores, answer, gold table, trajectory and human trace."""
     hidden = None if suite.show_questions else question
-    prediction = _without(hidden, prediction)
+    prediction = without_question(hidden, prediction)
     try:
         trajectory = human_trajectory(suite.trace(question))
         human = [(step.kind, step.what) for step in trajectory.steps]
@@ -207,7 +207,7 @@ def _entry(
         "question": question.text if suite.show_questions else None,
         "prediction": shortened(prediction if isinstance(prediction, str | None) else repr(prediction), _MOST_CHARS),
         "diff": shortened(compare(prediction, suite.gold(question), question.answer_type), _MOST_CELL_CHARS),
-        "human": shortened(_without(hidden, human), _MOST_CHARS),
+        "human": shortened(without_question(hidden, human), _MOST_CHARS),
         "shared": sorted(url for url in visited | known if canonical_url(url) in both),
     }
 
@@ -220,7 +220,10 @@ def _trajectories(folder: Path, config: Mapping[str, Any], hidden: Mapping[str, 
             kept = {key: record[key] for key in ("reason", "counts", "spent", "seconds")}
             steps = list(map(_step, record["steps"]))
             episode = {**kept, "denied": record["contaminated"], "resumed": len(record["opened"]) - 1, "steps": steps}
-            yield record["question_id"], shortened(_without(hidden.get(record["question_id"]), episode), _MOST_CHARS)
+            yield (
+                record["question_id"],
+                shortened(without_question(hidden.get(record["question_id"]), episode), _MOST_CHARS),
+            )
 
 
 def _step(line: Mapping[str, Any]) -> dict[str, Any]:

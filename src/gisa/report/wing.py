@@ -15,7 +15,9 @@ from src.gisa.report.anchors import anchor_tables
 from src.gisa.report.answered import AnsweredCell, episodes_of, read_questions, suite_of
 from src.gisa.report.attempts import attempts_figure, curve, curve_table
 from src.gisa.report.benchmark import TABLE_3, benchmark_tables, kinds_figure
+from src.gisa.report.inspect_log import write_log
 from src.gisa.report.page import write_page
+from src.gisa.report.status import watch
 from src.gisa.report.weave_traces import require_weave, send_traces
 from src.launch.errors import InputError
 from src.launch.storage import write_atomic
@@ -96,7 +98,7 @@ def findings(section: Section) -> Findings:
 
 
 def write_files(runs: Sequence[Run], out: Path, options: Mapping[str, Any]) -> Iterator[str]:
-    """Write answers as leaderboards take them and send traces, if asked for; say where the page of each run is.
+    """Write answers for leaderboards and inspect-ai and send traces, if asked for; say where the page of each run is.
 
     A run's own page stays as it is: with questions in clear, or where there is none, it is written beside the report.
     """
@@ -111,13 +113,15 @@ def write_files(runs: Sequence[Run], out: Path, options: Mapping[str, Any]) -> I
         path = run.folder / "page.html"
         anew = options["show_questions"] or not path.is_file()
         try:
-            if anew or options["weave"]:
+            if anew or options["weave"] or options["inspect"]:
                 suite = suite_of(run)
                 suite.show_questions |= options["show_questions"]
             if anew:
                 path = out / "pages" / run.source.resolve().name / run.folder.relative_to(run.source) / "page.html"
                 write_page(run.folder, run.model_dump(mode="json"), suite, path)
             yield f"Page of {run.label}: {path}"
+            if options["inspect"]:
+                yield f"Log of {run.label}: {write_log(run, suite, out / 'inspect')}"
         except InputError as error:
             yield f"No page of {run.label}: {error}"
             continue
@@ -176,6 +180,8 @@ WING = Wing(
         "leaderboard": "write the answers of runs on a suite as leaderboards take them",
         "show-questions": "put the questions of GISA into the pages of its runs, in clear",
         "weave": "send the episodes of runs on a suite to Weave",
+        "inspect": "write runs on a suite as logs of inspect-ai, for `inspect view`",
     },
     write_files=write_files,
+    watch=watch,
 )

@@ -127,9 +127,7 @@ class RolloutTask(ScoreTask):
             "the agent needs a suite of questions:\n  dataset=factbook, or dataset=gisa dataset.root=<folder>",
         )
         remarks, whole = suite.remarks(), suite.fingerprint_of(suite.questions)
-        count, most = len(suite.questions), self.max_questions
-        if most is not None and most < count:
-            suite.questions = [suite.questions[at * count // most] for at in range(most)]
+        suite.keep_spread(self.max_questions)
         return suite, remarks, whole
 
     def _rollout(self, config: dict[str, Any], suite: Gisa) -> Any:

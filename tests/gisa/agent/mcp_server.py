@@ -4,6 +4,7 @@ import os
 import sys
 
 from mcp.server import MCPServer
+from mcp.server.mcpserver.exceptions import ToolError
 
 PAGES = {f"https://atlas.example/{number}": f"The height of hill {number} is {100 + number} m." for number in range(20)}
 server = MCPServer("atlas")
@@ -23,7 +24,7 @@ def web_search(query: str, count: int = 3) -> list[dict[str, str]]:
 def fetch(url: str) -> str:
     """Read."""
     if url not in PAGES:
-        raise ValueError(f"no page there, says {os.environ.get('PLANTED_KEY')}")
+        raise ToolError(f"no page there, says {os.environ.get('PLANTED_KEY')}")
     return PAGES[url]
 
 

@@ -89,7 +89,7 @@ def test_a_server_that_dies_is_started_again_and_its_errors_are_those_of_pages(m
         assert (await reader.read("https://atlas.example/7", step(), web))[1].text == "The height of hill 7 is 107 m."
         with pytest.raises(PageError, match=r"no page there, says \[key\]"):
             await reader.read("https://atlas.example/none", step(), web)
-        with pytest.raises(PageError, match="not public|private|not a public|loopback|address"):
+        with pytest.raises(PageError, match="is not on the public internet"):
             await reader.read("http://127.0.0.1/", step(), web)
         with pytest.raises(InputError, match="has no tool 'find'; it has fetch, web_search"):
             await search(tool="find").search("x", 1, step(), web)
@@ -153,7 +153,13 @@ def test_results_are_read_in_the_forms_that_servers_use(structured, texts):
     assert (hits[0].title, hits[0].snippet) == ("T", "s")
 
 
-@given(st.recursive(st.none() | st.text(max_size=5), lambda inner: st.lists(inner) | st.dictionaries(
-    st.sampled_from(["results", "url", "title", "web"]), inner), max_leaves=8), st.lists(st.text(max_size=40)))  # fmt: skip
+NODES = st.recursive(
+    st.none() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["results", "url", "web"]), inner),
+    max_leaves=6,
+)
+
+
+@given(NODES, st.lists(st.text(max_size=40), max_size=3))
 def test_no_result_breaks_the_reading(structured, texts):
     assert all(hit.url.startswith("http") for hit in hits_of(structured, texts))

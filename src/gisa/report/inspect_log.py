@@ -1,0 +1,245 @@
+"""A run on a suite as a log of inspect-ai (``.eval``), which ``inspect view`` and its analysis tools open."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from src.gisa.agent.prompts import opening
+from src.gisa.agent.trajectory import Attempt
+from src.gisa.dataset.gisa import Gisa, Question
+from src.gisa.evaluator.answers import ScoredQuestion
+from src.gisa.metrics.answer_table import TableError
+from src.gisa.metrics.answer_text import decode_gold
+from src.gisa.metrics.answers import F1, score_answer
+from src.gisa.report.answered import episodes_of, read_questions
+from src.gisa.report.page import without_question
+from src.launch.errors import InputError
+from src.metrics.stats import bootstrap_interval
+from src.report.runs import Run
+
+if TYPE_CHECKING:
+    from inspect_ai.log import EvalLog, EvalSample
+
+_SCORES = ("exact_match", "robust_exact_match", "f1")
+
+
+def write_log(run: Run, suite: Gisa, folder: Path) -> Path:
+    """Write a scored run as a log of inspect-ai: a sample an episode, with its messages, calls, scores and tokens.
+
+    Where ``suite.show_questions`` is false, the questions are left out, as in the run's page.
+
+    Args:
+        run: The run.
+        suite: Its questions.
+        folder: Where the log goes, by time and name as inspect-ai does it.
+
+    Returns:
+        The file.
+
+    Raises:
+        InputError: inspect-ai is not installed, or the run has no scores.
+    """
+    try:
+        from inspect_ai.log import write_eval_log
+    except ImportError as error:
+        raise InputError('Logs of inspect-ai need that package.\nType:  pip install -e ".[inspect]"') from error
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{run.started_at:%Y-%m-%dT%H-%M-%S}_{run.name}_seed{run.seed}.eval"
+    partial = folder / f".{path.name}.partial"
+    write_eval_log(log_of(run, suite), partial, format="eval")
+    partial.replace(path)
+    return path
+
+
+def log_of(run: Run, suite: Gisa) -> EvalLog:
+    """Put a log together; arguments and errors as in :func:`write_log`."""
+    from inspect_ai.log import EvalConfig, EvalDataset, EvalLog, EvalSpec, EvalStats
+    from inspect_ai.model import ModelUsage
+
+    agent = run.config.get("agent") or {}
+    policy = agent.get("policy") or {}
+    scored = {question.id: question for question in read_questions(run.folder)}
+    questions = {question.id: question for question in suite.questions}
+    samples = [
+        _sample(record, questions[record["question_id"]], scored[record["question_id"]], suite, agent)
+        for record in _records(run)
+        if record["question_id"] in scored.keys() & questions.keys()
+    ]
+    if not samples:
+        raise InputError(f"{run.folder} has no records of episodes, of which a log of inspect-ai consists.")
+    usage: dict[str, Any] = {}
+    for name, one in ((name, one) for sample in samples for name, one in sample.model_usage.items()):
+        usage[name] = usage.get(name, ModelUsage()) + one
+    created = run.started_at.isoformat()
+    return EvalLog(
+        status="success",
+        eval=EvalSpec(
+            created=created,
+            task=run.name,
+            dataset=EvalDataset(name=str(run.protocol.get("dataset")), samples=len(scored), sample_ids=[*scored]),
+            model=str(policy.get("model") or policy.get("_target_", "").rpartition(".")[2] or "none"),
+            config=EvalConfig(epochs=max(sample.epoch for sample in samples)),
+            task_args={"overrides": run.overrides, "seed": run.seed},
+            metadata={"protocol": run.protocol, "commit": run.commit, "budget": agent.get("budget")},
+        ),
+        results=_results(samples),
+        stats=EvalStats(started_at=created, model_usage=usage),
+        samples=samples,
+    )
+
+
+def _records(run: Run) -> Iterator[dict[str, Any]]:
+    for path in sorted(episodes_of(run.folder, run.config).glob("*.*.json")):
+        yield json.loads(path.read_bytes())
+
+
+def _results(samples: Sequence[EvalSample]) -> Any:
+    """Average the scores over questions, with their intervals; attempts at one question are averaged first."""
+    from inspect_ai.log import EvalMetric, EvalResults, EvalScore
+
+    scores = []
+    for name in _SCORES:
+        values: dict[Any, list[float]] = {}
+        for sample in samples:
+            values.setdefault(sample.id, []).append(float((sample.scores or {})[name].value))  # type: ignore[arg-type]
+        interval = bootstrap_interval([sum(of) / len(of) for of in values.values()], samples=2000)
+        metrics = {key: EvalMetric(name=key, value=value) for key, value in vars(interval).items()}
+        scores.append(EvalScore(name=name, scorer=name, metrics=metrics))
+    return EvalResults(total_samples=len(samples), completed_samples=len(samples), scores=scores)
+
+
+def _sample(
+    record: Mapping[str, Any], question: Question, scored: ScoredQuestion, suite: Gisa, agent: Mapping[str, Any]
+) -> EvalSample:
+    from inspect_ai._util.error import EvalError
+    from inspect_ai.log import EvalSample
+    from inspect_ai.model import ChatCompletionChoice, ChatMessageAssistant, ModelOutput
+    from inspect_ai.scorer import Score
+
+    hidden = None if suite.show_questions else question
+    record = without_question(hidden, record)
+    gold = suite.gold(question)
+    score = score_answer(record["prediction"], gold, question.answer_type)
+    error = scored.error if score.official == scored.official else None
+    about = {key: record[key] for key in ("outcome", "reason", "counts", "contaminated")}
+    about |= {"answer_type": question.answer_type, "question_type": question.question_type, "topic": question.topic}
+    values = (
+        score.official["global_em"],
+        score.robust["global_em"],
+        score.official[F1[question.answer_type]],
+    )
+    answer = str(record["prediction"])
+    messages = _messages(record, question, hidden, agent)
+    last = ChatMessageAssistant(content=answer)
+    is_lost = record["outcome"] == "infra_error"
+    fault = EvalError(message=record["reason"], traceback="", traceback_ansi="") if is_lost else None
+    return EvalSample(
+        id=question.id,
+        epoch=record["sample"] + 1,
+        input="[the question]" if hidden else question.text,
+        target=_text_of(gold),
+        messages=messages,
+        output=ModelOutput(model=_model(agent), choices=[ChatCompletionChoice(message=last)], completion=answer),
+        scores={
+            name: Score(
+                value=float(value),
+                answer=answer,
+                explanation=(error or {}).get("why"),
+                metadata={**score.official, "parity_flags": score.parity_flags, "error": error}
+                if name == "exact_match"
+                else None,
+            )
+            for name, value in zip(_SCORES, values, strict=True)
+        },
+        metadata=about | {"evidence": scored.evidence},
+        model_usage=_usage(record, agent),
+        started_at=record["opened"][0] if record["opened"] else None,
+        total_time=record["seconds"],
+        working_time=record["seconds"],
+        error=fault,
+    )
+
+
+def _model(agent: Mapping[str, Any]) -> str:
+    policy = agent.get("policy") or {}
+    return str(policy.get("model") or policy.get("_target_", "").rpartition(".")[2] or "none")
+
+
+def _text_of(gold: bytes) -> str:
+    try:
+        return decode_gold(gold)[0]
+    except TableError:
+        return ""
+
+
+def _usage(record: Mapping[str, Any], agent: Mapping[str, Any]) -> dict[str, Any]:
+    from inspect_ai.model import ModelUsage
+
+    names = {"chain": _model(agent), "extractor": str((agent.get("extractor") or {}).get("model") or "extractor")}
+    usage: dict[str, Any] = {}
+    for part, spent in record["spent"].items():
+        if spent["prompt_tokens"] or spent["completion_tokens"]:
+            read, written = spent["prompt_tokens"], spent["completion_tokens"]
+            one = ModelUsage(
+                input_tokens=read, output_tokens=written, total_tokens=read + written, total_cost=spent["usd"]
+            )
+            name = names.get(part, part)
+            usage[name] = usage[name] + one if name in usage else one
+    return usage
+
+
+def _messages(
+    record: Mapping[str, Any], question: Question, hidden: Question | None, agent: Mapping[str, Any]
+) -> list[Any]:
+    """Return the conversation of an episode: prompt, replies with their calls, results; failed steps are left out."""
+    from inspect_ai.model import ChatMessageAssistant, ChatMessageSystem, ChatMessageTool, ChatMessageUser
+    from inspect_ai.tool import ToolCall
+
+    budget = agent.get("budget") or {}
+    limit = f"{budget.get('max_calls')} tool calls" if agent.get("search") else None
+    attempt = Attempt(
+        question.id, record["sample"], "[the question]" if hidden else question.text, question.answer_type
+    )
+    today, brief = str(agent.get("today", "")), agent.get("instructions", "full")
+    system, user = opening(attempt, today=today, limit=limit, instructions=brief)
+    messages: list[Any] = [ChatMessageSystem(content=system["content"]), ChatMessageUser(content=user["content"])]
+    calls: list[ToolCall] = []
+    for step in record["steps"]:
+        value = step.get("value")
+        if not isinstance(value, dict):
+            continue
+        kind, _, place = step["key"].partition("/")
+        if kind == "reply" and isinstance(value.get("message"), dict):
+            said = value["message"]
+            given = said.get("tool_calls") if isinstance(said.get("tool_calls"), list) else []
+            calls = [
+                ToolCall(id=f"{place}/{at}", **_call(call))
+                for at, call in enumerate(given or [])
+                if isinstance(call, dict)
+            ]
+            messages.append(ChatMessageAssistant(content=_said(said.get("content")), tool_calls=calls or None))
+        elif kind == "call":
+            at = int(place.rpartition("/")[2]) if place.rpartition("/")[2].isdigit() else 0
+            function = calls[at].function if at < len(calls) else None
+            messages.append(ChatMessageTool(content=_said(value.get("content")), tool_call_id=place, function=function))
+    return messages
+
+
+def _call(call: Mapping[str, Any]) -> dict[str, Any]:
+    function = call.get("function")
+    function = function if isinstance(function, dict) else {}
+    arguments, fault = function.get("arguments"), None
+    if isinstance(arguments, str):
+        try:
+            arguments = json.loads(arguments)
+        except (ValueError, RecursionError) as error:
+            arguments, fault = {"unreadable": arguments}, str(error)
+    arguments = arguments if isinstance(arguments, dict) else {"value": arguments}
+    return {"function": str(function.get("name") or "unknown"), "arguments": arguments, "parse_error": fault}
+
+
+def _said(content: Any) -> str:
+    return content if isinstance(content, str) else "" if content is None else json.dumps(content)
