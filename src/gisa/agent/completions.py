@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 
 from src.gisa.agent.dialects import ending_of
 from src.gisa.agent.fetch import RequestError
-from src.gisa.chat.format import Message, read_reply
+from src.gisa.chat.format import Message
+from src.gisa.chat.reply import read_reply
 from src.gisa.chat.thinking import without_thinking
 
 # What a server sends beside a message and never wants back; all else it may want, and some do: thinking blocks,
@@ -66,7 +67,7 @@ def with_calls_read(reply: Reply, tools: Sequence[Mapping[str, Any]]) -> Reply:
     if not tools or reply.message.get("tool_calls") or not text.strip():
         return reply
     said = without_thinking(text)
-    read = read_reply(said, [tool["function"]["name"] for tool in tools])
+    read = read_reply(said, [tool["function"]["name"] for tool in tools], tools=tools)
     if not read.get("tool_calls"):
         return reply
     before = text[: len(text) - len(said)] if text.endswith(said) else ""

@@ -131,7 +131,9 @@ class LocalPolicy:
         context = self._model.context_tokens
         if context is not None and len(tokens) + self._most > context:
             raise ContextOverflowError(
-                f"{len(tokens)} tokens to read and {self._most} to write, for a model of {context}"
+                f"{len(tokens)} tokens to read and {self._most} to write, for a model of {context}",
+                limit=context - self._most,
+                used=len(tokens),
             )
         identity = f"{self.seed} {step.name} {tokens}".encode()
         waiting = Waiting(tokens, int.from_bytes(hashlib.sha256(identity).digest()[:8]))

@@ -248,7 +248,7 @@ class ChatEndpoint:
                 return None  # of the key or the credit
             lesson = self._adaptation.learn(complaint, body)
             if lesson is None and about_form:
-                self._blame_extra_body(complaint)
+                self._blame_settings(complaint)
             is_final = lesson or complaint.guess or complaint.status in (400, 422)
             return RefusedError(complaint, lesson) if is_final else None
 
@@ -289,12 +289,14 @@ class ChatEndpoint:
     def _name_beside_another(self) -> str:
         return self.model if self.stands_in else ""
 
-    def _blame_extra_body(self, complaint: Complaint) -> None:
-        for name in self.extra_body or {}:
+    def _blame_settings(self, complaint: Complaint) -> None:
+        given = {name: f"'~agent.policy.extra_body.{name}'" for name in self.extra_body or {}}
+        given |= {"reasoning_effort": "agent.policy.reasoning_effort=null"} if self.reasoning_effort else {}
+        for name, without in given.items():
             if re.search(rf"(?<!\w){re.escape(name)}(?!\w)", complaint.text):
                 raise InputError(
                     f"{self.model} at {self.base_url} refuses {name}: {complaint.said}\n"
-                    f"Leave it out:  '~agent.policy.extra_body.{name}'  (or of agent.extractor), or give another value."
+                    f"Leave it out:  {without}  (or of agent.extractor), or give another value."
                 )
 
     def _shorter_output(self, refusal: RefusedError, body: dict[str, Any]) -> int:

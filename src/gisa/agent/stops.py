@@ -32,6 +32,7 @@ _SIGNS: tuple[tuple[Set[int], str, Stop], ...] = (
 _PATHS: dict[Part, str] = {
     "chain": "agent.policy",
     "extractor": "agent.extractor",
+    "compaction": "agent.policy",
     "search": "agent.search",
     "page": "agent.pages",
 }

@@ -285,6 +285,15 @@ THOUGHTS = {
 }  # fmt: skip
 
 TEXT_CALLS = {
+    "Qwen3-Coder": "<tool_call>\n<function=search>\n<parameter=query>\nperu\n</parameter>\n</function>\n</tool_call>",
+    "GLM": "<tool_call>search\n<arg_key>query</arg_key>\n<arg_value>peru</arg_value>\n</tool_call>",
+    "Mistral": '[TOOL_CALLS][{"name": "search", "arguments": {"query": "peru"}}]',
+    "Llama": '<|python_tag|>{"name": "search", "parameters": {"query": "peru"}}',
+    "MiniMax": '<minimax:tool_call>\n<invoke name="search">\n<parameter name="query">peru</parameter>\n</invoke>\n</minimax:tool_call>',
+    "DeepSeek V3.2": '<｜DSML｜function_calls>\n<｜DSML｜invoke name="search">\n<｜DSML｜parameter name="query" string="true">peru</｜DSML｜parameter>\n</｜DSML｜invoke>\n</｜DSML｜function_calls>',
+    "Kimi": '<|tool_calls_section_begin|><|tool_call_begin|>functions.search:0<|tool_call_argument_begin|>{"query": "peru"}<|tool_call_end|><|tool_calls_section_end|>',
+    "LFM2": '<|tool_call_start|>[search(query="peru")]<|tool_call_end|>',
+    "Gemma": '```tool_code\nsearch(query="peru")\n```',
     "Hermes": '<tool_call>\n{"name": "search", "arguments": {"query": "peru"}}\n</tool_call>',
     "bare JSON": '{"name": "search", "arguments": {"query": "peru"}}',
     "parameters": '{"name": "search", "parameters": {"query": "peru"}}',
