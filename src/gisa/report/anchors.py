@@ -100,7 +100,8 @@ def humans_table(cells: Sequence[AnsweredCell]) -> Table:
     ]
     rows = []
     for cell in cells:
-        exact, shared = cell.exact("official"), cell.similarities["browsing"]
+        exact = {key: min(of_runs) for key, of_runs in cell.exact("official").items()}  # solved: by every run
+        shared = cell.similarities["browsing"]
         values = {
             "queries": cell.over_episodes(lambda episode: len(episode.queries)),
             "pages": cell.over_episodes(lambda episode: len(episode.visited)),

@@ -47,7 +47,7 @@ class EvaluateTask(RecommendationTask):
 
         parts = load_trained(checkpoint, self.changes)
         bars = [ProgressBar()] if trained["trainer"].get("enable_progress_bar", True) else []
-        plain = {"logger": False, "enable_checkpointing": False, "callbacks": bars}
+        plain: dict[str, Any] = {"logger": False, "enable_checkpointing": False, "callbacks": bars}
         trainer = trainer_of(trained, default_root_dir=folder, **plain)
         record.lap("prepare")
         record.finish(**tested(trainer, parts, trained, folder, record, None))
