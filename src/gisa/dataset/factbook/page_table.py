@@ -74,12 +74,8 @@ class PageTable:
                     if cell.rows > 1:
                         above.setdefault(len(texts), []).append((number + cell.rows, text))
                     texts.append(text)
-            _take(
-                above,
-                number,
-                texts,
-                until=max((at for at in [*above] if _at(above, number, at) is not None), default=0),
-            )
+            reached = [place for place in [*above] if _at(above, number, place) is not None]
+            _take(above, number, texts, until=max(reached, default=0))
             if any(cell.lines for cell in row):
                 for cell in row:
                     yield from cell.lines or [cell.text]
