@@ -14,6 +14,7 @@ from src.gisa.dataset.factbook.page_text import ReadablePage, read_html
 from src.launch.errors import InputError
 
 Extractor = Literal["built_in", "trafilatura", "resiliparse"]
+_PACKAGES = ("lxml", "webencodings", "pypdfium2")
 _MARKS = {codecs.BOM_UTF8: "utf-8", codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be"}
 _DECLARATION = re.compile(rb"""\s*<\?xml[^>]{0,200}?\sencoding\s*=\s*["']([\w.:-]+)""")
 _NOT_MARKUP = re.compile(r"<!--.*?(?:-->|\Z)|<(script|style|textarea|title|xmp)\b.*?(?:</\1|\Z)", re.DOTALL | re.I)
@@ -118,11 +119,15 @@ def is_pdf(body: bytes) -> bool:
 
 
 def check_extractor(name: Extractor) -> None:
-    """Look for the package of an extractor.
+    """Look for the packages that read pages.
 
     Raises:
-        InputError: it is not installed.
+        InputError: one is not installed.
     """
+    if missing := [package for package in _PACKAGES if importlib.util.find_spec(package) is None]:
+        raise InputError(
+            f'Pages of the web need {", ".join(missing)}, not installed here. Type:\n  pip install -e ".[agent]"'
+        )
     if name != "built_in" and importlib.util.find_spec(name) is None:
         raise InputError(
             f"agent.pages.text_by={name} needs a package that is not installed. Install it, or read pages without it:\n"

@@ -62,19 +62,20 @@ class PageTable:
         """
         # A row of one cell often spans more columns than there are.
         width = max((sum(cell.columns for cell in row) for row in self._rows if len(row) > 1), default=1)
-        waiting: dict[int, tuple[int, str]] = {}  # by column, rows left and text of a cell from above
+        above: dict[int, list[tuple[int, str]]] = {}  # by column, where cells from above end, and what they say
         for number, row in enumerate(self._rows):
             if number in self._groups:
-                waiting.clear()
+                above.clear()
             texts: list[str] = []
             for cell in row:
-                _take(waiting, texts)
+                _take(above, number, texts)
                 text = "" if cell.lines else cell.text
                 for _ in range(cell.columns if len(row) > 1 else min(cell.columns, width)):
                     if cell.rows > 1:
-                        waiting[len(texts)] = (cell.rows - 1, text)
+                        above.setdefault(len(texts), []).append((number + cell.rows, text))
                     texts.append(text)
-            _take(waiting, texts, to_end=True)
+            reached = [place for place in [*above] if _at(above, number, place) is not None]
+            _take(above, number, texts, until=max(reached, default=0))
             if any(cell.lines for cell in row):
                 for cell in row:
                     yield from cell.lines or [cell.text]
@@ -87,11 +88,18 @@ class PageTable:
                 return
 
 
-def _take(waiting: dict[int, tuple[int, str]], texts: list[str], *, to_end: bool = False) -> None:
-    """Put the cells from above into the places that they span."""
-    end = max(waiting, default=-1) if to_end else -1
-    while (place := len(texts)) in waiting or place <= end:
-        left, text = waiting.pop(place, (0, ""))
-        texts.append(text)
-        if left > 1:
-            waiting[place] = (left - 1, text)
+def _take(above: dict[int, list[tuple[int, str]]], row: int, texts: list[str], *, until: int = -1) -> None:
+    """Put the cells from above into the places that they reach down to, and nothing into those between."""
+    while (text := _at(above, row, len(texts))) is not None or len(texts) < until:
+        texts.append(text or "")
+
+
+def _at(above: dict[int, list[tuple[int, str]]], row: int, place: int) -> str | None:
+    """Return what stands in a place from above: of two that overlap, the later one."""
+    if place not in above:
+        return None
+    above[place] = reaching = [(end, text) for end, text in above[place] if end > row]
+    if not reaching:
+        del above[place]
+        return None
+    return reaching[-1][1]

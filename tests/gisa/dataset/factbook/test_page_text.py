@@ -1,5 +1,5 @@
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from src.gisa.dataset.factbook.page_text import read_html
@@ -104,6 +104,7 @@ TABLES = st.lists(
 
 @settings(max_examples=60, deadline=None)
 @given(TABLES)
+@example([[(0, 1, 36), (2, 2, 30)], [(2, 1, 57), (2, 1, 94)], [(0, 0, 1), (0, 2, 44)]])
 def test_every_cell_stands_where_the_standard_places_it(rows):
     """Against the obvious reference: a grid filled cell by cell, the first free place of the row first."""
     grid = {}
