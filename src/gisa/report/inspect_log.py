@@ -178,7 +178,9 @@ def _text_of(gold: bytes) -> str:
 def _usage(record: Mapping[str, Any], agent: Mapping[str, Any]) -> dict[str, Any]:
     from inspect_ai.model import ModelUsage
 
-    names = {"chain": _model(agent), "extractor": str((agent.get("extractor") or {}).get("model") or "extractor")}
+    reader = agent.get("extractor")
+    names = {"chain": _model(agent)}
+    names["extractor"] = str((reader or {}).get("model") or f"{_model(agent)} (pages)")
     usage: dict[str, Any] = {}
     for part, spent in record["spent"].items():
         if spent["prompt_tokens"] or spent["completion_tokens"]:
