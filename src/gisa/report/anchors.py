@@ -100,7 +100,8 @@ def humans_table(cells: Sequence[AnsweredCell]) -> Table:
     ]
     rows = []
     for cell in cells:
-        exact, shared = cell.exact("official"), cell.similarities["browsing"]
+        exact = {key: sum(runs) / len(runs) for key, runs in cell.exact("official").items()}
+        shared = cell.similarities["browsing"]
         values = {
             "queries": cell.over_episodes(lambda episode: len(episode.queries)),
             "pages": cell.over_episodes(lambda episode: len(episode.visited)),
