@@ -17,7 +17,8 @@ from src.gisa.agent.backends import PageError
 from src.gisa.agent.cost import Charge, PriceList, Step
 from src.gisa.agent.fetch import RequestError
 from src.gisa.agent.web import Key, Web
-from src.gisa.dataset.factbook.corpus import Hit, ReadablePage
+from src.gisa.dataset.factbook.corpus import Hit
+from src.gisa.dataset.factbook.page_text import ReadablePage
 from src.launch.errors import InputError
 from src.launch.values import Positive
 

@@ -17,8 +17,9 @@ from src.gisa.agent.prompts import untrusted
 from src.gisa.agent.trajectory import Journal
 from src.gisa.agent.web import Web
 from src.gisa.dataset.gisa import Gisa
-from src.gisa.evaluator.answers import Predictions, ScoredQuestion
+from src.gisa.evaluator.answers import ScoredQuestion
 from src.gisa.evaluator.evidence import way_of_record
+from src.gisa.evaluator.predictions import Predictions
 from src.gisa.metrics.answer_table import TableError
 from src.gisa.metrics.answer_text import decode_gold
 from src.gisa.metrics.errors import CAUSES, MEANINGS, Way

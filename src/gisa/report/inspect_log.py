@@ -104,7 +104,7 @@ def _results(samples: Sequence[EvalSample]) -> Any:
     for name in _SCORES:
         values: dict[Any, list[float]] = {}
         for sample in samples:
-            values.setdefault(sample.id, []).append(float((sample.scores or {})[name].value))  # type: ignore[arg-type]
+            values.setdefault(sample.id, []).append(float((sample.scores or {})[name].value))
         interval = bootstrap_interval([sum(of) / len(of) for of in values.values()], samples=2000)
         metrics = {key: EvalMetric(name=key, value=value) for key, value in vars(interval).items()}
         scores.append(EvalScore(name=name, scorer=name, metrics=metrics))
