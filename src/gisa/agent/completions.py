@@ -34,12 +34,14 @@ class Reply:
         finish_reason: Why it ended: ``stop``, ``tool_calls``, ``length``, ``content_filter`` or whatever a server says.
         tokens: Those of a model in this process.
         adapted: What was changed in the request, as the server had refused it; see ``Adaptation``.
+        cited: Addresses that a service which searches by itself names beside its reply.
     """
 
     message: Message
     finish_reason: str
     tokens: ReplyTokens | None = None
     adapted: Sequence[str] = ()
+    cited: Sequence[str] = ()
 
 
 def first_choice(body: Any) -> Reply:
@@ -56,9 +58,21 @@ def first_choice(body: Any) -> Reply:
         usage = body.get("usage") or {}
         if ending_of(reason) == "length" and usage.get("completion_tokens") == 0 and not said.get("content"):
             reason += ": context_window_exceeded"  # the prompt was cut to fit, without room for a reply: MiMo
-        return Reply(message, reason)
+        return Reply(message, reason, cited=_cited(body, said))
     except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
         raise RequestError("unreadable", "a reply without a message", retryable=True) from error
+
+
+def _cited(body: Mapping[str, Any], said: Mapping[str, Any]) -> list[str]:
+    """Return the addresses beside a reply: OpenAI's annotations, Perplexity's citations and results, each once."""
+    notes = [note.get("url_citation") or note for note in _list(said.get("annotations")) if isinstance(note, dict)]
+    listed = [one for where in (said, body) for key in ("citations", "search_results") for one in _list(where.get(key))]
+    urls = [one.get("url") if isinstance(one, dict) else one for one in (*notes, *listed)]
+    return list(dict.fromkeys(url for url in urls if isinstance(url, str) and url.startswith(("http://", "https://"))))
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
 
 
 def with_calls_read(reply: Reply, tools: Sequence[Mapping[str, Any]]) -> Reply:

@@ -15,7 +15,7 @@ from typing import Any, Literal, TypedDict
 from src.launch.errors import InputError
 from src.launch.values import Weight
 
-Part = Literal["chain", "extractor", "compaction", "search", "page"]
+Part = Literal["chain", "extractor", "compaction", "search", "page", "judge"]
 _MILLION = 1_000_000
 _ROUNDING = 1e-9  # USD, of sums of fractions
 
@@ -137,7 +137,7 @@ class Charge:
 
     Attributes:
         part: ``chain`` for the agent's own model, ``extractor`` for the model that reads pages,
-            ``compaction`` for notes on what is left out, ``search``, ``page``.
+            ``compaction`` for notes on what is left out, ``search``, ``page``; ``judge`` for one that labels errors.
         prompt_tokens: Tokens read.
         completion_tokens: Tokens written.
         usd: Price; None if the price list does not know it.

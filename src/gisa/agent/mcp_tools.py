@@ -133,12 +133,17 @@ class McpServer:
                 async with Client(transport) as client:
                     self._check((await client.list_tools()).tools)
                     yield client
-            except (FileNotFoundError, PermissionError) as error:
-                raise InputError(f"The MCP server {self.command} cannot be started: {error}.") from error
-            except ExceptionGroup as group:
+            except Exception as error:
+                cause: BaseException = error
+                while isinstance(cause, BaseExceptionGroup):  # as the library's tasks hand it on
+                    cause = cause.exceptions[0]
+                if isinstance(cause, InputError):
+                    raise cause from None
+                if isinstance(cause, FileNotFoundError | PermissionError):
+                    raise InputError(f"The MCP server {self.command} cannot be started: {cause}.") from error
                 stderr.seek(0)
                 said = self.redacted(stderr.read()[-_MOST_STDERR:].strip())
-                raise ConnectionError(f"{group.exceptions[0]}. {said}".strip()) from group
+                raise ConnectionError(f"{cause}. {said}".strip()) from error
 
     @asynccontextmanager
     async def _over_http(self) -> AsyncIterator[Any]:

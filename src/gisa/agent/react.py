@@ -183,8 +183,8 @@ class ReActAgent:
             reply = await self.policy.reply(Request(episode.messages, tools, step, episode.web, may_call))
             if reply.tokens:
                 episode.tokens.append(reply.tokens)
-            adapted = {"adapted": list(reply.adapted)} if reply.adapted else {}
-            return {"message": reply.message, "finish_reason": reply.finish_reason, **adapted}
+            more = {name: list(told) for name in ("adapted", "cited") if (told := getattr(reply, name))}
+            return {"message": reply.message, "finish_reason": reply.finish_reason, **more}
 
         return Reply(**await episode.journal.step(f"reply/{turn}", episode.account, ask))
 

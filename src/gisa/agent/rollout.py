@@ -18,6 +18,7 @@ from src.gisa.agent.pause import Pause
 from src.gisa.agent.policy import Policy, ScriptedPolicy
 from src.gisa.agent.prompts import Instructions
 from src.gisa.agent.react import Budget, ReActAgent
+from src.gisa.agent.reader import OwnReader
 from src.gisa.agent.tools import Toolbox
 from src.gisa.agent.trajectory import (
     Attempt,
@@ -80,7 +81,7 @@ class Rollout:
     Attributes:
         policy, budget, today, instructions, episode_timeout_s, compaction: See ``ReActAgent``.
         search, pages, extractor, cache, results, max_urls, page_chars: See ``Toolbox``; without the first two, the
-            agent has no tools.
+            agent has no tools. The extractor may be the policy's own model, see ``OwnReader``.
         prices: Of models and services.
         web: The connections.
         concurrency: Most episodes under way at once.
@@ -98,7 +99,7 @@ class Rollout:
     budget: Budget
     web: Web
     today: str
-    extractor: Policy | None = None
+    extractor: Policy | OwnReader | None = None
     cache: Cache | None = None
     instructions: Instructions = "full"
     results: Count = 10
@@ -119,7 +120,8 @@ class Rollout:
             )
         toolbox = None
         if self.search and self.pages:
-            backends = (self.search, self.pages, self.extractor, self.cache)
+            extractor = self.extractor.of(self.policy) if isinstance(self.extractor, OwnReader) else self.extractor
+            backends = (self.search, self.pages, extractor, self.cache)
             toolbox = Toolbox(*backends, self.results, self.max_urls, self.page_chars)
         settings = (self.budget, self.today, self.instructions, self.episode_timeout_s, self.compaction)
         self.agent = ReActAgent(self.policy, toolbox, *settings)

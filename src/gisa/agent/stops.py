@@ -33,6 +33,7 @@ _PATHS: dict[Part, str] = {
     "chain": "agent.policy",
     "extractor": "agent.extractor",
     "compaction": "agent.policy",
+    "judge": "evaluator.judge",
     "search": "agent.search",
     "page": "agent.pages",
 }

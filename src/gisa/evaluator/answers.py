@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from src.gisa.dataset.gisa import AnswerType, Gisa, Question, QuestionType
 from src.gisa.evaluator.evidence import behind
@@ -16,6 +16,9 @@ from src.gisa.metrics.answers import METRICS, Fault, Score, official_summary, sc
 from src.launch.progress import Line, tracked
 from src.launch.values import Count, Seed
 from src.metrics.stats import bootstrap_interval
+
+if TYPE_CHECKING:
+    from src.gisa.evaluator.judge import ErrorJudge
 
 Scorer = Literal["official", "robust"]
 
@@ -123,10 +126,11 @@ class AnswerEvaluator:
     Args:
         resamples: Of the bootstrap.
         seed: Of the bootstrap.
+        judge: Labels errors, see ``src.gisa.evaluator.judge``; None leaves that to rules.
     """
 
-    def __init__(self, *, resamples: Count, seed: Seed) -> None:
-        self.resamples, self.seed = resamples, seed
+    def __init__(self, *, resamples: Count, seed: Seed, judge: ErrorJudge | None = None) -> None:
+        self.resamples, self.seed, self.judge = resamples, seed, judge
 
     def score(self, suite: Gisa, predictions: Predictions) -> AnswerScores:
         """Score every question of the suite, those without a prediction too, and average over its parts."""

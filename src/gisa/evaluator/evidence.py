@@ -32,6 +32,12 @@ def way_of(steps: Iterable[Mapping[str, Any]]) -> Way:
     )
 
 
+def way_of_record(record: Path | None) -> Way | None:
+    """Return what an agent did, from the file of a record; None without one, or without steps in it."""
+    steps = _steps(record)
+    return None if steps is None else way_of(steps)
+
+
 def cited_by(steps: Iterable[Mapping[str, Any]]) -> list[str]:
     """Return the addresses that a service names beside its replies, in the order of the steps of a record."""
     return [url for value in _values(steps, "reply/") for url in value.get("cited", ())]
@@ -60,7 +66,7 @@ def behind(
         trace = suite.trace(question)
     human = _visited(trace) if trace else []
     steps = _steps(record)
-    way = None if steps is None else way_of(steps)
+    way = way_of(steps) if steps is not None else None
     text = prediction if isinstance(prediction, str) else ""
     opened = None
     if way is not None:

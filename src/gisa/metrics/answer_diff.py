@@ -9,6 +9,7 @@ from typing import Literal, NamedTuple
 from src.gisa.metrics.answer_table import Table, TableError
 from src.gisa.metrics.answer_text import robust_answer, robust_gold, robust_table
 from src.gisa.metrics.answers import as_answered
+from src.gisa.metrics.citations import plain_answer
 
 Status = Literal["same", "moved", "changed", "missing", "extra", "blank"]
 Key = tuple[str, ...]
@@ -79,13 +80,13 @@ def compare(prediction: object, gold: bytes, answer_type: str) -> Comparison:
     they are equal; of what is left, rows of a table with the most equal cells, entries of a list that stand between the
     same neighbours.
     """
-    kind = answer_type.lower()
+    kind, plain = answer_type.lower(), plain_answer(prediction, gold)
     try:
         gold_records = robust_gold(gold)
     except TableError:
         gold_records = []
     right = _side(gold_records, kind)
-    records = robust_answer(prediction)[0]
+    records = robust_answer(plain)[0]
     table, has_header = as_answered(records, right.table, kind)
     has_header &= table.height < len(records)
     given = _Side(records[0] if has_header else (), records[1:] if has_header else records, table)

@@ -25,6 +25,7 @@ from src.gisa.metrics.answer_text import (
     robust_records,
     robust_table,
 )
+from src.gisa.metrics.citations import plain_answer
 
 Score = dict[str, Any]
 METRICS = {
@@ -49,6 +50,7 @@ PARITY_FLAGS = {
     "ragged_rows": "the official scorer gives up, or loses the first columns, where rows are longer than the header",
     "list_marks": "only the robust scorer takes bullets and numbers off the lines of a list",
     "no_header": "the official scorer takes the first line for a header, which here is part of the answer",
+    "citations": "only the robust scorer leaves marks and addresses of citations out of cells",
     "names": "only the robust scorer compares the names of several columns for an exact match, and drops asterisks",
     "repeated_names": "the official scorer mixes up columns that share a name",
     "row_order": "only the official scorer wants a table's rows in the order of the gold answer",
@@ -198,7 +200,9 @@ def _official(prediction: object, gold: bytes, answer_type: str) -> _Reading:
 
 def _robust(prediction: object, gold: bytes, answer_type: str) -> _Reading:
     zeros, kind = _zeros(answer_type), answer_type.lower()
-    records, traits = robust_answer(prediction)
+    plain = plain_answer(prediction, gold)
+    records, traits = robust_answer(plain)
+    traits = traits if plain == prediction else [*traits, "citations"]
     try:
         right = robust_table(robust_gold(gold), header=kind == "table")
     except TableError:
@@ -338,6 +342,7 @@ def _parity_flags(prediction: object, gold: bytes, official: _Reading, robust: _
         "ragged_rows": any(len(record) > len(lines[0]) for lines in records for record in lines),
         "list_marks": "list_marks" in robust.traits,
         "no_header": "no_header" in robust.traits,
+        "citations": "citations" in robust.traits,
         "names": kind == "table" and sorted(given.columns) != sorted(right.columns),
         "repeated_names": any(len(set(table.columns)) < len(table.columns) for table in (given, right)),
         "row_order": kind == "table" and mine != theirs and Counter(mine) == Counter(theirs),

@@ -21,6 +21,7 @@ _MARKS = re.compile(
 )
 _LINKS_IN_BRACKETS = re.compile(r"[ \t]?\((?:[;, ]*\[[^\[\]\n]*\]\(https?://[^()\s]+\))+ ?\)")
 _ADDRESS_IN_BRACKETS = re.compile(r"[ \t]?\( ?https?://[^\s()]+ ?\)")
+_MOST_CHARS = 300_000  # of an answer; longer ones are none
 
 
 def citations_of(text: str) -> list[str]:
@@ -41,6 +42,14 @@ def without_citations(text: str) -> str:
     """Return a text without marks of citations and addresses in brackets; of a link, its words stay."""
     text = _LINK.sub(lambda link: link["text"], _LINKS_IN_BRACKETS.sub("", text))
     return _MARKS.sub("", _ADDRESS_IN_BRACKETS.sub("", text))
+
+
+def plain_answer(prediction: object, gold: bytes) -> object:
+    """Return an answer without its citations, unless the right answer itself has what looks like one."""
+    if not isinstance(prediction, str) or len(prediction) > _MOST_CHARS:
+        return prediction
+    text = gold.decode("utf-8", "replace")
+    return without_citations(prediction) if without_citations(text) == text else prediction
 
 
 def gold_cells(gold: bytes, answer_type: str) -> list[str]:

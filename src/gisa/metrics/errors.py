@@ -119,7 +119,7 @@ def label_error(wrong: WrongAnswer) -> ErrorLabel:
         return label
     if not lacking:
         return ErrorLabel(None, "all is there, and more than was asked for" if answered else "nothing to compare with")
-    causes = Counter(cause for cell in lacking if (cause := _cause(cell, wrong)))
+    causes = Counter(found for cell in lacking if (found := _cause(cell, wrong)))
     if not answered and not causes.keys() - {"extraction"} and causes:
         return ErrorLabel("instruction_following", "no answer, though all of it stood in what was read")
     if not causes:

@@ -27,7 +27,7 @@ def anchor_tables(cells: Sequence[AnsweredCell]) -> list[Table]:
 def causes_table(cells: Sequence[AnsweredCell]) -> Table | None:
     """Return Figure 6 as a table: the share of each cause among the wrong answers; None for runs without labels."""
     names = (*CAUSES, "untold")
-    rows = []
+    rows: list[tuple[str, dict[str, object]]] = []
     for cell in cells:
         found = {name: cell.by_question(_is_cause(name)) for name in names}
         if asked := len(found["untold"]):
@@ -37,7 +37,11 @@ def causes_table(cells: Sequence[AnsweredCell]) -> Table | None:
     if not rows:
         return None
     columns = [Column("questions", "wrong answers"), *(Column(name, name.replace("_", " ")) for name in names)]
-    published = ("published: GISA, 63 errors", {"questions": 63, **PUBLISHED_SHARES})
+    shares_of_63: dict[str, object] = {
+        "questions": 63,
+        **{str(cause): share for cause, share in PUBLISHED_SHARES.items()},
+    }
+    published = ("published: GISA, 63 errors", shares_of_63)
     meanings = "; ".join(f"{name.replace('_', ' ')}: {MEANINGS[name]}" for name in CAUSES)
     note = (
         f"Percent of the wrong answers (official exact match 0), one cause each, {_INTERVAL}. Meanings: {meanings}. "
@@ -98,7 +102,7 @@ def humans_table(cells: Sequence[AnsweredCell]) -> Table:
         Column("solved", "pages shared with the human, solved"),
         Column("other", "pages shared, other"),
     ]
-    rows = []
+    rows: list[tuple[str, dict[str, object]]] = []
     for cell in cells:
         exact = {key: min(of_runs) for key, of_runs in cell.exact("official").items()}  # solved: by every run
         shared = cell.similarities["browsing"]

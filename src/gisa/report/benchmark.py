@@ -185,7 +185,7 @@ def behaviour_table(cells: Sequence[AnsweredCell]) -> Table:
 
 def groups_table(cells: Sequence[AnsweredCell]) -> Table:
     """Return the mean F1 of the questions on which the agent acted more, and less, like the human."""
-    rows = []
+    rows: list[tuple[str, Mapping[str, object]]] = []
     for cell in cells:
         f1 = cell.by_question(lambda answer: float(answer.question.official[F1[answer.question.answer_type]]))
         for name, similarity in cell.similarities.items():

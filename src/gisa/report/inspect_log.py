@@ -104,7 +104,7 @@ def _results(samples: Sequence[EvalSample]) -> Any:
     for name in _SCORES:
         values: dict[Any, list[float]] = {}
         for sample in samples:
-            values.setdefault(sample.id, []).append(float((sample.scores or {})[name].value))  # type: ignore[arg-type]
+            values.setdefault(sample.id, []).append(float((sample.scores or {})[name].value))
         interval = bootstrap_interval([sum(of) / len(of) for of in values.values()], samples=2000)
         metrics = {key: EvalMetric(name=key, value=value) for key, value in vars(interval).items()}
         scores.append(EvalScore(name=name, scorer=name, metrics=metrics))
@@ -178,7 +178,9 @@ def _text_of(gold: bytes) -> str:
 def _usage(record: Mapping[str, Any], agent: Mapping[str, Any]) -> dict[str, Any]:
     from inspect_ai.model import ModelUsage
 
-    names = {"chain": _model(agent), "extractor": str((agent.get("extractor") or {}).get("model") or "extractor")}
+    reader = agent.get("extractor")
+    names = {"chain": _model(agent)}
+    names["extractor"] = str((reader or {}).get("model") or f"{_model(agent)} (pages)")
     usage: dict[str, Any] = {}
     for part, spent in record["spent"].items():
         if spent["prompt_tokens"] or spent["completion_tokens"]:

@@ -202,7 +202,7 @@ def _entry(
     known = {url for kind, url in human if kind == "visit"}
     both = set(map(canonical_url, visited)) & set(map(canonical_url, known))
     return {
-        **score,
+        **without_question(hidden, score),
         **episode,
         "question": question.text if suite.show_questions else None,
         "prediction": shortened(prediction if isinstance(prediction, str | None) else repr(prediction), _MOST_CHARS),

@@ -73,7 +73,13 @@ class ScoreTask:
         record: Record,
     ) -> dict[str, Any]:
         """Score answers and write all files; return what a record keeps of it."""
-        scores = build(config["evaluator"]).score(suite, predictions)
+        evaluator = build(config["evaluator"])
+        scores = evaluator.score(suite, predictions)
+        if evaluator.judge is not None:
+            questions, cost = evaluator.judge.label(scores.questions, suite, predictions, folder)
+            scores = AnswerScores(questions, scores.means)
+            record.update(judge=cost)
+            remarks = [*remarks, f"causes of errors by a judge: {_counts(cost)}"]
         write_scores(scores, suite, predictions, remarks, folder)
         write_page(folder, record.content, suite)
         metrics = {f"test/{name_of(mean)}": mean.mean for mean in scores.means if not mean.part.startswith("topic")}
@@ -167,5 +173,5 @@ def _percent(mean: Mean) -> str:
     return f"{100 * mean.mean:.2f} [{100 * mean.low:.2f}, {100 * mean.high:.2f}]"
 
 
-def _counts(counts: dict[str, int]) -> str:
+def _counts(counts: dict[str, Any]) -> str:
     return ", ".join(f"{name} {count}" for name, count in counts.items()) or "none"

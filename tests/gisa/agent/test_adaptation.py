@@ -172,9 +172,7 @@ def test_a_field_that_the_user_gave_stops_the_run_with_what_to_type():
 
     with pytest.raises(InputError, match=r"refuses reasoning_effort: Unknown name.*\n.*~agent\.policy"):
         ask(refuses, extra_body={"reasoning_effort": "high"})
-    with pytest.raises(
-        InputError, match=r"refuses reasoning_effort: .*\n.*agent\.policy\.reasoning_effort=null"
-    ):
+    with pytest.raises(InputError, match=r"refuses reasoning_effort: .*\n.*agent\.policy\.reasoning_effort=null"):
         ask(refuses, reasoning_effort="high")
 
 

@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from src.gisa.metrics.answers import score_answer
 from src.gisa.metrics.citations import citations_of, evidence_of, gold_cells, without_citations
 
 A, B = "https://a.example/x", "https://b.example/y_(z)"
@@ -66,3 +67,13 @@ def test_what_is_not_known_is_none_and_not_zero():
     }  # fmt: skip
     assert evidence_of([], ["klow"], {}, {}, [A]).opened_cells == 0
     assert gold_cells(b"\x81\xff", "item") == []
+
+
+def test_the_robust_scorer_reads_cells_without_citations_and_the_official_one_does_not():
+    gold = b"Country,Capital\nSyldavia,Klow\n"
+    cited = f"```tsv\nCountry\tCapital\nSyldavia [1]\tKlow ([atlas]({A}))\n```\nSources: [1] {A}"
+    score = score_answer(cited, gold, "table")
+    assert (score.official["global_em"], score.robust["global_em"]) == (0, 1)
+    assert score.parity_flags == ["citations"]
+    # A right answer that looks like a citation stays as it is.
+    assert score_answer("```tsv\nx\nalbum [1]\n```", b"album [1]\n", "item").robust["global_em"] == 1
