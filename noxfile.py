@@ -79,6 +79,13 @@ def slow(session: nox.Session) -> None:
 
 
 @nox.session
+def inspect(session: nox.Session) -> None:
+    """Read the logs of runs by inspect-ai's own reader, which brings thirty packages and an older fsspec with it."""
+    _install(session, *PINNED, ".[dev,inspect]")
+    session.run("pytest", "tests/gisa/report/test_inspect_log.py", *session.posargs)
+
+
+@nox.session
 def bench(session: nox.Session) -> None:
     """Print the measured ratios: decoding, step cost, losses at any density of negatives, start-up."""
     _install(session, *PINNED, ".[dev]")

@@ -52,7 +52,7 @@ def test_every_import_of_the_source_is_declared():
                 imported.add(node.module.partition(".")[0])
     packages = packages_distributions()
     foreign = imported - sys.stdlib_module_names - {"src"}
-    assert {"torch", "yarl", "tokenizers", "safetensors", "tqdm"} <= foreign
+    assert {"torch", "yarl", "tokenizers", "safetensors"} <= foreign
     homes = {name: {canonicalize_name(home) for home in packages.get(name, [name])} for name in foreign}
     assert {name: home for name, home in homes.items() if not home & DECLARED.keys()} == {}
 

