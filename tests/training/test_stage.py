@@ -37,7 +37,8 @@ def test_the_default_is_that_of_the_config_and_of_before():
         optimizer = made.configure_optimizers()["optimizer"]
         assert type(optimizer) is torch.optim.AdamW
         groups = [
-            (group["weight_decay"], group["fused"], group["betas"], group["eps"]) for group in optimizer.param_groups
+            (group["weight_decay"], group["fused"], tuple(group["betas"]), group["eps"])
+            for group in optimizer.param_groups
         ]
         assert groups == [(0.1, True, (0.9, 0.999), 1e-8), (0.0, True, (0.9, 0.999), 1e-8)]
         # Two steps up, 0 and a half of it; at the sixth, half way down the cosine.

@@ -197,7 +197,7 @@ class SafeFetcher:
         try:
             url = URL(text.strip())
             url = (base.join(url) if base else url).with_fragment(None)
-            host, port = url.raw_host, url.port
+            host, port = url.raw_host, 0 if url.explicit_port == 0 else url.port  # which yarl 1.17 takes for 80
         except ValueError as error:  # UnicodeError is one
             raise RequestError("refused", f"not a valid URL: {error}") from error
         if url.scheme not in ("http", "https"):

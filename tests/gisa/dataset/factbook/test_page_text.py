@@ -242,13 +242,14 @@ def test_no_text_is_lost_in_the_depth(tag, depth):
         "<!--" * 100_000,
         "<p a='" * 50_000,
     ],
+    ids=lambda html: html[:20],
 )
 def test_pages_made_to_cost_time_take_little(html):
     import time
 
     began = time.process_time()
     read_html(html, URL)
-    assert time.process_time() - began < 3
+    assert time.process_time() - began < 10  # of one core, whatever else it does; quadratic ones take minutes
 
 
 def test_a_link_over_a_part_of_the_page_keeps_its_lines_and_its_address():
