@@ -105,7 +105,8 @@ class Fork:
         return self.returncode
 
     def send_signal(self, number):
-        os.kill(self.pid, number)
+        if self.poll() is None:  # else there is none of this number, or another's
+            os.kill(self.pid, number)
 
     def kill(self):
         self.send_signal(signal.SIGKILL)

@@ -4,9 +4,9 @@ from hypothesis import strategies as st
 
 from src.gisa.agent import metering
 from src.gisa.agent.cost import Usage
-from src.gisa.agent.local import smollm2_folder
 from src.gisa.agent.metering import Meter, Size, usage_of
 from src.launch.errors import InputError
+from tests.gisa.chat_models import WITH_TOOLS, tokenizer
 
 ASKED = [{"role": "user", "content": "Where is Lima?"}]
 TOOL = {"type": "function", "function": {"name": "search", "parameters": {"type": "object"}}}
@@ -35,12 +35,10 @@ def test_all_that_is_sent_is_counted():
     assert meter.size([{"role": "user", "content": "\ud800"}], ()).tokens >= 8  # half a surrogate pair
 
 
-def test_a_model_s_own_template_counts_exactly():
-    meter = Meter(smollm2_folder())
-    # <|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n and so on
-    from transformers import AutoTokenizer
-
-    own = AutoTokenizer.from_pretrained(smollm2_folder())
+def test_a_model_s_own_template_counts_exactly(tmp_path):
+    own = tokenizer(WITH_TOOLS)
+    own.save_pretrained(tmp_path)
+    meter = Meter(str(tmp_path))
     rendered = own.apply_chat_template(ASKED, add_generation_prompt=True, tokenize=False)
     assert meter.size(ASKED, ()).tokens == len(own.encode(rendered, add_special_tokens=False))
     with pytest.raises(InputError, match="tokenizer='/nowhere': no tokenizer could be loaded"):
