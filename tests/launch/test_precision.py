@@ -104,20 +104,18 @@ def test_a_gpu_that_emulates_is_no_gpu_that_multiplies(monkeypatch):
     assert not multiplies_bfloat16("cuda")
 
 
-def test_a_run_says_and_records_its_precision_and_keeps_it_on_another_machine(
-    run, toy_arguments, tmp_path, native, caplog
-):
+def test_a_run_says_and_records_its_precision_and_keeps_it_on_another_machine(run, toy_arguments, tmp_path, native):
     native("cpu")
     folder, cpu = tmp_path / "a", ["trainer.accelerator=cpu", "trainer.max_epochs=2"]
-    caplog.set_level("INFO", "run")
     assert run(*toy_arguments, *cpu, "trainer.precision=auto", "stage.fail_in_epoch=1", f"hydra.run.dir={folder}") == 1
-    assert "trainer.precision=auto: bf16-mixed, as this processor multiplies bfloat16" in caplog.messages
+    said = (folder / "run.log").read_text()
+    assert "INFO run: trainer.precision=auto: bf16-mixed, as this processor multiplies bfloat16\n" in said
     native()
     config = folder / "config.yaml"
     config.write_text(config.read_text().replace("fail_in_epoch: 1", "fail_in_epoch: null"))
-    caplog.clear()
     assert run(f"resume={folder}") == 0
-    assert [text.rpartition("; ")[2] for text in caplog.messages] == ["as it began so, it goes on so"]
+    (line,) = (folder / "run.log").read_text().removeprefix(said).splitlines()
+    assert line.endswith("than float32; as it began so, it goes on so")
     stored = yaml.safe_load(config.read_text())
     assert read(folder)["config"]["trainer"]["precision"] == stored["trainer"]["precision"] == "bf16-mixed"
 
@@ -131,9 +129,12 @@ def test_a_sweep_typed_again_on_another_machine_goes_on(run, toy_arguments, tmp_
     assert read(folder)["config"]["trainer"]["precision"] == "32-true"
 
 
-def test_a_wrong_value_is_told_with_auto_among_the_right_ones(run, toy_arguments, tmp_path, caplog):
+def test_a_wrong_value_is_told_with_auto_among_the_right_ones(run, toy_arguments, tmp_path):
     assert run(*toy_arguments, "trainer.precision=fast", f"hydra.run.dir={tmp_path / 'a'}") == 2
-    assert "trainer.precision='fast': needed: auto | 32-true | bf16-mixed | bf16-true" in caplog.text
+    assert (
+        "trainer.precision='fast': needed: auto | 32-true | bf16-mixed | bf16-true"
+        in read(tmp_path / "a")["error"]["message"]
+    )
 
 
 def test_runs_of_a_chain_are_told_of_those_before_them(monkeypatch, tmp_path):
