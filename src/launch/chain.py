@@ -78,10 +78,12 @@ def run_children(
     faults = dict(filter(None, map(_faulty, configs.items())))  # of all, before the first begins and takes an hour
     if faults:
         raise InputError("\n".join(f"{name}: {text}" for name, text in faults.items()))
+    done: list[Any] = []
     for number, (name, child) in enumerate(children.items(), 1):
         print(f"\n{name} ({number} of {len(children)}): {' '.join(child.overrides)}", flush=True)
         there = (folder / name / "config.yaml").is_file()  # not of one that was refused
-        run_job(configs[name], folder / name, child.overrides, resume=there, sweep=sweep)
+        ran = run_job(configs[name], folder / name, child.overrides, resume=there, sweep=sweep, beside=done)
+        done.append(ran.content["config"])
         record.lap(name)
 
 

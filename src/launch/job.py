@@ -5,17 +5,21 @@ from __future__ import annotations
 import ctypes
 import errno
 import gc
+import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from src.launch.config import build, check, groups_of_users
 from src.launch.errors import InputError, resume_command
+from src.launch.precision import emulated, settled
 from src.launch.progress import Line
 from src.launch.quiet import quieten
-from src.launch.record import Record
+from src.launch.record import Record, first_process
+
+log = logging.getLogger("run")
 
 _UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOENT)
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of malloc.h
@@ -29,6 +33,7 @@ def run_job(
     resume: bool,
     sweep: str | None = None,
     multirun: bool = False,
+    beside: Sequence[Any] = (),
 ) -> Record:
     """Carry out the task of a config, or go on with the run that is in the folder; ``src.run`` and chains of runs do.
 
@@ -39,6 +44,7 @@ def run_job(
         resume: Go on with the run in the folder; a finished one is left as it is.
         sweep: Name of the sweep that the run is a job of, if any.
         multirun: Whether several jobs share this process.
+        beside: Configs of runs that this one is compared with, of whose precision it is.
 
     Returns:
         The record of the finished run.
@@ -50,11 +56,15 @@ def run_job(
     record = None
     quieten()
     try:
+        config, chosen = (config, "") if resume else settled(config, *beside)
         record = Record.resume(folder, config) if resume else Record.start(folder, config, overrides)
         config = record.content["config"]
         if record.content["status"] == "finished":
             print(f"{folder} is finished; there is nothing to resume.")
             return record
+        if resume:  # in whose config.yaml somebody may have written auto
+            config, chosen = settled(config)
+            record.update(config=config)
         try:
             if not config.get("task"):
                 raise InputError("There is no task.\nType:  +experiment=<recipe>   (--help lists them)")
@@ -62,6 +72,10 @@ def run_job(
                 own_groups = groups_of_users(config if resume else None)
                 check(config, multirun=multirun, parts=True, own_groups=own_groups)
             quieten()  # of what that has imported
+            if first_process():
+                for level, text in ((logging.INFO, chosen), (logging.WARNING, emulated(config, resumed=resume))):
+                    if text:
+                        log.log(level, text)
         except InputError as error:
             if not resume:  # of a resumed run, the config is kept to be mended
                 record.refuse(error)

@@ -21,6 +21,7 @@ import yaml
 from hydra.utils import get_class
 
 from src.launch.errors import InputError, PrunedError, resume_command
+from src.launch.precision import settled
 from src.launch.storage import sha256_of, write_atomic
 from src.launch.trusted import require_trusted, targets
 
@@ -93,7 +94,7 @@ class Record:
     def began(cls, folder: Path, config: dict[str, Any]) -> bool:
         """Tell whether a folder holds a run of this config, as those of a sweep do that is typed once more."""
         content = _content(folder)
-        same = content.get("config") == json.loads(json.dumps(config))
+        same = content.get("config") == json.loads(json.dumps(settled(config, content.get("config"))[0]))
         return same and refusal(folder) is None
 
     @classmethod

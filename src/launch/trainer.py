@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, TypedDict
+from typing import Annotated, Any, Literal, TypedDict
 
 from annotated_types import Ge
 
@@ -13,6 +13,10 @@ _STRATEGIES = (
     *("auto", "ddp", "ddp_find_unused_parameters_true", "ddp_find_unused_parameters_false", "sharded"),
     "single_device",
 )
+Precision = Literal[  # auto is ours, see ``precision``; of the others, Lightning's, bf16-mixed and 32-true are auto's
+    "auto", "32-true", "bf16-mixed", "bf16-true", "16-mixed", "16-true", "64-true", "transformer-engine",
+    "transformer-engine-float16", "64", "32", "16", "bf16", 64, 32, 16,
+]  # fmt: skip
 _ACCELERATORS = ("auto", "cpu", "cuda", "gpu", "mps")
 
 
@@ -34,6 +38,7 @@ class TrainerRanges(TypedDict, total=False):
     min_steps: Whole | None
     num_nodes: Count
     num_sanity_val_steps: Annotated[int, Ge(-1)] | None
+    precision: Precision | None
 
 
 def trainer_faults(trainer: Mapping[str, Any]) -> Iterator[str]:

@@ -23,6 +23,7 @@ from transformers import (
 )
 
 from src.launch.errors import InputError
+from src.launch.precision import Dtype, torch_dtype
 from src.launch.values import Count, Dropout, Seed
 from src.model.adapters import Lora, with_adapters
 from src.model.architecture import Architecture, Head
@@ -264,7 +265,7 @@ def from_pretrained(
     texts: Sequence[Sequence[str]] | None = None,
     *,
     name: str,
-    dtype: Literal["float32", "bfloat16"],
+    dtype: Dtype,
     gradient_checkpointing: bool,
     lora: Lora | None,
     seed: Seed,
@@ -278,7 +279,7 @@ def from_pretrained(
         item_vocabulary: The item tokens to add.
         texts: What each of them stands for, if ``new_rows`` is to start from it.
         name: Hub name such as ``meta-llama/Llama-3.1-8B``, or a folder written by ``save_pretrained``.
-        dtype: Type of the weights in memory.
+        dtype: Type of the weights in memory; ``auto`` is bfloat16 where the device multiplies it.
         gradient_checkpointing: Recompute activations in the backward pass: less memory, about a third more time.
         lora: Adapters on all linear layers of every block; the item tokens' rows are trained in full. ``None`` trains
             everything.
@@ -299,7 +300,7 @@ def from_pretrained(
     """
     if compile:
         require_compiler()
-    tokenizer, network = _load(name, getattr(torch, dtype), attn_implementation)
+    tokenizer, network = _load(name, torch_dtype(dtype), attn_implementation)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     add_item_tokens(tokenizer, item_vocabulary)

@@ -27,7 +27,7 @@ from tests.gisa.chat_models import write_folder
 # Four demonstrations a step, so that there is something to pack and to sort by length; the recipe takes one.
 _OVERRIDES = (
     *("+experiment=gisa_imitation", "name=bench", "batches.batch_size=4"),
-    *("trainer.accelerator=cpu", "batches.validation_questions=1"),
+    *("trainer.accelerator=cpu", "trainer.precision=bf16-mixed", "batches.validation_questions=1"),
 )
 
 

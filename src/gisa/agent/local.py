@@ -10,13 +10,14 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 from weakref import WeakKeyDictionary
 
 from src.gisa.agent.cost import Charge
 from src.gisa.agent.policy import ContextOverflowError, Reply, ReplyTokens, Request
 from src.gisa.chat.format import Message
 from src.launch.errors import InputError, resume_command
+from src.launch.precision import Dtype
 from src.launch.record import older_version
 from src.launch.values import Count, Seed, Weight
 
@@ -62,7 +63,7 @@ class LocalPolicy:
 
     Attributes:
         name: Hub name, or a folder written by ``save_pretrained``.
-        dtype: Type of the weights in memory.
+        dtype: Type of the weights in memory; ``auto`` is bfloat16 where the device multiplies it.
         device: Where to compute, such as ``cpu`` or ``cuda:1``.
         temperature: Of sampling; 0 takes the likeliest token.
         seed: Of sampling. Each reply has a generator of its own, seeded by this number, its place in the run and the
@@ -83,7 +84,7 @@ class LocalPolicy:
     """
 
     name: str
-    dtype: Literal["float32", "bfloat16"] = "float32"
+    dtype: Dtype = "float32"
     device: str = "cpu"
     temperature: Weight = 0.0
     seed: Seed = 1

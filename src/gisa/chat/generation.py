@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from functools import partial
 from itertools import takewhile
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
 from src.gisa.chat.format import ChatFormat, end_tokens
 from src.launch.errors import InputError
+from src.launch.precision import Dtype, torch_dtype
 from src.model.probe import examine
 
 BLOCK = 16
@@ -79,7 +80,7 @@ class ChatModel(ChatFormat):
         self.context_tokens: int | None = self.architecture.context
 
 
-def load_chat_model(name: str, *, dtype: Literal["float32", "bfloat16"], device: str) -> ChatModel:
+def load_chat_model(name: str, *, dtype: Dtype, device: str) -> ChatModel:
     """Load a chat model: a hub name such as ``Qwen/Qwen3-4B``, or a folder written by ``save_pretrained``.
 
     Raises:
@@ -87,7 +88,7 @@ def load_chat_model(name: str, *, dtype: Literal["float32", "bfloat16"], device:
     """
     try:
         tokenizer = AutoTokenizer.from_pretrained(name)
-        network = AutoModelForCausalLM.from_pretrained(name, dtype=getattr(torch, dtype)).to(device)
+        network = AutoModelForCausalLM.from_pretrained(name, dtype=torch_dtype(dtype, device)).to(device)
     except Exception as error:  # unknown names, torn files and absent devices end in errors of a dozen types
         known = "is a folder, but not one that save_pretrained wrote" if Path(name).is_dir() else "is no local folder"
         raise InputError(

@@ -16,6 +16,7 @@ import torch
 
 from src.ilrec.tokenizer.embeddings import Content, documents, unit_rows
 from src.launch.errors import InputError, install_command
+from src.launch.precision import Dtype, torch_dtype
 from src.launch.progress import Line
 from src.launch.storage import cache_folder, locked, sha256_of, write_atomic, writing_to_cache
 from src.launch.values import Count
@@ -45,7 +46,7 @@ class SentenceEmbedding:
         prefix: str,
         max_tokens: Count,
         batch_size: Count,
-        dtype: Literal["float32", "bfloat16"],
+        dtype: Dtype,
         accelerator: Literal["cpu", "cuda"],
     ) -> None:
         """Keep the settings.
@@ -57,7 +58,7 @@ class SentenceEmbedding:
             prefix: Written before every text; some sentence encoders want ``"passage: "`` or the like.
             max_tokens: Longer texts are cut; so are those beyond the model's own limit.
             batch_size: Items read at once.
-            dtype: Type of the weights in memory.
+            dtype: Type of the weights in memory; ``auto`` is bfloat16 where the device multiplies it.
             accelerator: Where the model runs.
 
         Raises:
@@ -76,7 +77,7 @@ class SentenceEmbedding:
         self.prefix = prefix
         self.max_tokens = max_tokens
         self.batch_size = batch_size
-        self.dtype = dtype
+        self.dtype = str(torch_dtype(dtype, accelerator)).removeprefix("torch.")
         self.accelerator = accelerator
 
     def embed(self, interactions: Interactions) -> np.ndarray:
