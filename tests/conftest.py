@@ -1,3 +1,4 @@
+import copy
 import gc
 import os
 import sys
@@ -9,6 +10,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # a busy neighbour makes two thre
 os.environ["HF_HUB_OFFLINE"] = "1"  # what no folder here has is asked of no hub
 gc.disable()  # until all is collected: imports leave millions of objects that stay, and nothing to free
 
+CONF = Path(__file__).parents[1] / "conf"
 CHOICES = {
     "dataset": "_target_: stand_in_parts.dataset",
     "tokenizer": "_target_: stand_in_parts.Tokenizer",
@@ -31,6 +33,31 @@ def pytest_collection_finish():
     gc.collect()
     gc.freeze()
     gc.enable()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def read_once():
+    """Hydra reads each file of conf/ and of its own once: dozens of them are composed a thousand times."""
+    from hydra._internal.core_plugins.file_config_source import FileConfigSource
+    from hydra._internal.core_plugins.importlib_resources_config_source import ImportlibResourcesConfigSource
+
+    def kept(read):
+        found = {}
+
+        def load_config(self, config_path):
+            if self.scheme() == "file" and Path(self.path) != CONF:
+                return read(self, config_path)  # of a test, which may change it
+            key = (self.provider, self.path, config_path)
+            if key not in found:
+                found[key] = read(self, config_path)
+            return copy.deepcopy(found[key])
+
+        return load_config
+
+    with pytest.MonkeyPatch.context() as patch:
+        for source in (FileConfigSource, ImportlibResourcesConfigSource):
+            patch.setattr(source, "load_config", kept(source.load_config))
+        yield
 
 
 @pytest.fixture

@@ -33,9 +33,9 @@ def start_two(*arguments):
     return start("torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "src.run", *arguments)
 
 
-def fork(*arguments, **environment):
+def fork(*arguments):
     """Start ``src.run`` in a fork; where there is CUDA, which no fork of a process that uses it can, as a user does."""
-    return start("src.run", *arguments) if torch.cuda.is_available() else Fork(arguments, environment)
+    return start("src.run", *arguments) if torch.cuda.is_available() else Fork(call, arguments, {})
 
 
 def fork_two(*arguments):
@@ -48,7 +48,41 @@ def fork_two(*arguments):
         "TORCHELASTIC_RUN_ID": "none", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": 2,
         "LOCAL_WORLD_SIZE": 2, "GROUP_RANK": 0,
     }  # fmt: skip
-    return [Fork(arguments, {**shared, "RANK": rank, "LOCAL_RANK": rank}) for rank in range(2)]
+    return [Fork(call, arguments, {**shared, "RANK": rank, "LOCAL_RANK": rank}) for rank in range(2)]
+
+
+def torchrun_two(*arguments):
+    """Start ``src.run`` by torchrun's own agent, which forks its two processes."""
+    return start_two(*arguments) if torch.cuda.is_available() else Fork(_agent, arguments)
+
+
+def _agent(arguments):
+    from torch.distributed.launcher.api import elastic_launch
+    from torch.distributed.run import config_from_args, parse_args
+
+    standalone = ("--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0")  # what torchrun makes of --standalone
+    config, *_ = config_from_args(parse_args([*standalone, "--nproc-per-node=2", "-m", "src.run"]))
+    config.start_method = "fork"
+    elastic_launch(config, _worker)(arguments)
+    return 0
+
+
+def _worker(arguments):
+    if status := call(arguments, os.environ):
+        sys.exit(status)
+
+
+def call(arguments, environment):
+    """Call ``src.run`` with a command line and an environment, in a fork."""
+    os.chdir(ROOT)
+    os.environ.update({name: str(value) for name, value in environment.items()})
+    sys.argv = ["src.run", *map(str, arguments)]
+    from lightning.fabric.utilities.rank_zero import rank_zero_only
+
+    from src.run import main
+
+    rank_zero_only.rank = int(environment.get("RANK", 0))  # decided when it was imported
+    return main()
 
 
 def finish(*processes):
@@ -64,31 +98,23 @@ def finish(*processes):
 
 
 class Fork:
-    """What the tests use of ``subprocess.Popen``, for a fork that calls ``src.run``."""
+    """What the tests use of ``subprocess.Popen``, for a fork that calls a function, which returns its exit status."""
 
-    def __init__(self, arguments, environment):
+    def __init__(self, function, *arguments):
         self.returncode = None
         self._output = tempfile.TemporaryFile("w+")  # noqa: SIM115
         self.pid = os.fork()
         if not self.pid:
-            self._run(arguments, {name: str(value) for name, value in environment.items()})
+            self._run(function, arguments)
 
-    def _run(self, arguments, environment):
+    def _run(self, function, arguments):
         status = 1
         atexit._clear()  # what this process leaves to be done is its own
         try:
             for descriptor in (1, 2):
                 os.dup2(self._output.fileno(), descriptor)
             sys.stdout, sys.stderr = (open(one, "w", buffering=1, closefd=False) for one in (1, 2))  # noqa: SIM115
-            os.chdir(ROOT)
-            os.environ.update(environment)
-            sys.argv = ["src.run", *map(str, arguments)]
-            from lightning.fabric.utilities.rank_zero import rank_zero_only
-
-            from src.run import main
-
-            rank_zero_only.rank = int(environment.get("RANK", 0))  # decided when it was imported
-            status = main()
+            status = function(*arguments)
             atexit._run_exitfuncs()
         except BaseException:
             traceback.print_exc()

@@ -323,16 +323,32 @@ def test_a_damaged_checkpoint_is_told_when_the_run_is_resumed(run, small_argumen
     assert "Delete it; a run resumed without last.ckpt starts over." in message
 
 
-def on_a_small_disk(folder, kilobytes, *arguments):
-    """Run the job with a disk of that size mounted on the folder, which this one process alone sees."""
-    script = f'mount -t tmpfs -o size={kilobytes}k small "{folder}" || exit 77; exec "$@"; '
+ON_EACH_DISK = """
+import sys
+from src.run import main
+folders, arguments = sys.argv[1].split(), sys.argv[2:]
+for folder in folders:
+    sys.argv = ["src.run", *arguments, f"hydra.run.dir={folder}/run"]
+    print(f"\\0{main()}\\0")
+"""
+
+
+@pytest.fixture(scope="module")
+def on_small_disks(small_arguments, tmp_path_factory):
+    """Run the job on disks of 40 and 4 kB, which one process alone sees; return folder, exit status and messages."""
+    disks = {kilobytes: tmp_path_factory.mktemp("disk") for kilobytes in (40, 4)}
+    mounts = [f'mount -t tmpfs -o size={size}k small "{folder}" || exit 77; ' for size, folder in disks.items()]
+    program = [sys.executable, "-c", ON_EACH_DISK, " ".join(map(str, disks.values())), *map(str, small_arguments)]
     done = subprocess.run(
-        ["unshare", "-rm", "sh", "-c", script, "sh", sys.executable, "-m", "src.run", *map(str, arguments)],
+        ["unshare", "-rm", "sh", "-c", f'{"".join(mounts)}exec "$@"; ', "sh", *program],
         cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False,
     )  # fmt: skip
     if done.returncode == 77 or "unshare" in done.stdout + done.stderr:
         pytest.skip("this system does not let a test mount a small disk")
-    return done
+    assert done.returncode == 0, done.stdout + done.stderr
+    first, first_status, second, second_status, _ = done.stdout.split("\0")
+    told = [(int(first_status), first), (int(second_status), second)]
+    return {size: (disks[size] / "run", *one) for size, one in zip(disks, told, strict=True)}
 
 
 @pytest.mark.parametrize(
@@ -349,9 +365,8 @@ def on_a_small_disk(folder, kilobytes, *arguments):
         ),
     ],
 )
-def test_a_disk_that_fills_up_ends_in_advice_without_a_traceback(small_arguments, tmp_path, kilobytes, message):
-    run = tmp_path / "run"
-    done = on_a_small_disk(tmp_path, kilobytes, *small_arguments, f"hydra.run.dir={run}")
-    assert done.returncode == 2
-    assert message.format(run=run) in done.stdout
-    assert "The run failed" not in done.stdout
+def test_a_disk_that_fills_up_ends_in_advice_without_a_traceback(on_small_disks, kilobytes, message):
+    run, status, output = on_small_disks[kilobytes]
+    assert status == 2
+    assert message.format(run=run) in output
+    assert "The run failed" not in output

@@ -12,7 +12,7 @@ import torch
 
 from src.report.__main__ import main as report
 from src.report.runs import find_runs
-from tests.processes import finish, fork, fork_two, start, start_two
+from tests.processes import finish, fork, fork_two, start, torchrun_two
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -147,7 +147,7 @@ def test_two_processes_evaluate_a_checkpoint_as_one_does(run, small_arguments, w
     ]
     one, two = tmp_path / "one", tmp_path / "two"
     assert run(*only_evaluate, f"hydra.run.dir={one}") == 0
-    output = finish(start_two(*only_evaluate, *TWO, f"hydra.run.dir={two}"))
+    output = finish(torchrun_two(*only_evaluate, *TWO, f"hydra.run.dir={two}"))
     assert output.count("test metrics") == 1
     for folder in (one, two):
         assert result(folder)["evaluated_users"] == 24

@@ -2,7 +2,6 @@
 
 import csv
 import json
-import os
 import subprocess
 import sys
 import time
@@ -12,9 +11,9 @@ import pytest
 
 from src.report.__main__ import main as report
 from src.training.dashboard import run_name
+from tests.processes import fork
 from tests.training.wandb_server import ENTITY
 
-ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
@@ -189,18 +188,14 @@ def test_a_killed_run_that_is_resumed_has_every_step_that_metrics_csv_has(online
     folder = tmp_path / "killed"
     job = on_wandb(toy_arguments, "trainer.max_epochs=400", "trainer.log_every_n_steps=1", f"hydra.run.dir={folder}")
     job += ["checkpointing.patience=2"]
-    path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
-    process = subprocess.Popen(
-        [sys.executable, "-m", "src.run", *job],
-        cwd=ROOT, env={**os.environ, "PYTHONPATH": path}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
+    process = fork(*job)
     log, deadline = folder / "metrics.csv", time.monotonic() + 120
     while not log.is_file() or log.read_text().count("val/ndcg@10") < 2:
         assert process.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.01)
     process.kill()
-    process.wait()
+    process.communicate()
     name = (folder / "wandb_id").read_text()
     assert run(f"resume={folder}") == 0
     one = online.runs[name]

@@ -55,11 +55,11 @@ def test_without_a_dashboard_nothing_of_it_is_imported(toy_arguments, tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_every_job_of_a_sweep_has_a_dashboard_run_of_its_own(toy_arguments, tmp_path):
-    in_a_process_of_its_own(
-        "status = src.run.main()\nimport wandb\nassert wandb.run is None\nsys.exit(status)",
-        *toy_arguments, "-m", "logger=wandb", "seed=1,2", f"hydra.sweep.dir={tmp_path / 'sweep'}",
-    )  # fmt: skip
+def test_every_job_of_a_sweep_has_a_dashboard_run_of_its_own(run, toy_arguments, tmp_path):
+    import wandb
+
+    assert run(*toy_arguments, "-m", "logger=wandb", "seed=1,2", f"hydra.sweep.dir={tmp_path / 'sweep'}") == 0
+    assert wandb.run is None
     ids = [(folder / "wandb_id").read_text() for folder in sorted((tmp_path / "sweep").glob("*_seed*"))]
     assert len(set(ids)) == 2
     for number, name in enumerate(ids):

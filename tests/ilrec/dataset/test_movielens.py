@@ -147,7 +147,8 @@ def door(folder, kind, rows, titles):
         day = [(user, item, datetime.fromtimestamp(time, UTC).isoformat()) for user, item, time in rows]
         path.write_text("user;item;time\n" + "".join(";".join(row) + "\n" for row in day))
         return Table(str(path), items=items)
-    rows = [(*row, dict(titles)[row[1]]) for row in rows]
+    named = dict(titles)
+    rows = [(*row, named[row[1]]) for row in rows]
     csv.writer(quoted := io.StringIO()).writerows([("user", "item", "time", "title"), *rows])
     path.write_bytes(gzip.compress(quoted.getvalue().encode()))
     return Table(str(path))

@@ -107,7 +107,7 @@ def trainer(folder, **settings):
 @pytest.mark.parametrize(("strength", "distillation"), [(0.0, 0.0), (0.5, 0.0), (0.5, 1.0)])
 def test_training_learns_to_rank_the_next_item_first(tmp_path, strength, distillation):
     module = stage(strength=strength, distillation=distillation)
-    run = trainer(tmp_path, log_every_n_steps=30)  # what it looks at takes longer than a step
+    run = trainer(tmp_path, max_epochs=40, check_val_every_n_epoch=40, log_every_n_steps=10)
     run.fit(module, datamodule=data(module.model))
     logged = {name for name in run.callback_metrics if name.startswith("train/")}
     (metrics,) = run.test(module, datamodule=data(module.model), verbose=False)
