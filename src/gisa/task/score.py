@@ -101,7 +101,7 @@ class ScoreTask:
         rows = [
             [part, str(both[0].questions), str(both[0].errors), *map(_percent, both)] for part, both in by_part.items()
         ]
-        print(f"\n{markdown_table(['exact match', 'asked', 'errors', 'official', 'robust'], rows)}\n")
+        print(f"\n{markdown_table(['EM', 'asked', 'errors', 'official', 'robust'], rows)}\n")
         for line in (folder / "summary.md").read_text().splitlines():
             if not line.startswith("|"):
                 print(textwrap.fill(line, 79, break_long_words=False, break_on_hyphens=False))

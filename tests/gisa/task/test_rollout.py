@@ -165,7 +165,10 @@ def test_a_model_answers_a_suite_and_its_answers_are_scored(answer, capsys):
     )
     assert "test/chain_usd_per_question" not in metrics  # the price list does not know the model
     assert {path.name for path in (folder / "episodes").iterdir()} == {"3.0.json", "5.0.json"}
-    assert re.search(r"\| all +\| +2 \| +0 \| 100.00", capsys.readouterr().out)
+    said = capsys.readouterr().out
+    assert re.search(r"\| all +\| +2 \| +0 \| 100.00", said)
+    table = [line for line in said.splitlines() if line.startswith("| ")]
+    assert max(map(len, table)) <= 79, table  # with the widest intervals, a terminal of 80 columns wraps nothing
     assert b"spring?" not in written(folder)  # questions stay out of what a run writes
     assert b"amber comets" in json.dumps(read_page((folder / "page.html").read_bytes())).encode()  # the rest is there
     assert KEY.encode() not in written(folder)
