@@ -10,6 +10,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # a busy neighbour makes two thre
 os.environ["HF_HUB_OFFLINE"] = "1"  # what no folder here has is asked of no hub
 gc.disable()  # until all is collected: imports leave millions of objects that stay, and nothing to free
 
+# Files of half a minute, beside those with whole runs.
+LONG = ("test_bench", "test_causal_lm", "test_conf", "test_fine_tuning", "test_generation", "test_probe")
 CONF = Path(__file__).parents[1] / "conf"
 CHOICES = {
     "dataset": "_target_: stand_in_parts.dataset",
@@ -23,9 +25,9 @@ CHOICES = {
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items):
-    """Whole runs first: files of small tests even out at the end what a worker with a long one is behind."""
-    whole = {item.path for item in items if "run" in item.fixturenames}
-    items.sort(key=lambda item: item.path not in whole)
+    """Long files first: those of small tests even out at the end what a worker with a long one is behind."""
+    long = {item.path for item in items if "run" in item.fixturenames or item.path.stem in LONG}
+    items.sort(key=lambda item: item.path not in long)
 
 
 def pytest_collection_finish():
@@ -38,8 +40,10 @@ def pytest_collection_finish():
 @pytest.fixture(scope="session", autouse=True)
 def read_once():
     """Hydra reads each file of conf/ and of its own once: dozens of them are composed a thousand times."""
-    from hydra._internal.core_plugins.file_config_source import FileConfigSource
-    from hydra._internal.core_plugins.importlib_resources_config_source import ImportlibResourcesConfigSource
+    from hydra._internal.sources_registry import SourcesRegistry
+    from hydra.core.plugins import Plugins
+
+    Plugins.instance()  # which registers the sources
 
     def kept(read):
         found = {}
@@ -55,7 +59,7 @@ def read_once():
         return load_config
 
     with pytest.MonkeyPatch.context() as patch:
-        for source in (FileConfigSource, ImportlibResourcesConfigSource):
+        for source in map(SourcesRegistry.instance().resolve, ("file", "pkg")):
             patch.setattr(source, "load_config", kept(source.load_config))
         yield
 

@@ -154,15 +154,26 @@ def door(folder, kind, rows, titles):
     return Table(str(path))
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """MovieLens 100K: its rows, its titles by item, and the data set that is prepared of it."""
+    source, cache = MovieLens100K(), tmp_path_factory.mktemp("cache")
+    rows = list(source.rows())
+    titles = [(item, known.title) for item, known in source.catalogue({item for _, item, _ in rows}).items()]
+    with pytest.MonkeyPatch.context() as patch:
+        wheels = cache_folder() / "wheels"
+        (cache / "wheels").symlink_to(wheels)
+        patch.setenv("ILREC_GISA_CACHE", str(cache))
+        return rows, titles, prepare(source)
+
+
 @pytest.mark.usefixtures("wheels_only")
 @pytest.mark.parametrize("kind", ["ratings.csv", "ratings.dat", "parquet", "json lines", "dates", "csv.gz with titles"])
-def test_ml_100k_has_its_known_counts_and_the_same_sequences_through_every_door(tmp_path, kind):
-    whole = MovieLens100K()
-    rows = list(whole.rows())
-    titles = [(item, known.title) for item, known in whole.catalogue({item for _, item, _ in rows}).items()]
+def test_ml_100k_has_its_known_counts_and_the_same_sequences_through_every_door(tmp_path, whole, kind):
+    rows, titles, expected = whole
     (tmp_path / "ml").mkdir()
     source = door(tmp_path / "ml", kind, rows, titles)
-    data, expected = prepare(source), prepare(whole)
+    data = prepare(source)
     assert [data.statistics[name] for name in ("raw_users", "raw_items", "raw_interactions")] == [943, 1682, 100_000]
     assert [data.num_users, data.num_items, len(data.items)] == [943, 1349, 99_287]
     for name in ("items", "offsets", "user_ids", "item_ids", "titles"):

@@ -241,15 +241,21 @@ def assert_same_weights(one, other):
 
 
 # 20 users with two windows each, 8 a batch: 5 steps an epoch; a checkpoint every 2 steps and at the end of an epoch.
-@pytest.mark.parametrize("kill_at", [3, 5, 8])
-@pytest.mark.parametrize("draws", [None, 1], ids=["one draw", "a draw each epoch"])
-def test_a_killed_run_goes_on_as_if_it_had_not_been(tmp_path, supervised, kill_at, draws):
+@pytest.fixture(scope="module", params=[None, 1], ids=["one draw", "a draw each epoch"])
+def fresh_and_whole(request, supervised, tmp_path_factory):
+    """What makes a stage and its data anew, and the stage after a run that nothing interrupted."""
+
     def fresh():
         return stage(supervised, objective="sdpo"), pairs(
-            model(), negatives="own", num_negatives=1, epochs_per_draw=draws
+            model(), negatives="own", num_negatives=1, epochs_per_draw=request.param
         )
 
-    whole = resumable(tmp_path / "whole", *fresh(), max_epochs=2)
+    return fresh, resumable(tmp_path_factory.mktemp("whole"), *fresh(), max_epochs=2)
+
+
+@pytest.mark.parametrize("kill_at", [3, 5, 8])
+def test_a_killed_run_goes_on_as_if_it_had_not_been(tmp_path, fresh_and_whole, kill_at):
+    fresh, whole = fresh_and_whole
     resumable(tmp_path / "broken", *fresh(), kill_at=kill_at, max_epochs=2)
     resumed = resumable(tmp_path / "broken", *fresh(), resume=True, max_epochs=2)
     assert_same_weights(resumed, whole)

@@ -129,12 +129,19 @@ def test_every_round_draws_prompts_of_its_own(tmp_path, supervised):
 
 
 # 40 prompts, 8 a batch: 5 steps an epoch, 10 a round; a checkpoint every 2 steps and at the end of an epoch.
+FOUR_EPOCHS = {"max_epochs": 4, "check_val_every_n_epoch": 2}
+
+
+@pytest.fixture(scope="module")
+def whole(supervised, tmp_path_factory):
+    """The stage after rounds that nothing interrupted."""
+    return resumable(tmp_path_factory.mktemp("whole"), stage(supervised), rounds(), **FOUR_EPOCHS)
+
+
 @pytest.mark.parametrize("kill_at", [1, 3, 5, 7, 10, 13, 17])
-def test_rounds_killed_at_any_moment_go_on_as_if_they_had_not_been(tmp_path, supervised, kill_at):
-    settings = {"max_epochs": 4, "check_val_every_n_epoch": 2}
-    whole = resumable(tmp_path / "whole", stage(supervised), rounds(), **settings)
-    resumable(tmp_path / "broken", stage(supervised), rounds(), kill_at=kill_at, **settings)
-    resumed = resumable(tmp_path / "broken", stage(supervised), rounds(), resume=True, **settings)
+def test_rounds_killed_at_any_moment_go_on_as_if_they_had_not_been(tmp_path, supervised, whole, kill_at):
+    resumable(tmp_path / "broken", stage(supervised), rounds(), kill_at=kill_at, **FOUR_EPOCHS)
+    resumed = resumable(tmp_path / "broken", stage(supervised), rounds(), resume=True, **FOUR_EPOCHS)
     assert_same_weights(resumed, whole)
     assert torch.equal(resumed.draw["answers"], whole.draw["answers"])
 
