@@ -71,7 +71,8 @@ def test_every_choice_composes_with_the_rest_and_passes_the_check(choice, monkey
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     agent_only = choice.startswith(("agent", "task=gisa_rollout", "task=gisa_traces", "wing=gisa"))  # need an agent
     recipe = ["+experiment=gisa_rollout"] if agent_only else []
-    if choice in ("task=gisa_imitation", "task=gisa_grpo"):
+    own = ("gisa_imitation", "gisa_grpo", "evaluate", "export", "recommend")  # the last have no parts, a checkpoint has
+    if choice.removeprefix("task=") in own:
         recipe = [f"+experiment={choice.removeprefix('task=')}"]
     check_with_open_values_given(*recipe, choice)
 

@@ -183,16 +183,23 @@ def _top_level(config: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _absent_groups(config: Mapping[str, Any]) -> Iterator[str]:
-    """Name the groups and values that the task needs and does not have."""
+    """Name the groups and values that the task needs and does not have, and those that it would leave unread.
+
+    A task that takes all parts from the run of a checkpoint says by ``settings_at`` where some of them can be changed.
+    """
     from hydra.utils import get_object
 
     try:
-        needs = get_object(config["task"]["_target_"]).needs
+        task = get_object(config["task"]["_target_"])
+        needs, settings_at = task.needs, getattr(task, "settings_at", None)
     except Exception:  # told as a fault of `task` itself, with all others
         return
     hints = typing.get_type_hints(Config)
     for key, value in config.items():
-        if hints.get(key) == Node and value and "_target_" not in value and not (key in SEVERAL and apart(value)[1]):
+        if settings_at is not None and hints.get(key) == Node and value and key != "task":
+            typed = f"type {settings_at[key]}.<setting>=..." if key in settings_at else "leave it out"
+            yield f"{key}: the run of the checkpoint brings its own; {typed}"
+        elif hints.get(key) == Node and value and "_target_" not in value and not (key in SEVERAL and apart(value)[1]):
             yield f"{key}.{next(iter(value))}: this group has no _target_; type {key}=<a file of conf/{key}>"
     for key in needs:
         if not config.get(key):

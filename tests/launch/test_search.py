@@ -100,7 +100,7 @@ def test_a_command_at_fault_ends_with_its_first_trial_and_leaves_the_folder_free
     assert "hydra.sweeper.direction='up': needed: maximize | minimize" in told
     assert search(tmp_path, RATE, "optimized_metric=val/loss", trials=1) == 2
     assert (
-        "optimized_metric=val/loss: nothing of that name is measured"
+        "optimized_metric=val/loss: nothing of that name is measured; there are: val/ndcg@10"
         in (tmp_path / "0_toy_seed1" / "run.log").read_text()
     )
 

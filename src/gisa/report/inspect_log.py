@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,16 @@ if TYPE_CHECKING:
 _SCORES = ("exact_match", "robust_exact_match", "f1")
 
 
+def require_inspect() -> None:
+    """Refuse to go on where there is nothing to write logs with.
+
+    Raises:
+        InputError: inspect-ai is not installed.
+    """
+    if find_spec("inspect_ai") is None:
+        raise InputError('--inspect needs the package inspect-ai.\nType:  pip install -e ".[inspect]"')
+
+
 def write_log(run: Run, suite: Gisa, folder: Path) -> Path:
     """Write a scored run as a log of inspect-ai: a sample an episode, with its messages, calls, scores and tokens.
 
@@ -40,12 +51,10 @@ def write_log(run: Run, suite: Gisa, folder: Path) -> Path:
         The file.
 
     Raises:
-        InputError: inspect-ai is not installed, or the run has no scores.
+        InputError: the run has no scores.
     """
-    try:
-        from inspect_ai.log import write_eval_log
-    except ImportError as error:
-        raise InputError('Logs of inspect-ai need that package.\nType:  pip install -e ".[inspect]"') from error
+    from inspect_ai.log import write_eval_log
+
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{run.started_at:%Y-%m-%dT%H-%M-%S}_{run.name}_seed{run.seed}.eval"
     partial = folder / f".{path.name}.partial"

@@ -15,7 +15,7 @@ from src.gisa.report.anchors import anchor_tables
 from src.gisa.report.answered import AnsweredCell, episodes_of, read_questions, suite_of
 from src.gisa.report.attempts import attempts_figure, curve, curve_table
 from src.gisa.report.benchmark import TABLE_3, benchmark_tables, kinds_figure
-from src.gisa.report.inspect_log import write_log
+from src.gisa.report.inspect_log import require_inspect, write_log
 from src.gisa.report.page import write_page
 from src.gisa.report.status import watch
 from src.gisa.report.weave_traces import require_weave, send_traces
@@ -104,6 +104,8 @@ def write_files(runs: Sequence[Run], out: Path, options: Mapping[str, Any]) -> I
     """
     if options["weave"]:
         require_weave()
+    if options["inspect"]:
+        require_inspect()
     for run in runs:
         if options["leaderboard"] and run.evaluated_questions:
             yield f"Answers written to {write_answers(run, out / 'leaderboard')}"

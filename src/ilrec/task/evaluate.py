@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from src.ilrec.task.assemble import foresee_rewards, load_trained, trained_config
 from src.ilrec.task.recommendation import RecommendationTask, tested
@@ -22,9 +22,10 @@ class EvaluateTask(RecommendationTask):
     """
 
     needs = ("checkpoint",)
+    settings_at: ClassVar = {key: f"task.changes.{key}" for key in ("evaluator", "batches", "trainer")}
 
     def __init__(self, *, changes: Node) -> None:
-        if other := changes.keys() - {"evaluator", "batches", "trainer"}:
+        if other := changes.keys() - self.settings_at.keys():
             raise InputError(
                 f"task.changes.{min(other)}: a finished run can be tested with other settings of its evaluator, "
                 "batches and trainer only.\nType:  task.changes.evaluator.num_beams=50, or train another run."

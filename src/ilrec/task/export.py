@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from src.ilrec.task.assemble import Parts, load_trained, trained_config
 from src.ilrec.task.card import model_card, recommender
@@ -38,6 +38,7 @@ class ExportTask:
     """
 
     needs = ("checkpoint",)
+    settings_at: ClassVar[dict[str, str]] = {}
 
     def __init__(self, *, adapters_only: bool = False, push_to_hub: str | None = None, private: bool = True) -> None:
         self.adapters_only, self.push_to_hub, self.private = adapters_only, push_to_hub, private

@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,6 +60,7 @@ class RecommendTask:
     """
 
     needs = ("checkpoint",)
+    settings_at: ClassVar[dict[str, str]] = {}
 
     def __init__(
         self,

@@ -1,11 +1,10 @@
 """Logs of inspect-ai, read by its own reader."""
 
-import builtins
-
 import pytest
 
 from src.gisa.dataset.gisa import Gisa
 from src.gisa.report.inspect_log import write_log
+from src.gisa.report.wing import write_files
 from src.launch.errors import InputError
 from src.report.comparison import build_report
 from tests.gisa.gisa_files import question, write_suite
@@ -71,14 +70,10 @@ def test_questions_stay_out_of_it_unless_they_may_be_shown(scored):
     assert log.samples[0].input == TEXT
 
 
-def test_without_the_package_the_message_says_what_to_type(scored, monkeypatch, tmp_path):
-    real = builtins.__import__
-
-    def without(name, *rest, **more):
-        if name.startswith("inspect_ai"):
-            raise ImportError(name)
-        return real(name, *rest, **more)
-
-    monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(InputError, match=r'pip install -e "\.\[inspect\]"'):
-        write_log(scored[0], scored[1], tmp_path)
+def test_without_the_package_the_report_ends_before_it_begins(monkeypatch, tmp_path):
+    monkeypatch.setattr("src.gisa.report.inspect_log.find_spec", lambda name: None)
+    options = {"weave": False, "inspect": True, "leaderboard": False, "show_questions": False}
+    with pytest.raises(
+        InputError, match=r'--inspect needs the package inspect-ai.\nType:  pip install -e "\.\[inspect\]"'
+    ):
+        next(write_files([], tmp_path, options), None)
