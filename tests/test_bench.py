@@ -1,21 +1,27 @@
 """The benchmark at toy sizes: it runs, both sides agree, no row is missing. Times are not looked at."""
 
+import logging
 import math
 import re
 
 import pytest
 import torch
+import transformers
 
 from tests.bench import SECTIONS, main
 from tests.benchmarks.comparison import Row, show_seconds
 
 
 @pytest.fixture(autouse=True)
-def settings_of_torch():
-    threads = torch.get_num_threads()
+def settings_of_the_process():
+    """What a benchmark sets for itself alone is not left to the tests after it."""
+    lightning = logging.getLogger("lightning.pytorch")
+    threads, level, verbosity = torch.get_num_threads(), lightning.level, transformers.logging.get_verbosity()
     yield
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(False)
+    lightning.setLevel(level)
+    transformers.logging.set_verbosity(verbosity)
 
 
 def test_a_row_shows_the_median_of_the_pairs_own_ratios():

@@ -39,12 +39,12 @@ def call(name, **arguments):
     return {"id": f"{name}", "type": "function", "function": {"name": name, "arguments": json.dumps(arguments)}}
 
 
-def say(messages, page="https://atlas.example/peru"):
+def say(messages, page="https://atlas.example/peru", query="peru"):
     """Search, visit, answer with the number of the question."""
     turn = sum(message["role"] == "assistant" for message in messages)
     number = messages[1]["content"].split()[1].rstrip("?")
     if turn == 0:
-        return {"content": "", "tool_calls": [call("search", query="peru")]}
+        return {"content": "", "tool_calls": [call("search", query=query)]}
     if turn == 1:
         return {"content": "", "tool_calls": [call("visit", url=[page], goal="capital")]}
     return {"content": f"```tsv\nNumber\n{number}\n```"}
@@ -231,11 +231,17 @@ def test_a_run_killed_at_random_moments_ends_as_an_undisturbed_one(tmp_path):
     assert {path.suffix for path in (tmp_path / "episodes").iterdir() if not path.name.startswith(".")} == {".json"}
 
 
-STORM = Counter()
+STORM, ASKED = Counter(), Counter()
 
 
-def _faulty(rng, good, kind):
-    """Return a good reply, or in three of ten cases one of the faults of a bad day."""
+def _faulty(good, kind, question):
+    """Return a good reply, or in three of ten cases one of the faults of a bad day.
+
+    A question's own requests come one after the other, so that the n-th of a kind has its fault in every run, however
+    the episodes of one run overlap.
+    """
+    ASKED[kind, question] += 1
+    rng = random.Random(f"{kind} {question} {ASKED[kind, question]}")
     if rng.random() > 0.3:
         return good
     faults = {
@@ -249,9 +255,7 @@ def _faulty(rng, good, kind):
     }
     if kind == "llm":
         faults["empty"] = completion("")
-        faults["wrong ids"] = completion(
-            "", tool_calls=[{"id": None, "function": {"name": "search", "arguments": '{"query": "peru"}'}}] * 2
-        )
+        faults["wrong ids"] = completion("", tool_calls=[call("search", query=f"peru {question}") | {"id": None}] * 2)
         faults["broken call"] = completion("", tool_calls=[call("search") | {"id": 7}])
     if kind == "page":
         faults["huge"] = reply(b"<p>x</p>" * 100_000)
@@ -268,7 +272,7 @@ def test_in_a_storm_of_faults_every_episode_ends_in_a_typed_outcome_and_none_is_
     monkeypatch.setenv("PLANTED_KEY", "sk-planted-0123456789")
     caplog.set_level(logging.DEBUG)
     STORM.clear()
-    rng = random.Random(2)
+    ASKED.clear()
 
     async def stalling(data):
         if data is None:
@@ -277,18 +281,21 @@ def test_in_a_storm_of_faults_every_episode_ends_in_a_typed_outcome_and_none_is_
 
     async def llm(request, writer):
         messages = json.loads(request.body)["messages"]
-        said = say(messages, page=page_url)
+        question = messages[1]["content"].split()[1].rstrip("?")
+        said = say(messages, page=f"{page_url}?{question}", query=f"peru {question}")
         good = completion(said["content"], **{key: value for key, value in said.items() if key != "content"})
-        if rng.random() < 0.02:
+        if ASKED["llm", question] == 1 and int(question) % 20 == 19:  # of a server that took the key before
+            ASKED["llm", question] += 1
             return reply(f"wrong key {request.headers['authorization']}", status="401 Who")
-        return await stalling(_faulty(rng, good, "llm"))
+        return await stalling(_faulty(good, "llm", question))
 
     async def searching(request, writer):
-        hit = {"title": "Peru", "link": page_url, "snippet": request.headers["x-api-key"]}
-        return await stalling(_faulty(rng, reply(json.dumps({"organic": [hit]})), "search"))
+        question = json.loads(request.body)["q"].split()[1]
+        hit = {"title": "Peru", "link": f"{page_url}?{question}", "snippet": request.headers["x-api-key"]}
+        return await stalling(_faulty(reply(json.dumps({"organic": [hit]})), "search", question))
 
     async def page(request, writer):
-        return await stalling(_faulty(rng, reply("<p>Capital: Lima"), "page"))
+        return await stalling(_faulty(reply("<p>Capital: Lima"), "page", request.path.partition("?")[2]))
 
     async def main():
         nonlocal page_url
