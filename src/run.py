@@ -16,7 +16,8 @@ from src.launch.errors import InputError, JobError, PrunedError, resume_command
 from src.launch.job import keep_memory, run_job
 from src.launch.outcomes import exit_status, outcomes, watch_launchers
 from src.launch.overrides import errors_of_hydra, quoted
-from src.launch.record import Record, first_process
+from src.launch.process import first_process
+from src.launch.record import Record
 from src.launch.search import is_search, optimized_metric, register
 from src.launch.values import did_you_mean
 

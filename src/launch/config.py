@@ -20,7 +20,8 @@ from src.launch.errors import InputError, resume_command
 from src.launch.machine import absent
 from src.launch.nodes import SEVERAL, apart, faults_of_nodes
 from src.launch.overrides import quoted, readable, unquoted, value_of
-from src.launch.record import change, first_process, may_change_in, require_resumable
+from src.launch.process import first_process
+from src.launch.record import change, may_change_in, require_resumable
 from src.launch.values import CONF as CONF
 from src.launch.values import MISSING, Count, Name, Node, Seed, did_you_mean, faults_of
 

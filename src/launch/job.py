@@ -15,9 +15,10 @@ from typing import Any
 from src.launch.config import build, check, groups_of_users
 from src.launch.errors import InputError, resume_command
 from src.launch.precision import emulated, settled
+from src.launch.process import first_process
 from src.launch.progress import Line
 from src.launch.quiet import quieten
-from src.launch.record import Record, first_process
+from src.launch.record import Record
 
 log = logging.getLogger("run")
 

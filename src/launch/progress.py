@@ -12,7 +12,7 @@ from multiprocessing import parent_process
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from src.launch.record import first_process
+from src.launch.process import first_process
 
 if TYPE_CHECKING:
     from rich.live import Live

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
-import resource
 import shlex
 import subprocess
-import sys
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -22,6 +19,7 @@ from hydra.utils import get_class
 
 from src.launch.errors import InputError, PrunedError, resume_command
 from src.launch.precision import settled
+from src.launch.process import first_process, peak_memory_mib, reset_peak_memory
 from src.launch.storage import sha256_of, write_atomic
 from src.launch.trusted import require_trusted, targets
 
@@ -61,7 +59,7 @@ class Record:
                 f"Go on with that one:  {resume_command(folder)}\n"
                 "or leave out hydra.run.dir, and a new folder is made below outputs/."
             )
-        _reset_peak_memory()
+        reset_peak_memory()
         write_atomic(folder / "config.yaml", yaml.safe_dump(config, sort_keys=False))
         record = cls(
             folder,
@@ -114,7 +112,7 @@ class Record:
         record = cls(folder, _content(folder))
         require_trusted(record.content.get("config"), record.path, typed)
         if record.content["status"] != "finished":
-            _reset_peak_memory()
+            reset_peak_memory()
             if first_process():
                 for unfinished in folder.rglob(".*.tmp"):  # left by a kill in the middle of a write
                     unfinished.unlink()
@@ -320,31 +318,6 @@ def _origin(checkpoint: Path) -> dict[str, str | None]:
     """Return a checkpoint's path, its content's hash and the name of the run that wrote it, if that can be known."""
     name = _content(checkpoint.parent.parent).get("name")
     return {"path": str(checkpoint), "sha256": sha256_of(checkpoint), "name": name}
-
-
-def first_process() -> bool:
-    """Whether this is the process of a distributed run that writes and prints; true in an ordinary run."""
-    ranks = (os.environ.get(name) for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK"))  # the last from Lightning
-    return int(next(filter(None, ranks), 0)) == 0
-
-
-def peak_memory_mib() -> float:
-    """Return the most memory held so far: of the GPU if one was used, or else of this process."""
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_available() and torch.cuda.max_memory_allocated():
-        return round(float(torch.cuda.max_memory_allocated()) / 2**20, 1)
-    unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss: bytes there, KiB elsewhere
-    peak = int(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
-    return round(peak * unit / 2**20, 1)
-
-
-def _reset_peak_memory() -> None:
-    """Forget the peak of an earlier job of this process, where the system can."""
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
-    with suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")
 
 
 def _now() -> str:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import IO
 
 from src.launch.errors import InputError
+from src.launch.progress import Line
 
 
 def cache_folder() -> Path:
@@ -140,8 +141,6 @@ def _download(requirement: str, folder: Path) -> Path:
             f"This Python ({sys.executable}) has no pip, and I need it once to download {requirement}.\n"
             "Add it:  python -m ensurepip     (or, in an environment made by uv:  uv pip install pip)"
         )
-    from src.launch.progress import Line  # which imports what imports this
-
     pip = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--retries=1"]
     options = ["--disable-pip-version-check", "--quiet", "--dest", str(folder), requirement]
     # pip unpacks in TMPDIR; there it fills the same disk as the cache, and its leftovers go with the folder.

@@ -75,7 +75,7 @@ class SweepSummary(Callback):
 
     def on_multirun_end(self, config: Any, **kwargs: Any) -> None:
         """Say how the jobs compare and what to type next; what is wrong with it does not fail the sweep."""
-        from src.launch.record import first_process
+        from src.launch.process import first_process
 
         if not first_process():
             return
@@ -100,7 +100,7 @@ class SweepSummary(Callback):
 
         if not _on_wandb({"logger": node}) or mode_of(node.get("mode")) == "disabled":
             return
-        from src.report.__main__ import write_report
+        from src.report.files import write_report
 
         try:
             with Line("Writing the report"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -137,11 +138,18 @@ def joint_table(report: Report) -> str:
             result = compared.get(summary.cell.label)
             difference = "" if result is None else f"{result.difference.mean:+.4f}"
             figure = _plus_minus(shown_interval(summary, section.metric))
-            rows.append([_short(summary.cell.label, 30), str(len(summary.cell.runs)), figure, difference])
+            rows.append(
+                [_short(_without_groups(summary.cell.label), 30), str(len(summary.cell.runs)), figure, difference]
+            )
         reference = next((one.baseline.method for one in section.comparisons if one.baseline), "the first")
         header = ["cell", "seeds", section.metric.removeprefix("test/"), _short(f"minus {reference}", 18)]
         parts += [markdown_table(header, rows), f"±: half the width of {interval_kind(section)}."]
     return "\n\n".join(parts)
+
+
+def _without_groups(label: str) -> str:
+    """Return a cell's label with its settings by their last names alone, so that there is room for what they are."""
+    return re.sub(r"(?<!\S)[^\s=]*\.(?=[^\s.=]+=)", "", label)
 
 
 def _short(text: str, most: int) -> str:

@@ -20,7 +20,8 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from src.launch.account import Mode, has_key, host, mode_of, unreachable
 from src.launch.errors import InputError
-from src.launch.record import Record, first_process, peak_memory_mib, read_config
+from src.launch.process import first_process, peak_memory_mib
+from src.launch.record import Record, read_config
 from src.launch.storage import write_atomic
 from src.launch.values import Whole
 
@@ -232,8 +233,7 @@ def wandb_logger(
         users: Of a recommender whose test is shown with titles.
         upload_checkpoint: Whether ``best.ckpt`` is uploaded.
     """
-    mode = mode_of(mode)
-    if mode == "disabled" or not first_process():
+    if (mode := mode_of(mode)) == "disabled" or not first_process():
         return None
     if mode == "online" and (reason := unreachable()):
         log.warning(

@@ -9,12 +9,13 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from src.launch.errors import InputError
-from src.report.__main__ import main, write_report
+from src.report.__main__ import main
 from src.report.comparison import build_report, wings
+from src.report.files import write_report
 from src.report.plots import MOST_POINTS, curves, metric_intervals
 from src.report.publish import SweepSummary
 from src.report.runs import find_runs
-from src.report.tables import markdown_table
+from src.report.tables import joint_table, markdown_table
 from tests.gisa.report.answered_runs import write_answered_run
 
 
@@ -298,6 +299,15 @@ def test_a_sweep_ends_with_its_joint_table_in_80_columns_and_the_next_command(sw
     assert "| ilrec_stage1 |     1 | 0.5833 ± 0.4167 |   +0.1250 |" in printed
     assert printed.endswith(f"Tables, plots, intervals:  python -m src.report {sweep}\n")
     assert max(map(len, printed.splitlines()[:-3])) < 80
+
+
+def test_the_joint_table_of_a_search_tells_its_trials_apart(tmp_path, write_run):
+    for trial, rate in enumerate(("0.002771", "0.0006034")):
+        write_run(tmp_path / str(trial), overrides=[f"stage.learning_rate={rate}", "+trainer.max_epochs=2"])
+    printed = joint_table(build_report([tmp_path]))
+    assert "| sft learning_rate=0.002771  |     1 |" in printed
+    assert "| sft learning_rate=0.0006034 |     1 |" in printed
+    assert max(map(len, printed.splitlines())) < 80
 
 
 def test_a_sweep_without_a_run_fails_for_no_lack_of_a_table(tmp_path, caplog):

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from src.ilrec.task.assemble import Parts, assemble, differing, foresee, read_index, require_same_items
 from src.ilrec.task.misfits import misfits
 from src.launch.errors import InputError
-from src.launch.record import Record, first_process
+from src.launch.process import first_process
+from src.launch.record import Record
 from src.launch.storage import write_atomic
 from src.training.fit import fitted, prepare_training
 
