@@ -26,6 +26,13 @@ Weight = Annotated[float, Ge(0)]
 Share = Annotated[float, Ge(0), Le(1)]
 Dropout = Annotated[float, Ge(0), Lt(1)]
 Cutoffs = Annotated[list[Count], MinLen(1)]
+Choice = Weight | Annotated[list[Weight], MinLen(1)]  # of the second, validation users choose
+
+
+def values_to_try(choice: float | list[float]) -> list[float]:
+    """Return the values of a choice, ascending; none where it is 0, which changes nothing."""
+    values = sorted({float(value) for value in (choice if isinstance(choice, list) else [choice])})
+    return values if values[-1] > 0 else []
 
 
 def is_name(text: str) -> bool:

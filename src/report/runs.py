@@ -97,18 +97,18 @@ class Run(BaseModel):
     def variants(self) -> list[Run]:
         """Return the run, and one for each other way in which its test measured: without the history's items, guided.
 
-        What was guided has a name of its own, so that no table mixes it with what was not.
+        What was guided or penalised has a name of its own, so that no table mixes it with what was not.
         """
         others = []
-        for ending in ("_excluded", "_guided", "_guided_excluded"):
+        for ending in ("_excluded", "_guided", "_guided_excluded", "_penalised"):
             prefix = f"test{ending}/"
             values = {name.replace(prefix, "test/"): v for name, v in self.metrics.items() if name.startswith(prefix)}
             if values:
                 changes = {"metrics": {**self.metrics, **values}, "rank_column": f"rank{ending}"}
                 if ending.endswith("_excluded"):
                     changes["protocol"] = {**self.protocol, "exclude_history": True}
-                if ending.startswith("_guided"):
-                    changes["name"] = f"{self.name}_guided"
+                if way := ending.removesuffix("_excluded"):
+                    changes["name"] = f"{self.name}{way}"
                 others.append(self.model_copy(update=changes))
         return [self, *others]
 

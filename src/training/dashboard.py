@@ -99,7 +99,7 @@ class Dashboard(Shown, WandbLogger):
         self._before: tuple[float, int] | None = None
         run.define_metric(STEP, hidden=True)
         # No two patterns fit one name: which of them counts, the client leaves to chance.
-        for split in ("train", "test", "test_excluded", "test_guided"):
+        for split in ("train", "test", "test_excluded", "test_guided", "test_penalised"):
             run.define_metric(f"{split}/*", step_metric=STEP)
         run.define_metric("progress/*", step_metric="progress/questions")
         # Of the tested weights, which are not the last ones: `log_row` keeps the summary of these.

@@ -70,9 +70,9 @@ def guided_row(sizes: Sizes, model: CausalLM, trie: TokenTrie, prompts: Tensor) 
     history = torch.randint(sizes.items, (users, 20))
 
     def search(weight: float | None) -> DecodedItems:
-        guidance = None if weight is None else Guidance(judged.model.probabilities_after(history), weight)
+        guidance = [] if weight is None else [Guidance(judged.model.probabilities_after(history), weight)]
         mask = torch.ones_like(prompts)
-        return decode_items(model, trie, prompts, mask, num_beams=BEAMS, guidance=guidance)
+        return decode_items(model, trie, prompts, mask, num_beams=BEAMS, opinions=guidance)
 
     same = (search(0.0).leaf == search(None).leaf).all(1).float().mean()
     return Row(

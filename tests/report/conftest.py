@@ -9,18 +9,19 @@ from src.metrics.ranking import ranking_metrics
 
 def write_run(
     folder, name="sft", seed=1, ranks=(1, 3, 7, None), overrides=(), targets="abcd", excluded=None, guided=None,
-    guided_excluded=None, **changes,
+    guided_excluded=None, penalised=None, **changes,
 ):  # fmt: skip
     """Write a run folder in the exact shape that src.run leaves behind.
 
-    ``excluded`` are the ranks without the history's items, ``guided`` those with guidance; ``changes`` replace keys of
+    ``excluded`` are the ranks without the history's items, ``guided`` those with guidance,
+    ``penalised`` those with a penalty; ``changes`` replace keys of
     result.json.
     """
     folder.mkdir(parents=True)
     ranks = pa.array(ranks, pa.float64())
     metrics = {f"test/{key}": value for key, value in ranking_metrics(ranks.to_numpy(False), cutoffs=(10,)).items()}
     columns = {"rank": ranks}
-    more = {"excluded": excluded, "guided": guided, "guided_excluded": guided_excluded}
+    more = {"excluded": excluded, "guided": guided, "guided_excluded": guided_excluded, "penalised": penalised}
     for ending, others in more.items():
         if others:
             columns[f"rank_{ending}"] = pa.array(others, pa.float64())

@@ -60,6 +60,15 @@ def test_what_was_guided_is_a_row_of_its_own(tmp_path, write_run):
     assert differences == pytest.approx([0, (1 - 0.5) / 4, 0, (1 - 1 / 3) / 4])  # minus sft, both times
 
 
+def test_what_was_penalised_is_a_row_of_its_own_where_the_history_is_kept(tmp_path, write_run):
+    for number, name in enumerate(("sft", "ilrec")):
+        write_run(tmp_path / str(number), name, ranks=(1, 3, 7, None), penalised=(1, 1, 7, 9))
+    made = build_report([tmp_path])
+    (kept,) = made.sections[0].groups
+    assert [one.cell.name for one in kept] == ["sft", "sft_penalised", "ilrec", "ilrec_penalised"]
+    assert [one.over_seeds["test/hit@10"].mean for one in kept] == [0.75, 1, 0.75, 1]
+
+
 def test_a_protocol_without_the_baseline_says_so(tmp_path, write_run):
     write_run(tmp_path / "0", "sft")
     write_run(tmp_path / "1", "ilrec_stage1", protocol={"num_beams": 50})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Literal
 
@@ -12,9 +13,10 @@ from torch import Tensor
 
 from src.ilrec.dataset.interactions import Interactions
 from src.ilrec.model.collaborative import CollaborativeModel
+from src.ilrec.model.sequence_models import SequenceModel
 from src.ilrec.tokenizer.item_tokens import ItemTokens
 from src.launch.errors import InputError
-from src.launch.values import Cutoffs
+from src.launch.values import Choice, Cutoffs, values_to_try
 
 _LARGEST_BLOCK = 1 << 23  # scores at once: 32 MiB, and about 100 MiB with what is compared
 
@@ -31,12 +33,21 @@ class FullRankingEvaluator:
         exclude_history: Never recommend an item of the user's history; ``both`` tests with and without them, and
             validates with them.
         cutoffs: The k of Hit@k and NDCG@k.
+        history_penalty: Nats taken from items of the history where it is kept; a counted model's scores are multiplied
+            by as much. Of several the test uses the best on validation users. It is made without a penalty, too.
 
     Raises:
         InputError: the items have semantic IDs.
     """
 
-    def __init__(self, items: ItemTokens, *, exclude_history: bool | Literal["both"], cutoffs: Cutoffs) -> None:
+    def __init__(
+        self,
+        items: ItemTokens,
+        *,
+        exclude_history: bool | Literal["both"],
+        cutoffs: Cutoffs,
+        history_penalty: Choice = 0.0,
+    ) -> None:
         if items.tokens.shape[1] != 1:
             raise InputError(
                 f"evaluator=full_ranking scores whole items, but each has {items.tokens.shape[1]} tokens.\n"
@@ -45,13 +56,19 @@ class FullRankingEvaluator:
         self._items = len(items.tokens)
         self.exclude_history = exclude_history
         self.cutoffs = list(cutoffs)
+        self.history_penalty = values_to_try(history_penalty)
 
     def start(self, interactions: Interactions) -> None:
         """Begin an evaluation: there is nothing to prepare."""
 
     @torch.no_grad()
     def rank(
-        self, model: CollaborativeModel, batch: Mapping[str, Tensor], *, exclude_history: bool
+        self,
+        model: CollaborativeModel,
+        batch: Mapping[str, Tensor],
+        *,
+        exclude_history: bool,
+        history_penalty: float = 0.0,
     ) -> NDArray[np.float64]:
         """Return each user's rank of the target, shape ``(B,)``; 1 is best, NaN where the history excludes it.
 
@@ -60,9 +77,10 @@ class FullRankingEvaluator:
             batch: ``input_ids`` and ``attention_mask`` ``(B, P)`` of the latest items, ``history`` ``(B, H)`` of all
                 items padded with -1, ``target`` ``(B,)``.
             exclude_history: Leave out the items of the history.
+            history_penalty: Nats taken from items of the history.
         """
         ranks = []
-        for block, scores in self._scored(model, batch):
+        for block, scores in self._scored(model, batch, history_penalty):
             history, target = block["history"], block["target"][:, None]
             own = scores.gather(1, target)
             if exclude_history:
@@ -74,7 +92,7 @@ class FullRankingEvaluator:
 
     @torch.no_grad()
     def recommend(
-        self, model: CollaborativeModel, batch: Mapping[str, Tensor], count: int
+        self, model: CollaborativeModel, batch: Mapping[str, Tensor], count: int, *, history_penalty: float = 0.0
     ) -> list[list[tuple[int, float]]]:
         """Return each user's best items, best first, at most ``count``, each with its score; equal ones by index.
 
@@ -83,9 +101,10 @@ class FullRankingEvaluator:
             batch: ``input_ids`` and ``attention_mask`` ``(B, P)`` of the latest items, ``history`` ``(B, H)`` of all
                 items padded with -1.
             count: Number of items.
+            history_penalty: Nats taken from items of the history.
         """
         best = []
-        for block, scores in self._scored(model, batch):
+        for block, scores in self._scored(model, batch, history_penalty):
             if self.exclude_history:
                 _leave_out(scores, block["history"])
             last = scores.topk(min(count, scores.shape[1])).values[:, -1:]  # says nothing of the order of equal ones
@@ -96,15 +115,26 @@ class FullRankingEvaluator:
         return best
 
     def _scored(
-        self, model: CollaborativeModel, batch: Mapping[str, Tensor]
+        self, model: CollaborativeModel, batch: Mapping[str, Tensor], penalty: float
     ) -> Iterator[tuple[dict[str, Tensor], Tensor]]:
         """Give blocks of users, and their scores of all items, shape ``(users, I)``, which may be overwritten."""
         size = max(_LARGEST_BLOCK // self._items, 1)
         for start in range(0, len(batch["history"]), size):
             block = {name: value[start : start + size] for name, value in batch.items()}
-            yield block, model.scores(model.last_states(block["input_ids"], block["attention_mask"]))
+            scores = model.scores(model.last_states(block["input_ids"], block["attention_mask"]))
+            if penalty > 0:
+                seen = _without_padding(block["history"])
+                theirs = scores.gather(1, seen)
+                is_logarithm = isinstance(model, SequenceModel)
+                scores.scatter_(1, seen, theirs - penalty if is_logarithm else theirs * math.exp(-penalty))
+            yield block, scores
 
 
 def _leave_out(scores: Tensor, history: Tensor) -> None:
-    """Give the items of each history ``(B, H)`` no chance, in place; padding repeats the first item."""
-    scores.scatter_(1, torch.where(history < 0, history[:, :1], history), -torch.inf)
+    """Give the items of each history ``(B, H)`` no chance, in place."""
+    scores.scatter_(1, _without_padding(history), -torch.inf)
+
+
+def _without_padding(history: Tensor) -> Tensor:
+    """Return the items of each history ``(B, H)``, the first one again in place of padding."""
+    return torch.where(history < 0, history[:, :1], history)

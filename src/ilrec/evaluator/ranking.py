@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Annotated, Literal
+from typing import Literal
 
 import numpy as np
 import torch
-from annotated_types import MinLen
 from numpy.typing import NDArray
 from torch import Tensor
 
 from src.ilrec.dataset.interactions import Interactions
-from src.ilrec.model.decoding import DecodedItems, Guidance, decode_items
+from src.ilrec.model.decoding import DecodedItems, Guidance, HistoryPenalty, Opinion, decode_items
 from src.ilrec.model.reward_model import RewardModel, load_reward_model
 from src.ilrec.model.trie import TokenTrie
 from src.ilrec.tokenizer.item_tokens import ItemTokens
 from src.launch.errors import InputError
-from src.launch.values import Count, Cutoffs, Weight
+from src.launch.values import Choice, Count, Cutoffs, values_to_try
 from src.model.causal_lm import CausalLM
 
 NEEDS_REWARDS = (
@@ -44,13 +43,16 @@ class RankingEvaluator:
         cutoffs: The k of Hit@k and NDCG@k.
         guidance: Weight of a collaborative model's token rewards in the search, see ``Guidance``; 0 leaves them out. Of
             several weights the test uses the best on validation users. It is made without guidance, too.
-        guidance_users: Validation users that the weights are compared on, the first of the data set; None for all.
+        guidance_users: Validation users that weights and penalties are compared on, the first of the data set; None for
+            all.
         reward_from: Checkpoint of a collaborative model that gives the rewards, or of several; needed with a weight.
         reward_excludes_history: See ``RewardModel``.
+        history_penalty: Nats taken from items of the history where it is kept, see ``HistoryPenalty``. Of several the
+            test uses the best on validation users. It is made without a penalty, too.
+        over: What the model's probabilities are taken over, see ``decode_items``.
 
     Attributes:
         rewards: The collaborative model; None before it is first asked.
-        over: What the model's probabilities are taken over, see ``decode_items``.
 
     Raises:
         InputError: fewer beams than the largest cutoff, or rewards weigh and nothing gives them.
@@ -63,10 +65,11 @@ class RankingEvaluator:
         num_beams: Count,
         exclude_history: bool | Literal["both"],
         cutoffs: Cutoffs,
-        guidance: Weight | Annotated[list[Weight], MinLen(1)] = 0.0,
+        guidance: Choice = 0.0,
         guidance_users: Count | None = None,
         reward_from: str | list[str] | None = None,
         reward_excludes_history: bool | None = None,
+        history_penalty: Choice = 0.0,
         over: Literal["vocabulary", "items"] = "vocabulary",
     ) -> None:
         if num_beams < max(cutoffs):
@@ -74,8 +77,7 @@ class RankingEvaluator:
                 f"evaluator.num_beams={num_beams} finds fewer items than the largest cutoff {max(cutoffs)} asks for.\n"
                 f"Type:  evaluator.num_beams={max(cutoffs)}"
             )
-        weights = sorted({float(weight) for weight in (guidance if isinstance(guidance, list) else [guidance])})
-        self.guidance = weights if max(weights) > 0 else []
+        self.guidance, self.history_penalty = values_to_try(guidance), values_to_try(history_penalty)
         if self.guidance and not reward_from:
             raise InputError(f"evaluator.guidance={guidance} {NEEDS_REWARDS}")
         self.guidance_users = guidance_users
@@ -93,7 +95,13 @@ class RankingEvaluator:
         self._interactions = interactions
 
     def rank(
-        self, model: CausalLM, batch: Mapping[str, Tensor], *, exclude_history: bool, guidance: float = 0.0
+        self,
+        model: CausalLM,
+        batch: Mapping[str, Tensor],
+        *,
+        exclude_history: bool,
+        guidance: float = 0.0,
+        history_penalty: float = 0.0,
     ) -> NDArray[np.float64]:
         """Return each user's rank of the target, shape ``(B,)``; 1 is best, NaN is not found.
 
@@ -103,9 +111,10 @@ class RankingEvaluator:
                 with -1, ``target`` ``(B,)``.
             exclude_history: Leave out the items of the history.
             guidance: Weight of the collaborative model's token rewards.
+            history_penalty: Nats taken from items of the history.
         """
         target = batch["target"]
-        found = self._decode(model, batch, self.num_beams, exclude_history, guidance)
+        found = self._decode(model, batch, self.num_beams, exclude_history, guidance, history_penalty)
         excluded = batch["history"] if exclude_history else None
         size = (self.trie.last_item - self.trie.first_item)[found.leaf]
         if excluded is not None:
@@ -120,11 +129,17 @@ class RankingEvaluator:
         return result
 
     def recommend(
-        self, model: CausalLM, batch: Mapping[str, Tensor], count: int, *, guidance: float = 0.0
+        self,
+        model: CausalLM,
+        batch: Mapping[str, Tensor],
+        count: int,
+        *,
+        guidance: float = 0.0,
+        history_penalty: float = 0.0,
     ) -> list[list[tuple[int, float]]]:
         """Return each user's best items, best first, at most ``count``, each with its score.
 
-        A score is the item's log-probability in nats; with guidance, see there.
+        A score is the item's log-probability in nats; with guidance or a penalty, what they make of it.
 
         Args:
             model: The language model, in eval mode.
@@ -132,8 +147,10 @@ class RankingEvaluator:
                 with -1.
             count: Number of items.
             guidance: Weight of the collaborative model's token rewards.
+            history_penalty: Nats taken from items of the history.
         """
-        found = self._decode(model, batch, max(count, self.num_beams), bool(self.exclude_history), guidance)
+        beams, exclude = max(count, self.num_beams), bool(self.exclude_history)
+        found = self._decode(model, batch, beams, exclude, guidance, history_penalty)
         trie, best = self.trie, []
         for leaves, scores, history in zip(found.leaf, found.score.tolist(), batch["history"].tolist(), strict=True):
             seen = set(history) if self.exclude_history else set()
@@ -148,11 +165,22 @@ class RankingEvaluator:
         return best
 
     def _decode(
-        self, model: CausalLM, batch: Mapping[str, Tensor], num_beams: int, exclude_history: bool, guidance: float
+        self,
+        model: CausalLM,
+        batch: Mapping[str, Tensor],
+        num_beams: int,
+        exclude_history: bool,
+        guidance: float,
+        penalty: float,
     ) -> DecodedItems:
         history = batch["history"]
         if self.trie.items.device != history.device:
             self.trie = self.trie.to(history.device)
+        opinions: list[Opinion] = []
+        if guidance > 0:
+            opinions.append(Guidance(self._probabilities(history, exclude_history), guidance))
+        if penalty > 0:
+            opinions.append(HistoryPenalty(self.trie, history, penalty))
         return decode_items(
             model,
             self.trie,
@@ -160,7 +188,7 @@ class RankingEvaluator:
             batch["attention_mask"],
             num_beams=num_beams,
             excluded=history if exclude_history else None,
-            guidance=Guidance(self._probabilities(history, exclude_history), guidance) if guidance > 0 else None,
+            opinions=opinions,
             over=self.over,
         )
 

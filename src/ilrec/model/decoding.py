@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
@@ -22,12 +22,16 @@ class DecodedItems:
 
     Attributes:
         leaf: Trie node of each decoded sequence, shape ``(B, K)``, int64.
-        score: Its log-probability in nats, with guidance what that makes of it, shape ``(B, K)``, float32; -inf where
+        score: Its log-probability in nats, with what opinions make of it, shape ``(B, K)``, float32; -inf where
             fewer than K sequences are allowed.
     """
 
     leaf: Tensor
     score: Tensor
+
+
+Opinion = Callable[[TokenTrie, Tensor], Tensor]
+"""What else is thought of the items below each node ``(B, ...)``, in nats, the same shape; 0 at the root."""
 
 
 class Guidance:
@@ -62,6 +66,28 @@ class Guidance:
         return self._cumulative.gather(1, position.flatten(1)).view(position.shape)
 
 
+class HistoryPenalty:
+    """Nats taken from items of the history: what an item is a copy of is easily found likely, and seldom comes again.
+
+    A prefix pays where nothing but items of the history lies below it, so that an item pays once, and items that share
+    their tokens only together.
+
+    Source: ours; as a penalty on repeated tokens, but of whole items.
+
+    Args:
+        trie: Of the items.
+        history: Item indices, shape ``(B, H)``, int64, -1 pads.
+        nats: To take, >= 0.
+    """
+
+    def __init__(self, trie: TokenTrie, history: Tensor, nats: float) -> None:
+        self.nats, self._seen = nats, _positions(trie, history)
+
+    def __call__(self, trie: TokenTrie, node: Tensor) -> Tensor:
+        """Return what is taken from each node ``(B, ...)``, 0 or ``-nats``, the same shape, float32."""
+        return (_items_left(trie, node, self._seen) == 0).float().mul_(-self.nats)
+
+
 @torch.no_grad()
 def decode_items(
     model: CausalLM,
@@ -71,7 +97,7 @@ def decode_items(
     *,
     num_beams: int,
     excluded: Tensor | None = None,
-    guidance: Guidance | None = None,
+    opinions: Sequence[Opinion] = (),
     over: Literal["vocabulary", "items"] = "vocabulary",
 ) -> DecodedItems:
     """Find each prompt's most probable items by beam search over the trie.
@@ -81,7 +107,7 @@ def decode_items(
     places. A model that this is not exact for reads every beam apart.
 
     A score is the sum of log-probabilities over the whole vocabulary, as ``transformers.generate`` with a prefix
-    constraint gives it; guidance adds to it. Equal scores are ordered by item index.
+    constraint gives it; opinions add to it. Equal scores are ordered by item index.
 
     Over ``items``, the probabilities of the tokens that may follow a prefix add up to 1, and so do those of all items.
     A token that has to follow costs nothing then, so that a beam is finished where it is the beginning of one item, and
@@ -94,7 +120,7 @@ def decode_items(
         attention_mask: 1 for tokens, 0 for padding, shape ``(B, P)``.
         num_beams: Number K of sequences kept at every step and returned.
         excluded: Item indices that must not be decoded, shape ``(B, H)``, int64, -1 pads; ``None`` excludes nothing.
-        guidance: What else is thought of the items; ``None`` leaves it to the model.
+        opinions: What else is thought of the items; without any it is left to the model.
         over: What probabilities are taken over.
 
     Returns:
@@ -103,7 +129,7 @@ def decode_items(
     batch, device = len(input_ids), input_ids.device
     prompts = model.architecture.continued(input_ids, attention_mask, trie.depth)
     states = prompts.states[:, -1:].contiguous()  # or the head would be copied for each prompt
-    blocked = _blocked_positions(trie, excluded)
+    blocked = None if excluded is None else _positions(trie, excluded)
     head = model.read_head().of(model.item_token_ids) if over == "items" else None
 
     node = torch.zeros(batch, 1, dtype=torch.int64, device=device)
@@ -113,7 +139,7 @@ def decode_items(
             log_p = partial(_log_probabilities, model.head(states), model.item_token_ids)
         else:
             log_p = partial(_shares, head(states))
-        node, score, parent = _advance(trie, node, score, log_p, num_beams, blocked, guidance)
+        node, score, parent = _advance(trie, node, score, log_p, num_beams, blocked, opinions)
         if head is not None:
             node = _only_leaf(trie, node)
         goes_on = (trie.first_child[node] < trie.first_child[node + 1]) & score.isfinite()
@@ -208,14 +234,14 @@ def _advance(
     log_p: Callable[[Tensor, Tensor], Tensor],
     num_beams: int,
     blocked: Tensor | None,
-    guidance: Guidance | None = None,
+    opinions: Sequence[Opinion] = (),
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Extend every beam by every legal token and keep the best; a finished beam competes with the score it has."""
     child, legal = trie.children(node)
     finished = trie.first_child[node] == trie.first_child[node + 1]
     extended = score[..., None] + log_p(trie.token[child].clamp(min=0), legal)
-    if guidance is not None:
-        extended += guidance(trie, child) - guidance(trie, node)[..., None]
+    for opinion in opinions:
+        extended += opinion(trie, child) - opinion(trie, node)[..., None]
     candidate = torch.cat([child, node[..., None]], dim=2)
     allowed = torch.cat([legal, finished[..., None]], dim=2)
     if blocked is not None:
@@ -226,14 +252,12 @@ def _advance(
     return candidate.flatten(1).gather(1, index), best, index // width
 
 
-def _blocked_positions(trie: TokenTrie, excluded: Tensor | None) -> Tensor | None:
-    """Turn excluded items into ascending positions of the trie's item order; padding and repeats move past the end."""
-    if excluded is None:
-        return None
+def _positions(trie: TokenTrie, items: Tensor) -> Tensor:
+    """Turn items ``(B, H)`` into ascending positions of the trie's order; padding and repeats move past the end."""
     end = len(trie.items)
     place = torch.empty_like(trie.items)
     place[trie.items] = torch.arange(end, device=trie.items.device)
-    positions = torch.where(excluded >= 0, place[excluded.clamp(min=0)], end).sort(dim=1).values
+    positions = torch.where(items >= 0, place[items.clamp(min=0)], end).sort(dim=1).values
     repeated = torch.zeros_like(positions, dtype=torch.bool)
     repeated[:, 1:] = positions[:, 1:] == positions[:, :-1]
     return positions.masked_fill(repeated, end).sort(dim=1).values

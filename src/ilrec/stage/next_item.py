@@ -18,6 +18,9 @@ from src.training.stage import BRING_BACK, Optimisation, TrainingStage
 Search = dict[str, Any]
 """How targets are ranked: arguments of the evaluator's ``rank``."""
 
+CHOSEN = {"guidance": ("_guided", "weight"), "history_penalty": ("_penalised", "penalty")}
+"""Settings of an evaluator with values to try, each with the ending of what it measures, and what a value is called."""
+
 
 class NextItemStage(TrainingStage):
     """A training stage that ranks.
@@ -25,18 +28,16 @@ class NextItemStage(TrainingStage):
     Args:
         model: The network; its ``spec`` says in plain values what it is.
         evaluator: Ranks the target of every validation and test user: ``start(interactions)``, ``rank(model, batch)``,
-            ``exclude_history`` and ``cutoffs``; ``guidance``, weights to search with, too, where it can.
+            ``exclude_history`` and ``cutoffs``; where it can, ``guidance`` and ``history_penalty``, values to rank
+            with, too.
         settings: Of the stage.
-
-    Attributes:
-        guidance: Weight for the test, by the ending of what it measures; none to test without.
     """
 
     def __init__(self, model: Any, evaluator: Any, settings: Optimisation) -> None:
         super().__init__(model, settings)
         self.evaluator = evaluator
         self.test_ranks: dict[str, Any] = {}
-        self.guidance: dict[str, float] = {}
+        self._also_tested: dict[str, Search] = {}
         self._compared: dict[str, Search] = {}
         self._searches: dict[str, Search] = {}
         self._found: list[tuple[np.ndarray, np.ndarray]] = []
@@ -66,8 +67,7 @@ class NextItemStage(TrainingStage):
 
     def _to_test(self) -> dict[str, Search]:
         searches: dict[str, Search] = {ending: {"exclude_history": out} for ending, out in self._histories.items()}
-        guided = {f"_guided{ending}": searches[ending] | {"guidance": w} for ending, w in self.guidance.items()}
-        return searches | guided
+        return searches | self._also_tested
 
     def validation_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> None:
         """Rank the validation targets of one batch of users."""
@@ -78,40 +78,47 @@ class NextItemStage(TrainingStage):
         """Rank the test targets of one batch of users."""
         self.validation_step(batch, batch_idx)
 
-    def choose_guidance(
+    def choose(
         self, trainer: lightning.Trainer, data: Any, metric: str, checkpoint: Path | None
-    ) -> dict[str, Any]:
-        """Choose the weight for the test, for each treatment of the history the one that validates best.
+    ) -> dict[str, dict[str, Any]]:
+        """Choose what the test ranks with, too, for each treatment of the history the value that validates best.
 
         Args:
             trainer: What validates.
             data: The data module.
-            metric: What decides, such as ``ndcg@10``; of equals the smallest weight is taken.
+            metric: What decides, such as ``ndcg@10``; of equals the smallest value is taken.
             checkpoint: With the weights of the model; None for those that the stage has.
 
         Returns:
-            What the test measures with guidance, each with its ``weight``, and where there were several, the number of
-            ``users`` and what each measured.
+            By setting, see ``CHOSEN``, what the test measures with it, each with the value, and where there were
+            several, the number of ``users`` and what each measured.
         """
-        weights: list[float] = self.evaluator.guidance
-        report: dict[str, Any] = {}
-        if several := len(weights) > 1:
-            self._compared = {
-                f"_guided{ending}_{weight:g}": {"exclude_history": out, "guidance": weight}
-                for ending, out in self._histories.items()
-                for weight in weights
+        tried = {name: values for name in CHOSEN if (values := getattr(self.evaluator, name, None))}
+        offered = {
+            (name, ending): {
+                f"{CHOSEN[name][0]}{ending}_{value:g}": {"exclude_history": out, name: value} for value in values
             }
-            few = data.of_users(self.evaluator.guidance_users)
+            for name, values in tried.items()
+            for ending, out in self._histories.items()
+            if not (out and name == "history_penalty")
+        }
+        self._compared = {key: search for each in offered.values() if len(each) > 1 for key, search in each.items()}
+        measured: dict[str, float] = {}
+        if self._compared:
+            few = data.of_users(getattr(self.evaluator, "guidance_users", None))
             trainer.validate(self, datamodule=few, ckpt_path=checkpoint, verbose=False)
+            measured = {name: value.item() for name, value in trainer.callback_metrics.items()}
             self._compared = {}
-        measured = {name: value.item() for name, value in trainer.callback_metrics.items()} if several else {}
-        for ending in self._histories:
-            values = [measured.get(f"val_guided{ending}_{weight:g}/{metric}", 0.0) for weight in weights]
-            self.guidance[ending] = weights[int(np.argmax(values))]
-            report[f"test_guided{ending}"] = {"weight": self.guidance[ending]}
-            if several:
-                each = {f"{weight:g}": value for weight, value in zip(weights, values, strict=True)}
-                report[f"test_guided{ending}"] |= {"users": int(measured["val/users"]), f"val/{metric}": each}
+        report: dict[str, dict[str, Any]] = {name: {} for name in tried}
+        for (name, ending), searches in offered.items():
+            mark, called = CHOSEN[name]
+            values = [measured.get(f"val{key}/{metric}", 0.0) for key in searches]
+            search = list(searches.values())[int(np.argmax(values))]
+            self._also_tested[f"{mark}{ending}"] = search
+            report[name][f"test{mark}{ending}"] = said = {called: search[name]}
+            if len(searches) > 1:
+                each = {f"{one[name]:g}": value for one, value in zip(searches.values(), values, strict=True)}
+                said |= {"users": int(measured["val/users"]), f"val/{metric}": each}
         return report
 
     def on_validation_epoch_end(self) -> None:

@@ -57,6 +57,7 @@ class RecommendTask:
         guidance: Weight of a collaborative model's token rewards in the search, see ``RankingEvaluator``; a score is
             then ``log p(item) + guidance * log P(item)``, up to a number for each user.
         reward_from: That model's checkpoint; None for the run's own ``evaluator.reward_from``.
+        history_penalty: Nats taken from the scores of items of the history, see ``HistoryPenalty``.
     """
 
     needs = ("checkpoint",)
@@ -71,13 +72,20 @@ class RecommendTask:
         batch_size: Count,
         guidance: Weight = 0.0,
         reward_from: str | list[str] | None = None,
+        history_penalty: Weight = 0.0,
     ) -> None:
         if count < 1 or batch_size < 1:
             raise InputError(f"task.count={count} and task.batch_size={batch_size} must be whole numbers from 1.")
         self.users, self.count, self.exclude_history, self.batch_size = users, count, exclude_history, batch_size
-        self.guided = {"guidance": guidance} if guidance > 0 else {}
+        if history_penalty > 0 and exclude_history:
+            raise InputError(
+                f"task.history_penalty={history_penalty}: items of the history are left out anyway.\n"
+                "Type:  task.exclude_history=false"
+            )
+        told = {"guidance": guidance, "history_penalty": history_penalty}
+        self.search = {name: value for name, value in told.items() if value > 0}
         rewards = {"reward_from": reward_from} if reward_from else {}
-        self.evaluator = {"exclude_history": exclude_history, **self.guided, **rewards}
+        self.evaluator = {"exclude_history": exclude_history, **self.search, **rewards}
 
     def run(self, config: dict[str, Any], folder: Path, record: Record, sweep: str | None) -> None:
         """Recommend to all users, in the order given.
@@ -101,7 +109,7 @@ class RecommendTask:
             for start in tracked(starts, "Recommending to users", len(asked), first=done, each=self.batch_size):
                 chunk = asked[start : start + self.batch_size]
                 batch = prompt_batch(trained.prompt, [history for _, history in chunk])
-                best = trained.evaluator.recommend(trained.model, batch, self.count, **self.guided)
+                best = trained.evaluator.recommend(trained.model, batch, self.count, **self.search)
                 for (user, _), items in zip(chunk, best, strict=True):
                     out.write(_line(user, items, trained.interactions).encode(errors="replace"))
                 out.flush()

@@ -102,7 +102,7 @@ def tested(
     record: Record,
     checkpoint: Path | None,
 ) -> dict[str, Any]:
-    """Test a stage, with guidance, too, where its evaluator is told some, and write ``ranks.parquet``.
+    """Test a stage, with guidance or a penalty, too, where its evaluator is told some, and write ``ranks.parquet``.
 
     Args:
         trainer: What tests.
@@ -120,10 +120,10 @@ def tested(
 
     stage = parts.stage
     results: dict[str, Any] = {}
-    if getattr(parts.evaluator, "guidance", None):
-        metric = str(config["checkpointing"]["monitor"]).removeprefix("val/")
-        results["guidance"] = stage.choose_guidance(trainer, parts.data, metric, checkpoint)
-        record.lap("guidance")
+    metric = str(config["checkpointing"]["monitor"]).removeprefix("val/")
+    if chosen := stage.choose(trainer, parts.data, metric, checkpoint):
+        results |= chosen
+        record.lap("choice")
     trainer.test(stage, datamodule=parts.data, ckpt_path=checkpoint, verbose=False)
     record.lap("test")
     if rewards := getattr(parts.evaluator, "rewards", None):

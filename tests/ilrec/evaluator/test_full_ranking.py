@@ -6,6 +6,7 @@ import torch
 
 from src.ilrec.evaluator import full_ranking
 from src.ilrec.evaluator.full_ranking import FullRankingEvaluator
+from src.ilrec.model.counting import Popularity
 from src.ilrec.model.sequence_models import SequenceModel, SequenceModelSettings
 from src.ilrec.tokenizer.item_tokens import ItemTokens
 from src.launch.errors import InputError
@@ -24,7 +25,7 @@ class LastItem(SequenceModel):
         return self.item_embedding(items)
 
 
-def ranks(history, target, exclude_history=False):
+def ranks(history, target, exclude_history=False, model=None, **search):
     evaluator = FullRankingEvaluator(ITEMS, exclude_history="both", cutoffs=[1])
     batch = {
         "input_ids": torch.tensor([[0, *history]]),
@@ -32,7 +33,7 @@ def ranks(history, target, exclude_history=False):
         "history": torch.tensor([[*history, -1, -1]]),
         "target": torch.tensor([target]),
     }
-    return evaluator.rank(LastItem(), batch, exclude_history=exclude_history).tolist()
+    return evaluator.rank(model or LastItem(), batch, exclude_history=exclude_history, **search).tolist()
 
 
 def test_higher_scores_come_first_and_equal_ones_share_their_expected_rank():
@@ -44,6 +45,23 @@ def test_items_of_the_history_step_aside_if_wanted():
     # The same scores after the history 2, 1, 0 leave only item 3; without exclusion item 2 is ahead, item 1 level.
     assert ranks([2, 1, 0], 3, exclude_history=True) == [1]
     assert ranks([2, 1, 0], 3) == [2.5]
+
+
+def test_a_penalty_is_taken_from_the_scores_of_the_history_once():
+    # After 2, 2, 0 the items score 1, 2, 3, 2, and 1 - 1.5, 2, 3 - 1.5, 2: first 1 and 3, then 2, then 0.
+    assert [ranks([2, 2, 0], target, history_penalty=1.5) for target in range(4)] == [[4], [1.5], [3], [1.5]]
+    # One of next to nothing or without end: as with the history, and as without it, but for the items in it.
+    assert [ranks([2, 0], target, history_penalty=1e-6) for target in range(4)] == [[4], [2.5], [1], [2.5]]
+    assert [ranks([2, 0], target, history_penalty=1e6) for target in (1, 3)] == [[1.5], [1.5]]
+    assert [ranks([2, 0], target, exclude_history=True) for target in (1, 3)] == [[1.5], [1.5]]
+
+
+def test_of_a_counted_model_a_penalty_is_a_factor():
+    popular = Popularity(ITEMS.vocabulary, max_history=9)
+    popular.counts[:] = torch.tensor([8.0, 3.0, 1.0, 5.0])
+    # 8 * exp(-.5) = 4.85 is below 5; 3 * exp(-.5) = 1.82 stays above 1.
+    found = [ranks([0, 1], target, model=popular, history_penalty=0.5) for target in range(4)]
+    assert found == [[2], [3], [4], [1]]
 
 
 def test_a_target_that_the_history_excludes_is_not_found():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from src.ilrec.model.decoding import Guidance, decode_items, greedy_leaves
+from src.ilrec.model.decoding import Guidance, HistoryPenalty, decode_items, greedy_leaves
 from src.ilrec.model.trie import TokenTrie
 from src.ilrec.tokenizer.title import UnwrittenTitles
 from src.model.architecture import SharedCache
@@ -107,7 +107,7 @@ def test_guided_with_as_many_beams_as_items_the_order_is_that_of_scoring_every_i
     for row in range(3):
         p[row, list(gone[row])] = 0  # what may not be found is no reason to look there
     guidance = Guidance(p[:, trie.items], weight)
-    found = decode_items(model, trie, ids, mask, num_beams=30, excluded=history, guidance=guidance)
+    found = decode_items(model, trie, ids, mask, num_beams=30, excluded=history, opinions=[guidance])
     for row in range(3):
         scores = exhaustive(model, ids[row][mask[row] == 1], sequences, gone[row])
         expected = guided(scores, p[row].tolist(), weight)
@@ -134,7 +134,7 @@ def test_guidance_worked_by_hand():
     torch.testing.assert_close(steps, torch.tensor([[0.6, 0.4, 0.5, 0.1, 0.4, 1.0]]).log())
     ids, mask = prompts(flat, [3])
     plain = decode_items(flat, trie, ids, mask, num_beams=3).score
-    found = decode_items(flat, trie, ids, mask, num_beams=3, guidance=guidance)
+    found = decode_items(flat, trie, ids, mask, num_beams=3, opinions=[guidance])
     assert trie.items[trie.first_item[found.leaf[0]]].tolist() == [0, 2, 1]
     torch.testing.assert_close(found.score - plain, torch.tensor([[0.5, 0.4, 0.1]]).log())
 
@@ -145,10 +145,40 @@ def test_guidance_that_finds_all_items_alike_or_weighs_nothing_changes_no_order(
     ids, mask = prompts(model, [7, 3])
     plain = decode_items(model, trie, ids, mask, num_beams=30)
     for guidance in (Guidance(torch.full((2, 30), 1 / 30), 1.0), Guidance(opinions(30, 2), 0.0)):
-        found = decode_items(model, trie, ids, mask, num_beams=30, guidance=guidance)
+        found = decode_items(model, trie, ids, mask, num_beams=30, opinions=[guidance])
         assert torch.equal(found.leaf, plain.leaf)
         expected = plain.score - guidance.weight * np.log(30)
         torch.testing.assert_close(found.score, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("nats", [0.0, 0.7, 40.0])
+def test_with_a_penalty_the_order_is_that_of_scoring_every_item_and_taking_it_from_the_history(model, nats):
+    sequences = torch.cat([catalogue(30), catalogue(30)[8:9]])  # item 30 has the tokens of item 8
+    trie = TokenTrie.build(sequences, vocabulary_size=12)
+    ids, mask = prompts(model, [7, 3, 5])
+    history = torch.tensor([[0, 5, 5, 8], [30, 8, 1, -1], [-1, -1, -1, -1]])
+    penalty = HistoryPenalty(trie, history, nats)
+    found = decode_items(model, trie, ids, mask, num_beams=30, opinions=[penalty])
+    paying = [{0, 5}, {1, 8}, set()]  # the first user has had one twin of item 8 and item 30, the second both
+    for row in range(3):
+        scores = dict(exhaustive(model, ids[row][mask[row] == 1], sequences[:30]))
+        after = {item: score - nats * (item in paying[row]) for item, score in scores.items()}
+        expected = sorted(after.items(), key=lambda pair: (-pair[1], pair[0]))
+        assert trie.items[trie.first_item[found.leaf[row]]].tolist() == [item for item, _ in expected]
+        np.testing.assert_allclose(found.score[row], [score for _, score in expected], rtol=1e-4, atol=1e-4)
+
+
+def test_a_penalty_and_guidance_add_up(model):
+    trie = TokenTrie.build(catalogue(30), vocabulary_size=12)
+    ids, mask = prompts(model, [7, 3])
+    history, p = torch.tensor([[0, 5], [1, -1]]), opinions(30, 2)
+    guidance, penalty = Guidance(p[:, trie.items], 1.0), HistoryPenalty(trie, history, 2.0)
+    found = decode_items(model, trie, ids, mask, num_beams=30, opinions=[guidance, penalty])
+    for row in range(2):
+        scores = guided(exhaustive(model, ids[row][mask[row] == 1], catalogue(30)), p[row].tolist(), 1.0)
+        after = {item: score - 2 * (item in history[row].tolist()) for item, score in scores}
+        expected = sorted(after, key=lambda item: (-after[item], item))
+        assert trie.items[trie.first_item[found.leaf[row]]].tolist() == expected
 
 
 def test_every_decoded_item_is_real_and_none_appears_twice(model):
@@ -221,7 +251,7 @@ def test_guided_titles_are_ranked_as_scoring_every_title_ranks_them(excluded):
     p = opinions(len(rows), 2)
     p[:, list(excluded)] = 0
     found = decode_items(
-        model, trie, ids, mask, num_beams=30, excluded=history, guidance=Guidance(p[:, trie.items], 0.7)
+        model, trie, ids, mask, num_beams=30, excluded=history, opinions=[Guidance(p[:, trie.items], 0.7)]
     )
     for row in range(2):
         scores = exhaustive(model, ids[row][mask[row] == 1], [tokens[tokens >= 0] for tokens in rows], excluded)

@@ -265,9 +265,43 @@ def test_a_finished_run_is_tested_again_guided_beside_unguided_with_a_weight_fro
         assert chosen["val/ndcg@10"]["2"] == pytest.approx(measured, abs=1e-6)
 
 
+def test_a_finished_run_is_tested_again_with_the_penalty_that_validation_users_prefer(run, trained, tmp_path):
+    changes = ["evaluator.exclude_history=both", "evaluator.history_penalty=[0,1,20]"]
+    assert evaluate(run, trained, tmp_path, *changes) == 0
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert list(result["history_penalty"]) == ["test_penalised"]  # without the history's items there is nothing to take
+    chosen = result["history_penalty"]["test_penalised"]
+    assert list(chosen["val/ndcg@10"]) == ["0", "1", "20"]
+    assert chosen["val/ndcg@10"][f"{chosen['penalty']:g}"] == max(chosen["val/ndcg@10"].values())
+    loaded = load_trained(str(trained), {"evaluator": {"exclude_history": "both"}})
+    batch = next(iter(loaded.data.test_dataloader()))
+    rank = loaded.evaluator.rank(loaded.model, batch, exclude_history=False, history_penalty=chosen["penalty"])
+    found = pq.read_table(tmp_path / "ranks.parquet")["rank_penalised"].to_numpy()
+    assert np.array_equal(found[batch["user"].numpy()], rank, equal_nan=True)
+    assert result["metrics"]["test_penalised/ndcg@10"] == pytest.approx(
+        ranking_metrics(found, [10])["ndcg@10"], abs=1e-6
+    )
+
+
+def test_recommendations_can_be_penalised(run, trained, tmp_path):
+    more = ["task.count=3", "task.exclude_history=false", "task.history_penalty=90"]
+    assert recommend(run, trained, tmp_path / "penalised", *more) == 0
+    assert recommend(run, trained, tmp_path / "excluded", "task.count=3") == 0
+    penalised, excluded = (
+        [[one["item"] for one in line["items"]] for line in lines(tmp_path / name)]
+        for name in ("penalised", "excluded")
+    )
+    assert penalised == excluded  # where others are left
+    assert recommend(run, trained, tmp_path / "refused", "task.history_penalty=1") == 2
+    error = json.loads((tmp_path / "refused" / "result.json").read_text())["error"]["message"]
+    assert "are left out anyway" in error
+    assert "Type:  task.exclude_history=false" in error
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        ("evaluator.history_penalty=[]", "evaluator.history_penalty=[]: I need "),
         ("evaluator.guidance=1", "evaluator.guidance=1 needs a collaborative model trained on the same data set."),
         ("evaluator.reward_from=x.ckpt", "evaluator.reward_from=x.ckpt: no such file; needed"),
         ("evaluator.guidence=1", "has no such setting; did you mean guidance?"),
