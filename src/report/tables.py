@@ -149,6 +149,8 @@ def joint_table(report: Report) -> str:
 
 def _without_groups(label: str) -> str:
     """Return a cell's label with its settings by their last names alone, so that there is room for what they are."""
+    for value, short in (("false", "kept"), ("true", "excluded")):
+        label = label.replace(f"(exclude_history={value})", f"({short})")
     return re.sub(r"(?<!\S)[^\s=]*\.(?=[^\s.=]+=)", "", label)
 
 

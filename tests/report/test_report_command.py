@@ -310,6 +310,13 @@ def test_the_joint_table_of_a_search_tells_its_trials_apart(tmp_path, write_run)
     assert max(map(len, printed.splitlines())) < 80
 
 
+def test_the_joint_table_says_briefly_whether_the_history_is_kept(tmp_path, write_run):
+    write_run(tmp_path / "0", "ilrec_stage1", excluded=(1, 1, 7, None))
+    printed = joint_table(build_report([tmp_path]))
+    assert "| ilrec_stage1 (kept)     |" in printed
+    assert "| ilrec_stage1 (excluded) |" in printed
+
+
 def test_a_sweep_without_a_run_fails_for_no_lack_of_a_table(tmp_path, caplog):
     SweepSummary().on_multirun_end(OmegaConf.create({"hydra": {"sweep": {"dir": str(tmp_path)}}}))
     assert "No table of the sweep: " in caplog.text

@@ -119,6 +119,15 @@ def test_artifacts_are_data_items_and_the_hash_of_the_checkpoint(trained):
     assert [name for kind, _, name in records if kind == "used"] == ["data-small"]
 
 
+@pytest.mark.parametrize("recipe", ["uniform", "popularity", "counting", "sasrec"])
+def test_what_a_collaborative_model_recommends_is_shown_too(recipe, online, run, small_arguments, tmp_path):
+    data = [one for one in small_arguments if one.startswith(("dataset", "trainer.accelerator", "trainer.enable"))]
+    assert run(f"+experiment={recipe}", *data, "logger=wandb", "trainer.max_epochs=1", f"hydra.run.dir={tmp_path}") == 0
+    _, rows = online.run(jobType=recipe).table("test/recommendations")
+    assert len(rows) == 24
+    assert all(len(best.split("; ")) == 10 for _, _, _, best, _ in rows)
+
+
 def test_a_run_that_starts_from_a_checkpoint_uses_the_artifact_of_the_run_that_made_it(
     trained, online, run, small_arguments, tmp_path
 ):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +31,7 @@ def show_users(dashboard: Dashboard, parts: Any, ranks: dict[str, Any]) -> None:
     count = min(dashboard.users, tested) if hasattr(parts.evaluator, "recommend") else 0  # one's own may only rank
     chosen = [at * tested // count for at in range(count)]
     numbers = {user: number for number, user in enumerate(data.user_ids)}
-    device, rows = next(model.parameters()).device, []
+    device, rows = next(chain(model.parameters(), model.buffers())).device, []  # counted models have buffers alone
     for start in range(0, count, _BATCH):
         part = chosen[start : start + _BATCH]
         histories = [data.history(numbers[ranks["user"][at]], "test") for at in part]
