@@ -116,13 +116,14 @@ def tested(
         What there is to record at the end.
     """
     from src.ilrec.report.users import show_data, show_users
+    from src.ilrec.stage.next_item import CHOSEN
     from src.training.dashboard import dashboards
 
     stage = parts.stage
     results: dict[str, Any] = {}
-    metric = str(config["checkpointing"]["monitor"]).removeprefix("val/")
-    if chosen := stage.choose(trainer, parts.data, metric, checkpoint):
-        results |= chosen
+    if any(getattr(parts.evaluator, name, None) for name in CHOSEN):
+        metric = str(config["checkpointing"]["monitor"]).removeprefix("val/")
+        results |= stage.choose(trainer, parts.data, metric, checkpoint)
         record.lap("choice")
     trainer.test(stage, datamodule=parts.data, ckpt_path=checkpoint, verbose=False)
     record.lap("test")
