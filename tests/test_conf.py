@@ -22,6 +22,10 @@ KEYS = set(re.findall(r"key_env: (\w+_KEY)", "".join(path.read_text() for path i
 CHOICES = [f"{path.relative_to(CONF).parent}={path.stem}" for path in FILES if path.parent.name not in ADDED_BY_HAND]
 
 
+def recipe_text(name):
+    return (CONF / "experiment" / f"{name}.yaml").read_text()
+
+
 @pytest.fixture(autouse=True)
 def keys(monkeypatch):
     """Give every service a key, so that only faults of the config are found."""
@@ -90,6 +94,28 @@ def test_every_ablation_takes_one_part_from_ilrec(ablation):
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_every_recipe_passes_the_check_and_carries_its_name(recipe):
     assert check_with_open_values_given(f"+experiment={recipe}")["name"] == recipe
+
+
+@pytest.mark.parametrize("recipe", [name for name in RECIPES if "\ndefaults:\n  - gisa" in recipe_text(name)])
+def test_a_recipe_that_builds_on_another_keeps_nothing_meant_for_a_group_that_it_changes(recipe):
+    told = yaml.safe_load(recipe_text(recipe))
+    own, config = leaves(told), composed(f"+experiment={recipe}")[0]
+    changed = [pair for one in told["defaults"] if isinstance(one, dict) for pair in one.items()]
+    for group, choice in ((name.removeprefix("override /"), choice) for name, choice in changed):
+        if choice is None or "@" in group or "/" in group:
+            continue
+        values = leaves(yaml.safe_load((CONF / group / f"{choice}.yaml").read_text()), group)
+        for name, value in values.items():
+            if type(value) in (int, float) and name not in own:  # files of the whole config have other names
+                assert leaves(config).get(name, value) == value, f"{recipe}: {name} is that of another recipe"
+
+
+def leaves(node, path=""):
+    """Return every value of nested settings by its dotted path."""
+    if not isinstance(node, dict):
+        return {path: node}
+    inner = (leaves(one, f"{path}.{key}".lstrip(".")) for key, one in node.items())
+    return {name: value for each in inner for name, value in each.items()}
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
