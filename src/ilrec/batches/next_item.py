@@ -52,7 +52,7 @@ class RecommendationData(lightning.LightningDataModule):
         self.batch_size = batch_size
         self.crop = crop
         self.evaluation_batch_size = evaluation_batch_size
-        self.num_evaluated = min(max_users or interactions.num_users, interactions.num_users)
+        self.evaluated = np.arange(interactions.num_users)[:max_users]
 
     def train_dataloader(self) -> TrainingBatches:
         """Return the training batches; iterating once is one epoch."""
@@ -67,9 +67,13 @@ class RecommendationData(lightning.LightningDataModule):
         return EvaluationBatches(self, "test", *self._shard())
 
     def of_users(self, count: int | None) -> RecommendationData:
-        """Return the same data with at most so many evaluated users, the first; None for all that there are."""
-        few = copy.copy(self)
-        few.num_evaluated = min(count or self.num_evaluated, self.num_evaluated)
+        """Return the same data with at most so many evaluated users, spread evenly; None for all that there are.
+
+        The first ones of a data set may be of another kind than the rest.
+        """
+        few, most = copy.copy(self), len(self.evaluated)
+        if count is not None and count < most:
+            few.evaluated = self.evaluated[(2 * np.arange(count) + 1) * most // (2 * count)]
         return few
 
     def _shard(self) -> tuple[int, int]:
@@ -159,9 +163,9 @@ class EvaluationBatches:
 
     def __init__(self, data: RecommendationData, split: Split, rank: int, world_size: int) -> None:
         self.data, self.split = data, split
-        lengths = np.diff(data.interactions.offsets)[: data.num_evaluated]
+        lengths = np.diff(data.interactions.offsets)[data.evaluated]
         by_length = np.argsort(lengths, kind="stable")  # prompts of similar length need little padding
-        self.users = by_length[rank::world_size]
+        self.users = data.evaluated[by_length[rank::world_size]]
 
     def __len__(self) -> int:
         """Return the number of batches."""

@@ -43,8 +43,7 @@ class RankingEvaluator:
         cutoffs: The k of Hit@k and NDCG@k.
         guidance: Weight of a collaborative model's token rewards in the search, see ``Guidance``; 0 leaves them out. Of
             several weights the test uses the best on validation users. It is made without guidance, too.
-        guidance_users: Validation users that weights and penalties are compared on, the first of the data set; None for
-            all.
+        guidance_users: Validation users that weights and penalties are compared on, spread evenly; None for all.
         reward_from: Checkpoint of a collaborative model that gives the rewards, or of several; needed with a weight.
         reward_excludes_history: See ``RewardModel``.
         history_penalty: Nats taken from items of the history where it is kept, see ``HistoryPenalty``. Of several the

@@ -179,6 +179,17 @@ def test_max_users_evaluates_the_first_users_only():
     assert sorted(users) == [0, 1]
 
 
+def test_fewer_users_are_spread_evenly_over_those_that_are_evaluated():
+    whole = data()
+    most = whole.interactions.num_users
+    of = {count: sorted(whole.of_users(count).val_dataloader().users.tolist()) for count in (None, 1, 2, most, most + 9)}
+    assert of[None] == of[most] == of[most + 9] == list(range(most))
+    assert of[1] == [most // 2]
+    assert of[2] == [most // 4, 3 * most // 4]
+    assert sorted(whole.val_dataloader().users.tolist()) == list(range(most))  # itself it stays as it was
+    assert data(max_users=2).of_users(1).val_dataloader().users.tolist() == [1]
+
+
 def test_batch_sizes_below_one_are_refused():
     with pytest.raises(InputError, match=r"batches.batch_size=0: I need a whole number of at least 1"):
         data(batch_size=0)
