@@ -182,7 +182,9 @@ def test_max_users_evaluates_the_first_users_only():
 def test_fewer_users_are_spread_evenly_over_those_that_are_evaluated():
     whole = data()
     most = whole.interactions.num_users
-    of = {count: sorted(whole.of_users(count).val_dataloader().users.tolist()) for count in (None, 1, 2, most, most + 9)}
+    of = {
+        count: sorted(whole.of_users(count).val_dataloader().users.tolist()) for count in (None, 1, 2, most, most + 9)
+    }
     assert of[None] == of[most] == of[most + 9] == list(range(most))
     assert of[1] == [most // 2]
     assert of[2] == [most // 4, 3 * most // 4]
