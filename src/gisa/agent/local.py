@@ -222,7 +222,8 @@ def trained_folder(checkpoint: str | None) -> str:
     """Return the folder of the model that a run of imitation has trained, given its ``checkpoints/best.ckpt``.
 
     Raises:
-        InputError: there is no such checkpoint, or the run did not end with a model.
+        InputError: there is no such checkpoint, it is not the one whose weights were selected, or the run did not end
+            with a model.
     """
     if checkpoint is None or not Path(checkpoint).is_file():
         raise InputError(
@@ -231,6 +232,11 @@ def trained_folder(checkpoint: str | None) -> str:
             "and name them: checkpoint=outputs/gisa_imitation/<run>/checkpoints/best.ckpt"
         )
     run = Path(checkpoint).parent.parent
+    if Path(checkpoint).name != "best.ckpt":
+        raise InputError(
+            f"checkpoint={checkpoint}: what answers is {run / 'model'}, and its weights are those of best.ckpt.\n"
+            f"Type:  checkpoint={Path(checkpoint).with_name('best.ckpt')}"
+        )
     _refuse_older(run / "model", f"checkpoint={checkpoint}")
     if not (run / "model" / "manifest.json").is_file():
         raise InputError(

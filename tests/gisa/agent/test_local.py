@@ -184,6 +184,16 @@ def test_a_model_with_a_manifest_of_an_older_version_is_refused_with_what_to_do(
         trained_folder(str(tmp_path / "checkpoints" / "best.ckpt"))
 
 
+def test_weights_that_were_not_selected_are_refused_as_the_model_beside_them_is_of_others(tmp_path):
+    last = tmp_path / "checkpoints" / "last.ckpt"
+    last.parent.mkdir()
+    last.touch()
+    with pytest.raises(
+        InputError, match=r"(?s)last.ckpt: what answers is .*/model, and its.*Type:  checkpoint=\S+/best.ckpt"
+    ):
+        trained_folder(str(last))
+
+
 def test_requests_that_come_together_are_answered_together_up_to_the_batch_size(folders):
     policy = policy_of(folders["plain"], batch_size=3)
     script = Script(policy, *"abcde")
