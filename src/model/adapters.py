@@ -78,6 +78,24 @@ def with_adapters(architecture: Architecture, token_ids: list[int], *, rank: int
     return wrapped
 
 
+def trained_rows(end: Any, token_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the matrix where the rows of item tokens are trained, and which of its rows they are.
+
+    Args:
+        end: Input embedding or head of a network, with adapters or without.
+        token_ids: The tokens that adapters were made for, shape ``(n,)``, int64.
+
+    Returns:
+        The weight, ``(V, D)``, and the tokens; with adapters PEFT's own copy of the rows, ``(n, D)``, and ``0..n-1``:
+        what is written to its ``weight`` goes nowhere.
+    """
+    adapter = getattr(end, "token_adapter", None)
+    if adapter is None:
+        return end.weight, token_ids
+    (copy,) = adapter.trainable_tokens_delta.values()
+    return copy, torch.arange(len(token_ids))
+
+
 def _keep_bias(network: Any) -> None:
     """Add the head's bias where PEFT's wrapper of trained rows leaves it out (huggingface/peft#3649)."""
     head = network.get_output_embeddings()

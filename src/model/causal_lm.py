@@ -25,7 +25,7 @@ from transformers import (
 from src.launch.errors import InputError
 from src.launch.precision import Dtype, torch_dtype
 from src.launch.values import Count, Dropout, Seed
-from src.model.adapters import Lora, with_adapters
+from src.model.adapters import Lora, trained_rows, with_adapters
 from src.model.architecture import Architecture, Head
 from src.model.compilation import compile_blocks, require_compiler
 from src.model.probe import examine, extend
@@ -91,8 +91,9 @@ class CausalLM(nn.Module):
     def start_item_tokens(self, vectors: np.ndarray, seed: int) -> None:
         """Start the item tokens from vectors, see ``start_rows``."""
         network = self.causal_network
-        for rows in {network.get_input_embeddings().weight, network.get_output_embeddings().weight}:
-            start_rows(rows, self.item_token_ids, vectors, seed)
+        ends = network.get_input_embeddings(), network.get_output_embeddings()
+        for weight, rows in dict(trained_rows(end, self.item_token_ids) for end in ends).items():
+            start_rows(weight, rows, vectors, seed)
 
     @property
     def causal_network(self) -> Any:

@@ -53,3 +53,26 @@ def test_rows_start_near_the_mean_of_their_texts_and_without_texts_around_the_me
             for matrix in (rows, head):
                 assert 0 < (matrix[ids[place]] - expected).abs().max() < 5 * noise
         assert torch.equal(rows[ids[2]], other.causal_network.get_input_embeddings().weight[ids[2]])
+
+
+@pytest.mark.parametrize("lora", [None, LORA], ids=["full", "lora"])
+@pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
+def test_item_tokens_are_read_and_predicted_by_the_vectors_that_they_start_from(tmp_path, lora, tied):
+    saved = from_scratch([], **SIZES, seed=0)
+    if not tied:
+        saved.causal_network.config.tie_word_embeddings = False
+        saved.causal_network.lm_head.weight = torch.nn.Parameter(torch.randn_like(saved.causal_network.lm_head.weight))
+    save_model(saved, tmp_path)
+    settings = {"name": str(tmp_path), "dtype": "float32", "gradient_checkpointing": False, "seed": 1}
+    model, vectors = from_pretrained(VOCABULARY, lora=lora, **settings), np.eye(3, dtype=np.float32)
+    ids = model.item_token_ids
+    before = model.causal_network.get_input_embeddings()(ids).detach()
+    model.start_item_tokens(vectors, seed=1)
+    read = model.causal_network.get_input_embeddings()(ids)
+    predicted = model.read_head()(torch.eye(SIZES["hidden_size"])).T[ids]
+    centred = torch.nn.functional.normalize(torch.eye(3) - 1 / 3)
+    length = before.norm(dim=1).mean()
+    torch.testing.assert_close(read @ read.T, length**2 * centred @ centred.T)
+    torch.testing.assert_close(torch.nn.functional.normalize(predicted), read / length)
+    read.sum().backward()
+    assert sum(bool(weight.grad is not None and weight.grad.any()) for weight in model.parameters()) == 1
