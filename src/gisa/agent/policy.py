@@ -243,7 +243,7 @@ class ChatEndpoint:
                 return RefusedError(complaint, None)
             if about_form and len(self._adaptation.learned) > known:
                 return RefusedError(complaint, "")  # another request has learned meanwhile
-            said = RequestError("status", complaint.said, status=complaint.status)
+            said = RequestError("status", complaint.text, status=complaint.status)
             if complaint.status != 404 and stop_of(said, request.part):
                 return None  # of the key or the credit
             lesson = self._adaptation.learn(complaint, body)

@@ -12,14 +12,29 @@ from src.launch.errors import InputError
 
 Stop = Literal["key", "credit", "address"]
 
-# Status (None for any), wording in lower case, what it means; the first that fits counts. A 403 may also be about what
-# was sent (OpenRouter's moderation) or come from a firewall, and a 429 be about the rate, so that these need a wording.
+# What services say of an empty account, in lower case.
+_NO_CREDIT = (
+    r"insufficient[_ ](user[_ ])?(quota|balance|account balance)",  # OpenAI, new-api, z.ai, MiniMax, Moonshot
+    r"(account|paid) balance is insufficient",  # SiliconFlow: FoundationAgents/OpenManus#438
+    r"not[_ ]enough[_ ](balance|credits)|exceeded_current_quota",  # Novita, Serper; Moonshot
+    r"余额不足|额度不足",  # GLM, new-api: continuedev/continue#11823
+    r"credit balance is too low|reached your specified api usage limits",  # Anthropic: anthropics/claude-code#2127
+    r"key limit exceeded",  # OpenRouter: RooCodeInc/Roo-Code#515
+    r"budget has been exceeded|exceeded ?budget|budget_exceeded",  # LiteLLM: BerriAI/litellm#14144
+    r"arrearage|overdue|spending limit",  # DashScope, Ark, Fireworks
+)
+# Statuses, wording in lower case, what it means; the first that fits counts. A 403 may also be about what was sent
+# (OpenRouter's moderation) or come from a firewall, and a 429 be about the rate, so that these need a wording.
 _SIGNS: tuple[tuple[Set[int], str, Stop], ...] = (
     (frozenset({402}), "", "credit"),  # DeepSeek, OpenRouter, Jina
-    (frozenset({429}), r"insufficient_quota|insufficient balance|exceeded_current_quota", "credit"),  # OpenAI, Moonshot
-    (frozenset({400, 403}), r"credit balance is too low|not enough credits|arrearage|overdue", "credit"),
-    # Anthropic and Serper, DashScope. Their status is 400, as that of Gemini and xAI for a wrong key:
-    (frozenset({400, 403}), r"api[ _]key[ _](not|in)[ _]?valid|(invalid|incorrect)[ _]api[ _]?key|no api key", "key"),
+    # The same with other statuses; 500 stands for an error within a reply of status 200 that names none.
+    (frozenset({400, 403, 412, 429, 500}), "|".join(_NO_CREDIT), "credit"),
+    # Their status is 400, as that of Gemini and xAI for a wrong key:
+    (
+        frozenset({400, 403}),
+        r"api[ _]key[ _](expired|(not|in)[ _]?valid)|(invalid|incorrect)[ _]api[ _]?key|no api key",
+        "key",
+    ),
     (frozenset({401}), "", "key"),
     (
         frozenset({403}),

@@ -215,6 +215,19 @@ def test_where_a_model_fails_after_all_tries_another_is_asked_and_for_a_while_at
     assert (said, seen, step.charges[0].model) == (["Cusco"], [], "")
 
 
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        ("403 No", {"error": {"message": "not today", "code": "insufficient_user_quota", "type": "new_api_error"}}),
+        ("400 No", {"error": {"message": "Budget has been exceeded! Current cost: 10.1", "type": "budget_exceeded"}}),
+        ("200 OK", {"choices": None, "base_resp": {"status_code": 1008, "status_msg": "insufficient balance"}}),
+    ],
+)
+def test_an_empty_account_stops_the_run_whatever_status_says_so(status, body):
+    with pytest.raises(InputError, match="The account has no credit left"):
+        ask([reply(json.dumps(body), status=status)])
+
+
 @pytest.mark.parametrize("status", ["401 Who", "404 Where"])
 def test_no_other_model_hides_a_wrong_key_or_name(status):
     with pytest.raises(InputError, match=f"HTTP {status[:3]}"):
