@@ -43,7 +43,10 @@ KINDS = (
         "stanford-crfm/helm#3327, compl-ai/compl-ai#20",
     ),
     Wording(
-        "filtered", r"flagged as potentially violating|safety system", "OpenAI", "BeehiveInnovations/pal-mcp-server#178"
+        "filtered",
+        r"flagged as potentially violating|safety system|limited access to this content",
+        "OpenAI",
+        "BeehiveInnovations/pal-mcp-server#178, stanford-crfm/helm#3797",
     ),
     Wording("filtered", r"content filtering policy", "Anthropic, Bedrock", "anthropics/claude-code#58367"),
     Wording(
@@ -56,9 +59,9 @@ KINDS = (
     Wording("filtered", r"considered high risk", "Kimi/Moonshot", "MoonshotAI/kimi-cli#1002"),
     Wording(
         "filtered",
-        r"new_sensitive|sensitive[ _]?(?:content|words)|敏感|违规内容",
-        "GLM, MiniMax, new-api",
-        "zai-org/feedback#516, esengine/DeepSeek-Reasonix#6818, openai/openai-cookbook#1224",
+        r"new_sensitive|sensitive[ _]?(?:content|words)|敏感|违规内容|涉嫌违规|违法违规|审核不通过",
+        "GLM, MiniMax, new-api, Spark, Hunyuan",
+        "zai-org/feedback#516, esengine/DeepSeek-Reasonix#6818, openai/openai-cookbook#1224, xfyun.cn (error 10013)",
     ),
     Wording("filtered", r"violates? (?:our |the )?(?:usage|content|safety)", "xAI", "UKGovernmentBEIS/inspect_ai#2267"),
     Wording(
@@ -98,7 +101,9 @@ KINDS = (
     ),
     Wording(
         "overflow",
-        r"exceed\w*[^.]{0,60}context|context[^.]{0,40}exceed|(?:longer|greater) than the (?:\S+ )?(?:\S+ )?context"
+        # but for "context deadline exceeded", Go's word for a timeout: nextlevelbuilder/goclaw#926
+        r"exceed\w*[^.]{0,60}context(?! deadline)|context(?! deadline)[^.]{0,40}exceed"
+        r"|(?:longer|greater) than the (?:\S+ )?(?:\S+ )?context"
         r"|context the overflows|n_ctx",
         "OpenAI, Anthropic, llama.cpp, Ollama, LM Studio, Together, MiniMax",
         "earendil-works/pi packages/ai/src/utils/overflow.ts",
@@ -131,7 +136,16 @@ KINDS = (
         "earendil-works/pi packages/ai/src/utils/overflow.ts",
     ),
     Wording(
-        "overflow", r"超长|超出最大长度|超过.{0,10}(?:最大|上下文)|长度超限", "GLM", "docs.bigmodel.cn (error 1261)"
+        "overflow",
+        r"(?:input|prompt) length \(?\d+\)? exceeds|sum of prompt length|max input characters|characters_too_long",
+        "TensorRT-LLM, Triton, Qianfan",
+        "NVIDIA/TensorRT-LLM#9277, triton-inference-server/tensorrtllm_backend#141, cloud.baidu.com (error 336007)",
+    ),
+    Wording(
+        "overflow",
+        r"超长|超出最大长度|超过.{0,10}(?:最大|上下文)|长度超限|token\S{0,4}超过上限",
+        "GLM, Spark",
+        "docs.bigmodel.cn (error 1261), xfyun.cn (error 10907)",
     ),
 )
 

@@ -177,6 +177,10 @@ OVERFLOWS = {
     "MiniMax": (400, {"type": "error", "error": {"type": "bad_request_error", "message": "invalid params, context window exceeds limit (2013)", "http_code": "400"}}),
     "GLM": (400, {"error": {"code": "1261", "message": "Prompt 超长"}}),
     "NIM behind nginx": (413, "<html><body><h1>413 Request Entity Too Large</h1></body></html>"),
+    "TensorRT-LLM": (400, {"object": "error", "message": "The sum of prompt length (9351.0), query length (0) should not exceed max_num_tokens (8192)", "type": "BadRequestError", "code": 400}),
+    "Triton": (400, {"error": "Cannot process new request: Prompt length (5056) exceeds maximum sequence length (2048)"}),
+    "Qianfan": (400, openai("the max input characters is 11200", "characters_too_long")),
+    "Spark": (400, {"error": {"code": "10907", "message": "token数量超过上限。对话历史+问题的字数太多，需要精简输入"}}),
     "Fireworks": (400, {"error": {"object": "error", "type": "invalid_request_error", "message": "The prompt is too long: 140000, model maximum context length: 131071"}}),
 }  # fmt: skip
 
@@ -192,6 +196,9 @@ FILTERS = {
     "MiniMax, with status 200": (200, {"choices": None, "base_resp": {"status_code": 1026, "status_msg": "input new_sensitive"}}),
     "xAI": (403, {"code": "The caller does not have permission to execute the specified operation", "error": "Content violates usage guidelines. Failed check: SAFETY_CHECK_TYPE_CSAM"}),
     "OpenRouter": (403, {"error": {"code": 403, "message": "openai/gpt-4 requires moderation. Your input was flagged for \"harassment\". No credits were charged.", "metadata": {"reasons": ["harassment"]}}}),
+    "OpenAI, of some fields": (400, openai("Invalid prompt: we've limited access to this content for safety reasons. This type of information may be used to benefit or to harm people.", "invalid_prompt")),
+    "Spark": (400, {"error": {"code": "10013", "message": "输入内容审核不通过，涉嫌违规，请重新调整输入内容"}}),
+    "Hunyuan": (400, {"error": {"code": "OperationDenied.TextIllegalDetected", "message": "文本包含违法违规信息，审核不通过"}}),
     "Gemini": (400, [{"error": {"code": 400, "message": "The prompt was blocked: PROHIBITED_CONTENT", "status": "INVALID_ARGUMENT"}}]),
     "Bedrock": (400, {"message": "Sorry, the model cannot answer: blocked by guardrail policy"}),
     "OpenRouter, with status 200": (200, {"error": {"code": 403, "message": "Provider returned error", "metadata": {"raw": "Input flagged by moderation"}}}),

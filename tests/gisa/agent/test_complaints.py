@@ -32,6 +32,8 @@ LENGTHS = {
     "xAI": (131072, 537812),
     "LiteLLM": (200000, 213462),
     "Fireworks": (131071, 140000),
+    "TensorRT-LLM": (8192, 9351),
+    "Triton": (2048, 5056),
     "Qwen/DashScope": (129024, None),
     "Cerebras": (None, None),
 }
@@ -67,6 +69,8 @@ def test_a_filter_is_told_by_its_wording(server):
         (402, "This request requires more credits, or fewer max_tokens. You requested up to 8192 tokens."),
         (404, "The model `x` does not exist"),
         (500, "Internal server error"),
+        (500, 'Post "http://127.0.0.1:11434/api/chat": context deadline exceeded'),
+        (504, "do request failed: context deadline exceeded (Client.Timeout exceeded while awaiting headers)"),
         (503, "The engine is currently overloaded, please try again later"),
         (400, "Model Not Exist"),
         (403, "Request blocked. We can't connect to the server for this app or website at this time."),
