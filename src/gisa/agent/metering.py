@@ -132,7 +132,9 @@ def usage_of(body: Any) -> Usage | None:
 
     Cached tokens: OpenAI, vLLM, OpenRouter and Gemini in ``prompt_tokens_details``, DeepSeek as
     ``prompt_cache_hit_tokens``, Moonshot as ``cached_tokens``, Anthropic behind LiteLLM as ``cache_read_input_tokens``.
-    Where the total is more than both parts, the rest was thought (xAI, Gemini), and is paid as what is written.
+    Where they are more than the prompt, they stand beside it, as gateways pass Anthropic's books on
+    (decolua/9router#2658, future-agi/future-agi#1122). Where the total is more than both parts, the rest was thought
+    (xAI, Gemini), and is paid as what is written; so is thought of more tokens than were written.
     """
     usage = body.get("usage") if isinstance(body, dict) else None
     if not isinstance(usage, dict):
@@ -147,10 +149,14 @@ def usage_of(body: Any) -> Usage | None:
     put = max(_whole(details.get("cache_write_tokens")), _whole(usage.get("cache_creation_input_tokens")))
     thought = usage.get("completion_tokens_details")
     thought = _whole(thought.get("reasoning_tokens")) if isinstance(thought, dict) else 0
+    if read and cached + put > read:
+        read += cached + put
     if read and total > read + written:
         thought, written = max(thought, total - read - written), total - read
+    elif thought > written:
+        written += thought
     cached = min(cached, read)
-    return Usage(read, written, cached, min(put, read - cached), min(thought, written))
+    return Usage(read, written, cached, min(put, read - cached), thought)
 
 
 def _whole(value: Any) -> int:

@@ -85,3 +85,19 @@ def test_estimates_follow_what_the_server_said_of_other_calls():
 def test_sums_that_hide_thoughts_are_found():
     body = {"usage": {"prompt_tokens": 10, "completion_tokens": 2, "total_tokens": 40}}
     assert usage_of(body) == Usage(10, 30, reasoning=28)
+    thought = {"completion_tokens_details": {"reasoning_tokens": 28}}
+    assert usage_of({"usage": {"prompt_tokens": 10, "completion_tokens": 2, **thought}}) == Usage(10, 30, reasoning=28)
+    assert usage_of({"usage": {"prompt_tokens": 10, "completion_tokens": 30, **thought}}) == Usage(10, 30, reasoning=28)
+
+
+@pytest.mark.parametrize("total", [{}, {"total_tokens": 25}, {"total_tokens": 1225}])
+@pytest.mark.parametrize(
+    "cache",
+    [
+        {"cache_read_input_tokens": 1000, "cache_creation_input_tokens": 200},
+        {"prompt_tokens_details": {"cached_tokens": 1000, "cache_write_tokens": 200}},
+    ],
+)
+def test_cached_tokens_beside_the_prompt_are_read_and_not_thought(cache, total):
+    usage = {"prompt_tokens": 20, "completion_tokens": 5, **total, **cache}
+    assert usage_of({"usage": usage}) == Usage(1220, 5, cached=1000, cache_write=200)

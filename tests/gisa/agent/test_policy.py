@@ -169,7 +169,10 @@ def test_a_reply_cut_short_by_the_ceiling_is_asked_for_again_with_what_it_may_ha
         ),
         ({"prompt_tokens": 9, "completion_tokens": 5, "total_tokens": 20}, Usage(9, 11, reasoning=6)),
         ({"prompt_tokens": 9, "completion_tokens": 5, "total_tokens": 14}, Usage(9, 5)),
-        ({"prompt_tokens": 9, "completion_tokens": 5, "prompt_tokens_details": {"cached_tokens": 99}}, Usage(9, 5, 9)),
+        (
+            {"prompt_tokens": 9, "completion_tokens": 5, "prompt_tokens_details": {"cached_tokens": 99}},
+            Usage(108, 5, 99),
+        ),
         ({"prompt_tokens": 9, "completion_tokens": None, "prompt_tokens_details": None}, Usage(9, 0)),
         ({"prompt_tokens": 0, "completion_tokens": 0}, None),
         ({"prompt_tokens": "many"}, None),
