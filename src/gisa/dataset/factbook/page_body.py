@@ -31,6 +31,9 @@ _PDF_MARK = b"%PDF-"
 def decode(body: bytes, declared: str | None = None) -> str:
     """Decode a page: by byte-order mark, declared charset, the page's own declaration, UTF-8, else Windows-1252.
 
+    Without a declaration it is UTF-8 unless that reads fewer characters beyond ASCII than it fails at: a stray byte, or
+    a character that is cut, spoils none but itself.
+
     Source: the encoding sniffing of the HTML standard, and the labels of the Encoding standard, of which no other is
     known: Python's codecs hold some that are slow on purpose-made input.
 
@@ -47,10 +50,10 @@ def decode(body: bytes, declared: str | None = None) -> str:
     for codec in (_codec(declared), _declared_codec(body[:_SNIFFED_BYTES])):
         if codec:
             return body.decode(codec, "replace")
-    try:
-        return body.decode()
-    except UnicodeDecodeError:
-        return body.decode("cp1252", "replace")
+    text = body.decode("utf-8", "replace")
+    strays = text.count("\ufffd")
+    read = len(text) - len(text.encode("ascii", "ignore")) - strays
+    return text if read >= strays else body.decode("cp1252", "replace")
 
 
 def _codec(label: str | None) -> str | None:
@@ -58,7 +61,9 @@ def _codec(label: str | None) -> str | None:
     import webencodings
 
     encoding = webencodings.lookup(label) if label and label.isascii() else None
-    return encoding.codec_info.name if encoding and encoding.name != "replacement" else None
+    if encoding is None or encoding.name == "replacement":
+        return None
+    return "gb18030" if encoding.name == "gbk" else encoding.codec_info.name  # the standard decodes both by the larger
 
 
 def _declared_codec(head: bytes) -> str | None:

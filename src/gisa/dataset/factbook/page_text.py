@@ -31,6 +31,7 @@ _FORMULA_CLASS = re.compile(r"mwe-math-mathml|katex-mathml|mjx_assistive", re.IG
 _DRAWN_FORMULA = re.compile(r"katex-html|mwe-math-fallback|mathjax_(preview|svg|chtml|display)\b|mjx-math", re.I)
 _PLACE = re.compile("\0(\\d+):(\\d+)\0")  # of an item in a list that counts down, whose length is known at its end
 _LINK_MARKS = re.compile(r"^- |\[|\]\([^)]*\)")
+_WITHOUT_WIDTH = dict.fromkeys(map(ord, "\u00ad\u200b"))  # where a word may be parted
 _MOST_NESTED = 8  # superscripts, tables or asides within one another; at every one their text is copied
 _MOST_CELL_CHARS = 3_000  # of a table; what is longer lays out the page
 _MOST_LINK_LINES = 4  # more are no link but a part of the page that somebody forgot to close
@@ -119,6 +120,7 @@ class _Renderer:
         if self._skipping or self._left < 0:
             return
         self._left -= len(text)
+        text = text.translate(_WITHOUT_WIDTH)
         self._formula_before &= text.isspace()
         if self._formula is not None:
             self._formula.data(text)

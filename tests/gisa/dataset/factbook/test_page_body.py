@@ -36,6 +36,9 @@ URL = "https://example.org/africa/index.html"
         (b"<meta http-equiv=x content='text/html; charset=gbk'>\xb1\xb1", None, None),
         (b"<?xml version='1.0' encoding='windows-1251'?>\xcf", None, "<?xml version='1.0' encoding='windows-1251'?>П"),
         (b"Zo\xc3\xab", "no-such-charset", "Zoë"),
+        ("Zoë Zoë ".encode() + b"\xff", None, "Zoë Zoë \ufffd"),  # one stray byte
+        ("Zoë 東".encode()[:-1], None, "Zoë \ufffd"),  # cut within a character
+        ("Zoë, Noël: à".encode("cp1252") + "ë".encode(), None, "Zoë, Noël: àÃ«"),  # read by chance
         (b"Zo\xc3\xab \xff", "utf-8", "Zoë \ufffd"),
     ],
 )
@@ -64,6 +67,7 @@ def test_no_bytes_make_decoding_raise(body, declared):
         ("x-euc-jp", "東京".encode("euc_jp"), "東京"),
         ("ks_c_5601-1987", "똠방각하".encode("cp949"), "똠방각하"),
         ("gb2312", "镕".encode("gbk"), "镕"),
+        ("gb2312", "㐀𠀀".encode("gb18030"), "㐀𠀀"),
         ("x-gbk", "北京".encode("gbk"), "北京"),
         ("big5", "台北".encode("big5"), "台北"),
         ("x-cp1251", "Мали".encode("cp1251"), "Мали"),

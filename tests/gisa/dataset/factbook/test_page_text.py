@@ -157,6 +157,12 @@ def test_items_of_lists_have_their_numbers(html, lines):
     assert read_html(html, URL).text.split("\n") == lines
 
 
+def test_marks_of_where_a_word_may_be_parted_are_no_part_of_it():
+    html = "<title>Bundes&shy;rat</title><p>Bundes&shy;rat&#8203;s <pre>Bundes\u00adrat</pre>"
+    page = read_html(html, URL)
+    assert (page.title, page.text) == ("Bundesrat", "Bundesrats\nBundesrat")
+
+
 def test_preformatted_lines_stay_as_they_are():
     html = "<p>before<pre>\ndef f():\n    <b>return</b>  1\n\n----\n</pre>after"
     assert read_html(html, URL).text.split("\n") == ["before", "def f():", "    return  1", "----", "after"]
