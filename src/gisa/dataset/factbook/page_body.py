@@ -15,6 +15,8 @@ from src.launch.errors import InputError
 
 Extractor = Literal["built_in", "trafilatura", "resiliparse"]
 _PACKAGES = ("lxml", "webencodings", "pypdfium2")
+# trafilatura's justext asks for lxml[html_clean]; pip before 23.3 knows no such extra, spelled html-clean.
+_EXTRACTORS = {"trafilatura": ("trafilatura", "lxml_html_clean"), "resiliparse": ("resiliparse",)}
 _MARKS = {codecs.BOM_UTF8: "utf-8", codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be"}
 _DECLARATION = re.compile(rb"""\s*<\?xml[^>]{0,200}?\sencoding\s*=\s*["']([\w.:-]+)""")
 _NOT_MARKUP = re.compile(r"<!--.*?(?:-->|\Z)|<(script|style|textarea|title|xmp)\b.*?(?:</\1|\Z)", re.DOTALL | re.I)
@@ -133,10 +135,11 @@ def check_extractor(name: Extractor) -> None:
         raise InputError(
             f'Pages of the web need {", ".join(missing)}, not installed here. Type:\n  pip install -e ".[agent]"'
         )
-    if name != "built_in" and importlib.util.find_spec(name) is None:
+    needed = _EXTRACTORS.get(name, ())
+    if not all(map(importlib.util.find_spec, needed)):
         raise InputError(
             f"agent.pages.text_by={name} needs a package that is not installed. Install it, or read pages without it:\n"
-            f"  pip install {name}\n  agent.pages.text_by=built_in"
+            f"  pip install {' '.join(needed)}\n  agent.pages.text_by=built_in"
         )
 
 

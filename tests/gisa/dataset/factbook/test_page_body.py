@@ -184,9 +184,11 @@ def test_every_extractor_keeps_the_text_and_the_table_of_a_page(extractor):
 
 def test_an_extractor_that_is_not_installed_is_named_with_what_to_type(monkeypatch):
     check_extractor("built_in")
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "trafilatura" else name)
-    with pytest.raises(InputError, match=r"pip install trafilatura\n  agent.pages.text_by=built_in"):
-        check_extractor("trafilatura")
+    for missing in ("trafilatura", "lxml_html_clean"):
+        monkeypatch.setattr("importlib.util.find_spec", lambda name, missing=missing: None if name == missing else name)
+        check_extractor("resiliparse")
+        with pytest.raises(InputError, match=r"pip install trafilatura lxml_html_clean\n  agent.pages"):
+            check_extractor("trafilatura")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"need lxml, webencodings, pypdfium2, not installed.*\n  pip install"):
         check_extractor("built_in")
