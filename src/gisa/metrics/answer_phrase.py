@@ -82,7 +82,9 @@ def _one_sentence(line: str) -> str:
     sentence = _SENTENCE_END.split(line.strip(), maxsplit=1)[0].strip().strip("*").strip()
     if sentence.endswith(".") and not _ABBREVIATION.search(sentence):
         sentence = sentence[:-1]
-    return sentence.strip("* ")
+    sentence = sentence.strip("* ")
+    bare = sentence.strip("`")
+    return sentence if "`" in bare else bare
 
 
 def tab_separated(text: str) -> str:

@@ -21,12 +21,15 @@ from src.gisa.metrics.answer_table import (
 )
 
 _FENCE = re.compile(
-    r"(?P<mark>`{3,8}+)(?:(?P<tag>[\w.+-]*+)[ \t]*+\r?\n|tsv\s)?+(?P<body>.*?)(?:(?P<close>(?P=mark))|\Z)", re.DOTALL
+    r"(?P<mark>`{3,8}+)(?:[ \t]*+(?P<tag>[\w.+-]*+)[ \t]*+\r?\n|tsv\s)?+(?P<body>.*?)(?:(?P<close>(?P=mark))|\Z)",
+    re.DOTALL,
 )
 # Unicode's normal forms sort the marks above and below a letter, in a time that grows with the square of their number.
 _MANY_MARKS = re.compile(r"([^\w\s\0-\x7f]{30})[^\w\s\0-\x7f]+")
 _MOST_CHARS = 300_000  # that the robust scorer reads, from the end; more are no answer, and would take seconds
-_WITHOUT_WIDTH = dict.fromkeys(map(ord, "\u00ad\u200b\u200c\u200d\u2060\ufeff"))
+_WITHOUT_WIDTH = dict.fromkeys(
+    [*map(ord, "\u00ad\u061c\u2060\ufeff"), *range(0x200B, 0x2010), *range(0x202A, 0x202F), *range(0x2066, 0x206A)]
+)  # the last three: marks of the direction of writing
 _FOLDED = str.maketrans(dict.fromkeys("‐‑‒–—―−", "-") | dict.fromkeys("‘’‚‛′", "'") | dict.fromkeys("“”„‟«»", '"'))
 
 

@@ -31,6 +31,8 @@ from src.gisa.metrics.answer_phrase import (
         ("The answer is Dr. No", "Dr. No", ["lead_in"]),
         ("The answer is Acme Inc.", "Acme Inc.", ["lead_in"]),
         ("The answer is 3.14.", "3.14", ["lead_in"]),
+        ("The answer is `Paris`.", "Paris", ["lead_in"]),
+        ("The answer is `a` or `b`.", "`a` or `b`", ["lead_in"]),
         ("The answers are:\nPeru\nChile\n\nGood luck", "Peru\nChile", ["lead_in"]),
         ("Answer:\nPeru", "Peru", ["lead_in"]),
         ("The answer is 1. No: the answer is 2.", "2", ["lead_in"]),

@@ -101,6 +101,7 @@ def test_gold_bytes_that_are_no_text_are_refused():
         ("```tsv\na\n", "a", ["fence"]),
         ("```tsv\na\n``` and ```b", "a", ["fence"]),  # a closed one goes before one that is not
         ("```tsv a```", "a", ["fence"]),
+        ("``` tsv\na\n```", "a", ["fence"]),
         ("````md\n```tsv\na\n```\n````", "a", ["fence", "fence"]),
         ("```csv\na,b\n```", "a\tb", ["fence"]),
         ("```csv\nName\nLima, Peru\n```", "Name\nLima, Peru", ["fence"]),
@@ -136,7 +137,8 @@ def test_stray_quotation_marks_are_characters():
 @pytest.mark.parametrize(
     ("text", "form"),
     [("A‐B‑C–D—E−F", "A-B-C-D-E-F"), ("‘a’ “b” «c»", "'a' \"b\" \"c\""), ("x\u00a0y", "x y"), ("ﬁ Ａ ²", "fi A 2"),
-     ("e\u0301", "é"), ("…", "..."), ("1\u2009234\u202f5", "1 234 5"), ("a\u200bb\u00adc\ufeff", "abc")],
+     ("e\u0301", "é"), ("…", "..."), ("1\u2009234\u202f5", "1 234 5"), ("a\u200bb\u00adc\ufeff", "abc"),
+     ("\u200f\u202bשלום\u202c\u200e \u2066x\u2069", "שלום x")],
 )  # fmt: skip
 def test_variants_of_characters_are_folded(text, form):
     assert folded(text) == form
