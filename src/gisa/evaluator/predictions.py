@@ -86,9 +86,10 @@ def read_predictions(path: Path, sample: int = 0) -> Predictions:
         entries = _file(path, remarks)
     else:
         raise InputError(f"predictions={path}: there is no such folder or file.\n{_FORM}")
+    others: set[str] = set()
     for entry in entries:
         try:
-            _take(entry, sample, predictions)
+            others.add(_take(entry, sample, predictions))
         except _UnusableError as error:
             remarks.append(f"{entry.source}: {error}")
     if path.is_dir():
@@ -96,17 +97,20 @@ def read_predictions(path: Path, sample: int = 0) -> Predictions:
     if not predictions.values:
         reasons = "".join(f"\n  {remark}" for remark in remarks[:_MOST_REASONS])
         more = f"\n  and {len(remarks) - _MOST_REASONS} more" if len(remarks) > _MOST_REASONS else ""
+        if others := others - {str(sample)}:
+            more += f"\n  all others are attempts {', '.join(sorted(others)[:5])}; you asked for  task.sample={sample}"
         raise InputError(f"predictions={path}: I find no answer there. {_FORM}{reasons}{more}")
     return predictions
 
 
-def _take(entry: _Entry, sample: int, predictions: Predictions) -> None:
+def _take(entry: _Entry, sample: int, predictions: Predictions) -> str:
+    """Take the answer of a record, if it is of the attempt that was asked for; return of which it is."""
     record = entry.content
     if not isinstance(record, dict):
         raise _UnusableError(f"a JSON object is needed, got a {type(record).__name__}")
-    given = record.get("sample", 0)
-    if str(given).strip() not in (str(sample), f"{sample}.0"):
-        return
+    given = str(record.get("sample", 0)).strip().removesuffix(".0")
+    if given != str(sample):
+        return given
     name = _name_of(record) if entry.name is None else _id(entry.name)
     key = next((key for key in _PREDICTION_KEYS if key in record), None)
     if key is None:
@@ -120,6 +124,7 @@ def _take(entry: _Entry, sample: int, predictions: Predictions) -> None:
         predictions.outcomes[name] = record["outcome"]
     if record.get("contaminated"):
         predictions.contaminated.add(name)
+    return given
 
 
 def _name_of(record: Mapping[str, Any]) -> str:

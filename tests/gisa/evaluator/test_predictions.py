@@ -45,6 +45,13 @@ def test_a_run_folder_holds_episodes_of_several_samples(tmp_path):
     assert first.remarks == []
 
 
+def test_where_all_answers_are_of_other_attempts_they_are_named(tmp_path):
+    path = tmp_path / "answers.jsonl"
+    path.write_text("".join(json.dumps({"id": 7, "sample": sample, "prediction": "x"}) + "\n" for sample in (1, 2)))
+    with pytest.raises(InputError, match=r"all others are attempts 1, 2; you asked for  task\.sample=0"):
+        read_predictions(path)
+
+
 def test_what_cannot_be_used_costs_its_question_only_and_is_named(tmp_path):
     folder = write(
         tmp_path / "a", **{"1": '{"prediction": "x', "2": [1], "3": {"text": "x"}, "4": {}, "5": {"prediction": ""}}
