@@ -75,10 +75,10 @@ def start_from_texts(network: Any, tokenizer: Any, texts: Sequence[Sequence[str]
     written = [place for place, of_token in enumerate(kept) if of_token]
     for weight in _matrices(network):
         rows = weight[:known].float()
-        of_text = torch.stack([rows[torch.tensor(tokens)].mean(0) for tokens in ids])
+        of_text, spread = torch.stack([rows[torch.tensor(tokens)].mean(0) for tokens in ids]), rows.std(0)
         for place in written:
             start = of_text[torch.tensor([number[text] for text in kept[place]])].mean(0)
-            weight[known + place] = (start + 0.02 * torch.randn(rows.shape[1]) * rows.std(0)).to(weight.dtype)
+            weight[known + place] = (start + 0.02 * torch.randn(rows.shape[1]) * spread).to(weight.dtype)
 
 
 def _matrices(network: Any) -> list[Tensor]:
