@@ -8,7 +8,7 @@ from typing import Any
 
 from src.launch.account import has_key, host, mode_of
 from src.launch.record import older_version
-from src.launch.trainer import trainer_faults
+from src.launch.trainer import optimiser_faults, trainer_faults
 from src.launch.values import MISSING
 
 
@@ -23,6 +23,7 @@ def absent(config: Mapping[str, Any], multirun: bool) -> Iterator[str]:
             "Hydra's launcher plugins"
         )
     yield from trainer_faults(trainer)
+    yield from optimiser_faults(config)
     if "mode" in logger and mode_of(logger["mode"]) == "online" and not has_key():
         login = "wandb login" if host() == "https://api.wandb.ai" else f"wandb login --host {host()}"
         yield (

@@ -1,4 +1,4 @@
-"""Settings of Lightning's trainer that would be dropped, or do harm, in a run of ours: refused with what to type."""
+"""Settings of trainer, optimiser and schedule that a run of ours would drop, or that do harm: refused with advice."""
 
 from __future__ import annotations
 
@@ -18,6 +18,19 @@ Precision = Literal[  # auto is ours, see ``precision``; of the others, Lightnin
     "transformer-engine-float16", "64", "32", "16", "bf16", 64, 32, 16,
 ]  # fmt: skip
 _ACCELERATORS = ("auto", "cpu", "cuda", "gpu", "mps")
+_TOLD_BY_THE_RUN = {
+    "optimizer": {
+        "params": "the trained weights of the model",
+        "lr": "type stage.learning_rate=...",
+        "weight_decay": "type stage.weight_decay=...",
+    },
+    "scheduler": {
+        "optimizer": "that of the optimizer group",
+        "num_warmup_steps": "type stage.warmup_ratio=<share of all steps>",
+        "num_training_steps": "type trainer.max_epochs=... or trainer.max_steps=...",
+    },
+}
+"""What a stage tells optimiser and schedule, whatever their own groups say, and where that comes from."""
 
 
 class TrainerRanges(TypedDict, total=False):
@@ -77,3 +90,10 @@ def trainer_faults(trainer: Mapping[str, Any]) -> Iterator[str]:
             f"trainer.logger={str(trainer['logger']).lower()}: metrics.csv is always written; type logger=none for "
             "nothing else, or 'logger=[wandb,tensorboard]' for more"
         )
+
+
+def optimiser_faults(config: Mapping[str, Any]) -> Iterator[str]:
+    """Name settings of optimiser and schedule in whose place every stage puts its own."""
+    for group, told in _TOLD_BY_THE_RUN.items():
+        for key in (config.get(group) or {}).keys() & told.keys():
+            yield f"{group}.{key}={config[group][key]}: a run tells it that itself; {told[key]}, and leave this one out"

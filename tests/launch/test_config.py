@@ -149,6 +149,18 @@ def test_cuda_asked_for_and_absent_is_refused(monkeypatch):
     assert "there is no CUDA here; type trainer.accelerator=cpu" in faults(trainer={"accelerator": "cuda"})
 
 
+@pytest.mark.parametrize(
+    ("group", "key", "advice"),
+    [("optimizer", "lr", "type stage.learning_rate=..."), ("optimizer", "weight_decay", "type stage.weight_decay=..."),
+     ("scheduler", "num_warmup_steps", "type stage.warmup_ratio=<share of all steps>"),
+     ("scheduler", "num_training_steps", "type trainer.max_epochs=... or trainer.max_steps=...")],
+)  # fmt: skip
+def test_what_every_stage_tells_optimiser_and_schedule_is_refused_of_them(group, key, advice):
+    own = {"optimizer": {"_target_": "torch.optim.AdamW"}, "scheduler": {"_target_": "transformers.get_scheduler"}}
+    text = faults(**{group: {**own[group], "_partial_": True, key: 2}})
+    assert f"{group}.{key}=2: a run tells it that itself; {advice}, and leave this one out" in text
+
+
 def test_a_start_from_a_missing_checkpoint_is_refused(tmp_path):
     assert "no such file; needed: checkpoints/best.ckpt of a run" in faults(stage={"init_from": str(tmp_path / "x")})
 
