@@ -41,8 +41,11 @@ def misfits(config: Mapping[str, Any]) -> Iterator[str]:
     if str(dataset := (config.get("dataset") or {}).get("_target_")).startswith("src.gisa."):
         yield f"dataset: {dataset} makes questions, and I need interactions. " + _type("dataset=ml_100k")
     yield from _unmeasured(config)
+    yield from _unread(config)
     yield from unrewarded(config["evaluator"])
     learnt_by = _learnt_by(config["model"]["_target_"])
+    if learnt_by:
+        yield from _unread_by_collaborative_models(config, counted=learnt_by[1] == "counting")
     if learnt_by and kinds["stage"] != learnt_by[0]:
         yield f"stage: {_name(kinds['stage'])} is not for {_name(kinds['model'])}. " + _type(f"stage={learnt_by[1]}")
     for part, (kind, choice) in _COLLABORATIVE.items():
@@ -120,6 +123,46 @@ def _unmeasured(config: Mapping[str, Any]) -> Iterator[str]:
             + _type(f"evaluator.num_beams={cutoff}")
             for cutoff in [max(cutoffs, default=0)]
             if cutoff > beams
+        )
+
+
+def _unread(config: Mapping[str, Any]) -> Iterator[str]:
+    """Name settings that others leave without any effect."""
+    places = {"checkpoint": "stage.init_from=<it>, or +experiment=evaluate", "predictions": "+experiment=gisa_score"}
+    for key, place in places.items():
+        if config.get(key) is not None:
+            yield f"{key}={config[key]}: a training of a recommender reads none. " + _type(f"{key}=null, or {place}")
+    if config["model"].get("new_rows") == "titles":
+        if str(config["tokenizer"]["_target_"]).endswith("title.Titles"):
+            yield "model.new_rows=titles: tokenizer=title adds no tokens, so that no row starts anew. " + _type(
+                "model.new_rows=mean"
+            )
+        if config["tokenizer"].get("start"):
+            yield "model.new_rows=titles and tokenizer.start both say where the rows of item tokens start. " + _type(
+                "model.new_rows=mean, or tokenizer.start=null"
+            )
+    yield from unpenalised(config["evaluator"])
+
+
+def _unread_by_collaborative_models(config: Mapping[str, Any], *, counted: bool) -> Iterator[str]:
+    model, shown = config["model"], config["prompt"].get("max_history")
+    if counted and config["tokenizer"].get("start"):
+        yield f"tokenizer.start: {model['_target_'].rpartition('.')[2]} has no weights that could start. " + _type(
+            "tokenizer.start=null"
+        )
+    if (read := model.get("max_history", shown)) != shown:
+        yield f"model.max_history={read}, and the prompt shows it {shown} items. " + _type(
+            f"prompt.max_history={read}, which the model follows"
+        )
+
+
+def unpenalised(evaluator: Mapping[str, Any]) -> Iterator[str]:
+    """Say what to type where items are to be ranked lower that are not ranked at all."""
+    penalty = evaluator.get("history_penalty")
+    several = penalty if isinstance(penalty, list) else [penalty]
+    if evaluator.get("exclude_history") is True and any(isinstance(one, int | float) and one > 0 for one in several):
+        yield f"evaluator.history_penalty={penalty}: items of the history are left out anyway. " + _type(
+            "evaluator.history_penalty=0, or evaluator.exclude_history=both"
         )
 
 

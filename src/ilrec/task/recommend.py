@@ -82,6 +82,11 @@ class RecommendTask:
                 f"task.history_penalty={history_penalty}: items of the history are left out anyway.\n"
                 "Type:  task.exclude_history=false"
             )
+        if reward_from and not guidance > 0:
+            raise InputError(
+                f"task.reward_from={reward_from}: with task.guidance={guidance} nothing asks it.\n"
+                "Type:  task.guidance=<the weight that +experiment=evaluate has chosen>"
+            )
         told = {"guidance": guidance, "history_penalty": history_penalty}
         self.search = {name: value for name, value in told.items() if value > 0}
         rewards = {"reward_from": reward_from} if reward_from else {}

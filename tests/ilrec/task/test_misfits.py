@@ -72,3 +72,37 @@ def test_what_may_be_combined_is_let_pass(choices):
 def test_prompts_of_other_items_metrics_not_measured_too_few_beams_and_missing_rewards_are_named(choices, fault):
     (told,) = misfits(composed("+experiment=sft", *choices)[0])
     assert told.startswith(fault)
+
+
+@pytest.mark.parametrize(
+    ("choices", "fault"),
+    [(["+experiment=sft", "checkpoint=a.ckpt"], "checkpoint=a.ckpt: a training of a recommender reads none. Type:  "),
+     (["+experiment=sft", "predictions=a"], "predictions=a: a training of a recommender reads none. Type:  "),
+     (["+experiment=bigrec_sft", "model.new_rows=titles"], "model.new_rows=titles: tokenizer=title adds no tokens, so"),
+     (["+experiment=smollm2_ids", "+tokenizer/embedding@tokenizer.start=transitions"],
+      "model.new_rows=titles and tokenizer.start both say where the rows of item tokens start. Type:  model.new_rows="),
+     (["+experiment=sft", "evaluator.history_penalty=[0,2]", "evaluator.exclude_history=true"],
+      "evaluator.history_penalty=[0, 2]: items of the history are left out anyway. Type:  evaluator.history_penalty=0"),
+     (["+experiment=sasrec", "evaluator.history_penalty=2", "evaluator.exclude_history=true"],
+      "evaluator.history_penalty=2: items of the history are left out anyway."),
+     (["+experiment=counting", "+tokenizer/embedding@tokenizer.start=transitions"],
+      "tokenizer.start: Counting has no weights that could start. Type:  tokenizer.start=null"),
+     (["+experiment=gru4rec", "model.max_history=10"],
+      "model.max_history=10, and the prompt shows it 50 items. Type:  prompt.max_history=10, which the model follows")],
+    ids=["checkpoint", "predictions", "no rows", "two starts", "penalty", "whole items", "counted", "histories"],
+)  # fmt: skip
+def test_what_others_leave_without_effect_is_named(choices, fault):
+    (told,) = misfits(composed(*choices)[0])
+    assert told.startswith(fault)
+
+
+@pytest.mark.parametrize(
+    "choices",
+    [["+experiment=sft", "evaluator.history_penalty=2", "evaluator.exclude_history=both"],
+     ["+experiment=sft", "evaluator.history_penalty=[0]", "evaluator.exclude_history=true"],
+     ["+experiment=smollm2_ids", "+tokenizer/embedding@tokenizer.start=transitions", "model.new_rows=mean"],
+     ["+experiment=gru4rec", "prompt.max_history=30"], ["+experiment=counting", "scale=amazon"]],
+    ids=["both", "zero", "one start", "follows", "amazon"],
+)  # fmt: skip
+def test_what_has_an_effect_is_let_pass(choices):
+    assert list(misfits(composed(*choices)[0])) == []

@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from src.ilrec.model.collaborative import load_collaborative_model
 from src.ilrec.model.sequence_models import SASRec
 from src.ilrec.task.assemble import load_trained
+from src.ilrec.task.evaluate import EvaluateTask
 from src.ilrec.task.recommend import _histories, read_users
 from src.launch.errors import InputError
 from src.metrics.ranking import ranking_metrics
@@ -355,3 +356,27 @@ def test_adapters_are_merged_on_export(run, small_arguments, trained, tmp_path):
     ids = torch.from_numpy(loaded.prompt.prompt(loaded.interactions.sequence(0)))[None]
     with torch.no_grad():
         torch.testing.assert_close(plain(ids).logits, loaded.model.causal_network(ids).logits)
+
+
+@pytest.mark.parametrize(
+    ("changes", "key"),
+    [({"batches": {"max_users": 3, "crop": 0.5}}, "batches.crop"), ({"batches": {"batch_size": 3}}, "batches.ba"),
+     ({"trainer": {"max_epochs": 3, "precision": "bf16-mixed"}}, "trainer.max_epochs")],
+)  # fmt: skip
+def test_changes_that_no_test_reads_are_refused(changes, key):
+    with pytest.raises(InputError, match=f"task.changes.{key}.*: a test does not read it, only a training does"):
+        EvaluateTask(changes=changes)
+
+
+def test_a_penalty_of_what_a_second_test_leaves_out_is_refused(run, trained, tmp_path):
+    given = ["task.changes.evaluator.exclude_history=true", "task.changes.evaluator.history_penalty=2"]
+    assert run("+experiment=evaluate", f"checkpoint={trained}", *given, f"hydra.run.dir={tmp_path / 'a'}") == 2
+    message = json.loads((tmp_path / "a" / "result.json").read_text())["error"]["message"]
+    assert message.startswith("task.changes.evaluator.history_penalty=2: items of the history are left out anyway.")
+    assert "Type:  task.changes.evaluator.history_penalty=0, or task.changes.evaluator.exclude_history=" in message
+
+
+def test_a_model_for_guidance_that_is_not_asked_is_refused(run, trained, tmp_path):
+    assert recommend(run, trained, tmp_path / "a", "task.reward_from=a.ckpt") == 2
+    message = json.loads((tmp_path / "a" / "result.json").read_text())["error"]["message"]
+    assert message.startswith("task.reward_from=a.ckpt: with task.guidance=0.0 nothing asks it.\nType:  task.guidance=")
