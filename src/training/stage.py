@@ -114,7 +114,7 @@ class TrainingStage(lightning.LightningModule):
 
     def _is_log_step(self) -> bool:
         every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
-        return (self.global_step + 1) % every == 0
+        return every > 0 and (self.global_step + 1) % every == 0
 
     def _log_training(self, values: Mapping[str, Tensor]) -> None:
         if self._is_log_step():

@@ -69,3 +69,14 @@ def test_what_they_do_not_take_is_told_by_the_check_or_before_the_first_step():
         InputError, match=r"optimizer or scheduler: Invalid momentum value: -1.*\nType:  optimizer=adamw"
     ):
         stage(composed("optimizer=sgd", "optimizer.momentum=-1")[0]).configure_optimizers()
+
+
+@pytest.mark.parametrize(("every", "logged"), [(0, []), (1, [0, 1, 2, 3]), (2, [1, 3])])
+def test_every_so_many_steps_are_logged_and_none_for_0(every, logged):
+    made = stage({})
+    made._trainer.log_every_n_steps = every
+    steps = []
+    for step in range(4):
+        made._trainer.global_step = step
+        steps += [step] if made._is_log_step() else []
+    assert steps == logged
