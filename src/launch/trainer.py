@@ -83,6 +83,16 @@ def trainer_faults(trainer: Mapping[str, Any]) -> Iterator[str]:
             f"trainer.{key}: best.ckpt is what is tested, and last.ckpt what a killed run goes on from; leave it out. "
             "For fewer writes type checkpointing.every_steps=null, which writes at the end of an epoch only"
         )
+    if trainer.get("overfit_batches"):
+        yield (
+            f"trainer.overfit_batches={trainer['overfit_batches']}: each epoch goes on with other examples, so that "
+            "none would be learnt by heart; type trainer.limit_train_batches=... for short epochs"
+        )
+    if trainer.get("reload_dataloaders_every_n_epochs"):
+        yield (
+            "trainer.reload_dataloaders_every_n_epochs: new batches would begin with the first epoch's draws again; "
+            "leave it out, as every epoch is drawn anew"
+        )
     if trainer.get("default_root_dir") is not None:
         yield "trainer.default_root_dir: a run writes into its own folder; type hydra.run.dir=<folder> instead"
     if isinstance(trainer.get("logger"), bool):

@@ -84,6 +84,8 @@ def test_what_the_trainer_cannot_take_up_is_refused_before_anything_is_made(toy_
      ({"enable_checkpointing": False}, "type checkpointing.every_steps=null"),
      ({"barebones": True}, "trainer.barebones=true: best.ckpt is what is tested"),
      ({"default_root_dir": "x"}, "type hydra.run.dir=<folder> instead"),
+     ({"overfit_batches": 2}, "trainer.overfit_batches=2: each epoch goes on with other examples"),
+     ({"reload_dataloaders_every_n_epochs": 1}, "new batches would begin with the first epoch's draws again"),
      ({"logger": False}, "type logger=none for nothing else"), ({"logger": True}, "'logger=[wandb,tensorboard]'")],
     ids=str,
 )  # fmt: skip
