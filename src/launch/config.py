@@ -8,7 +8,7 @@ import re
 import shutil
 import tempfile
 import typing
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import MISSING as NO_DEFAULT
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -18,7 +18,7 @@ from annotated_types import Ge
 
 from src.launch.errors import InputError, resume_command
 from src.launch.machine import absent
-from src.launch.nodes import SEVERAL, apart, faults_of_nodes
+from src.launch.nodes import SEVERAL, apart, choices, faults_of_nodes
 from src.launch.overrides import quoted, readable, unquoted, value_of
 from src.launch.process import first_process
 from src.launch.record import change, may_change_in, require_resumable
@@ -144,11 +144,19 @@ def check(
             faults += faults_of_nodes(node, f"{key}.{name}")
         if key == "callbacks" and flat:
             faults.append(f"callbacks.{next(iter(flat))}: I need a name of yours, and below it _target_ and settings")
-    faults += _absent_groups(config)
-    faults += _misfits(config) if parts else ()
-    faults += absent(config, multirun)
+    for look in (_absent_groups(config), _misfits(config) if parts else (), absent(config, multirun)):
+        _extend(faults, look)
     if faults := _one_a_cause(faults):
         raise InputError("\n".join([f"The config has {len(faults)} fault(s):", *(f"- {fault}" for fault in faults)]))
+
+
+def _extend(faults: list[str], look: Iterable[str]) -> None:
+    """Add what a look at parts together finds, up to where a value of a wrong type, which is told, ends it."""
+    try:
+        faults.extend(look)
+    except Exception:
+        if not faults:
+            raise
 
 
 def _one_a_cause(faults: list[str]) -> list[str]:
@@ -257,6 +265,7 @@ def prepare_arguments(arguments: list[str], conf: Path) -> list[str]:
         multirun = any(option in _MULTIRUN for option in options)
         folders = [conf, *_own_folders(options, arguments)]
         groups = {path.name for folder in folders for path in folder.iterdir() if path.is_dir()}
+        _require_choices(arguments, groups)
         arguments = [*options, *(_forced(readable(argument, multirun=multirun), groups) for argument in arguments)]
     if not first_process():
         arguments = [argument for argument in arguments if not argument.startswith("hydra.run.dir=")]
@@ -335,6 +344,17 @@ def _require_overrides(arguments: list[str]) -> None:
         if "=" not in argument and not argument.startswith("~"):
             close = difflib.get_close_matches(argument, recipes, n=1) or ["sft"]
             raise InputError(f"{argument}: I need KEY=VALUE or GROUP=CHOICE, such as  +experiment={close[0]}")
+
+
+def _require_choices(arguments: list[str], groups: set[str]) -> None:
+    """Refuse what names no file of a group, nor a folder for the run, at which Hydra stumbles or writes anywhere."""
+    for argument in arguments:
+        key, _, value = argument.lstrip("+").partition("=")
+        if not value and key in ("hydra.run.dir", "hydra.sweep.dir"):
+            raise InputError(f"{argument} names no folder.\nType:  {key}=<a folder>")
+        if (key in groups or "/" in key) and re.fullmatch(r"null|true|false|[-+.\d]+|\{.*\}", value, re.IGNORECASE):
+            there = choices(key) or "the files of that group"
+            raise InputError(f"{argument}: I need the name of a choice: {there}.\nTo do without:  '~{key}'")
 
 
 def _resume(named: str, rest: list[str]) -> list[str]:

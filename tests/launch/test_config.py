@@ -299,6 +299,23 @@ def test_options_of_hydra_may_stand_anywhere_and_groups_of_the_users_own_are_gro
         prepare_arguments(["seed=3", "--config-dir", "nowhere"], CONF)
 
 
+@pytest.mark.parametrize("value", ["null", "7", "true", "{a: 1}"])
+@pytest.mark.parametrize("group", ["optimizer", "+experiment", "agent/policy"])
+def test_what_can_name_no_choice_is_answered_with_those_there_are(group, value):
+    with pytest.raises(InputError) as caught:
+        prepare_arguments([f"{group}={value}"], CONF)
+    files = ", ".join(sorted(path.stem for path in (CONF / group.lstrip("+")).glob("*.yaml")))
+    assert str(caught.value) == (
+        f"{group}={value}: I need the name of a choice: {files}.\nTo do without:  '~{group.lstrip('+')}'"
+    )
+
+
+@pytest.mark.parametrize("key", ["hydra.run.dir", "hydra.sweep.dir"])
+def test_a_folder_without_a_name_is_refused_as_files_would_be_written_here(key):
+    with pytest.raises(InputError, match=f"names no folder.\nType:  {key}=<a folder>"):
+        prepare_arguments(["+experiment=sft", f"{key}="], CONF)
+
+
 def test_a_target_in_a_package_of_the_users_own_belongs_to_neither_paper():
     mine = {"_target_": "mine.gisa.stage.Stage"}
     config = plain_config(task={"_target_": "src.ilrec.task.recommendation.RecommendationTask"}, stage=mine)
