@@ -101,6 +101,7 @@ COUNT = "I need a whole number of at least 1"
         (SFT, ["evaluator.cutoffs=10", "evaluator.num_beams=x", "stage.learning_rate=fast"],
          ["evaluator.cutoffs=10: needed: [whole number, ...]", "evaluator.num_beams='x': needed: whole number",
           "stage.learning_rate='fast': needed: number"]),
+        (SFT, ["~stage.learning_rate"], ["stage.learning_rate: missing; type +stage.learning_rate=..."]),
         (SFT, ["seed=-1"], ["seed=-1: I need a whole number from 0 to 4294967295"]),
         (SFT, ["seed=x"], ["seed='x': needed: whole number (copied into tokenizer.seed, "]),
         (SFT, ["stage.learning_rate=-1", "stage.warmup_ratio=2", "stage.ratio=0", "stage.layers=0"],

@@ -76,10 +76,11 @@ def _call(node: Node, path: str) -> Iterator[str]:
     if not any(one.kind is one.VAR_KEYWORD for one in signature.values()):
         for key in sorted(arguments.keys() - accepted.keys()):
             faults.append(f"{path}.{key}: {node['_target_']} has no such setting{did_you_mean(key, accepted)}")
-    if not node.get("_partial_"):
-        for name, one in accepted.items():
-            if one.default is one.empty and name not in arguments:
-                faults.append(f"{path}.{name}: missing; type +{path}.{name}=...")
+    own = inspect.signature(settings).parameters if settings else {}  # which nobody else can give
+    for name, one in accepted.items():
+        needed = not node.get("_partial_") or name in own
+        if needed and one.default is one.empty and name not in arguments:
+            faults.append(f"{path}.{name}: missing; type +{path}.{name}=...")
     for key in sorted(arguments.keys() & hints.keys()):
         value, files = arguments[key], choices(f"{path}.{key}")
         if value != MISSING and isinstance(value, str) and files:
