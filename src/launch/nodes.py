@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, Literal, TypedDict, cast
 
 from src.launch.errors import InputError
-from src.launch.trainer import TrainerRanges
+from src.launch.trainer import EarlyStoppingRanges, TrainerRanges
 from src.launch.values import CONF, MISSING, Node, did_you_mean, faults_of
 
 SEVERAL = ("logger", "callbacks")  # groups of which several choices may stand side by side
@@ -24,7 +24,11 @@ class Schedule(TypedDict, total=False):
     ]
 
 
-_RANGES = {"lightning.Trainer": TrainerRanges, "transformers.get_scheduler": Schedule}
+_RANGES = {
+    "lightning.Trainer": TrainerRanges,
+    "lightning.pytorch.callbacks.EarlyStopping": EarlyStoppingRanges,
+    "transformers.get_scheduler": Schedule,
+}
 
 
 def apart(group: Node) -> tuple[Node, dict[str, Node]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal, TypedDict
 
-from annotated_types import Ge
+from annotated_types import Ge, Gt, Le
 
 from src.launch.values import Count, Share, Weight, Whole
 
@@ -43,7 +43,7 @@ class TrainerRanges(TypedDict, total=False):
     limit_train_batches: Count | Share | None
     limit_val_batches: Whole | Share | None
     limit_test_batches: Whole | Share | None
-    val_check_interval: Count | Share | None
+    val_check_interval: Count | Annotated[float, Gt(0), Le(1)] | None
     overfit_batches: Whole | Share
     max_epochs: Annotated[int, Ge(-1)] | None
     max_steps: Annotated[int, Ge(-1)]
@@ -54,10 +54,16 @@ class TrainerRanges(TypedDict, total=False):
     precision: Precision | None
 
 
+class EarlyStoppingRanges(TypedDict, total=False):
+    """Likewise, of the callback that stops a training."""
+
+    patience: Whole
+
+
 def trainer_faults(trainer: Mapping[str, Any]) -> Iterator[str]:
     """Name what a trainer of ours cannot do, by the arguments that ask for it."""
     strategy, accelerator = trainer.get("strategy"), trainer.get("accelerator")
-    name = str(strategy["_target_"]).rpartition(".")[2] if isinstance(strategy, dict) else str(strategy or "auto")
+    name = str(strategy.get("_target_")).rpartition(".")[2] if isinstance(strategy, dict) else str(strategy or "auto")
     if name.startswith(("fsdp", "deepspeed", "FSDP", "DeepSpeed", "ModelParallel")):
         yield (
             f"trainer.strategy={name}: weights that are split over devices are ours to put together again in a "
@@ -75,6 +81,14 @@ def trainer_faults(trainer: Mapping[str, Any]) -> Iterator[str]:
         if not here and not (accelerator == "gpu" and torch.backends.mps.is_available()):
             device = "Apple GPU" if accelerator == "mps" else "CUDA"
             yield f"trainer.accelerator={accelerator}: there is no {device} here; type trainer.accelerator=cpu"
+    for key in ("callbacks", "plugins", "logger", "profiler", "strategy"):
+        given = trainer.get(key)
+        for one in given if isinstance(given, list) else [given] if isinstance(given, dict) else []:
+            if not isinstance(one, dict) or "_target_" not in one:
+                yield f"trainer.{key}: {one!r} is no node; type 'trainer.{key}={{_target_: <class>, ...}}'"
+    if trainer.get("fast_dev_run"):
+        once = " ".join(f"trainer.{key}=1" for key in ("max_steps", "limit_val_batches", "limit_test_batches"))
+        yield f"trainer.fast_dev_run: it would log nothing; for a short try type {once}"
     if trainer.get("limit_test_batches") == 0:
         yield "trainer.limit_test_batches=0: nobody would be tested; type 1 for one batch, or leave it out"
     if trainer.get("enable_checkpointing") is False or trainer.get("barebones"):

@@ -180,7 +180,8 @@ def _range(limits: Sequence[Any]) -> str:
     if any(isinstance(limit, MinLen) for limit in limits):
         return ", at least one"
     if low and high:
-        return f" from {_end(low)} to {'below ' * isinstance(high, Lt)}{_end(high)}"
+        first = "above" if isinstance(low, Gt) else "from"
+        return f" {first} {_end(low)} to {'below ' * isinstance(high, Lt)}{_end(high)}"
     return f" above {_end(low)}" if isinstance(low, Gt) else f" of at least {_end(low)}"
 
 

@@ -79,10 +79,33 @@ def trainer_of(config: dict[str, Any], folder: Path | None = None, **parts: Any)
     except ModuleNotFoundError as error:
         raise InputError(f"trainer, callbacks or logger: {error}\nInstall it, or choose another one.") from error
     except (MisconfigurationException, ValueError, TypeError, RuntimeError) as error:
-        raise InputError(
-            f"trainer: Lightning refuses these settings: {error}\n"
-            "Mend them; what each may be is in conf/trainer/default.yaml and the documentation of lightning.Trainer."
-        ) from error
+        raise _refusal(error) from error
+
+
+def _refusal(error: Exception) -> InputError:
+    return InputError(
+        f"trainer: Lightning refuses these settings: {error}\n"
+        "Mend them; what each may be is in conf/trainer/default.yaml and the documentation of lightning.Trainer."
+    )
+
+
+@contextmanager
+def _known_late() -> Iterator[None]:
+    """Tell of settings whose fault shows once the data and the metrics are there as of those that show before.
+
+    Raises:
+        InputError: Lightning refuses them.
+    """
+    from lightning.fabric.utilities.exceptions import MisconfigurationException
+
+    try:
+        yield
+    except MisconfigurationException as error:
+        raise _refusal(error) from error
+    except RuntimeError as error:
+        if not str(error).startswith("Early stopping conditioned on metric"):
+            raise
+        raise _refusal(error) from error
 
 
 def split_loggers(config: dict[str, Any]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
@@ -165,7 +188,7 @@ def fitted(
     bars = [ProgressBar()] if config["trainer"].get("enable_progress_bar", True) else []
     dashboard = build(split_loggers(config)[0])
     context = {"config": config, "group": sweep or config["name"], "sweep": sweep, "record": record}
-    with open_logs(folder, dashboard, done_steps=done_steps, **context) as logs:
+    with _known_late(), open_logs(folder, dashboard, done_steps=done_steps, **context) as logs:
         trial = running_trial(folder)
         pruning = [Pruning(trial, optimized_metric(config) or checkpoints.monitor)] if trial else []
         parts = {"callbacks": [checkpoints, *bars, *pruning], "logger": logs, "plugins": [checkpoint_io]}

@@ -80,6 +80,10 @@ def test_what_the_trainer_cannot_take_up_is_refused_before_anything_is_made(toy_
      ({"strategy": "shardedd"}, "I know auto, ddp,"),
      ({"accelerator": "mps"}, "there is no Apple GPU here; type trainer.accelerator=cpu"),
      ({"accelerator": "tpu"}, "I know auto, cpu, cuda, gpu, mps"),
+     ({"strategy": {"find_unused_parameters": True}}, "is no node; type 'trainer.strategy={_target_: "),
+     ({"callbacks": [3]}, "trainer.callbacks: 3 is no node; type 'trainer.callbacks={_target_: <class>, ...}'"),
+     ({"callbacks": {"patience": 3}}, "trainer.callbacks: {'patience': 3} is no node"),
+     ({"fast_dev_run": True}, "type trainer.max_steps=1 trainer.limit_val_batches=1 trainer.limit_test_batches=1"),
      ({"limit_test_batches": 0}, "nobody would be tested"),
      ({"enable_checkpointing": False}, "type checkpointing.every_steps=null"),
      ({"barebones": True}, "trainer.barebones=true: best.ckpt is what is tested"),
@@ -93,6 +97,21 @@ def test_what_a_run_of_ours_cannot_do_is_refused_with_advice(settings, advice, m
     monkeypatch.setattr("torch.backends.mps.is_available", lambda: False)
     (fault,) = absent({"trainer": settings}, multirun=False)
     assert advice in fault
+
+
+@pytest.mark.parametrize(
+    ("typed", "message"),
+    [(["callbacks=[early_stopping]", "callbacks.early_stopping.monitor=val/nothing"], "metric `val/nothing` which is"),
+     (["trainer.limit_val_batches=0.1"], "Try at least `limit_val_batches=0.5`")],
+    ids=["metric", "share"],
+)  # fmt: skip
+def test_what_shows_once_there_are_data_and_metrics_is_told_without_a_traceback(
+    run, toy_arguments, tmp_path, typed, message
+):
+    assert run(*toy_arguments, *typed, f"hydra.run.dir={tmp_path / 'a'}") == 2
+    log = (tmp_path / "a" / "run.log").read_text()
+    assert message in log
+    assert "Traceback" not in log
 
 
 @pytest.mark.parametrize("strategy", ["auto", "ddp", "ddp_find_unused_parameters_true", "sharded", None])
