@@ -13,6 +13,9 @@ PINNED = ("-c", ".ci/constraints.txt", "-e")  # the versions that the tests have
 # By files, as the tests of one share what takes long to make, and in the order of tests/conftest.py.
 PARALLEL = ("-n", "auto", "--maxprocesses", "4", "--dist", "loadfile", "--no-loadscope-reorder")
 
+# Even where a machine forbids it: tests start dozens of processes, and each would compile PyTorch and others anew.
+KEEP_COMPILED = {"PYTHONDONTWRITEBYTECODE": ""}
+
 
 def _install(session: nox.Session, *arguments: str) -> None:
     """Install what a session needs; pip says what it fetches and how far it is, which nox would keep to itself."""
@@ -37,8 +40,7 @@ def tests(session: nox.Session) -> None:
     # Types beside the tests: it keeps one core busy, and they wait for disks and for each other.
     types = subprocess.Popen([Path(session.bin, "mypy")], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     try:
-        # They may keep what they compile, as tests start dozens of processes.
-        session.run("pytest", *PARALLEL, *session.posargs, env={"PYTHONDONTWRITEBYTECODE": ""})
+        session.run("pytest", *PARALLEL, *session.posargs, env=KEEP_COMPILED)
     finally:
         session.log(f"mypy: {types.communicate()[0].strip()}")
     if types.returncode:
@@ -61,7 +63,7 @@ def _tests_at(resolution: str, session: nox.Session) -> None:
     session.install("uv")  # which can resolve to the lowest
     python = str(Path(session.bin, "python"))
     session.run("uv", "pip", "install", "--python", python, "--resolution", resolution, "--upgrade", "-e", ".[dev]")
-    session.run("pytest", *PARALLEL, *session.posargs)
+    session.run("pytest", *PARALLEL, *session.posargs, env=KEEP_COMPILED)
 
 
 @nox.session
