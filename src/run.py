@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 
 from src.launch.config import CONF, as_typed, build, help_text, prepare_arguments, resolve
 from src.launch.errors import InputError, JobError, PrunedError, resume_command
-from src.launch.job import keep_memory, run_job
+from src.launch.job import end_at_once, keep_memory, run_job
 from src.launch.outcomes import exit_status, outcomes, watch_launchers
 from src.launch.overrides import errors_of_hydra, quoted
 from src.launch.process import first_process
@@ -30,6 +30,7 @@ def main() -> int:
         print(help_text(CONF))
         return 0
     keep_memory()
+    end_at_once()
     register()
     watch_launchers()
 

@@ -74,3 +74,12 @@ def test_the_collector_of_garbage_rests_while_a_check_imports_and_works_again_wh
     with pytest.raises(InputError, match="a fault"):
         run_job(config, tmp_path / "run", [], resume=False)
     assert (found, gc.isenabled()) == ([False], True)
+
+
+def test_what_has_been_imported_is_not_looked_through_at_the_end():
+    script = (
+        "import atexit, gc\nfrom src.launch.job import end_at_once\n"
+        "atexit.register(lambda: print(gc.get_freeze_count() > 0))\nend_at_once()\nend_at_once()"
+    )
+    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert ran.stdout == "True\n"
