@@ -9,7 +9,7 @@ import torch
 from src.launch.errors import InputError, install_command
 from src.launch.values import Count, Dropout, Positive
 from src.model.architecture import Architecture
-from src.model.probe import agree
+from src.model.probe import agree, exact_products
 
 
 class Lora(TypedDict):
@@ -26,6 +26,7 @@ class Lora(TypedDict):
     dropout: Dropout
 
 
+@exact_products()
 def with_adapters(architecture: Architecture, token_ids: list[int], *, rank: int, alpha: float, dropout: float) -> Any:
     """Put low-rank adapters on all linear layers of every block, and train the rows of some tokens in full.
 

@@ -25,7 +25,22 @@ _LARGE = 50_000_000  # weights of a network of which few blocks are asked
 _TOLERANCE = {torch.float32: 2e-5, torch.float64: 2e-5, torch.bfloat16: 0.04, torch.float16: 0.01}  # of a state's norm
 
 
+@contextmanager
+def exact_products() -> Iterator[None]:
+    """Multiply float32 matrices exactly, whatever ``matmul_precision`` a run has chosen.
+
+    Rounded products differ by the shapes of their factors: as a network would that cannot be read, or cut short.
+    """
+    chosen = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(chosen)
+
+
 @torch.no_grad()
+@exact_products()
 def examine(network: Any) -> Architecture:
     """Find the parts of a network, how it generates, and which shortcuts are exact for up to 200 tokens.
 
@@ -49,6 +64,7 @@ def examine(network: Any) -> Architecture:
 
 
 @torch.no_grad()
+@exact_products()
 def extend(found: Architecture, longest: int) -> None:
     """Take shortcuts for sequences of up to so many tokens where they are exact; longer ones are read plainly.
 

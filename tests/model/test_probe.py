@@ -196,6 +196,18 @@ def test_what_is_asked_for_changes_neither_mode_nor_random_numbers():
     assert torch.equal(torch.get_rng_state(), state)
 
 
+@pytest.mark.parametrize("lora", [None, LORA], ids=["whole", "adapters"])
+def test_rounded_products_of_matrices_hide_no_shortcut(lora, tmp_path):
+    torch.set_float32_matmul_precision("medium")
+    try:
+        found = load(tiny("llama"), tmp_path, lora).architecture
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision("highest")
+    assert not found.notes
+    assert found.by_example
+
+
 def test_agreement_is_measured_by_the_norm_of_each_state():
     states = torch.eye(3)
     assert agree(states, states + 1e-6)
