@@ -157,10 +157,11 @@ def _unread_by_collaborative_models(config: Mapping[str, Any], *, counted: bool)
 
 
 def unpenalised(evaluator: Mapping[str, Any]) -> Iterator[str]:
-    """Say what to type where items are to be ranked lower that are not ranked at all."""
+    """Say what to type where items are to be ranked lower that are not ranked at all; from a list 0 may be chosen."""
     penalty = evaluator.get("history_penalty")
     several = penalty if isinstance(penalty, list) else [penalty]
-    if evaluator.get("exclude_history") is True and any(isinstance(one, int | float) and one > 0 for one in several):
+    positive = [one for one in several if isinstance(one, int | float) and one > 0]
+    if evaluator.get("exclude_history") is True and positive and positive == several:
         yield f"evaluator.history_penalty={penalty}: items of the history are left out anyway. " + _type(
             "evaluator.history_penalty=0, or evaluator.exclude_history=both"
         )

@@ -81,8 +81,8 @@ def test_prompts_of_other_items_metrics_not_measured_too_few_beams_and_missing_r
      (["+experiment=bigrec_sft", "model.new_rows=titles"], "model.new_rows=titles: tokenizer=title adds no tokens, so"),
      (["+experiment=smollm2_ids", "+tokenizer/embedding@tokenizer.start=transitions"],
       "model.new_rows=titles and tokenizer.start both say where the rows of item tokens start. Type:  model.new_rows="),
-     (["+experiment=sft", "evaluator.history_penalty=[0,2]", "evaluator.exclude_history=true"],
-      "evaluator.history_penalty=[0, 2]: items of the history are left out anyway. Type:  evaluator.history_penalty=0"),
+     (["+experiment=sft", "evaluator.history_penalty=[1,2]", "evaluator.exclude_history=true"],
+      "evaluator.history_penalty=[1, 2]: items of the history are left out anyway. Type:  evaluator.history_penalty=0"),
      (["+experiment=sasrec", "evaluator.history_penalty=2", "evaluator.exclude_history=true"],
       "evaluator.history_penalty=2: items of the history are left out anyway."),
      (["+experiment=counting", "+tokenizer/embedding@tokenizer.start=transitions"],
@@ -100,9 +100,10 @@ def test_what_others_leave_without_effect_is_named(choices, fault):
     "choices",
     [["+experiment=sft", "evaluator.history_penalty=2", "evaluator.exclude_history=both"],
      ["+experiment=sft", "evaluator.history_penalty=[0]", "evaluator.exclude_history=true"],
+     ["+experiment=sft", "scale=amazon", "evaluator.exclude_history=true"],
      ["+experiment=smollm2_ids", "+tokenizer/embedding@tokenizer.start=transitions", "model.new_rows=mean"],
      ["+experiment=gru4rec", "prompt.max_history=30"], ["+experiment=counting", "scale=amazon"]],
-    ids=["both", "zero", "one start", "follows", "amazon"],
+    ids=["both", "zero", "may choose 0", "one start", "follows", "amazon"],
 )  # fmt: skip
 def test_what_has_an_effect_is_let_pass(choices):
     assert list(misfits(composed(*choices)[0])) == []
