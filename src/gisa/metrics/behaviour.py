@@ -92,7 +92,7 @@ def jaccard(first: frozenset[Hashable], second: frozenset[Hashable]) -> float:
 def canonical_url(url: str) -> str:
     """Return the form in which addresses of one page are equal.
 
-    Redirects are resolved as far as they show where they lead. Scheme and host lose their case, the host also a dot at
+    Redirects are resolved as far as they show where they lead. Scheme and host lose their case, the host also dots at
     its end, a name of other letters becomes punycode, and the usual port is dropped; http counts as https. Characters
     that need no percent-encoding lose it, all others get it, in capitals; steps such as ``/../`` are taken. Fragment,
     tracking parameters and slashes at the end of the path are dropped. What cannot be read as an address only loses
@@ -122,7 +122,7 @@ def _authority(parts: SplitResult) -> str:
         ValueError: there is no such port.
     """
     user, at, _ = parts.netloc.rpartition("@")
-    host, port = (parts.hostname or "").removesuffix("."), parts.port
+    host, port = (parts.hostname or "").rstrip("."), parts.port
     if not host.isascii():
         import idna  # only for names in other letters
 
