@@ -53,6 +53,7 @@ def send_traces(run: Run, suite: Gisa) -> str:
     """
     require_weave()
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # whose reports could quote a question
+    os.environ.setdefault("WANDB_DISABLE_WEAVE", "true")  # a W&B run would start it anew, and it trace other libraries
     import weave
 
     result = run.model_dump(mode="json")

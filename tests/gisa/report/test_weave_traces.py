@@ -56,6 +56,15 @@ def test_questions_are_sent_where_that_is_asked_for(traces):
     assert asked == [question["question"] for question in QUESTIONS]
 
 
+def test_a_wandb_run_after_it_does_not_start_weave_anew(traces, tmp_path):
+    import wandb
+    import weave
+
+    traces()
+    with wandb.init(project="other", dir=tmp_path):
+        assert weave.get_client() is None
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [(lambda patch: patch.setattr(weave_traces, "find_spec", lambda name: None), r"pip install 'ilrec-gisa\[dash"),
