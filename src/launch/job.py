@@ -151,8 +151,11 @@ def keep_memory() -> None:
 
 @cache
 def end_at_once() -> None:
-    """Spare Python a last look for garbage: of all that has been imported, for seconds after the last line."""
-    atexit.register(gc.freeze)
+    """Spare Python a last look for garbage: of all that has been imported, for seconds after the last line.
+
+    Not where Triton has been imported, whose types it finds: it would complain of each that they leak.
+    """
+    atexit.register(lambda: None if "triton" in sys.modules else gc.freeze())
 
 
 def free_memory() -> None:

@@ -76,10 +76,12 @@ def test_the_collector_of_garbage_rests_while_a_check_imports_and_works_again_wh
     assert (found, gc.isenabled()) == ([False], True)
 
 
-def test_what_has_been_imported_is_not_looked_through_at_the_end():
+@pytest.mark.parametrize("imported", [[], ["triton"]])
+def test_what_has_been_imported_is_not_looked_through_at_the_end_unless_it_would_complain(imported):
     script = (
-        "import atexit, gc\nfrom src.launch.job import end_at_once\n"
-        "atexit.register(lambda: print(gc.get_freeze_count() > 0))\nend_at_once()\nend_at_once()"
+        "import atexit, gc, sys\nfrom src.launch.job import end_at_once\n"
+        "atexit.register(lambda: print(gc.get_freeze_count() > 0))\nend_at_once()\nend_at_once()\n"
+        f"sys.modules.update(dict.fromkeys({imported}, sys))"
     )
     ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert ran.stdout == "True\n"
+    assert ran.stdout == f"{not imported}\n"
