@@ -23,6 +23,8 @@ _TRACKING = re.compile(
 _UNRESERVED = frozenset(ascii_letters + digits + "-._~")
 _PARTING = "%!$&'()*+,;=:@/[]|"
 
+_DOTS = ".\u3002\uff0e\uff61"  # as names in other letters have them, too
+
 # Pages that only lead on to another one: host, path and the parameters that hold its address.
 _GOOGLE = r"(?:www\.)?google\.(?:\w{2,3}\.)?\w{2,3}"
 _REDIRECTS = (
@@ -122,12 +124,12 @@ def _authority(parts: SplitResult) -> str:
         ValueError: there is no such port.
     """
     user, at, _ = parts.netloc.rpartition("@")
-    host, port = (parts.hostname or "").rstrip("."), parts.port
+    host, port = (parts.hostname or "").rstrip(_DOTS), parts.port
     if not host.isascii():
         import idna  # only for names in other letters
 
         with suppress(idna.IDNAError):
-            host = idna.encode(host, uts46=True).decode()
+            host = idna.encode(host, uts46=True).decode().rstrip(_DOTS)
     host = f"[{host}]" if ":" in host else host
     return f"{user}{at}{host}" + (f":{port}" if port not in (None, 80, 443) else "")
 

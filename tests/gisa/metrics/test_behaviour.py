@@ -89,6 +89,7 @@ def test_visited_pages_are_compared_as_sets_in_their_canonical_form():
         ("http://user@[2001:DB8::1]:80/", "https://user@[2001:db8::1]"),
         ("http://example.org:port/", "http://example.org:port/"),
         ("https://google.com/%75rl?q=https://example.org/a", "https://example.org/a"),
+        ("http://b\u00fccher.example\u3002\u3002/", "https://xn--bcher-kva.example"),
         ("ftp://Example.org:21/%7e", "ftp://example.org:21/%7e"),
         ("", ""),
     ],
