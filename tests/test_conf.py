@@ -240,6 +240,26 @@ def test_one_seed_reaches_every_part_that_draws():
     assert list(seeds(config)) == [7] * 6
 
 
+NESTED = [  # (file, group, package, choice), as comments write them:  group@package=choice | choice
+    (path, group, package, choice)
+    for path in FILES
+    for group, package, choices in re.findall(r"\+?([a-z_/]+)@([a-z_.]+)=([a-z_]+(?: \| [a-z_]+)*)", path.read_text())
+    for choice in choices.split(" | ")
+]
+
+
+@pytest.mark.parametrize(("path", "group", "package", "choice"), NESTED)
+def test_a_choice_within_another_can_be_typed_as_comments_write_it(path, group, package, choice):
+    own = [f"{path.relative_to(CONF).parent}={path.stem}"]
+    if own[0].startswith("agent"):
+        own.insert(0, "+experiment=gisa_rollout")
+    added = "+" if f"+{group}@{package}=" in path.read_text() else ""
+    config, _ = composed(*own, f"{added}{group}@{package}={choice}")
+    for key in package.split("."):
+        config = config[key]
+    assert config["_target_"] == yaml.safe_load((CONF / group / f"{choice}.yaml").read_text())["_target_"]
+
+
 def test_commands_in_comments_and_readme_name_choices_that_there_are():
     """Overrides such as ``model=hub`` in a file's header or in README.md; those with a capital are placeholders."""
     texts = [*(path.read_text() for path in FILES), (ROOT / "README.md").read_text()]
