@@ -165,6 +165,13 @@ def test_a_start_from_a_missing_checkpoint_is_refused(tmp_path):
     assert "no such file; needed: checkpoints/best.ckpt of a run" in faults(stage={"init_from": str(tmp_path / "x")})
 
 
+def test_where_a_run_was_never_validated_its_last_weights_are_offered(tmp_path):
+    (tmp_path / "last.ckpt").touch()
+    text = faults(stage={"reward_from": str(tmp_path / "best.ckpt")})
+    assert "That run was never validated" in text
+    assert text.rstrip().endswith(f"type stage.reward_from={tmp_path / 'last.ckpt'}")
+
+
 def test_of_several_checkpoints_that_give_rewards_the_missing_one_is_named(tmp_path):
     (tmp_path / "a.ckpt").touch()
     text = faults(stage={"reward_from": [str(tmp_path / "a.ckpt"), str(tmp_path / "b.ckpt")]})
