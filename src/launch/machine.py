@@ -42,9 +42,10 @@ def absent(config: Mapping[str, Any], multirun: bool) -> Iterator[str]:
 
 
 def _within(setting: str, start: str) -> str:
-    """Return what to type where a folder is named whose checkpoint is meant, or the best of a run without validation."""
+    """Return what to type where a folder is named whose checkpoint is meant, or a run was never validated."""
     named = Path(start)
     best = next((path for path in (named / "checkpoints" / "best.ckpt", named / "best.ckpt") if path.is_file()), None)
     if best is None and named.name == "best.ckpt" and (last := named.with_name("last.ckpt")).is_file():
-        return f". That run was never validated (trainer.check_val_every_n_epoch?); for its last weights type {setting}={last}"
+        never = "That run was never validated (trainer.check_val_every_n_epoch?)"
+        return f". {never}; for its last weights type {setting}={last}"
     return f"; type {setting}={best}" if best else ""
