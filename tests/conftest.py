@@ -5,7 +5,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
+# Machines are shared, so nothing is timed; tests that share a folder over their examples write all of it anew.
+settings.register_profile(
+    "ours", deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
+)
+settings.load_profile("ours")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # a busy neighbour makes two threads many times slower than one
 os.environ["HF_HUB_OFFLINE"] = "1"  # what no folder here has is asked of no hub
 gc.disable()  # until all is collected: imports leave millions of objects that stay, and nothing to free

@@ -106,7 +106,7 @@ def catalogues(draw):
     return [(*body, 0) for body in bodies], torch.tensor([scores]).softmax(1)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(catalogues())
 def test_rewards_are_the_sum_over_items_and_add_up_to_one_over_the_legal_tokens(case):
     catalogue, probabilities = case

@@ -213,7 +213,7 @@ def test_without_negatives_any_strength_is_plain_cross_entropy_to_the_bit():
     assert torch.equal(loss, F.cross_entropy(final, target))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     seed=st.integers(0, 2**31),
     strength=st.floats(0, 20),

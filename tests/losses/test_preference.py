@@ -206,7 +206,7 @@ def test_rewards_worked_by_hand():
     torch.testing.assert_close(rewards, expected, rtol=0, atol=1e-6)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.integers(2, 20), st.data())
 def test_rewards_equal_the_slow_reference(size, data):
     target = data.draw(st.none() | st.integers(0, size - 1))

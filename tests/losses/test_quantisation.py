@@ -36,7 +36,7 @@ def test_squared_distances_by_hand():
     assert squared_distances(numbers([1, 2]), numbers([1, 0], [4, 6])).tolist() == [[4, 25]]
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(0, 10_000))
 def test_squared_distances_equal_a_pair_at_a_time(seed):
     vectors, chosen = random_case(seed)
@@ -92,7 +92,7 @@ def test_codes_that_hit_their_residuals_cost_nothing():
     assert quantisation_loss(latent, latent[None], commitment=1.0).item() == 0
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(0, 10_000), st.floats(0, 2))
 def test_the_loss_and_its_gradients_equal_the_slow_reference(seed, commitment):
     results = []

@@ -2,7 +2,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from src.metrics.ranking import per_user_metric, ranking_metrics
@@ -31,7 +31,6 @@ def test_targets_never_decoded_give_zero_and_not_nan():
     assert set(ranking_metrics(np.array([np.nan, np.nan])).values()) == {0.0}
 
 
-@settings(deadline=None)
 @given(st.lists(st.one_of(st.just(math.nan), st.floats(1, 50)), min_size=1), st.integers(1, 30))
 def test_metrics_equal_a_plain_loop(ranks, k):
     hits = [1.0 if rank <= k else 0.0 for rank in ranks]

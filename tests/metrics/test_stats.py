@@ -89,7 +89,7 @@ def test_the_interval_covers_the_true_difference_where_seeds_differ():
     assert covered / 120 > 0.9 > averaged_covered / 120
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=20), st.integers(1, 3))
 def test_an_interval_holds_its_mean_range_and_repeats_exactly(values, seeds):
     scores = np.tile(values, (seeds, 1))

@@ -4,7 +4,7 @@ import subprocess
 import sys
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
@@ -189,7 +189,6 @@ def test_a_torn_metrics_file_is_named_with_its_line(tmp_path, write_run):
         report(tmp_path)
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(st.text("ab|\n", max_size=5), st.text("ab|\n", max_size=5)), max_size=4))
 def test_every_line_of_a_markdown_table_has_its_columns_and_one_length(body):
     lines = markdown_table(("cell", "value"), body).split("\n")

@@ -1,7 +1,7 @@
 import json
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from src.launch.errors import InputError
@@ -133,7 +133,7 @@ def test_a_corrupt_result_is_named_with_its_fault(tmp_path, content, fault):
     assert "run that job again" in str(caught.value)
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
+@settings(max_examples=60)
 @given(st.recursive(st.none() | st.booleans() | st.integers() | st.text(), lambda x: st.dictionaries(st.text(), x)))
 def test_any_json_is_either_a_run_or_an_input_error(tmp_path, content):
     (tmp_path / "result.json").write_text(json.dumps(content))

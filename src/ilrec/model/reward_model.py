@@ -249,6 +249,35 @@ class RewardModel(nn.Module):
         rewards[asked] = torch.cat(found)
         return rewards
 
+    @property
+    def of_single_tokens(self) -> bool:
+        """Whether each item is one token, its own: all rewards can then be asked at once, see :meth:`all_tokens`."""
+        return self.trie.depth == 1 and len(self.trie.token) - 1 == len(self.place)
+
+    @torch.no_grad()
+    def all_tokens(self, interaction: Tensor, target: Tensor) -> Tensor:
+        """Return the rewards of all tokens, as :meth:`forward` would, where ``of_single_tokens``; without its lists.
+
+        Args:
+            interaction: As in :meth:`forward`, shape ``(N,)``.
+            target: As in :meth:`forward`, shape ``(N,)``.
+
+        Returns:
+            Rewards in the order of ``trie.token[1:]``, shape ``(N, I)``, float32.
+        """
+        self._follow(interaction.device)
+        histories, owner = torch.unique_consecutive(interaction, return_inverse=True)
+        size = max(_LARGEST_CHUNK // len(self.place), 1)
+        positions = torch.searchsorted(
+            owner, torch.arange(0, len(histories) + size, size, device=owner.device)
+        ).tolist()
+        rewards = torch.empty(len(interaction), len(self.place), device=interaction.device)
+        for number, (first, last) in enumerate(pairwise(positions)):
+            of = self.probabilities(histories[number * size : (number + 1) * size]).nan_to_num_(0.0)
+            torch.index_select(of, 0, owner[first:last] - number * size, out=rewards[first:last])
+        rewards[self._prefixes(interaction, target) != 0] = 0
+        return rewards
+
     @torch.no_grad()
     def continuations(self, interaction: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """List the only tokens whose reward is not 0: those that some item goes on with.

@@ -206,25 +206,34 @@ class FineTuningStage(NextItemStage):
             parts["loss_distillation"] = distillation_loss(pupils, logits[:, item_tokens], keep=keep)
             terms.append(_Term(parts["loss_distillation"], keep.sum(), settings.distillation))
         if self.rewards is not None:
-            # Only an item's next token has a reward, so nothing else is asked for, however many tokens are negative;
-            # and no label that belongs to no response.
-            owned = (batch["interaction"] >= 0).nonzero()[:, 0]
-            of_responses = batch["interaction"][owned], places[target[owned]]
-            nth, token, child = self.rewards.continuations(*of_responses)
-            row, entry = owned[nth], item_tokens[token]
-            marked = negatives[row, entry] | (entry == target[row])
-            row, entry = row[marked], entry[marked]
-            rewards = self.rewards(*of_responses, nth[marked], token[marked], child[marked])
-            parts["loss_reward"] = reward_loss(
-                logits,
-                target,
-                negatives,
-                rewards,
-                temperature=settings.reward_temperature,
-                entries=(row, entry),
-            )
-            terms.append(_Term(parts["loss_reward"], rewarded_positions(len(target), row, rewards), settings.reward))
+            parts["loss_reward"], positions = self._reward_loss(self.rewards, logits, negatives, batch)
+            terms.append(_Term(parts["loss_reward"], positions, settings.reward))
         return terms, parts
+
+    def _reward_loss(
+        self, model: RewardModel, logits: Tensor, negatives: Tensor, batch: Mapping[str, Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """Return CRR's loss and over how many positions it is a mean."""
+        target, item_tokens, temperature = batch["target"], self.model.item_token_ids, self.settings.reward_temperature
+        # Only an item's next token has a reward, so nothing else is asked for, however many tokens are negative; and
+        # no label that belongs to no response.
+        owned = (batch["interaction"] >= 0).nonzero()[:, 0]
+        of_responses = batch["interaction"][owned], self.model.item_token_places[target[owned]]
+        if model.of_single_tokens:
+            rewards = torch.zeros_like(logits)
+            rewards[owned] = rewards[owned].index_copy_(
+                1, item_tokens[model.trie.token[1:]], model.all_tokens(*of_responses).to(logits.dtype)
+            )
+            marked = negatives.scatter(1, target[:, None], True)
+            loss = reward_loss(logits, target, negatives, rewards, temperature=temperature)
+            return loss, (rewards > 0).logical_and_(marked).any(1).sum()
+        nth, token, child = model.continuations(*of_responses)
+        row, entry = owned[nth], item_tokens[token]
+        marked = negatives[row, entry] | (entry == target[row])
+        row, entry = row[marked], entry[marked]
+        rewards = model(*of_responses, nth[marked], token[marked], child[marked])
+        loss = reward_loss(logits, target, negatives, rewards, temperature=temperature, entries=(row, entry))
+        return loss, rewarded_positions(len(target), row, rewards)
 
     def _ensemble_logits(self, states: Tensor, head: Head) -> Tensor:
         if self.settings.ensemble == "probabilities":  # finite where they are all near 0

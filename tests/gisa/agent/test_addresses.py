@@ -19,7 +19,7 @@ def test_what_is_no_numeric_address_is_not_public(text):
     assert not is_public(text)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.ip_addresses())
 def test_no_address_is_public_that_python_calls_private_or_multicast(address):
     if is_public(str(address)):
@@ -27,7 +27,7 @@ def test_no_address_is_public_that_python_calls_private_or_multicast(address):
         assert not address.is_multicast
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.ip_addresses(v=4))
 def test_no_ipv6_form_that_carries_an_ipv4_address_is_public(inner):
     number = int(inner)
@@ -43,7 +43,7 @@ def test_no_ipv6_form_that_carries_an_ipv4_address_is_public(inner):
         assert not is_public(str(ipaddress.IPv6Address(carrier)))
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.integers(0, 2**32 - 1))
 def test_every_spelling_but_four_decimal_numbers_is_a_disguise(number):
     address = ipaddress.IPv4Address(number)

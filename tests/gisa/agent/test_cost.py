@@ -1,7 +1,7 @@
 import asyncio
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from src.gisa.agent.cost import Account, CeilingReachedError, Charge, PriceList, Step, Usage
@@ -161,7 +161,6 @@ def test_what_a_waiting_call_needs_at_least_is_asked_again_after_the_wait():
     asyncio.run(main())
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 1), st.integers(0, 40), st.integers(0, 40)), max_size=40))
 def test_no_sequence_of_reserved_calls_spends_more_than_a_ceiling(calls):
     run = Account("run", 100)

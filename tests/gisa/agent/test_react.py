@@ -180,7 +180,7 @@ CALL = st.one_of(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     script=st.lists(st.lists(CALL, min_size=1, max_size=5), min_size=1, max_size=8),
     obeys=st.booleans(),

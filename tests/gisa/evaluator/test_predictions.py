@@ -4,7 +4,7 @@ import re
 from contextlib import suppress
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from src.gisa.evaluator.predictions import Predictions, read_predictions, unknown
@@ -192,7 +192,7 @@ def test_a_file_without_any_answer_says_why_line_by_line(tmp_path, content, mess
         read_predictions(path)
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100)
 @given(st.binary(max_size=60) | st.text('{}[]":,idanswerprediction 17\n\t', max_size=60).map(str.encode))
 def test_no_file_makes_it_fail_otherwise(tmp_path, content):
     path = tmp_path / "a"

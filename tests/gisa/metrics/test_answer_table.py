@@ -1,7 +1,7 @@
 import io
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from src.gisa.metrics.answer_table import TableError, distinct, normalised, normalised_name, read_table, split_records
@@ -236,7 +236,6 @@ PIECES = st.sampled_from(
 )
 
 
-@settings(deadline=None)
 @given(text=st.lists(PIECES, max_size=20).map("".join), delimiter=st.sampled_from("\t,"), header=st.booleans())
 def test_any_text_is_read_as_pandas_reads_it(text, delimiter, header):
     assert without_pandas(text, delimiter, header) == with_pandas(text, delimiter, header)

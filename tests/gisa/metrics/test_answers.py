@@ -3,7 +3,7 @@ import io
 import random
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from src.gisa.metrics.answers import (
@@ -181,7 +181,6 @@ def test_a_summary_of_nothing_is_refused():
 four_decimals = st.integers(0, 10_000).map(lambda number: number / 10_000)
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(st.sampled_from(["list", "item"]), four_decimals, st.integers(0, 1)), min_size=1))
 @example([("list", share, 0) for share in (0.0001, 0.0, 0.008, 0.0289)])
 def test_the_summary_is_that_of_pandas_also_at_ties_of_rounding(rows):
@@ -217,7 +216,6 @@ def answers(draw):
     return prediction, quoted, kind
 
 
-@settings(deadline=None)
 @given(answers())
 def test_the_official_score_is_that_of_the_rules_with_pandas(answer):
     assert official_score(*answer) == reference_score(*answer)

@@ -125,7 +125,7 @@ def test_epochs_differ_in_order_and_repeat_with_the_seed():
     assert not all(map(equal, first, second))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(0, 12))
 def test_a_resumed_loader_gives_exactly_the_batches_that_are_left(stop):
     def stream(loader):

@@ -182,7 +182,7 @@ def test_headers_that_are_absent_twice_or_repeated_are_refused(tmp_path, form):
 
 
 @pytest.mark.parametrize("form", FORMATS)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(data=st.data())
 def test_any_cut_or_byte_that_is_changed_gives_rows_of_the_file_or_a_message(tmp_path_factory, form, data):
     content = bytearray(FORMATS[form][1].encode())

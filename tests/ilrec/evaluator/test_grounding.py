@@ -103,7 +103,7 @@ def reference_ranks(prompt, popularity, excluded):
     return ranks
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(
     prompts=st.lists(st.lists(st.integers(0, 250), min_size=1, max_size=6), min_size=1, max_size=3),
     popularity=st.sampled_from([0.0, 0.5, 3.0]),

@@ -87,6 +87,29 @@ def test_rewards_equal_the_dense_definition_whatever_the_chunk(monkeypatch, chun
     torch.testing.assert_close(dense.sum(1), torch.tensor([1, 1, 0] * 4, dtype=torch.float64))
 
 
+@pytest.mark.parametrize("chunk", [1, 30, 1 << 22])
+def test_of_items_of_one_token_each_all_rewards_come_at_once(monkeypatch, chunk):
+    monkeypatch.setattr(reward_model, "_LARGEST_CHUNK", chunk)
+    tokens = torch.randperm(12, generator=torch.Generator().manual_seed(0))
+    model = RewardModel(network(), interactions(), TokenTrie.build(tokens[:, None], vocabulary_size=14), stride=1)
+    interaction = torch.tensor(
+        [0, 1, 2, 2, 5, 8, 9, 10, 13]
+    )  # two of them without a history, one with a label behind it
+    target = tokens[torch.from_numpy(interactions().items)[interaction]]
+    target[3] = -1
+    row, token = torch.ones(9, 12).nonzero(as_tuple=True)
+    listed = model(interaction, target, row, model.trie.token[1:][token]).view(9, 12)
+    assert model.of_single_tokens
+    assert not make_model().of_single_tokens
+    torch.testing.assert_close(model.all_tokens(interaction, target).double(), listed, rtol=1e-6, atol=0)
+    assert listed.sum(1).tolist() == pytest.approx([0, 1, 1, 0, 1, 1, 0, 1, 1])
+
+
+def test_items_that_share_their_only_token_are_asked_by_lists():
+    trie = TokenTrie.build(torch.tensor([0, 0, *range(1, 11)])[:, None], vocabulary_size=14)
+    assert not RewardModel(network(), interactions(), trie, stride=1).of_single_tokens
+
+
 def test_rewards_of_few_entries_are_those_among_all():
     model = make_model()
     interaction, target = positions(2, 8, 10)

@@ -40,7 +40,7 @@ def test_items_with_the_same_tokens_share_a_leaf_in_item_order():
     assert trie.items[trie.first_item[node] : trie.last_item[node]].tolist() == [0, 2]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(catalogues(), st.integers(0, 60))
 def test_trie_equals_a_dictionary_of_prefixes(catalogue, dense_entries):
     trie = TokenTrie.build(padded(catalogue), vocabulary_size=6, dense_entries=dense_entries)

@@ -170,7 +170,7 @@ def test_training_and_evaluation_write_the_same_prompt(prompt):
     assert tokens[:first].tolist() == prompt.prompt(items[:3]).tolist()
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(st.integers(1, 12), min_size=1, max_size=6), st.integers(1, 5), st.data())
 def test_ids_windows_label_every_item_once_with_as_much_history_as_promised(lengths, max_history, data):
     stride = data.draw(st.integers(1, max_history + 1))
@@ -190,7 +190,7 @@ def test_ids_windows_label_every_item_once_with_as_much_history_as_promised(leng
     assert len(examples) <= prompt.most_examples(np.array(lengths))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(st.integers(0, 12), min_size=1, max_size=6), st.integers(1, 5), st.data())
 def test_items_windows_label_every_item_but_the_first_once_with_history_before_it(lengths, max_history, data):
     stride = data.draw(st.integers(1, max_history))

@@ -1,5 +1,6 @@
 """The fine-tuning stage on a small real model: losses, checkpoints, refusals."""
 
+import sys
 from types import SimpleNamespace
 
 import lightning
@@ -395,6 +396,29 @@ def test_rewards_are_added_with_their_weight(tmp_path):
         count += 1
     assert count < len(owner)  # some labels are a user's first item: nothing to reward_model by
     torch.testing.assert_close(loss, F.cross_entropy(logits, target) + 0.3 * total / count, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("temperature", [None, 0.1])
+@pytest.mark.parametrize("ratio", [1.0, 1e-30])  # few negatives, and all items
+def test_rewards_of_items_of_one_token_are_those_of_the_lists(tmp_path, monkeypatch, ratio, temperature):
+    own = np.arange(20)[:, None]
+    monkeypatch.setattr(sys.modules[__name__], "ITEMS", ItemTokens.from_codes(own, [range(20)], {}))
+    path = tmp_path / "sasrec.ckpt"
+    collaborative_checkpoint(path)
+    rewards = {"reward": 0.3, "reward_from": str(path), "reward_temperature": temperature}
+    module = stage(model(dropout=0.0), ratio=ratio, **rewards)
+    trainer(tmp_path, max_steps=1).fit(module, datamodule=data(module.model))
+    batch = next(iter(data(module.model).train_dataloader()))
+    found, counts = module._reward_loss, []
+    monkeypatch.setattr(module, "_reward_loss", lambda *given: counts.append(found(*given)[1].item()) or found(*given))
+    assert module.rewards.of_single_tokens
+    loss, gradients = gradient_of(module, batch)
+    monkeypatch.setattr(RewardModel, "of_single_tokens", False)
+    listed, same = gradient_of(module, batch)
+    torch.testing.assert_close(loss, listed)
+    torch.testing.assert_close(gradients, same)
+    assert counts[0] == counts[1]
+    assert 0 < counts[0] < len(batch["target"])  # first items have no history
 
 
 @pytest.mark.filterwarnings("ignore")

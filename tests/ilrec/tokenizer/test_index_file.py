@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from src.ilrec.dataset.interactions import Interactions
@@ -45,7 +45,7 @@ def test_items_that_the_data_set_lacks_are_ignored_and_counted(write, shop):
     assert "<a_99>" not in tokens.vocabulary
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50)
+@settings(max_examples=50)
 @given(st.integers(1, 4).flatmap(lambda levels: st.lists(st.tuples(*[st.integers(0, 300)] * levels), min_size=3)))
 def test_a_saved_index_reads_back_as_the_same_tokens(write, make_interactions, rows):
     index = {
@@ -146,7 +146,7 @@ def test_where_no_code_is_free_new_ones_are_made_and_the_report_counts_who_moved
     assert tokens.report["items_moved"] == 2
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=30)
+@settings(max_examples=30)
 @given(st.integers(1, 3).flatmap(lambda n: st.lists(st.tuples(*[st.integers(0, 2)] * n), min_size=3, max_size=12)))
 def test_every_item_gets_an_id_of_its_own_and_those_that_have_one_keep_it(make_interactions, rows):
     codes = np.array(rows)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.cluster import KMeans
 from threadpoolctl import threadpool_limits
@@ -79,7 +79,7 @@ def test_more_items_than_ids_share_as_few_as_possible(fit, last_level):
     assert tokens.report["collision_rate"] > 0
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     st.integers(2, 4).flatmap(
         lambda size: st.tuples(st.just(size), st.lists(st.integers(0, 6), min_size=size, max_size=size**2))

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from src.ilrec.model.trie import TokenTrie
@@ -94,7 +94,7 @@ def test_titles_alike_as_a_whole_get_numbers_that_no_other_title_reads_like(writ
     assert texts(model, items) == [f"{text}</s>" for text in (" a", " a #3", " a #2", " a #4", " abcd", " abcd #2")]
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(st.text("ab #2", min_size=1).filter(str.strip), min_size=1, max_size=12), st.integers(1, 5))
 def test_distinct_titles_are_distinct_and_none_is_the_beginning_of_another(write, model, titles, max_tokens):
     items = write(*titles, max_tokens=max_tokens, distinct=True)
@@ -105,7 +105,7 @@ def test_distinct_titles_are_distinct_and_none_is_the_beginning_of_another(write
         assert text.startswith(cut.removesuffix("</s>"))
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(st.text(st.characters(codec="utf-8"), min_size=1).filter(str.strip), min_size=1, max_size=8))
 def test_any_titles_read_back_as_they_were_and_none_is_the_beginning_of_another(write, model, titles):
     items = write(*titles, max_tokens=1000)

@@ -53,7 +53,7 @@ def test_codecs_that_no_page_uses_are_ignored(codec):
     assert decode(b"a-b+AD4-", codec) == "a-b+AD4-"
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.binary(max_size=60), st.none() | st.text(max_size=12))
 def test_no_bytes_make_decoding_raise(body, declared):
     assert isinstance(decode(body, declared), str)

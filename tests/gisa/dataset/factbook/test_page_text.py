@@ -44,7 +44,7 @@ def test_reading_stops_where_told():
     assert 100 <= len(read_html("<p>word</p>" * 1000, URL, max_chars=100).text) < 140
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.text(alphabet=st.characters(codec=None), max_size=80) | st.text(alphabet="<>/apbtrd='\"! -&;x#1", max_size=80)
 )
@@ -102,7 +102,7 @@ TABLES = st.lists(
 )  # fmt: skip
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(TABLES)
 @example([[(0, 1, 36), (2, 2, 30)], [(2, 1, 57), (2, 1, 94)], [(0, 0, 1), (0, 2, 44)]])
 def test_every_cell_stands_where_the_standard_places_it(rows):
