@@ -77,6 +77,12 @@ def _call(node: Node, path: str) -> Iterator[str]:
         name: one for name, one in signature.items() if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)
     }
     faults = []
+    if (placed := node.get("_args_")) is not None:
+        known = [name for name, one in accepted.items() if one.kind is one.POSITIONAL_OR_KEYWORD][: len(placed)]
+        several = any(one.kind is one.VAR_POSITIONAL for one in signature.values())
+        if node.get("_partial_") or arguments.keys() & known or not (several or len(known) == len(placed)):
+            faults.append(f"{path}._args_: {node['_target_']} cannot be given these; type {path}.<name>=... for each")
+        accepted = {name: one for name, one in accepted.items() if name not in known}
     if not any(one.kind is one.VAR_KEYWORD for one in signature.values()):
         for key in sorted(arguments.keys() - accepted.keys()):
             faults.append(f"{path}.{key}: {node['_target_']} has no such setting{did_you_mean(key, accepted)}")

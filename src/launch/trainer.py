@@ -91,6 +91,11 @@ def trainer_faults(trainer: Mapping[str, Any]) -> Iterator[str]:
         yield f"trainer.fast_dev_run: it would log nothing; for a short try type {once}"
     if trainer.get("limit_test_batches") == 0:
         yield "trainer.limit_test_batches=0: nobody would be tested; type 1 for one batch, or leave it out"
+    if trainer.get("limit_train_batches") == 0:
+        yield (
+            "trainer.limit_train_batches=0: nothing would be trained; to test the weights as they start type "
+            "trainer.max_epochs=0"
+        )
     if trainer.get("enable_checkpointing") is False or trainer.get("barebones"):
         key = "barebones=true" if trainer.get("barebones") else "enable_checkpointing=false"
         yield (

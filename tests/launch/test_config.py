@@ -64,6 +64,14 @@ def test_a_sound_config_passes():
     check(plain_config(model=node(alpha=1, beta=2, kind="b", names=["x"])))
 
 
+def test_settings_without_a_name_are_refused_where_they_would_collide():
+    check(plain_config(model={"_target_": f"{__name__}.target", "_args_": [1]}))
+    told = f"model._args_: {__name__}.target cannot be given these; type model.<name>=... for each"
+    assert told in faults(model={"_target_": f"{__name__}.target", "_args_": [1], "alpha": 2})
+    assert told in faults(model={"_target_": f"{__name__}.target", "_args_": [1, 2.0, "a", ["x"], 5]})
+    assert told in faults(model={"_target_": f"{__name__}.target", "_args_": [1], "_partial_": True})
+
+
 def test_all_faults_are_listed_at_once():
     text = faults(modle={}, seed="one", stage=node(alfa=0.1), model=node(alpha=1, beta=1.5))
     assert text.splitlines() == [

@@ -85,6 +85,7 @@ def test_what_the_trainer_cannot_take_up_is_refused_before_anything_is_made(toy_
      ({"callbacks": {"patience": 3}}, "trainer.callbacks: {'patience': 3} is no node"),
      ({"fast_dev_run": True}, "type trainer.max_steps=1 trainer.limit_val_batches=1 trainer.limit_test_batches=1"),
      ({"limit_test_batches": 0}, "nobody would be tested"),
+     ({"limit_train_batches": 0}, "to test the weights as they start type trainer.max_epochs=0"),
      ({"enable_checkpointing": False}, "type checkpointing.every_steps=null"),
      ({"barebones": True}, "trainer.barebones=true: best.ckpt is what is tested"),
      ({"default_root_dir": "x"}, "type hydra.run.dir=<folder> instead"),
