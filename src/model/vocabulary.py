@@ -89,7 +89,10 @@ def _matrices(network: Any) -> list[Tensor]:
 
 @torch.no_grad()
 def start_rows(weight: Tensor, rows: Tensor, vectors: np.ndarray, seed: int) -> None:
-    """Start embedding rows from vectors, centred, scaled to the mean length that the rows have, and turned at random.
+    """Start embedding rows from vectors, centred and turned at random, around the rows' mean as far as the rows lie.
+
+    Models from scratch have their mean near 0. Rows of a pre-trained model share one, and lie close around it: there
+    vectors of the length of a row would tell items apart by thousands to one before anything is learnt.
 
     Turning spreads the vectors' dimensions over the embedding's, which otherwise would mean something from the start in
     the order of their variance. A row whose vector is 0 stays as it is.
@@ -114,6 +117,8 @@ def start_rows(weight: Tensor, rows: Tensor, vectors: np.ndarray, seed: int) -> 
     centred = torch.nn.functional.normalize(known[present] - known[present].mean(0))
     generator = torch.Generator().manual_seed(seed)
     turned = torch.linalg.qr(torch.randn(width, wide, generator=generator)).Q
-    length = weight[rows].float().norm(dim=1).mean()
+    before = weight[rows].float()
+    mean = before.mean(0)
+    distance = (before - mean).norm(dim=1).mean()
     chosen = rows[present.to(rows.device)]
-    weight[chosen] = (length * (centred @ turned.T).to(weight.device)).to(weight.dtype)
+    weight[chosen] = (mean + distance * (centred @ turned.T).to(weight.device)).to(weight.dtype)

@@ -14,13 +14,16 @@ VOCABULARY = ["<a_0>", "<a_1>", "<b_0>"]
 SIZES = {"hidden_size": 16, "intermediate_size": 16, "num_layers": 2, "num_heads": 2, "dropout": 0.0, "max_length": 64}
 
 
-def test_rows_start_as_the_centred_vectors_turned_and_of_the_length_that_rows_have():
-    weight, vectors = torch.randn(10, 6), np.random.default_rng(0).normal(size=(4, 3)).astype(np.float32)
+@pytest.mark.parametrize("shared", [0.0, 5.0])  # from scratch, pre-trained
+def test_rows_start_as_the_centred_vectors_turned_around_their_mean_as_far_as_rows_lie(shared):
+    weight, vectors = torch.randn(10, 6) + shared, np.random.default_rng(0).normal(size=(4, 3)).astype(np.float32)
     before, rows = weight.clone(), torch.tensor([2, 3, 7, 9])
     start_rows(weight, rows, vectors, seed=1)
     centred = torch.nn.functional.normalize(torch.from_numpy(vectors - vectors.mean(0)))
-    length = before[rows].norm(dim=1).mean()
-    torch.testing.assert_close(weight[rows] @ weight[rows].T, length**2 * centred @ centred.T)
+    mean = before[rows].mean(0)
+    distance = (before[rows] - mean).norm(dim=1).mean()
+    around = weight[rows] - mean
+    torch.testing.assert_close(around @ around.T, distance**2 * centred @ centred.T, rtol=1e-4, atol=1e-4)
     others = torch.tensor([0, 1, 4, 5, 6, 8])
     assert torch.equal(weight[others], before[others])
 
@@ -71,8 +74,10 @@ def test_item_tokens_are_read_and_predicted_by_the_vectors_that_they_start_from(
     read = model.causal_network.get_input_embeddings()(ids)
     predicted = model.read_head()(torch.eye(SIZES["hidden_size"])).T[ids]
     centred = torch.nn.functional.normalize(torch.eye(3) - 1 / 3)
-    length = before.norm(dim=1).mean()
-    torch.testing.assert_close(read @ read.T, length**2 * centred @ centred.T)
-    torch.testing.assert_close(torch.nn.functional.normalize(predicted), read / length)
+    mean = before.mean(0)
+    distance = (before - mean).norm(dim=1).mean()
+    torch.testing.assert_close((read - mean) @ (read - mean).T, distance**2 * centred @ centred.T)
+    ways = [torch.nn.functional.normalize(rows - rows.mean(0)) for rows in (predicted, read)]
+    torch.testing.assert_close(*ways)
     read.sum().backward()
     assert sum(bool(weight.grad is not None and weight.grad.any()) for weight in model.parameters()) == 1
