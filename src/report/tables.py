@@ -134,13 +134,12 @@ def joint_table(report: Report) -> str:
     for section in report.sections:
         compared = {comparison.cell.label: comparison.result for comparison in section.comparisons}
         rows = []
-        for summary in section.summaries:
+        shown = _in_little_room([_without_groups(summary.cell.label) for summary in section.summaries], 29)
+        for label, summary in zip(shown, section.summaries, strict=True):
             result = compared.get(summary.cell.label)
             difference = "" if result is None else f"{result.difference.mean:+.4f}"
             figure = _plus_minus(shown_interval(summary, section.metric))
-            rows.append(
-                [_short(_without_groups(summary.cell.label), 30), str(len(summary.cell.runs)), figure, difference]
-            )
+            rows.append([label, str(len(summary.cell.runs)), figure, difference])
         reference = next((one.baseline.method for one in section.comparisons if one.baseline), "the first")
         header = ["cell", "seeds", section.metric.removeprefix("test/"), _short(f"minus {reference}", 18)]
         parts += [markdown_table(header, rows), f"±: half the width of {interval_kind(section)}."]
@@ -152,6 +151,24 @@ def _without_groups(label: str) -> str:
     for value, short in (("false", "kept"), ("true", "excluded")):
         label = label.replace(f"(exclude_history={value})", f"({short})")
     return re.sub(r"(?<!\S)[^\s=]*\.(?=[^\s.=]+=)", "", label)
+
+
+def _in_little_room(labels: list[str], most: int) -> list[str]:
+    """Return labels so short that they can still be told apart: without what all have, with shorter names of settings.
+
+    What is longer still is cut.
+    """
+    if max(map(len, labels), default=0) <= most:
+        return labels
+    parts = [re.split(r"\s+(?=[^\s=]+=|\()", label) for label in labels]
+    shared = set.intersection(*map(set, parts)) if len(parts) > 1 else set()
+    if all(set(one) - shared for one in parts):
+        parts = [[part for part in one if part not in shared] for one in parts]
+    for length in range(max(map(len, labels)), 2, -1):
+        cut = [" ".join(re.sub(rf"^([^\s=]{{{length}}})[^\s=]+=", r"\1…=", part) for part in one) for one in parts]
+        if max(map(len, cut)) <= most:
+            break
+    return [_short(label, most) for label in cut]
 
 
 def _short(text: str, most: int) -> str:

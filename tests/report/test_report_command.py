@@ -309,6 +309,16 @@ def test_the_joint_table_of_a_search_tells_its_trials_apart(tmp_path, write_run)
     assert max(map(len, printed.splitlines())) < 80
 
 
+def test_the_joint_table_of_a_search_over_two_settings_tells_its_trials_apart(tmp_path, write_run):
+    for trial, (rate, strength) in enumerate([("0.006055", "0.3224"), ("0.0001", "0.01")]):
+        settings = [f"stage.learning_rate={rate}", f"stage.strength={strength}"]
+        write_run(tmp_path / str(trial), "ilrec_stage1", overrides=settings)
+    printed = joint_table(build_report([tmp_path]))
+    assert "| lear…=0.006055 stre…=0.3224 |     1 |" in printed
+    assert "| lear…=0.0001 stre…=0.01     |     1 |" in printed
+    assert max(map(len, printed.splitlines())) < 80
+
+
 def test_the_joint_table_says_briefly_whether_the_history_is_kept(tmp_path, write_run):
     write_run(tmp_path / "0", "ilrec_stage1", excluded=(1, 1, 7, None))
     printed = joint_table(build_report([tmp_path]))
