@@ -134,7 +134,7 @@ def joint_table(report: Report) -> str:
     for section in report.sections:
         compared = {comparison.cell.label: comparison.result for comparison in section.comparisons}
         rows = []
-        shown = _in_little_room([_without_groups(summary.cell.label) for summary in section.summaries], 29)
+        shown = _in_little_room([_without_groups(summary.cell.label) for summary in section.summaries], 28)
         for label, summary in zip(shown, section.summaries, strict=True):
             result = compared.get(summary.cell.label)
             difference = "" if result is None else f"{result.difference.mean:+.4f}"
