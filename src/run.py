@@ -79,9 +79,9 @@ def _job(cfg: DictConfig) -> float | None:
             multirun=sweeping and in_this_process,
         )
         task = build(record.content["config"]["task"])
-        task.show(record)
-        if not sweeping and first_process():
-            for command in getattr(task, "next_commands", lambda _: ())(record):
+        if first_process():  # the others' folders are empty
+            task.show(record)
+            for command in () if sweeping else getattr(task, "next_commands", lambda _: ())(record):
                 print(f"Next:  python -m {command}")
         return _optimized(record, required=sweeping and is_search(hydra_job))
     except KeyboardInterrupt:

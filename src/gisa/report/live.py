@@ -62,8 +62,8 @@ class Progress:
         with self._lock:
             self._count(record)
             done, now = self._outcomes.total(), time.monotonic()
-            self._line.at(done)
             self._line.notes = self._notes()
+            self._line.at(done)
             if done < self._attempts and now - self._shown < _EVERY_S:
                 return
             self._shown = now
@@ -76,6 +76,17 @@ class Progress:
                 figures["global_em"] = sum(self._scores) / len(self._scores)
             for dashboard in self._dashboards:
                 dashboard.show(**{f"progress/{name}": value for name, value in figures.items()})
+
+    def take_in_others(self, records: Iterable[Mapping[str, Any]]) -> None:
+        """Count the episodes of all processes, once they have ended; until then each knows its own."""
+        with self._lock:
+            self._outcomes.clear()
+            self._scores.clear()
+            self._usd = 0.0
+            for record in records:
+                self._count(record)
+            self._line.notes = self._notes()
+            self._line.at(self._outcomes.total())
 
     def _notes(self) -> list[str]:
         """Return what stands behind the line: exact match so far, outcomes that are no answers, cost."""

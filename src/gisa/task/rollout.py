@@ -91,6 +91,8 @@ class RolloutTask(ScoreTask):
                 done = (one for one in store.records() if one["outcome"] != "infra_error")  # these are tried again
                 stage.watch = Progress(line, shown, suite, len(attempts), done, self.sample)
                 trainer.predict(stage, dataloaders=indices, return_predictions=False)
+                if trainer.world_size > 1 and trainer.is_global_zero:
+                    stage.watch.take_in_others(store.records())
             record.lap("rollout")
             if not trainer.is_global_zero:
                 return

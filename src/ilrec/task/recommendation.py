@@ -72,8 +72,6 @@ class RecommendationTask:
         from rich.console import Console
         from rich.table import Table
 
-        if not first_process():
-            return
         metrics = {name.removeprefix("test/"): value for name, value in record.content["metrics"].items()}
         table = Table()
         table.add_column("metric")

@@ -359,13 +359,16 @@ def test_the_signal_to_terminate_ends_a_run_in_the_middle_of_an_episode(tmp_path
             assert process.returncode == -signal.SIGTERM
 
 
-@pytest.mark.slow
 def test_two_processes_share_the_questions(tmp_path):
     folder = tmp_path / "run"
     arguments = ["logger=none", "trainer.devices=2", "trainer.strategy=ddp", f"hydra.run.dir={folder}"]
     command = [sys.executable, "-m", "src.run", "+experiment=gisa_rollout", "task.max_questions=20", *arguments]
-    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Traceback" not in done.stdout + done.stderr  # of the second process, which has nothing to show
     records = [read(path) for path in (folder / "episodes").glob("*.json")]
     assert len(records) == 20
+    assert "20/20" in done.stderr
+    assert "EM 90%" in done.stderr  # of both processes
     assert all(len(record["opened"]) == 1 for record in records)
     assert read(folder / "result.json")["evaluated_questions"] == 20
