@@ -29,10 +29,10 @@ _SIGNS: tuple[tuple[Set[int], str, Stop], ...] = (
     (frozenset({402}), "", "credit"),  # DeepSeek, OpenRouter, Jina
     # The same with other statuses; 500 stands for an error within a reply of status 200 that names none.
     (frozenset({400, 403, 412, 429, 500}), "|".join(_NO_CREDIT), "credit"),
-    # Their status is 400, as that of Gemini and xAI for a wrong key:
+    # Their status is 400, as that of Gemini and xAI for a wrong key; MiniMax says so within a 200, as 1004 and 2049.
     (
-        frozenset({400, 403}),
-        r"api[ _]key[ _](expired|(not|in)[ _]?valid)|(invalid|incorrect)[ _]api[ _]?key|no api key",
+        frozenset({400, 403, 500}),
+        r"api[ _]key[ _](expired|(not|in)[ _]?valid)|(invalid|incorrect)[ _]api[ _]?key|no api key|login fail",
         "key",
     ),
     (frozenset({401}), "", "key"),

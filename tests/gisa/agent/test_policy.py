@@ -231,6 +231,16 @@ def test_an_empty_account_stops_the_run_whatever_status_says_so(status, body):
         ask([reply(json.dumps(body), status=status)])
 
 
+@pytest.mark.parametrize(
+    "told",
+    [(1004, "login fail: Please carry the API secret key in the 'Authorization' field"), (2049, "invalid api key")],
+)
+def test_a_wrong_key_within_a_reply_of_status_200_stops_the_run(told):
+    body = {"choices": None, "base_resp": dict(zip(("status_code", "status_msg"), told, strict=True))}
+    with pytest.raises(InputError, match="The service does not take the key"):
+        ask([reply(json.dumps(body))])
+
+
 @pytest.mark.parametrize("status", ["401 Who", "404 Where"])
 def test_no_other_model_hides_a_wrong_key_or_name(status):
     with pytest.raises(InputError, match=f"HTTP {status[:3]}"):
