@@ -233,7 +233,19 @@ def _misfits(config: Mapping[str, Any]) -> Iterator[str]:
         if key != "dataset" and isinstance(config.get(key), dict) and wing(key) not in (None, wing("task")):
             target = config[key]["_target_"]
             yield f"{key}: {target} is for tasks of {wing(key)}, and this one is of {wing('task')}; type {key}=..."
-    yield from task.misfits(config) if hasattr(task, "misfits") else ()
+    found = [*task.misfits(config)] if hasattr(task, "misfits") else []
+    yield from found
+    for key in ("checkpoint", "predictions"):
+        read = key in task.needs or _holds([node for other, node in config.items() if other != key], config.get(key))
+        if not read and not any(fault.startswith(f"{key}=") for fault in found):
+            yield f"{key}={config[key]}: nothing in this run reads it; leave it out"
+
+
+def _holds(node: Any, value: Any) -> bool:
+    """Whether a value stands anywhere in a config; None, which says nothing, in every one."""
+    if isinstance(node, Mapping):
+        node = list(node.values())
+    return value is None or node == value or (isinstance(node, list) and any(_holds(inner, value) for inner in node))
 
 
 def prepare_arguments(arguments: list[str], conf: Path) -> list[str]:

@@ -335,3 +335,20 @@ def test_a_target_in_a_package_of_the_users_own_belongs_to_neither_paper():
     mine = {"_target_": "mine.gisa.stage.Stage"}
     config = plain_config(task={"_target_": "src.ilrec.task.recommendation.RecommendationTask"}, stage=mine)
     assert not [fault for fault in _misfits(config) if "tasks of" in fault]
+
+
+@pytest.mark.parametrize(
+    ("room", "task", "given", "unread"),
+    [("ilrec", "recommend.RecommendTask", {"predictions": "a"}, "predictions"),
+     ("ilrec", "evaluate.EvaluateTask", {"predictions": "a"}, "predictions"),
+     ("gisa", "traces.TracesTask", {"checkpoint": "a"}, "checkpoint"),
+     ("gisa", "rollout.RolloutTask", {"predictions": "a"}, "predictions"),
+     ("gisa", "rollout.RolloutTask", {"checkpoint": "a"}, "checkpoint"),
+     ("gisa", "rollout.RolloutTask", {"checkpoint": "a", "agent": {"policy": {"checkpoint": "a"}}}, None),
+     ("gisa", "score.ScoreTask", {"predictions": "a"}, None),
+     ("gisa", "learning.GrpoTask", {"checkpoint": "a"}, None)],
+    ids=str,
+)  # fmt: skip
+def test_a_file_that_nothing_in_the_run_reads_is_refused(room, task, given, unread):
+    told = list(_misfits(plain_config(task={"_target_": f"src.{room}.task.{task}"}, **given)))
+    assert told == ([f"{unread}=a: nothing in this run reads it; leave it out"] if unread else [])

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from src.ilrec.prompt.examples import UNOWNED, Examples, labels_with_history
 from src.ilrec.prompt.form import PromptForm
+from src.ilrec.prompt.ids import CompactPrompt
 from src.ilrec.prompt.instruction import text_ids
 from src.ilrec.tokenizer.item_tokens import ItemTokens
 from src.ilrec.tokenizer.title import written_titles
@@ -67,8 +68,11 @@ class AlignmentPrompt:
                 "prompt=alignment tells what semantic IDs stand for, but tokenizer=title makes none.\n"
                 "Type:  prompt=titles   or   tokenizer=residual_kmeans"
             )
-        self.next = next(tokenizer, items)
-        self.packed, self.pad_token_id, self.advice = self.next.packed, self.next.pad_token_id, self.next.advice
+        try:
+            self.next = next(tokenizer, items)
+        except InputError as error:  # whose settings are those of another node here
+            raise InputError(str(error).replace("prompt.", "prompt.next.")) from error
+        self.packed, self.pad_token_id = self.next.packed, self.next.pad_token_id
         self.unlabelled = self.next.unlabelled
         self._shares = title_to_id, id_to_title, ids_to_title, titles_to_id
         self._max_history = max_history
@@ -83,7 +87,10 @@ class AlignmentPrompt:
         self._separator, self._end = np.array(text_ids(tokenizer, _SEPARATOR)), np.array([tokenizer.eos_token_id])
         around = max(len(before) + len(after) for before, after in self._around)
         item = max(len(written) for written in (*self._titles, *self._ids)) + 1
-        self.longest = max(self.next.longest, around + max_history * (item + len(self._separator)) + item)
+        own = around + max_history * (item + len(self._separator)) + item
+        self.longest = max(self.next.longest, own)
+        longer = CompactPrompt if own > self.next.longest else self.next
+        self.advice = longer.advice.replace("prompt.", "prompt." if longer is CompactPrompt else "prompt.next.")
 
     def most_examples(self, lengths: NDArray[np.int64]) -> int:
         """Return an upper bound of the number of examples of one epoch."""

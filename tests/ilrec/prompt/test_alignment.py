@@ -118,6 +118,13 @@ def test_processes_share_the_tasks_and_labels_name_the_interaction_whose_id_they
         assert token in ids or interaction == UNOWNED
 
 
+def test_faults_of_the_prompt_of_the_next_items_and_the_longer_of_both_name_their_own_settings():
+    with pytest.raises(InputError, match=r"prompt\.next\.stride=9 must lie .* \(prompt\.next\.max_history=3\)"):
+        prompt(next=partial(IdsPrompt, max_history=3, stride=9))
+    assert prompt(max_history=50).advice.startswith("prompt.max_history=<fewer items>")
+    assert prompt(next=partial(IdsPrompt, max_history=90, stride=4)).advice.startswith("prompt.next.max_history=<fewer")
+
+
 def test_items_have_to_be_ids_with_titles():
     text_model = from_scratch([], **SIZES, seed=0)
     with pytest.raises(InputError, match=r"prompt=alignment .* makes none.\nType:  prompt=titles"):
