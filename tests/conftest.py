@@ -14,6 +14,7 @@ settings.register_profile(
 settings.load_profile("ours")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # a busy neighbour makes two threads many times slower than one
 os.environ["HF_HUB_OFFLINE"] = "1"  # what no folder here has is asked of no hub
+os.environ.pop("WANDB_MODE", None)  # tests that want one say so
 gc.disable()  # until all is collected: imports leave millions of objects that stay, and nothing to free
 
 # Files of half a minute, beside those with whole runs.
