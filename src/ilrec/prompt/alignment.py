@@ -89,8 +89,9 @@ class AlignmentPrompt:
         item = max(len(written) for written in (*self._titles, *self._ids)) + 1
         own = around + max_history * (item + len(self._separator)) + item
         self.longest = max(self.next.longest, own)
-        longer = CompactPrompt if own > self.next.longest else self.next
-        self.advice = longer.advice.replace("prompt.", "prompt." if longer is CompactPrompt else "prompt.next.")
+        self.advice = self.next.advice.replace("prompt.", "prompt.next.")
+        if own > self.next.longest:
+            self.advice = CompactPrompt.advice
 
     def most_examples(self, lengths: NDArray[np.int64]) -> int:
         """Return an upper bound of the number of examples of one epoch."""
