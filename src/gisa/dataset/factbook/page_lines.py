@@ -60,12 +60,26 @@ class Sink:
 
 @dataclass
 class Listing:
-    """A list of a page: whether its items are numbered, how, the next one's number and how many there were."""
+    """A list of a page: whether its items are numbered, how, the next one's number and how many there were.
+
+    Attributes:
+        countdown: Of a list that counts down to 1, its place among these: its items' numbers are known at its end.
+    """
 
     style: str = ""
     number: int = 1
     step: int = 1
     items: int = 0
+    countdown: int | None = None
+
+    def mark(self, value: int | None) -> str:
+        """Return what stands before the next item, given the number that it names for itself, if any."""
+        if value is not None:
+            self.number, self.countdown = value, None
+        number, self.number, self.items = self.number, self.number + self.step, self.items + 1
+        if self.countdown is not None:
+            return f"\0{self.countdown}:{self.items}\0. "
+        return f"{numbered(number, self.style)}. " if self.style else "- "
 
 
 def whole(text: str | None) -> int | None:

@@ -185,7 +185,7 @@ class _Renderer:
         start = whole(attributes.get("start"))
         listing = Listing(style, 1 if start is None else start, -1 if counts_down else 1)
         if counts_down and start is None:
-            listing.style = f"\0{len(self._countdowns)}"
+            listing.countdown = len(self._countdowns)
             self._countdowns.append(listing)
         self._lists.append(listing)
 
@@ -198,15 +198,7 @@ class _Renderer:
     def _item(self, name: str, attributes: Mapping[str, str]) -> Callable[[], None]:
         listing = self._lists[-1] if self._lists else Listing()
         sink = self._sink
-        value = whole(attributes.get("value"))
-        if listing.style.startswith("\0"):
-            mark = f"{listing.style}:{listing.items}\0. "
-        else:
-            listing.number = listing.number if value is None else value
-            mark = f"{numbered(listing.number, listing.style)}. " if listing.style else "- "
-        listing.number += listing.step
-        listing.items += 1
-        sink.prefix = mark
+        sink.prefix = listing.mark(whole(attributes.get("value")))
 
         def end() -> None:
             self._end_line()
@@ -215,7 +207,8 @@ class _Renderer:
         return end
 
     def _place(self, mark: re.Match[str]) -> str:
-        return str(self._countdowns[int(mark[1])].items - int(mark[2]))
+        listing = self._countdowns[int(mark[1])]
+        return numbered(listing.items + 1 - int(mark[2]), listing.style)
 
     def _pre(self, name: str, attributes: Mapping[str, str]) -> Callable[[], None]:
         self._verbatim += 1

@@ -148,6 +148,8 @@ def test_superscripts_are_kept_apart_and_marks_of_footnotes_dropped(html, text):
         ("<ol start=3 type=i><li>a<li>b</ol><ol type=A start=26><li>a<li>b</ol>", ["iii. a", "iv. b", "Z. a", "AA. b"]),
         ("<ol reversed><li>c<li>b<li>a</ol>", ["3. c", "2. b", "1. a"]),
         ("<ol reversed start=10><li>a<li>b</ol>", ["10. a", "9. b"]),
+        ("<ol reversed><li>a<li value=10>b<li>c</ol>", ["3. a", "10. b", "9. c"]),
+        ("<ol reversed type=A><li>a<ol reversed><li>x<li>y</ol><li>b</ol>", ["B. a", "2. x", "1. y", "A. b"]),
         ("<ol><li>a<ul><li>x<li>y</ul><li>b</ol>", ["1. a", "- x", "- y", "2. b"]),
         ("<ul><li><p>a</p><p>more</p></li><li></li></ul>", ["- a", "more"]),
         ("<li>loose", ["- loose"]),
