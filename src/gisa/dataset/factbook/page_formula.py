@@ -5,7 +5,25 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
+_SOURCE_CLASS = re.compile(r"mwe-math-mathml|katex-mathml|mjx_assistive", re.IGNORECASE)
+_DRAWN_CLASS = re.compile(
+    r"katex-html|mwe-math-fallback|mathjax_(preview|svg|chtml|display)\b|(?<!\S)mathjax(?!\S)|mjx-math", re.IGNORECASE
+)
 _DISPLAY = re.compile(r"\{\\(?:displaystyle|textstyle)\s+(.*)\}", re.DOTALL)
+
+
+def holds_source(kind: str) -> bool:
+    """Tell whether an element of a class holds the source of a formula, even if it is hidden."""
+    return _SOURCE_CLASS.search(kind) is not None
+
+
+def is_drawn(name: str, kind: str) -> bool:
+    """Tell whether an element, by its name and class, shows a formula whose source stands beside it.
+
+    MathJax 3 draws in ``mjx-math``, and has the source beside it in the element of the class that its second version
+    draws in.
+    """
+    return name == "mjx-math" or (name != "mjx-container" and _DRAWN_CLASS.search(kind) is not None)
 
 
 def of_tex(tex: str) -> str:

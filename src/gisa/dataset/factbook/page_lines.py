@@ -5,10 +5,19 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
+# Elements that begin and end a line.
+BLOCKS = frozenset(
+    re.findall(
+        r"\w+",
+        "address article aside blockquote body br caption center dd details dir div dl dt fieldset figcaption figure "
+        "footer form h1 h2 h3 h4 h5 h6 header hgroup hr legend li main menu nav ol p pre search section summary table "
+        "tbody tfoot thead tr ul xmp",
+    )
+)
 _ROMAN = [(1000, "M"), (900, "CM"), (500, "D"), (400, "CD"), (100, "C"), (90, "XC"), (50, "L"), (40, "XL"),
           (10, "X"), (9, "IX"), (5, "V"), (4, "IV"), (1, "I")]  # fmt: skip
-_NOTE_CLASS = re.compile(r"\b(reference|footnote|noteref|fn-?ref|cite_ref)", re.IGNORECASE)
-_NOTE_MARK = re.compile(r"\[[^\[\]]{1,12}\]|[*†‡§¶#]+|\(\d{1,3}\)|\[[^\[\]]{1,12}\](?:\s*\[[^\[\]]{1,12}\])+")
+_NOTE_CLASS = re.compile(r"\b(reference|footnote|noteref|fn-?ref|cite_ref|inline-template)", re.IGNORECASE)
+_NOTE_MARK = re.compile(r"\[[^\[\]]{1,40}\]|[*†‡§¶#]+|\(\d{1,3}\)|\[[^\[\]]{1,12}\](?:\s*\[[^\[\]]{1,12}\])+")
 _ORDINAL = re.compile(r"st|nd|rd|th|er|re|ère|ème|º|ª|TM|SM|®|™|℠")
 
 
@@ -80,6 +89,10 @@ class Listing:
         if self.countdown is not None:
             return f"\0{self.countdown}:{self.items}\0. "
         return f"{numbered(number, self.style)}. " if self.style else "- "
+
+    def counted_down(self, item: int) -> str:
+        """Return the number of an item, counted from 1, of a list that has ended and counted down to 1."""
+        return numbered(self.items + 1 - item, self.style)
 
 
 def whole(text: str | None) -> int | None:

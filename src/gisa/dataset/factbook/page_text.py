@@ -8,30 +8,25 @@ from contextlib import suppress
 from dataclasses import dataclass
 from urllib.parse import urldefrag, urljoin
 
-from src.gisa.dataset.factbook.page_formula import Formula, of_tex
-from src.gisa.dataset.factbook.page_lines import Listing, Sink, is_note, numbered, raised, whole
+from src.gisa.dataset.factbook.page_formula import Formula, holds_source, is_drawn, of_tex
+from src.gisa.dataset.factbook.page_lines import BLOCKS, Listing, Sink, is_note, raised, whole
 from src.gisa.dataset.factbook.page_table import PageTable
 
-_WORD = re.compile(r"\w+")
 _SKIPPED = frozenset(
-    _WORD.findall(
-        "script style noscript template svg canvas iframe object video audio nav footer select textarea dialog datalist"
-    )
-)
-_BLOCKS = frozenset(
-    _WORD.findall(
-        "address article aside blockquote body br caption center dd details dir div dl dt fieldset figcaption figure "
-        "footer form h1 h2 h3 h4 h5 h6 header hgroup hr legend li main menu nav ol p pre search section summary table "
-        "tbody tfoot thead tr ul xmp"
+    re.findall(
+        r"\w+",
+        "script style noscript template svg canvas iframe object video audio nav footer select textarea dialog "
+        "datalist",
     )
 )
 _HEADINGS = {f"h{level}": "#" * level + " " for level in range(1, 7)}
 _HIDDEN = re.compile(r"display\s*:\s*none|visibility\s*:\s*hidden", re.IGNORECASE)
-_FORMULA_CLASS = re.compile(r"mwe-math-mathml|katex-mathml|mjx_assistive", re.IGNORECASE)  # hidden, and the source
-_DRAWN_FORMULA = re.compile(r"katex-html|mwe-math-fallback|mathjax_(preview|svg|chtml|display)\b|mjx-math", re.I)
 _PLACE = re.compile("\0(\\d+):(\\d+)\0")  # of an item in a list that counts down, whose length is known at its end
 _LINK_MARKS = re.compile(r"^- |\[|\]\([^)]*\)")
-_WITHOUT_WIDTH = dict.fromkeys(map(ord, "\u00ad\u200b"))  # where a word may be parted
+_WITHOUT_WIDTH = dict.fromkeys(  # where a word may be parted or must not be; marks of the direction of writing
+    [*map(ord, "\u00ad\u061c\u200b\u200e\u200f\u2060\ufeff"), *range(0x202A, 0x202F), *range(0x2066, 0x206A)]
+)
+_HEADING = re.compile(r"#{1,6} (.*)")
 _MOST_NESTED = 8  # superscripts, tables or asides within one another; at every one their text is copied
 _MOST_CELL_CHARS = 3_000  # of a table; what is longer lays out the page
 _MOST_LINK_LINES = 4  # more are no link but a part of the page that somebody forgot to close
@@ -101,7 +96,7 @@ class _Renderer:
             self._formula.start(name, attributes)
             self._ends.append(self._formula.end)
             return
-        if name in _BLOCKS:
+        if name in BLOCKS:
             self._end_line()
         if self._is_skipped(name, attributes):
             self._skipping = 1
@@ -150,16 +145,16 @@ class _Renderer:
             return False
         if name == "button":
             return not self._in_heading
-        if name in _SKIPPED or _DRAWN_FORMULA.search(kind):
+        if name in _SKIPPED or is_drawn(name, kind):
             return name != "img"
-        hidden = "hidden" in attributes or _HIDDEN.search(attributes.get("style", ""))
-        return bool(hidden) and not _FORMULA_CLASS.search(kind)
+        hidden = attributes.get("hidden", "until-found").lower() != "until-found"
+        return (hidden or bool(_HIDDEN.search(attributes.get("style", "")))) and not holds_source(kind)
 
     def _opened(self, name: str, attributes: Mapping[str, str]) -> Callable[[], None]:
         """Begin an element and return what is to be done at its end."""
         if opens := _OPENERS.get(name):
             return opens(self, name, attributes)
-        return self._end_line if name in _BLOCKS else _nothing
+        return self._end_line if name in BLOCKS else _nothing
 
     def _end_line(self) -> None:
         if self._verbatim:
@@ -207,8 +202,7 @@ class _Renderer:
         return end
 
     def _place(self, mark: re.Match[str]) -> str:
-        listing = self._countdowns[int(mark[1])]
-        return numbered(listing.items + 1 - int(mark[2]), listing.style)
+        return self._countdowns[int(mark[1])].counted_down(int(mark[2]))
 
     def _pre(self, name: str, attributes: Mapping[str, str]) -> Callable[[], None]:
         self._verbatim += 1
@@ -223,7 +217,7 @@ class _Renderer:
         sink, made = self._sink, self._links_made
         lines, pieces, prefix = len(sink.lines), len(sink.pieces), sink.prefix
         href = attributes.get("href", "")
-        leads_to_note = href.startswith("#")
+        leads_to_note = "#" in href and (href.startswith("#") or self._address(href) == urldefrag(self._url)[0])
         self._note_links += leads_to_note
         sink.has_note_link |= leads_to_note
 
@@ -232,6 +226,7 @@ class _Renderer:
             grown = len(sink.lines) > lines
             parts = [*sink.lines[lines:], "".join(sink.pieces[0 if grown else pieces :])]
             text = " ".join(" ".join(parts).removeprefix(prefix if grown else "").split())
+            text = text or " ".join((attributes.get("aria-label") or attributes.get("title", "")).split())
             sink.link_chars += len(text)
             target = self._target(href)
             if not text or not target or self._verbatim or made != self._links_made:
@@ -247,16 +242,25 @@ class _Renderer:
 
         return end
 
-    def _target(self, href: str | None) -> str | None:
+    def _address(self, href: str) -> str:
+        """Return the address that a link leads to, without its fragment; empty for none."""
+        with suppress(ValueError):
+            return urldefrag(urljoin(self._base, href.strip()))[0].replace(" ", "%20")
+        return ""
+
+    def _target(self, href: str) -> str | None:
         """Return the address that a link to another page leads to."""
-        if not href:
-            return None
-        try:
-            target = urldefrag(urljoin(self._base, href.strip()))[0]
-        except ValueError:
-            return None
-        is_other = target.startswith(("http://", "https://")) and target != urldefrag(self._url)[0]
+        target = self._address(href) if href else ""
+        is_other = target.lower().startswith(("http://", "https://")) and target != urldefrag(self._url)[0]
         return target if is_other else None
+
+    def _place_of_link(self, name: str, attributes: Mapping[str, str]) -> Callable[[], None]:
+        """Show a frame or a part of a picture, which have no text of their own, as a link."""
+        keys = ("alt", "aria-label", "title", "name")
+        text = next((text for key in keys if (text := " ".join(attributes.get(key, "").split()))), name)
+        if target := self._target(attributes.get("src" if name == "frame" else "href", "")):
+            self._sink.pieces.append(f"[{text}]({target})")
+        return self._end_line
 
     def _raised(self, name: str, attributes: Mapping[str, str]) -> Callable[[], None]:
         if self._superscripts == _MOST_NESTED:
@@ -313,6 +317,8 @@ class _Renderer:
 
         def end(sink: Sink) -> None:
             sink.end_line()
+            if sink.has_blocks and len(sink.lines) == 1 and (heading := _HEADING.match(sink.lines[0])):
+                sink.lines, sink.has_blocks = [heading[1]], False  # names a row or column
             lines = sink.lines if sink.has_blocks or sum(map(len, sink.lines)) > _MOST_CELL_CHARS else None
             table.add("" if lines else sink.joined(), lines, columns, rows)
 
@@ -335,7 +341,7 @@ class _Renderer:
 
     def _image(self, name: str, attributes: Mapping[str, str]) -> Callable[[], None]:
         text = " ".join(attributes.get("alt", "").split())
-        if _DRAWN_FORMULA.search(attributes.get("class", "")) or text.startswith("{\\displaystyle"):
+        if is_drawn(name, attributes.get("class", "")) or text.startswith("{\\displaystyle"):
             if text and not self._formula_before:
                 self._sink.pieces.append(of_tex(text))
             self._formula_before = False
@@ -378,6 +384,7 @@ _OPENERS: dict[str, Callable[[_Renderer, str, Mapping[str, str]], Callable[[], N
     **dict.fromkeys(("td", "th"), _Renderer._cell),
     "li": _Renderer._item,
     "a": _Renderer._link,
+    **dict.fromkeys(("frame", "area"), _Renderer._place_of_link),
     "table": _Renderer._table,
     "aside": _Renderer._aside,
     "img": _Renderer._image,

@@ -85,6 +85,10 @@ def test_no_input_makes_it_raise(html):
             "<table><tr><td><h1>T</h1><p>x<p>y<td><table><tr><td>1<td>2<tr><td>3<td>4</table></table>",
             ["# T", "x", "y", "1 | 2", "3 | 4"],
         ),
+        (
+            "<table><tr><th><h4>Name</h4><th><h4># of <i>x</i></h4><tr><td>Peru<td>2</table>",
+            ["Name | # of x", "Peru | 2"],
+        ),
         (f"<table><tr><td>{'<p>word</p>' * 1000}<td>b</table>", [*["word"] * 1000, "b"]),
     ],
 )
@@ -132,6 +136,9 @@ def test_every_cell_stands_where_the_standard_places_it(rows):
         ("1,234<sup>a</sup>", "1,234^a"),
         ('Lima<sup class="reference"><a href="#cite_note-1">[1]</a></sup>', "Lima"),
         ('Lima<sup><a href="#n">1</a></sup> Cusco<a href="#n"><sup>2</sup></a>', "Lima Cusco"),
+        (f'Lima<sup><a href="{URL}#n">1</a></sup> Ica<sup><a href="index.html#n">2</a></sup>', "Lima Ica"),
+        ("Lima<sup>[<i>citation needed</i>]</sup>", "Lima"),
+        ("Lima<sup class='noprint Inline-Template'>[<a href=/wiki/W>citation needed</a>]</sup>", "Lima"),
         ("Lima<sup>[note 3]</sup> Cusco<sup>*</sup> Ica<sup>†</sup><sup role=doc-noteref>4</sup>", "Lima Cusco Ica"),
         ('Lima<a class="footnote-reference" href="#f">[1]</a>', "Lima[1]"),
         ("a<sup></sup>b", "ab"),
@@ -163,6 +170,15 @@ def test_marks_of_where_a_word_may_be_parted_are_no_part_of_it():
     html = "<title>Bundes&shy;rat</title><p>Bundes&shy;rat&#8203;s <pre>Bundes\u00adrat</pre>"
     page = read_html(html, URL)
     assert (page.title, page.text) == ("Bundesrat", "Bundesrats\nBundesrat")
+
+
+def test_marks_of_the_direction_of_writing_are_dropped_and_what_joins_letters_is_not():
+    html = "<p>45&lrm; \u202b\u2067שלום\u2069\u202c&rlm;, 10&NoBreak;km, \u0645\u06cc\u200c\u062e"
+    assert read_html(html, URL).text == "45 שלום, 10km, \u0645\u06cc\u200c\u062e"
+
+
+def test_what_is_hidden_until_it_is_found_is_read():
+    assert read_html("<p hidden=until-found>found<p hidden=''>poison", URL).text == "found"
 
 
 def test_preformatted_lines_stay_as_they_are():
@@ -222,6 +238,16 @@ WIKI = "<span style='display: none' class='mwe-math-mathml-inline mwe-math-mathm
             "<span class=katex-html aria-hidden=true>a b</span></span>",
             r"$\frac{a}{b}$",
         ),
+        (
+            "<span class=MathJax_Preview>a2</span><span class=MathJax id=M-1><nobr>a2</nobr><span class="
+            "MJX_Assistive_MathML><math><mi>a</mi></math></span></span><script type=math/tex>a^2</script>",
+            "$a^2$",
+        ),
+        (
+            "<mjx-container class=MathJax><mjx-math class=MJX-TEX aria-hidden=true><mjx-c>a2</mjx-c></mjx-math>"
+            "<mjx-assistive-mml><math><msup><mi>a</mi><mn>2</mn></msup></math></mjx-assistive-mml></mjx-container>",
+            "a^2",
+        ),
         ("<script type='math/tex; mode=display'>a<b</script><script>no()</script>", "$a<b$"),
     ],
 )
@@ -270,6 +296,24 @@ def test_a_link_over_a_part_of_the_page_keeps_its_lines_and_its_address():
 
 def test_links_start_from_the_base_that_the_page_names():
     assert read_html("<base href=/other/><a href=x>y</a>", URL).text == "[y](https://example.org/other/x)"
+
+
+@pytest.mark.parametrize(
+    ("html", "text"),
+    [
+        ("<a href=HTTP://Other.org/>y</a>", "[y](HTTP://Other.org/)"),
+        ("<a href=' /a b?c d '>y</a>", "[y](https://example.org/a%20b?c%20d)"),
+        ("<a href=/x aria-label='More on  Peru'><svg></svg></a>", "[More on Peru](https://example.org/x)"),
+        ("<a href=/x title=Peru><img alt=''></a>", "[Peru](https://example.org/x)"),
+        ("<a href=/x title=Flag>Peru</a> <a title=Peru href=#top></a>", "[Peru](https://example.org/x)"),
+        ("<frameset><frame src=/menu name=menu><frame src=main.htm></frameset>",
+         "[menu](https://example.org/menu)\n[frame](https://example.org/africa/main.htm)"),
+        ("<map><area href=/n alt=North><area href=/s title=South><area alt=no></map>",
+         "[North](https://example.org/n)\n[South](https://example.org/s)"),
+    ],
+)  # fmt: skip
+def test_every_address_that_a_page_leads_to_is_shown(html, text):
+    assert read_html(html, URL).text == text
 
 
 def test_a_button_within_a_heading_is_the_heading():
