@@ -6,12 +6,17 @@ import codecs
 import importlib.util
 import re
 from collections.abc import Iterator
+from contextlib import suppress
+from functools import partial
 from html import unescape
 from itertools import islice
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from src.gisa.dataset.factbook.page_text import ReadablePage, read_html
 from src.launch.errors import InputError
+
+if TYPE_CHECKING:
+    import pypdfium2
 
 Extractor = Literal["built_in", "trafilatura", "resiliparse"]
 _PACKAGES = ("lxml", "webencodings", "pypdfium2")
@@ -65,7 +70,9 @@ def _codec(label: str | None) -> str | None:
     encoding = webencodings.lookup(label) if label and label.isascii() else None
     if encoding is None or encoding.name == "replacement":
         return None
-    return "gb18030" if encoding.name == "gbk" else encoding.codec_info.name  # the standard decodes both by the larger
+    # The standard decodes GBK by the larger set, too; and there are no private characters without a script.
+    codec: str = {"gbk": "gb18030", "x-user-defined": "cp1252"}.get(encoding.name, encoding.codec_info.name)
+    return codec
 
 
 def _declared_codec(head: bytes) -> str | None:
@@ -80,8 +87,7 @@ def _declared_codec(head: bytes) -> str | None:
         elif inner and "http-equiv" in meta:
             labels.append(inner[1])
     codec = next(filter(None, map(_codec, labels)), None)
-    # What declares UTF-16 in ASCII is not in UTF-16; and there are no private characters without a script.
-    return "utf-8" if codec in ("utf-16-le", "utf-16-be") else "cp1252" if codec == "x-user-defined" else codec
+    return "utf-8" if codec in ("utf-16-le", "utf-16-be") else codec  # what declares it in ASCII is not in UTF-16
 
 
 def _metas(head: str) -> Iterator[dict[str, str]]:
@@ -182,7 +188,17 @@ def _read_pdf(body: bytes) -> ReadablePage:
         document = pypdfium2.PdfDocument(body)
     except pypdfium2.PdfiumError as error:
         raise ValueError(f"no PDF that can be read: {error}") from error
-    pages = (page.get_textpage().get_text_bounded() for page in document)
+    pages = map(partial(_text_of_page, document), range(len(document)))
     lines = (" ".join(line.split()) for page in pages for line in page.replace("\ufffe\r\n", "").splitlines())
     title = " ".join(document.get_metadata_dict().get("Title", "").split())
     return ReadablePage(title, "\n".join(filter(None, lines)))
+
+
+def _text_of_page(document: pypdfium2.PdfDocument, number: int) -> str:
+    """Return the text of a page; none of one that is damaged, which costs no other page."""
+    import pypdfium2
+
+    with suppress(pypdfium2.PdfiumError):
+        text: str = document[number].get_textpage().get_text_bounded()
+        return text
+    return ""

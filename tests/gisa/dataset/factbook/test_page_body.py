@@ -1,6 +1,7 @@
 import sys
 
 import pytest
+import webencodings
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -78,6 +79,7 @@ def test_no_bytes_make_decoding_raise(body, declared):
         (" UTF8\n", "Zoë".encode(), "Zoë"),
         ("unicode-1-1-utf-8", "Zoë".encode(), "Zoë"),
         ("ascii", b"\x93a\x94", "“a”"),
+        ("x-user-defined", b"\x93a\x94", "“a”"),
     ],
 )
 def test_labels_are_those_of_the_encoding_standard(label, body, text):
@@ -161,6 +163,17 @@ def test_a_pdf_is_read_whatever_the_server_calls_it():
 def test_a_damaged_pdf_is_refused(body):
     with pytest.raises(ValueError, match="no PDF that can be read"):
         read_body(body, "application/pdf", None, URL, "built_in")
+
+
+@settings(max_examples=30)
+@given(st.sampled_from(sorted(webencodings.LABELS)), st.binary(max_size=20))
+def test_every_label_of_the_standard_decodes_any_bytes(label, body):
+    assert isinstance(decode(body, label), str)
+
+
+def test_a_damaged_page_of_a_pdf_costs_no_other_page():
+    damaged = pdf(["first"], ["second"], ["third"]).replace(b"/Type /Page ", b"/Type /Pagx ", 1)
+    assert read_body(damaged, "application/pdf", None, URL, "built_in").text == "second\nthird"
 
 
 def test_plain_text_stays_as_it_is():
