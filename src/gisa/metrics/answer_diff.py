@@ -86,7 +86,7 @@ def compare(prediction: object, gold: bytes, answer_type: str) -> Comparison:
     except TableError:
         gold_records = []
     right = _side(gold_records, kind)
-    records = robust_answer(plain)[0]
+    records = robust_answer(plain, right.table, kind)[0]
     table, has_header = as_answered(records, right.table, kind)
     has_header &= table.height < len(records)
     given = _Side(records[0] if has_header else (), records[1:] if has_header else records, table)

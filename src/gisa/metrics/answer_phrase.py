@@ -6,20 +6,26 @@ import csv
 import io
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 
 from src.gisa.metrics.answer_table import TableError, split_records
 
 # "The answer is X", "Final answer: X", "**Answers** are:"
 _LEAD_IN = re.compile(
-    r"\b(?P<noun>answers?)\b(?: to (?:the|this|that|your) question)?[ *_]*+(?:(?:is|are|would be)\b[ *_]*+:?|:)[ *_]*+",
+    r"\b(?P<noun>answers?)\b(?: to (?:the|this|that|your) question)?[ *_]*+"
+    r"(?:(?:is|are|would be)\b[ *_]*+:?|[:：])[ *_]*+",
     re.IGNORECASE,
 )
 _SENTENCE_END = re.compile(r"(?<=[a-z\d)\]%\"'*]{2})(?<!Mrs)(?<!Prof)(?<!Gen)(?<!Capt)[.!]\s+(?=[\"'(A-Z])")
 _ABBREVIATION = re.compile(r"(?:\b[^\W\d_]\.){2,9}\Z|\b(?:inc|ltd|co|corp|jr|sr|st|etc|bros|no)\.\Z", re.IGNORECASE)
+_AROUND_TABLE = re.compile(
+    r"(?:[^\t|\"]*?(?::[ *\r]*+\n|\n[ \r]*+\n))?(?P<table>(?:[^\n\t]*+\t[^\n]*+(?:\n|\Z))++)(?:[ \r]*+\n[^\t|]*+)?"
+)
 _BOXED = re.compile(r"\\(?:boxed|fbox)\s*+\{")
 _TEXT_COMMAND = re.compile(r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mathit|operatorname|emph)\s*+\{([^{}]*+)\}")
 _TEX_SPACE = re.compile(r"\\[,;:!> ]|\\q?quad\b|~")
 _TEX_SIGN = re.compile(r"\\([%$&#_{}])")
+_AROUND_CELL = "* \t\n\v\f\r"
 _BULLET = re.compile(r"\s*+[-*•‣◦·+–]\s++")
 _NUMBER = re.compile(r"\s*+\(?(\d{1,4})[.)]\s++")
 _SPACED_NUMBER = re.compile(r"[+-]?[$€£]?\d{1,3}(?: \d{3})++(?:\.\d++)?\s*%?")
@@ -88,18 +94,26 @@ def _one_sentence(line: str) -> str:
 
 
 def tab_separated(text: str) -> str:
-    """Write comma-separated values as tab-separated ones; one column, whose cells may hold commas, stays as it is."""
-    try:
-        records = list(split_records(text.strip("\n"), ","))
-    except TableError:
-        return text
-    if not records or len(records[0]) < 2:
-        return text
-    written = io.StringIO()
-    csv.writer(written, delimiter="\t", lineterminator="\n").writerows(
-        [cell.strip() if '"' not in cell else cell for cell in record] for record in records
-    )
-    return written.getvalue()
+    """Write values separated by commas, or else by semicolons, as tab-separated ones.
+
+    One column, whose cells may hold commas, stays as it is.
+    """
+    for sign in ",;":
+        with suppress(TableError):
+            records = list(split_records(text.strip("\n"), sign))
+            if records and len(records[0]) > 1:
+                written = io.StringIO()
+                csv.writer(written, delimiter="\t", lineterminator="\n").writerows(
+                    [cell.strip() if '"' not in cell else cell for cell in record] for record in records
+                )
+                return written.getvalue()
+    return text
+
+
+def without_prose(text: str) -> str:
+    """Return a table of lines with tabs without the words before it, that a colon or blank line ends, and behind it."""
+    around = _AROUND_TABLE.fullmatch(text)
+    return around["table"] if around else text
 
 
 def without_list_marks(records: Sequence[Sequence[str]]) -> list[list[str]]:
@@ -115,6 +129,16 @@ def without_list_marks(records: Sequence[Sequence[str]]) -> list[list[str]]:
         if items and all(map(_BULLET.match, items)):
             return [[line] for line in lines[:first]] + [[_BULLET.sub("", line, count=1)] for line in items]
     return [list(record) for record in records]
+
+
+def without_cell_marks(cell: str) -> str:
+    """Return a cell without white space, asterisks and quotation marks around it, and a full stop at its end."""
+    cell = cell.strip(_AROUND_CELL)
+    if cell[-1:] == "." and cell[-2:] != "..":
+        cell = cell[:-1].rstrip(_AROUND_CELL)
+    if len(cell) > 2 and cell[0] == cell[-1] and cell[0] in "`'\"":
+        cell = cell[1:-1].strip(_AROUND_CELL)
+    return cell
 
 
 def without_spaces_in_number(cell: str) -> str:

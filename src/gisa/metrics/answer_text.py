@@ -8,7 +8,15 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import NamedTuple
 
-from src.gisa.metrics.answer_phrase import tab_separated, unwrapped, without_list_marks, without_spaces_in_number
+from src.gisa.metrics.answer_json import json_records
+from src.gisa.metrics.answer_phrase import (
+    tab_separated,
+    unwrapped,
+    without_cell_marks,
+    without_list_marks,
+    without_prose,
+    without_spaces_in_number,
+)
 from src.gisa.metrics.answer_table import (
     MISSING,
     Table,
@@ -21,9 +29,12 @@ from src.gisa.metrics.answer_table import (
 )
 
 _FENCE = re.compile(
-    r"(?P<mark>`{3,8}+)(?:[ \t]*+(?P<tag>[\w.+-]*+)[ \t]*+\r?\n|tsv\s)?+(?P<body>.*?)(?:(?P<close>(?P=mark))|\Z)",
-    re.DOTALL,
+    r"(?P<mark>`{3,8}+|^~{3,8}+)(?:[ \t]*+(?P<tag>[\w.+-]*+)[ \t]*+\r?\n|tsv\s)?+"
+    r"(?P<body>.*?)(?:(?P<close>(?P=mark))|\Z)",
+    re.DOTALL | re.MULTILINE,
 )
+_THOUGHT = re.compile(r".*(?:</think(?:ing)?>|\[/THINK\]|◁/think▷)", re.DOTALL | re.IGNORECASE)
+_ANSWER = re.compile(r"<(?:final[ _-]?)?answer>(.*?)(?=</?(?:final[ _-]?)?answer>|\Z)", re.DOTALL | re.IGNORECASE)
 # Unicode's normal forms sort the marks above and below a letter, in a time that grows with the square of their number.
 _MANY_MARKS = re.compile(r"([^\w\s\0-\x7f]{30})[^\w\s\0-\x7f]+")
 _MOST_CHARS = 300_000  # that the robust scorer reads, from the end; more are no answer, and would take seconds
@@ -39,7 +50,8 @@ class Content(NamedTuple):
     Attributes:
         text: What is to be read as a table.
         passed: What the official script does not look for and was found on the way: ``length`` (more than
-            300,000 characters, of which the last count), ``answer_block``, ``fence``, ``boxed``, ``lead_in``.
+            300,000 characters, of which the last count), ``thinking``, ``answer_block``, ``fence``, ``prose`` (around
+            a table without a fence), ``boxed``, ``lead_in``.
     """
 
     text: str
@@ -103,12 +115,14 @@ def _decoded(content: bytes, encodings: Sequence[str]) -> tuple[str, str]:
 def robust_content(prediction: str) -> Content:
     """Return what a careful reader takes for the answer.
 
-    That is the last ``<answer>`` block with something in it (or the whole text), and in it the last fence with
-    something in it, whatever its tag; one that is never closed counts where none is. Within, see ``unwrapped``.
+    That is the last ``<answer>`` block with something in it (or all that follows thinking), and in it the last fence
+    with something in it, whatever its tag; one that is never closed counts where none is. Within, see ``unwrapped``.
     """
     text, passed = prediction[-_MOST_CHARS:], ["length"] if len(prediction) > _MOST_CHARS else []
-    blocks = [part.partition("</answer>")[0] for part in text.split("<answer>")[1:]]
-    if filled := [block for block in blocks if block.strip()]:
+    if (thought := _THOUGHT.match(text)) and text[thought.end() :].strip():
+        text = text[thought.end() :]
+        passed.append("thinking")
+    if filled := [block for block in _ANSWER.findall(text) if block.strip()]:
         text = filled[-1]
         passed.append("answer_block")
     while fences := [fence for fence in _FENCE.finditer(text) if fence["body"].strip()]:
@@ -117,26 +131,51 @@ def robust_content(prediction: str) -> Content:
         if (last["tag"] or "").lower() == "csv" and "\t" not in text:
             text = tab_separated(text)
         passed.append("fence")
+    if "fence" not in passed and (table := without_prose(text)) != text:
+        text = table
+        passed.append("prose")
     text, wording = unwrapped(text, fenced="fence" in passed)
     return Content(_without_blank_lines(text), passed + wording)
 
 
-def robust_answer(prediction: object) -> tuple[list[list[str]], list[str]]:
+def robust_answer(prediction: object, right: Table, kind: str) -> tuple[list[list[str]], list[str]]:
     """Return the records of an answer as a careful reader takes them, folded, and what was passed on the way.
 
     Args:
         prediction: Text of the answer; whatever else it is holds no records.
+        right: The gold table, which tells where a comma parts cells.
+        kind: ``item``, ``set``, ``list`` or ``table``.
 
     Returns:
-        The records; ``Content.passed``, ``markdown_table`` if it is one, ``list_marks`` if its lines had any.
+        The records; ``Content.passed``, ``json`` or ``markdown_table`` if it is one, ``commas`` if these or semicolons
+        part its cells, ``list_marks`` if its lines had any.
     """
     content = robust_content(prediction if isinstance(prediction, str) else "")
     text = folded(content.text)
+    if parsed := json_records(content.text):
+        return [[folded(cell) for cell in record] for record in parsed], [*content.passed, "json"]
     if markdown := markdown_records(text):
         return markdown, [*content.passed, "markdown_table"]
+    if parted := _parted_by_commas(text, right, kind):
+        return parted, [*content.passed, "commas"]
     records = robust_records(text, "\t")
     bare = without_list_marks(records)
     return bare, content.passed if bare == records else [*content.passed, "list_marks"]
+
+
+def _parted_by_commas(text: str, right: Table, kind: str) -> list[list[str]]:
+    """Return the records of a table without tabs, or of a set or list on one line, whose cells commas must part."""
+    if "\t" in text:
+        return []
+    if kind == "table" and len(right.columns) > 1:
+        records = robust_records(tab_separated(text), "\t")
+        return records if all(len(record) == len(right.columns) for record in records) else []
+    if kind in ("set", "list") and right.height > 1 and "\n" not in text:
+        for sign in ",;":
+            cells = re.split(rf"{sign}\s+(?:and\s+)?", text)
+            if len(cells) > 1 and not any(sign in cell for cell in right.column(-1)):
+                return [[""], *([cell] for cell in cells)]
+    return []
 
 
 def robust_gold(gold: bytes) -> list[list[str]]:
@@ -180,7 +219,8 @@ def robust_table(records: Sequence[Sequence[str]], *, header: bool) -> Table:
 
 
 def _robust_cells(cells: Sequence[str], count: int) -> list[str]:
-    return ["" if cell.strip() in MISSING else normalised(without_spaces_in_number(cell)) for cell in cells[:count]]
+    bare = map(without_cell_marks, cells[:count])
+    return ["" if cell in MISSING else normalised(without_spaces_in_number(cell)) for cell in bare]
 
 
 def folded(text: str) -> str:

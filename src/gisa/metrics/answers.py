@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from src.gisa.metrics.answer_phrase import is_spaced_number
+from src.gisa.metrics.answer_phrase import is_spaced_number, without_cell_marks
 from src.gisa.metrics.answer_table import MISSING, Table, TableError, normalised
 from src.gisa.metrics.answer_text import (
     decode_gold,
@@ -41,11 +41,15 @@ PARITY_FLAGS = {
     "csv_path": "the official scorer takes a text that ends in .csv for the path of a file",
     "gold_unreadable": "the official scorer cannot read the gold file",
     "length": "only the official scorer reads more than the last 300,000 characters",
+    "thinking": "only the robust scorer passes over what stands before the end of thinking",
     "answer_block": "only the robust scorer looks for the last <answer> block",
     "fence": "the official scorer reads the first closed fence, and a tag other than tsv as part of the answer",
+    "prose": "only the robust scorer passes over words before and behind a table that no fence holds",
     "boxed": "only the robust scorer looks into \\boxed{}",
     "lead_in": "only the robust scorer looks behind a phrase such as `The answer is`",
+    "json": "only the robust scorer reads JSON",
     "markdown_table": "only the robust scorer reads Markdown tables",
+    "commas": "only the robust scorer parts cells at commas or semicolons where the gold answer has several",
     "unreadable": "the official scorer finds no table in the text",
     "ragged_rows": "the official scorer gives up, or loses the first columns, where rows are longer than the header",
     "list_marks": "only the robust scorer takes bullets and numbers off the lines of a list",
@@ -57,11 +61,12 @@ PARITY_FLAGS = {
     "column_order": "only the official scorer wants a table's columns in the order of the gold answer",
     "columns": "the official exact match is one of all columns, or of a set's first, and the robust one of the last",
     "folding": "only the robust scorer folds Unicode's variants of characters, and spaces within numbers",
+    "cell_marks": "only the robust scorer leaves out full stops, and asterisks and quotation marks around cells",
     "autojunk": "the official scorer drops frequent elements of lists from 200 on, the robust one rows from 10,000 on",
     "gold_encoding": "the official scorer reads a gold file that is not UTF-8 as GBK, the robust one as Windows-1252",
     "missing_values": "in some columns of numbers, the official scorer does not take N/A for an empty cell",
 }
-_OTHER_PARTS = frozenset(("answer_block", "length", "boxed", "lead_in"))
+_OTHER_PARTS = frozenset(("thinking", "answer_block", "length", "prose", "boxed", "lead_in"))
 _KEPT = frozenset(map(normalised, MISSING)) - {""}  # forms of missing values that were not taken for such
 _ROWS_IN_ORDER = 10_000  # of a list, for the robust scorer; more are no answer, and matching them takes seconds
 
@@ -201,12 +206,12 @@ def _official(prediction: object, gold: bytes, answer_type: str) -> _Reading:
 def _robust(prediction: object, gold: bytes, answer_type: str) -> _Reading:
     zeros, kind = _zeros(answer_type), answer_type.lower()
     plain = plain_answer(prediction, gold)
-    records, traits = robust_answer(plain)
-    traits = traits if plain == prediction else [*traits, "citations"]
     try:
         right = robust_table(robust_gold(gold), header=kind == "table")
     except TableError:
         right = robust_table([], header=False)
+    records, traits = robust_answer(plain, right, kind)
+    traits = traits if plain == prediction else [*traits, "citations"]
     given, has_header = as_answered(records, right, kind)
     if not given.columns or not right.columns:
         return _Reading(zeros, given, right, None, traits)
@@ -323,11 +328,12 @@ def _parity_flags(prediction: object, gold: bytes, official: _Reading, robust: _
         "csv_path": official.fault == Fault.CSV_PATH,
         "gold_unreadable": official.fault == Fault.GOLD_UNREADABLE,
         "length": "length" in robust.traits,
+        "thinking": other_part and "thinking" in robust.traits,
         "answer_block": other_part and "answer_block" in robust.traits,
         "fence": other_part and ("fence" in robust.traits or not _OTHER_PARTS & set(robust.traits)),
-        "boxed": "boxed" in robust.traits,
-        "lead_in": "lead_in" in robust.traits,
-        "markdown_table": "markdown_table" in robust.traits,
+        **{
+            trait: trait in robust.traits for trait in ("prose", "boxed", "lead_in", "json", "markdown_table", "commas")
+        },
         "unreadable": not official.fault and official.given is None,
     }
     if any(reading.values()):
@@ -350,6 +356,12 @@ def _parity_flags(prediction: object, gold: bytes, official: _Reading, robust: _
         "columns": kind != "table" and max(len(given.columns), len(right.columns)) > 1,
         "folding": any(folded(part) != part for part in (content, gold_text))
         or any(is_spaced_number(cell) for lines in records for record in lines for cell in record),
+        "cell_marks": any(
+            normalised(without_cell_marks(cell)) != normalised(cell)
+            for lines in records
+            for record in lines
+            for cell in record
+        ),
         "autojunk": kind == "list" and given.height >= 200,
         "gold_encoding": encoding != "utf-8-sig",
         "missing_values": not _KEPT.isdisjoint(cell for row in (*given.rows, *right.rows) for cell in row),

@@ -6,8 +6,9 @@ import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
+from src.gisa.metrics.answer_json import json_records
 from src.gisa.metrics.answer_table import TableError
-from src.gisa.metrics.answer_text import robust_gold
+from src.gisa.metrics.answer_text import robust_content, robust_gold
 from src.gisa.metrics.behaviour import canonical_url, holds, searchable
 
 _ADDRESS = re.compile(r"https?://[^\s<>\"'`|\\^{}\[\]]+", re.IGNORECASE)
@@ -45,8 +46,15 @@ def without_citations(text: str) -> str:
 
 
 def plain_answer(prediction: object, gold: bytes) -> object:
-    """Return an answer without its citations, unless the right answer itself has what looks like one."""
-    if not isinstance(prediction, str) or len(prediction) > _MOST_CHARS:
+    """Return an answer without its citations, unless the right answer itself has what looks like one.
+
+    One in JSON, of which lists of numbers look like citations, stays as it is.
+    """
+    if (
+        not isinstance(prediction, str)
+        or len(prediction) > _MOST_CHARS
+        or json_records(robust_content(prediction).text)
+    ):
         return prediction
     text = gold.decode("utf-8", "replace")
     return without_citations(prediction) if without_citations(text) == text else prediction

@@ -6,7 +6,9 @@ from src.gisa.metrics.answer_phrase import (
     is_spaced_number,
     tab_separated,
     unwrapped,
+    without_cell_marks,
     without_list_marks,
+    without_prose,
     without_spaces_in_number,
 )
 
@@ -37,6 +39,7 @@ from src.gisa.metrics.answer_phrase import (
         ("Answer:\nPeru", "Peru", ["lead_in"]),
         ("The answer is 1. No: the answer is 2.", "2", ["lead_in"]),
         ("The answer is:", "The answer is:", []),
+        ("Answer：Paris", "Paris", ["lead_in"]),
         ("Answer\nParis", "Answer\nParis", []),
         ("Name\tAnswer: x\na\tb", "Name\tAnswer: x\na\tb", []),
         ("| answer: x |\n|---|\n| b |", "| answer: x |\n|---|\n| b |", []),
@@ -45,6 +48,33 @@ from src.gisa.metrics.answer_phrase import (
 )
 def test_an_answer_is_taken_out_of_what_is_said_around_it(text, left, passed):
     assert unwrapped(text, fenced=False) == (left, passed)
+
+
+@pytest.mark.parametrize(
+    ("text", "left"),
+    [
+        ("Sure:\n\nA\tB\n1\t2\n\nLet me know!\nBye.", "A\tB\n1\t2\n"),
+        ("I looked.\n\n**Table:**\nA\tB\r\n1\t2", "A\tB\r\n1\t2"),
+        ("A\tB\n1\t2", "A\tB\n1\t2"),
+        ("Cities\n1\tLima", "Cities\n1\tLima"),  # a name of the column
+        ("A\tB\n1\t2\nLima", "A\tB\n1\t2\nLima"),  # a row that is short
+        ('A:\n"x:\ny"\t2', 'A:\n"x:\ny"\t2'),  # a cell of several lines
+        ("|A:|\n\n1\t2", "|A:|\n\n1\t2"),
+        ("a:\n\nb", "a:\n\nb"),
+    ],
+)
+def test_words_around_a_table_are_no_rows(text, left):
+    assert without_prose(text) == left
+
+
+@pytest.mark.parametrize(
+    ("cell", "left"),
+    [(" Paris. ", "Paris"), ("`a`", "a"), ("'b'.", "b"), ('**"c"**.', "c"), ("***", ""),
+     ("U.S.", "U.S"), ("etc...", "etc..."), ("'", "'"), (".", ""),
+     ("", ""), ("O'Neill", "O'Neill"), ("''", "''"), ("3.", "3")],
+)  # fmt: skip
+def test_full_stops_and_marks_around_a_cell_are_no_part_of_it(cell, left):
+    assert without_cell_marks(cell) == left
 
 
 def test_several_lines_of_a_fence_are_no_sentence():
@@ -58,6 +88,7 @@ def test_several_lines_of_a_fence_are_no_sentence():
         ("a,b\n1,2", "a\tb\n1\t2\n"),
         ('a, b\n"x, y", 2', "a\tb\nx, y\t2\n"),
         ('a,b\n"x\ty",2', 'a\tb\n"x\ty"\t2\n'),
+        ('a;b\n"x;y";1,5', "a\tb\nx;y\t1,5\n"),
         ("Name\nLima, Peru", "Name\nLima, Peru"),
         ('a,"b', 'a,"b'),
         ("", ""),
@@ -109,6 +140,8 @@ def test_no_wording_makes_it_fail(text, fenced):
     assert isinstance(left, str)
     assert set(passed) <= {"boxed", "lead_in"}
     assert isinstance(tab_separated(text), str)
+    assert without_prose(text) in text
+    assert without_cell_marks(text) in text
     assert len(without_list_marks([[text], [text]])) == 2
 
 
@@ -122,7 +155,12 @@ def test_wordings_made_to_cost_time_take_little():
         "answer " + "*" * 300_000,
         "{" * 300_000,
         " " * 300_000 + "answer:",
+        ":\n" * 150_000,
+        "\n \n" * 100_000 + "\t",
+        ":\n\t" * 100_000 + "|",
+        "\t" * 300_000,
     ):
+        without_prose(text)
         unwrapped(text, fenced=False)
         without_list_marks([[text], [text]])
         without_spaces_in_number(text)

@@ -193,7 +193,9 @@ def test_the_summary_is_that_of_pandas_also_at_ties_of_rounding(rows):
     assert official_summary(scores) == reference_summary(scores)
 
 
-CELLS = st.sampled_from(["a", "A ", "b", "c d", "1", "01", "1.0", "5%", "N/A", "", "*b*", '"', "x,y", "$3"])
+CELLS = st.sampled_from(
+    ["a", "A ", "b", "b.", "`b`", "c d", "1", "01", "1.0", "5%", "N/A", "", "*b*", '"', "x,y", "$3"]
+)
 NAMES = st.sampled_from(["A", "a", "B", "b ", "Big C", "*C*", "", "A.1"])
 
 
@@ -211,7 +213,9 @@ def answers(draw):
     given_rows = draw(st.permutations(right + draw(st.lists(lines, max_size=2))))
     header = draw(st.just(right[0]) | st.lists(NAMES, min_size=width, max_size=width))
     text = "\n".join("\t".join(row) for row in [header, *given_rows[: draw(st.integers(0, 6))]])
-    prediction = draw(st.sampled_from(["```tsv\n{}\n```", "{}", "<answer>\n```\n{}\n```</answer>"])).format(text)
+    prediction = draw(
+        st.sampled_from(["```tsv\n{}\n```", "{}", "<answer>\n```\n{}\n```</answer>", "So:\n\n{}\n\nDone."])
+    ).format(text)
     quoted = ("\n".join(",".join('"' + cell.replace('"', '""') + '"' for cell in row) for row in right)).encode()
     return prediction, quoted, kind
 
@@ -299,6 +303,17 @@ def test_the_gold_answer_itself_scores_one_whoever_scores_it(rows, kind):
         ("folding", fenced("h", "1 234.50"), b"1234.5", "item"),
         ("folding", fenced("h", "am\u200bber"), b"amber", "item"),
         ("names", fenced("Country", "Peru", "Chile"), b"State\nPeru\nChile", "table"),
+        ("thinking", f"<think>{fenced('h', 'b')}</think>h\na", b"a", "item"),
+        ("fence", "~~~tsv\nh\na\n~~~", b"a", "item"),
+        ("prose", "Here:\n\nA\tB\n1\t2\n\nDone.", b"A,B\n1,2", "table"),
+        ("json", '[{"A": 1, "B": "x [1]"}]', b"A,B\n1,x [1]", "table"),
+        ("json", "[1, 2]", b"1\n2", "list"),
+        ("commas", 'A,B\n"x, y",2', b'A,B\n"x, y",2', "table"),
+        ("commas", fenced("A;B", "1;2"), b"A,B\n1,2", "table"),
+        ("commas", "Peru, Chile, and Cuba.", b"Peru\nChile\nCuba", "set"),
+        ("cell_marks", fenced("h", "Paris."), b"Paris", "item"),
+        ("cell_marks", fenced("h", "`Paris`"), b"Paris", "item"),
+        ("cell_marks", fenced("h", "**12.50**"), b"12.5", "item"),
         ("missing_values", fenced("h", "99134986705628630415", "x", "N/A"), b"99134986705628630415\nx\n\"\"", "set"),
     ],
 )  # fmt: skip
@@ -323,6 +338,8 @@ def test_each_reason_for_a_difference_is_named(flag, prediction, right, kind):
         ("|State|\n|-|\n|Peru|", b"Peru", "set", ["markdown_table"]),
         (fenced("Name", '"Lima, Peru"', tag="csv"), b'"Lima, Peru"', "item", ["fence"]),
         (fenced("Name", "Lima, Peru", tag="CSV"), b'"Lima, Peru"', "item", ["fence"]),
+        ("The answers are Peru; Chile.", b"Peru\nChile", "list", ["lead_in", "commas"]),
+        (fenced('{"rows": [{"State": "Peru"}]}', tag="json"), b"Peru", "set", ["fence", "json"]),
         ("<answer>The answer is 1,234.</answer>", b"1234", "item", ["answer_block", "lead_in"]),
     ],
 )
@@ -330,6 +347,18 @@ def test_what_a_careful_reader_takes_for_right_is_right(prediction, right, kind,
     outcome = score_answer(prediction, right, kind)
     assert outcome.robust["global_em"] == 1
     assert outcome.parity_flags == flags
+
+
+@pytest.mark.parametrize(
+    ("prediction", "right", "kind"),
+    [
+        ("Lima, Peru", b'"Lima, Peru"\nCuba', "set"),  # a comma within a gold entry
+        ('Name,Year\n1758,"Halley, the",x', b"Name,Year\n1758,x", "table"),  # of more cells than columns
+        ("[1]", b"[1]", "item"),
+    ],
+)
+def test_commas_and_brackets_that_part_nothing_are_characters(prediction, right, kind):
+    assert not {"commas", "json"} & {*score_answer(prediction, right, kind).parity_flags}
 
 
 def test_gold_that_the_official_script_cannot_read_is_flagged_also_where_the_scores_agree():
