@@ -108,7 +108,8 @@ def _take(entry: _Entry, sample: int, predictions: Predictions) -> str:
     record = entry.content
     if not isinstance(record, dict):
         raise _UnusableError(f"a JSON object is needed, got a {type(record).__name__}")
-    given = str(record.get("sample", 0)).strip().removesuffix(".0")
+    sample_given = record.get("sample")
+    given = str(0 if sample_given in (None, "") else sample_given).strip().removesuffix(".0")
     if given != str(sample):
         return given
     name = _name_of(record) if entry.name is None else _id(entry.name)
@@ -171,7 +172,12 @@ def _file(path: Path, remarks: list[str]) -> Iterator[_Entry]:
         except (ValueError, RecursionError):
             yield from _array(path.name, text, remarks) if start == "[" else _lines(path.name, text, remarks)
         else:
-            yield from _whole(path.name, content)
+            is_damaged = _STRAY_BYTE.search(text)
+            for entry in _whole(path.name, content):
+                if is_damaged and _STRAY_BYTE.search(json.dumps(entry.content, ensure_ascii=False)):
+                    remarks.append(f"{entry.source}: not UTF-8")
+                else:
+                    yield entry
     elif start and text.lstrip().partition("\n")[0].lower().count("id"):
         yield from _rows(path.name, text, remarks)
     else:
@@ -262,7 +268,7 @@ def _text_of(path: Path) -> str:
         except (OSError, EOFError, zlib.error) as error:
             raise _UnusableError(f"damaged or truncated gzip ({error})") from error
     if content.startswith((b"\xff\xfe", b"\xfe\xff")):
-        return content.decode("utf-16", "surrogateescape")
+        return content.decode("utf-16", "replace")  # half a character costs its line, too
     return content.decode("utf-8", "surrogateescape")
 
 

@@ -109,6 +109,8 @@ TABLE = 'id,prediction\n7,"x\ty"\n12,"a ""b""\nc, d"\n'
         json.dumps({name: {"q_item": {}, "pred_item": {"prediction": value}} for name, value in VALUES.items()}),
         "\ufeff" + json.dumps(RECORDS),
         json.dumps([{"question_id": record["id"], "answer": record["prediction"]} for record in RECORDS]),
+        json.dumps([{**record, "sample": None} for record in RECORDS]),
+        TABLE.replace("prediction", "prediction,sample").replace('\ty"', '\ty",').replace('d"\n', 'd",\n'),
         json.dumps([{"id": " 7 ", "answer": "x\ty"}, {"id": 12.0, "answer": VALUES["12"]}]),
         json.dumps({"7.0": VALUES["7"], " 12": VALUES["12"]}),
         TABLE,
@@ -157,6 +159,12 @@ def test_a_table_of_a_spreadsheet_is_read(tmp_path):
             '[{"id": 1, "prediction": "y"},\n{"id": 2, "predi',
             "entry 2, line 2: damaged or truncated JSON (Unter",
         ),
+        (b'[{"id": 1, "prediction": "y"}, {"id": 2, "prediction": "caf\xe9"}]', "entry 2: not UTF-8"),
+        (b'{"1": "y", "2": "caf\xe9"}', "key '2': not UTF-8"),
+        (
+            '{"id": 1, "prediction": "y"}\n{"id": 2, "pre'.encode("utf-16") + b"d",
+            "line 2: damaged or truncated JSON (Unterminated string",
+        ),
         ('[{"id": 1, "prediction": "y"}, "z"]', "entry 2: a JSON object is needed, got a str"),
         ('{"1": "y", "2": {"text": "z"}}', "key '2': no prediction in it"),
         ('{"1": "y", "": "z"}', "key '': id='' must be a whole number or text"),
@@ -168,7 +176,7 @@ def test_a_table_of_a_spreadsheet_is_read(tmp_path):
 )
 def test_each_refused_line_is_named_with_what_is_wrong_with_it(tmp_path, content, remark):
     path = tmp_path / "a"
-    path.write_text(content)
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
     found = read_predictions(path)
     assert found.values == {"1": "y"}
     (said,) = found.remarks
@@ -193,7 +201,11 @@ def test_a_file_without_any_answer_says_why_line_by_line(tmp_path, content, mess
 
 
 @settings(max_examples=100)
-@given(st.binary(max_size=60) | st.text('{}[]":,idanswerprediction 17\n\t', max_size=60).map(str.encode))
+@given(
+    st.binary(max_size=60)
+    | st.binary(max_size=20).map(b"\xff\xfe".__add__)
+    | st.text('{}[]":,idanswerprediction 17\n\t', max_size=60).map(str.encode)
+)
 def test_no_file_makes_it_fail_otherwise(tmp_path, content):
     path = tmp_path / "a"
     path.write_bytes(content)
