@@ -35,7 +35,8 @@ RETRYABLE_STATUS = frozenset({408, 409, 429}) | frozenset(range(500, 600))
 _PORTS = (80, 443)
 _MAX_URL_CHARS = 4096
 _USER = re.compile(r"\s*([a-z][a-z0-9+.-]*:)?//[^/?#\\]*@", re.IGNORECASE)
-_TEXT_TYPES = re.compile(r"text/.*|application/(.*\+)?(xml|json)")
+_TEXT_TYPES = re.compile(r"text/.*|application/((.*\+)?(xml|json)|(x-)?(ndjson|jsonl|jsonlines|csv|yaml))")
+_MEDIA_TYPE = re.compile(r"\s*[\w.+-]+/[\w.+-]+")
 _PERHAPS_PDF = re.compile(r"application/(x-)?pdf|(application|binary)/(octet-stream|x-download|force-download)")
 _WIDE_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 _HEADERS = {
@@ -232,8 +233,8 @@ class SafeFetcher:
         if not 200 <= response.status < 300:
             raise refusal_of(response)
         header = Message()
-        header["Content-Type"] = response.headers.get("Content-Type", "")
-        content_type = header.get_content_type() if header["Content-Type"] else ""
+        header["Content-Type"] = response.headers.get("Content-Type", "").partition(",")[0]  # some name it twice
+        content_type = header.get_content_type() if _MEDIA_TYPE.match(header["Content-Type"]) else ""
         is_text = not content_type or _TEXT_TYPES.fullmatch(content_type)
         if not is_text and not _PERHAPS_PDF.fullmatch(content_type):
             raise RequestError("unreadable", f"{content_type}, and only text can be read")

@@ -8,6 +8,7 @@ from email.utils import formatdate
 import pytest
 
 from src.gisa.agent.fetch import FetchLimits, RequestError, SafeFetcher, retry_after_s
+from src.gisa.dataset.factbook.page_body import is_html
 from tests.gisa.agent.servers import reply, serve
 
 NAMES = {
@@ -387,7 +388,17 @@ def test_other_content_than_text_is_refused(content_type):
     assert (error.kind, str(error)) == ("unreadable", f"{content_type}, and only text can be read")
 
 
-@pytest.mark.parametrize("content_type", ["text/plain", "application/json", "application/xhtml+xml", "image/svg+xml"])
+@pytest.mark.parametrize(
+    "content_type",
+    [
+        "text/plain",
+        "application/json",
+        "application/xhtml+xml",
+        "image/svg+xml",
+        "application/csv",
+        "application/x-ndjson",
+    ],
+)
 def test_text_of_other_kinds_is_read(content_type):
     if content_type == "image/svg+xml":
         assert failure(reply("x", content_type=content_type)).kind == "unreadable"
@@ -400,9 +411,17 @@ def test_without_a_content_type_text_is_read_and_binary_data_is_not():
     assert "binary data" in str(failure(reply(b"MZ\0\0", content_type=None)))
 
 
+@pytest.mark.parametrize("header", ["html", "*/*", ";charset=utf-8", "text/html, text/html", "text/html charset=utf-8"])
+def test_a_content_type_that_is_none_or_named_twice_leaves_a_page_html(header):
+    page = fetched(reply("<p>Zoë", content_type=header))
+    assert is_html(page.content_type)
+    assert page.text == "<p>Zoë"
+
+
 def test_the_charset_of_the_header_is_used():
     assert fetched(reply("Zoë".encode("cp1252"), content_type="text/html; charset=windows-1252")).text == "Zoë"
     assert fetched(reply("Zoë".encode("cp1252"), content_type="text/html; charset=utf-8")).text == "Zo\ufffd"
+    assert fetched(reply("Zoë".encode("cp1252"), content_type="text/html; charset=x-user-defined")).text == "Zoë"
 
 
 @pytest.mark.parametrize(
