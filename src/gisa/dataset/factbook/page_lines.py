@@ -5,6 +5,14 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
+# Elements that say nothing to a reader of text, or only lead around the site.
+SKIPPED = frozenset(
+    re.findall(
+        r"\w+",
+        "script style noscript template svg canvas iframe object video audio nav footer select textarea dialog "
+        "datalist",
+    )
+)
 # Elements that begin and end a line.
 BLOCKS = frozenset(
     re.findall(

@@ -9,16 +9,9 @@ from dataclasses import dataclass
 from urllib.parse import urldefrag, urljoin
 
 from src.gisa.dataset.factbook.page_formula import Formula, holds_source, is_drawn, of_tex
-from src.gisa.dataset.factbook.page_lines import BLOCKS, Listing, Sink, is_note, raised, whole
+from src.gisa.dataset.factbook.page_lines import BLOCKS, SKIPPED, Listing, Sink, is_note, raised, whole
 from src.gisa.dataset.factbook.page_table import PageTable
 
-_SKIPPED = frozenset(
-    re.findall(
-        r"\w+",
-        "script style noscript template svg canvas iframe object video audio nav footer select textarea dialog "
-        "datalist",
-    )
-)
 _HEADINGS = {f"h{level}": "#" * level + " " for level in range(1, 7)}
 _HIDDEN = re.compile(r"display\s*:\s*none|visibility\s*:\s*hidden", re.IGNORECASE)
 _PLACE = re.compile("\0(\\d+):(\\d+)\0")  # of an item in a list that counts down, whose length is known at its end
@@ -78,7 +71,7 @@ class _Renderer:
         self._tables: list[PageTable] = []
         self._formula: Formula | None = None
         self._formula_before = False  # the picture that follows shows it again
-        self._verbatim = self._in_heading = self._superscripts = self._asides = 0
+        self._verbatim = self._in_code = self._in_heading = self._superscripts = self._asides = 0
         self._links_made = self._note_links = 0
         self._title = ""
 
@@ -145,7 +138,7 @@ class _Renderer:
             return False
         if name == "button":
             return not self._in_heading
-        if name in _SKIPPED or is_drawn(name, kind):
+        if name in SKIPPED or is_drawn(name, kind):
             return name != "img"
         hidden = attributes.get("hidden", "until-found").lower() != "until-found"
         return (hidden or bool(_HIDDEN.search(attributes.get("style", "")))) and not holds_source(kind)
@@ -205,11 +198,13 @@ class _Renderer:
         return self._countdowns[int(mark[1])].counted_down(int(mark[2]))
 
     def _pre(self, name: str, attributes: Mapping[str, str]) -> Callable[[], None]:
-        self._verbatim += 1
+        is_code = name == "code"
+        self._verbatim, self._in_code = self._verbatim + (not is_code), self._in_code + is_code
 
         def end() -> None:
-            self._end_line()
-            self._verbatim -= 1
+            if not is_code:
+                self._end_line()
+            self._verbatim, self._in_code = self._verbatim - (not is_code), self._in_code - is_code
 
         return end
 
@@ -229,7 +224,7 @@ class _Renderer:
             text = text or " ".join((attributes.get("aria-label") or attributes.get("title", "")).split())
             sink.link_chars += len(text)
             target = self._target(href)
-            if not text or not target or self._verbatim or made != self._links_made:
+            if not text or not target or made != self._links_made or (self._verbatim and (grown or self._in_code)):
                 return  # leads nowhere, or there is a link in it already
             self._links_made += 1
             if grown and (pieces or len(parts) > _MOST_LINK_LINES):  # it is a part of the page rather than a link
@@ -378,7 +373,7 @@ class _Renderer:
 _OPENERS: dict[str, Callable[[_Renderer, str, Mapping[str, str]], Callable[[], None]]] = {
     **dict.fromkeys(_HEADINGS, _Renderer._heading),
     **dict.fromkeys(("ul", "ol", "menu", "dir"), _Renderer._list),
-    **dict.fromkeys(("pre", "xmp", "listing"), _Renderer._pre),
+    **dict.fromkeys(("pre", "xmp", "listing", "code"), _Renderer._pre),
     **dict.fromkeys(("sup", "sub"), _Renderer._raised),
     **dict.fromkeys(("tr", "thead", "tbody", "tfoot"), _Renderer._row_or_group),
     **dict.fromkeys(("td", "th"), _Renderer._cell),
