@@ -22,6 +22,9 @@ BLOCKS = frozenset(
         "tbody tfoot thead tr ul xmp",
     )
 )
+# Elements of a table that is built of others, by the role that these are given for screen readers (WAI-ARIA).
+ROLES = dict(table="table", grid="table", rowgroup="tbody", row="tr", cell="td", gridcell="td", columnheader="th",
+             rowheader="th")  # fmt: skip
 _ROMAN = [(1000, "M"), (900, "CM"), (500, "D"), (400, "CD"), (100, "C"), (90, "XC"), (50, "L"), (40, "XL"),
           (10, "X"), (9, "IX"), (5, "V"), (4, "IV"), (1, "I")]  # fmt: skip
 _NOTE_CLASS = re.compile(r"\b(reference|footnote|noteref|fn-?ref|cite_ref|inline-template)", re.IGNORECASE)

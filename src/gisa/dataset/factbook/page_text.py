@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from urllib.parse import urldefrag, urljoin
 
 from src.gisa.dataset.factbook.page_formula import Formula, holds_source, is_drawn, of_tex
-from src.gisa.dataset.factbook.page_lines import BLOCKS, SKIPPED, Listing, Sink, is_note, raised, whole
+from src.gisa.dataset.factbook.page_lines import BLOCKS, ROLES, SKIPPED, Listing, Sink, is_note, raised, whole
 from src.gisa.dataset.factbook.page_table import PageTable
 
 _HEADINGS = {f"h{level}": "#" * level + " " for level in range(1, 7)}
@@ -85,6 +85,7 @@ class _Renderer:
             self._skipping += 1
             return
         name = tag.lower()
+        name = name if name == "a" else ROLES.get(attributes.get("role", ""), name)
         if self._formula is not None:
             self._formula.start(name, attributes)
             self._ends.append(self._formula.end)
@@ -308,7 +309,7 @@ class _Renderer:
             self._sink.pieces.extend([" | "] if self._sink.pieces else [])
             return _nothing
         table = self._tables[-1]
-        columns, rows = (whole(attributes.get(key)) for key in ("colspan", "rowspan"))
+        columns, rows = (whole(attributes.get(key, attributes.get(f"aria-{key}"))) for key in ("colspan", "rowspan"))
 
         def end(sink: Sink) -> None:
             sink.end_line()

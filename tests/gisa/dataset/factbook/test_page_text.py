@@ -80,6 +80,11 @@ def test_no_input_makes_it_raise(html):
         ("<table><caption>Peaks</caption><tr><td>a</table>", ["Peaks", "a"]),
         ("<table><tr><td><pre>x\n  y</pre><td>b</table>", ["x; y | b"]),
         ("<td>a<td>b", ["a | b"]),
+        (
+            "<div role=grid><div role=rowgroup><div role=row><span role=columnheader aria-colspan=2>A</span></div>"
+            "</div><p role=row><b role=rowheader>x</b><i role=gridcell><a href=/y role=cell>y</a></i></p></div>z",
+            ["A | A", "x | [y](https://example.org/y)", "z"],
+        ),
         # what lays out the page is no row
         (
             "<table><tr><td><h1>T</h1><p>x<p>y<td><table><tr><td>1<td>2<tr><td>3<td>4</table></table>",
