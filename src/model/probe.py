@@ -241,8 +241,13 @@ def _examine_attention(found: Architecture, rows: _Rows) -> None:
 
     if use_packed_attention(found.network) and not _holds(agrees):
         found.network.set_attn_implementation(own)
-    if found.network.config._attn_implementation == own and not agrees():
-        raise _refuse(found, "whose states depend on padding behind them")
+    if found.network.config._attn_implementation == own:
+        try:
+            same = agrees()
+        except Exception as error:
+            raise _refuse(found, "which fails where padding stands behind a sequence", error) from error
+        if not same:
+            raise _refuse(found, "whose states depend on padding behind them")
 
 
 def _examine_generation(found: Architecture, rows: _Rows) -> None:

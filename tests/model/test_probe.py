@@ -137,6 +137,25 @@ def test_a_network_that_sees_what_comes_later_is_refused(kind, reason, tmp_path)
     assert str(caught.value).endswith("Type:  model.name=<another model>")
 
 
+def test_a_network_that_fails_on_padding_is_refused(monkeypatch):
+    """As GLM-4-MoE-Lite does with fewer heads of keys than of queries, which no config that is handed out has."""
+    network = tiny("llama")
+    plain = network.model.forward
+
+    def forward(*arguments, attention_mask=None, **options):
+        if attention_mask is not None and not attention_mask.all():
+            raise RuntimeError("The size of tensor a (4) must match\nthat of tensor b (8)")
+        return plain(*arguments, attention_mask=attention_mask, **options)
+
+    monkeypatch.setattr(network.model, "forward", forward)
+    monkeypatch.setattr("src.model.probe.use_packed_attention", lambda network: False)
+    reason = (
+        r"which fails where padding stands behind a sequence \(RuntimeError: The size of tensor a \(4\) must match\)"
+    )
+    with pytest.raises(InputError, match=reason):
+        examine(network)
+
+
 def test_an_encoder_and_decoder_is_refused_in_a_few_lines(tmp_path):
     from transformers import T5Config, T5ForConditionalGeneration
 
