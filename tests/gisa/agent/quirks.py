@@ -287,6 +287,9 @@ THOUGHTS = {
     "Kimi's": f"◁think▷{ANSWER.replace('Lima', 'Cusco')}◁/think▷{ANSWER}",
     "Seed's": f"<seed:think>{ANSWER.replace('Lima', 'Cusco')}</seed:think>{ANSWER}",
     "gpt-oss's": f"<|channel|>analysis<|message|>{ANSWER.replace('Lima', 'Cusco')}<|end|><|start|>assistant<|channel|>final<|message|>{ANSWER}<|return|>",
+    "gpt-oss's, without special tokens": f"analysisI look.{ANSWER.replace('Lima', 'Cusco')}assistantfinal{ANSWER}",
+    "Gemma 4's": f"<|channel>thought\n{ANSWER.replace('Lima', 'Cusco')}<channel|>{ANSWER}",
+    "Command's": f"<|START_THINKING|>{ANSWER.replace('Lima', 'Cusco')}<|END_THINKING|>{ANSWER}",
     "after the answer, not closed": f"{ANSWER}\n<think>{ANSWER.replace('Lima', 'Cusco')}",
     "in parts": [{"type": "thinking", "thinking": [{"type": "text", "text": ANSWER.replace("Lima", "Cusco")}]}, {"type": "text", "text": ANSWER}],
 }  # fmt: skip
@@ -299,6 +302,8 @@ TEXT_CALLS = {
     "MiniMax": '<minimax:tool_call>\n<invoke name="search">\n<parameter name="query">peru</parameter>\n</invoke>\n</minimax:tool_call>',
     "DeepSeek V3.2": '<｜DSML｜function_calls>\n<｜DSML｜invoke name="search">\n<｜DSML｜parameter name="query" string="true">peru</｜DSML｜parameter>\n</｜DSML｜invoke>\n</｜DSML｜function_calls>',
     "Kimi": '<|tool_calls_section_begin|><|tool_call_begin|>functions.search:0<|tool_call_argument_begin|>{"query": "peru"}<|tool_call_end|><|tool_calls_section_end|>',
+    "gpt-oss": '<|channel|>analysis<|message|>I look.<|end|><|start|>assistant<|channel|>commentary to=functions.search <|constrain|>json<|message|>{"query": "peru"}<|call|>',
+    "gpt-oss, the recipient first": '<|start|>assistant to=functions.search<|channel|>commentary json<|message|>{"query": "peru"}<|call|>',
     "LFM2": '<|tool_call_start|>[search(query="peru")]<|tool_call_end|>',
     "Gemma": '```tool_code\nsearch(query="peru")\n```',
     "Hermes": '<tool_call>\n{"name": "search", "arguments": {"query": "peru"}}\n</tool_call>',
@@ -466,6 +471,10 @@ def quirks():
     for name, text in THOUGHTS.items():
         yield Quirk(f"thinks in the text: {name}", always(said(text)))
     yield Quirk("thinks in the text and says nothing else", always(said(f"<think>{ANSWER}")), "format_error")
+    for begin in ("<|channel>thought\n", "<|START_THINKING|>"):
+        yield Quirk(
+            f"thinks in the text and says nothing else: {begin.strip()}", always(said(begin + ANSWER)), "format_error"
+        )
     yield Quirk("thinks to its limit", always(said(f"<think>{ANSWER}", "length")), "truncated")
     for name, text in TEXT_CALLS.items():
         yield Quirk(

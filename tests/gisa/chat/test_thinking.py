@@ -15,6 +15,9 @@ ENDS = [
     ("[THINK]", "[/THINK]"),
     ("◁think▷", "◁/think▷"),
     ("<|begin_of_thought|>", "<|end_of_thought|>"),
+    ("<longcat_think>", "</longcat_think>"),
+    ("<|channel>thought\n", "<channel|>"),
+    ("<|START_THINKING|>", "<|END_THINKING|>"),
     ("<|channel|>analysis<|message|>", "<|end|><|start|>assistant<|channel|>final<|message|>"),
 ]
 PLAIN = st.text(st.characters(exclude_characters="<[◁>]▷"), max_size=30)
@@ -35,6 +38,23 @@ PLAIN = st.text(st.characters(exclude_characters="<[◁>]▷"), max_size=30)
 )
 def test_reasoning_is_taken_out_however_it_is_marked(begin, end, written, said):
     assert without_thinking(written.format(begin, end)) == said
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        "<|channel|>commentary to=functions.search <|constrain|>json<|message|>{}<|call|>",
+        "<|channel|>analysis to=functions.search code<|message|>{}<|call|>",
+        " to=functions.search<|channel|>commentary json<|message|>{}<|call|>",
+    ],
+)
+def test_a_call_of_gpt_oss_is_no_thought(call):
+    assert without_thinking(f"<|channel|>analysis<|message|>a<|end|><|start|>assistant{call}") == call
+    assert without_thinking(f"{call}<|start|>assistant<|channel|>final<|message|>Lima").endswith("Lima")
+
+
+def test_thoughts_of_gpt_oss_without_its_marks_are_taken_out():
+    assert without_thinking("analysisI look.assistantfinalLima") == "Lima"
 
 
 @given(PLAIN, PLAIN, PLAIN, st.sampled_from(ENDS))
