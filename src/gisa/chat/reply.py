@@ -39,17 +39,22 @@ _HEADING = re.compile(r"(?:assistant)?<\|channel\|>\w+\s*(?:<\|constrain\|>\w+)?
 _TAGGED = re.compile(r"<tool_call>(.*?)(?:</tool_call>|(?=<tool_call>)|\Z)", re.DOTALL)
 _NAMED = re.compile(r'"name"\s*:\s*"([^"\\]*)"')
 _FENCE = re.compile(r"```\w*\Z")  # of a code block that calls stand in
-_ELEMENT = re.compile(r"<(?:｜DSML｜)?(?:function=|invoke name=)[\"']?([^\"'<>\s]+)[\"']?\s*>")
+_FENCED = re.compile(r"\A```\w*\s*(.*?)\s*```\Z", re.DOTALL)
+_SPACE = r"(?:[\s｜|‖]*DSML[\s｜|‖]*|\w+:)?"  # before the name of an element: DeepSeek's, in all that leaks; Step's
+_ELEMENT = re.compile(rf"<{_SPACE}(?:function=|invoke name=)[\"']?([^\"'<>\s]+)[\"']?\s*>")
 _PARAMETER = re.compile(
-    r"<(?:｜DSML｜)?parameter(?:=|\s+name=)[\"']?(?P<key>[^\"'<>\s]+)[\"']?[^<>]*>\n?(?P<value>.*?)\n?"
-    r"(?:</(?:｜DSML｜)?parameter>(?=\s*(?:<(?:｜DSML｜)?parameter\b|</|\Z))|(?=<(?:｜DSML｜)?parameter\b)|(?=</function>)|\Z)",
+    rf"<{_SPACE}parameter(?:=|\s+name=)[\"']?(?P<key>[^\"'<>\s]+)[\"']?[^<>]*>\n?(?P<value>.*?)\n?"
+    rf"(?:</{_SPACE}parameter>(?=\s*(?:<{_SPACE}parameter\b|</|\Z))|(?=<{_SPACE}parameter\b)|(?=</function>)|\Z)",
     re.DOTALL,
 )
+_MINIMAX = "]<]minimax[>["  # stands before every element of MiniMax M3, which names parameters by their elements
+_NAMED_ELEMENT = re.compile(r"<(?P<key>[\w-]+)>(?P<value>.*?)</(?P=key)>", re.DOTALL)
 _KEYED = re.compile(
     r"<arg_key>([^<]*)</arg_key>\s*<arg_value>(.*?)(?:</arg_value>(?=\s*(?:<arg_key>|\Z))|\Z)", re.DOTALL
 )
 _HEADED = re.compile(
-    rf"\s*(?:function<｜tool▁sep｜>)?\s*(?:functions\.)?({_NAME}?)(?::\d+)?(?:[\s<\[｜`][^{{]*)?(\{{.*)", re.DOTALL
+    rf"\s*(?:function<[｜|]tool▁sep[｜|]>)?\s*(?:functions\.)?({_NAME}?)(?::\d+)?(?:[\s<\[｜`][^{{]*)?(\{{.*)",
+    re.DOTALL,
 )
 _PYTHON = re.compile(rf"\s*\[?\s*{_NAME}\(")
 _GEMMA = re.compile(rf"\s*call:({_NAME})\s*(\{{.*\}})", re.DOTALL)
@@ -89,6 +94,7 @@ def read_reply(
     Returns:
         ``content``, and where there are some, ``reasoning_content`` and ``tool_calls``, without ids.
     """
+    text = text.replace(_MINIMAX, "")
     known = "|".join(map(re.escape, sorted(names, key=len, reverse=True))) or r"(?!)"
     notations = [*_NOTATIONS, *((re.compile(opening.format(known)), read) for opening, read in _BARE)]
     thought, said = _without_thoughts(text, thinking, [opening for opening, _ in notations])
@@ -156,6 +162,7 @@ def _tagged(text: str, tools: _Tools) -> list[Message]:
 
 def _block(written: str, tools: _Tools) -> list[Message]:
     """Read what stands between tags: a call, a list of calls, or what was meant to be one."""
+    written = _FENCED.sub(r"\1", written)
     if _ELEMENT.search(written):
         return _elements(written, tools)
     if "<arg_key>" in written or written in tools.names:
@@ -173,8 +180,8 @@ def _elements(text: str, tools: _Tools) -> list[Message]:
         if body.lstrip().startswith("{"):
             calls += _headed(r"\A", f"{name} {body}", tools)
         else:
-            pairs = [(one["key"], one["value"]) for one in _PARAMETER.finditer(body)]
-            calls.append(_typed_call(name, pairs, tools))
+            found = [*_PARAMETER.finditer(body)] or _NAMED_ELEMENT.finditer(body)
+            calls.append(_typed_call(name, [(one["key"], one["value"]) for one in found], tools))
     return calls
 
 
@@ -333,22 +340,25 @@ _Notation = tuple[re.Pattern[str], _Reader]
 _MARKS: dict[str, _Reader] = {
     r"<tool_call>": _tagged,
     # Qwen3-Coder without tags, Llama 3.1's own, MiniMax, DeepSeek V3.2:
-    rf"(?:<[^<>\s]*(?:tool|function)_calls?>\s*)?{_ELEMENT.pattern}": _elements,
+    rf"(?:<[^<>\n]*(?:tool|function)_calls?>\s*)?{_ELEMENT.pattern}": _elements,
     r"\[TOOL_CALLS\]": partial(_headed, r"\[TOOL_CALLS\]"),  # Mistral, of all versions
-    r"<\|python_tag\|>": partial(_marked, r"<\|python_tag\|>", r"<\|eo[mt]_id\|>"),  # Llama
+    r"<\|python_(?:tag|start)\|>": partial(  # Llama 3, Llama 4
+        _marked, r"<\|python_(?:tag|start)\|>", r"<\|eo[mt]_id\|>|<\|python_end\|>"
+    ),
     r"<\|tool_call_start\|>": partial(_marked, r"<\|tool_call_start\|>", r"<\|tool_call_end\|>"),  # LFM2
     r"<\|tool_call\|>|functools(?=\[)": partial(_marked, r"<\|tool_call\|>|functools(?=\[)", r"<\|/tool_call\|>"),
     r"<\|START_ACTION\|>": partial(_marked, r"<\|START_ACTION\|>", r"<\|END_ACTION\|>"),  # Command
     r"<start_function_call>|<\|tool_call>": _gemma,
     r"```tool_code\s": partial(_marked, r"```tool_code\s", "```"),  # Gemma 2 and 3
-    r"<｜tool▁calls?▁begin｜>": partial(_headed, r"<｜tool▁call▁begin｜>"),  # DeepSeek
+    r"<[｜|]tool▁calls?▁begin[｜|]>": partial(_headed, r"<[｜|]tool▁call▁begin[｜|]>"),  # DeepSeek
     r"<\|tool_calls?(?:_section)?_begin\|>": partial(_headed, r"<\|tool_call_begin\|>"),  # Kimi
     r"(?:assistant\s*)?(?:<\|channel\|>\w+\s+)?to=functions\.": partial(_headed, r"to=functions\."),  # gpt-oss
 }
 _NOTATIONS: tuple[_Notation, ...] = tuple((re.compile(opening), read) for opening, read in _MARKS.items())
 _MARKED = re.compile("|".join(opening.pattern for opening, _ in _NOTATIONS))
 _BARE: tuple[tuple[str, _Reader], ...] = (  # with the names of the tools
-    (r'\{{\s*(?:"type"\s*:\s*"function"\s*,\s*)?"name"\s*:\s*"(?:{})"\s*,', _bare_objects),
-    (r"(?m:^)(?=(?:{})[ \t]*\n\s*\{{)", partial(_headed, r"\A")),  # GLM-4
-    (r"(?m:^)\[?(?:{})\(", _bare_python),
+    (r'\{{\s*(?:"type"\s*:\s*"function"\s*,\s*)?"(?:tool_)?name"\s*:\s*"(?:{})"\s*,', _bare_objects),
+    # GLM-4; Mistral and Kimi where a server leaves out special tokens:
+    (r"(?m:^)(?=(?:functions\.)?(?:{})(?::\d+)?(?:\[ARGS\])?\s*\{{)", partial(_headed, r"\A")),
+    (r"(?m:^)\[?(?:print\()?(?:default_api\.)?(?:{})\(", _bare_python),
 )

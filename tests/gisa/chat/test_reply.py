@@ -159,6 +159,22 @@ NOTATIONS = {
         '<｜DSML｜invoke name="{}">\n', '<｜DSML｜parameter name="{}" string="true">', "</｜DSML｜invoke>",
         "</｜DSML｜parameter>\n",
     ),
+    **{
+        f"DeepSeek V4, leaked as {space}": f"<{space}tool_calls>\n"
+        + elements(
+            f'<{space}invoke name="{{}}">\n', f'<{space}parameter name="{{}}" string="true">', f"</{space}invoke>",
+            f"</{space}parameter>\n",
+        )
+        for space in ("｜DSML｜", "|DSML|", " | DSML | ", "‖DSML‖", "｜｜DSML｜｜")
+    },
+    "MiniMax M3": "]<]minimax[>[<tool_call>\n" + "\n".join(
+        f']<]minimax[>[<invoke name="{name}">' + "".join(
+            f"]<]minimax[>[<{key}>{value if isinstance(value, str) else json.dumps(value)}]<]minimax[>[</{key}>"
+            for key, value in arguments.items()
+        ) + "]<]minimax[>[</invoke>"
+        for name, arguments in SAID
+    ) + "\n]<]minimax[>[</tool_call>",
+    "Llama 4": f"<|python_start|>[{python()}]<|python_end|>",
     "GLM 4.5": elements("<tool_call>{}\n", "<arg_key>{}</arg_key>\n<arg_value>", "</tool_call>", "</arg_value>\n"),
     "GLM 4.7": elements("<tool_call>{}", "<arg_key>{}</arg_key><arg_value>", "</tool_call>", "</arg_value>"),
     "Llama's python tag": "<|python_tag|>" + "; ".join(objects("parameters")) + "<|eom_id|>",
@@ -202,6 +218,10 @@ NOTATIONS = {
         f"<|channel|>commentary to=functions.{name} <|constrain|>json<|message|>{json.dumps(arguments)}"
         for name, arguments in SAID
     ),
+    "DeepSeek V3.1, leaked in ASCII": "<|tool▁calls▁begin|>" + "".join(
+        f"<|tool▁call▁begin|>{name}<|tool▁sep|>{json.dumps(arguments)}<|tool▁call▁end|>" for name, arguments in SAID
+    ) + "<|tool▁calls▁end|>",
+    "a code block in tags": "".join(f"<tool_call>\n```json\n{one}\n```\n</tool_call>" for one in objects()),
     "several in one pair of tags": "<tool_call>\n" + "\n".join(objects()) + "\n</tool_call>",
     "Python between tags": f"<tool_call>[{python()}]</tool_call>",
 }  # fmt: skip
@@ -215,6 +235,22 @@ def test_calls_are_read_in_the_notation_of_every_family(notation):
         read = [(call["function"]["name"], json.loads(call["function"]["arguments"])) for call in message["tool_calls"]]
         assert read == SAID
         assert message["content"] == "Let me look."
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'functions.search:0{"query": "Zoë"}',  # Kimi
+        'search[ARGS]{"query": "Zoë"}',  # Mistral
+        'search{"query": "Zoë"}',
+        'tool_code\nprint(default_api.search(query="Zoë"))',  # Gemini
+        'Action: ```json\n[\n  {\n    "tool_name": "search",\n    "parameters": {"query": "Zoë"}\n  }\n]\n```',
+    ],
+)
+def test_a_call_whose_marks_a_server_has_left_out_is_found(text):
+    ((name, arguments),) = functions(text)
+    assert name.rpartition(".")[2] == "search"
+    assert json.loads(arguments) == {"query": "Zoë"}
 
 
 def test_glm_4_writes_a_name_and_an_object():
