@@ -76,12 +76,17 @@ def _list(value: Any) -> list[Any]:
 
 
 def with_calls_read(reply: Reply, tools: Sequence[Mapping[str, Any]]) -> Reply:
-    """Read calls that stand in the text, as a server does not for every model; reasoning before them stays."""
-    text = _joined(reply.message)
-    if not tools or reply.message.get("tool_calls") or not text.strip():
+    """Read calls that stand in the text, as a server does not for every model; reasoning before them stays.
+
+    Where nothing else was said, they may stand at the end of the reasoning: vllm-project/vllm#39056.
+    """
+    text, thought = _joined(reply.message), _thought(reply.message)
+    is_thought = not text.strip() and ending_of(reply.finish_reason) in ("end", "calls")
+    if not tools or reply.message.get("tool_calls") or not (text.strip() or (is_thought and thought)):
         return reply
-    said = without_thinking(text)
-    read = read_reply(said, [tool["function"]["name"] for tool in tools], tools=tools)
+    said = thought if is_thought else without_thinking(text)
+    names = [tool["function"]["name"] for tool in tools]
+    read = read_reply(said, names, tools=tools, thinking=is_thought)
     if not read.get("tool_calls"):
         return reply
     before = text[: len(text) - len(said)] if text.endswith(said) else ""
@@ -101,9 +106,15 @@ def refusal_in(message: Message) -> str:
     return str(message.get("refusal") or " ".join(filter(None, marked)))
 
 
+def _thought(message: Message) -> str:
+    told = (message.get(name) for name in ("reasoning_content", "reasoning"))
+    return next((thought for thought in told if isinstance(thought, str) and thought), "")
+
+
 def _joined(message: Message) -> str:
     content = message.get("content") or ""
-    if isinstance(content, list):
-        parts = [part for part in content if isinstance(part, dict) and part.get("type") not in _REASONING_PARTS]
+    if isinstance(content, list | dict):
+        listed = content if isinstance(content, list) else [content]
+        parts = [part for part in listed if isinstance(part, dict) and part.get("type") not in _REASONING_PARTS]
         return "".join(str(part.get("text") or "") for part in parts)
     return str(content)

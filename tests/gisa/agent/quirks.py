@@ -480,6 +480,14 @@ def quirks():
         yield Quirk(
             f"calls in the text: {name}", lambda sent, number, text=text: said(text) if number == 0 else plain(sent)
         )
+    for thoughts in ("reasoning", "reasoning_content"):
+        within = {"role": "assistant", "content": "", thoughts: "I look.\n" + TEXT_CALLS["Qwen3-Coder"]}
+        yield Quirk(
+            f"vLLM takes the call for a part of {thoughts}",
+            lambda sent, number, within=within: chosen("stop", within) if number == 0 else plain(sent),
+        )
+    considered = {"role": "assistant", "content": ANSWER, "reasoning": TEXT_CALLS["Hermes"]}
+    yield Quirk("thinks of another call and answers", always(chosen("stop", considered)))
     temperature = {"temperature": 0.0}
     yield Quirk(
         "Opus 4.6 does not say what it refuses",

@@ -285,7 +285,12 @@ def test_a_script_sees_the_conversation():
 
 @pytest.mark.parametrize(
     ("content", "text"),
-    [("a", "a"), (None, ""), ([{"type": "text", "text": "a"}, {"type": "text", "text": "b"}, "c", {}], "ab")],
+    [
+        ("a", "a"),
+        (None, ""),
+        ([{"type": "text", "text": "a"}, {"type": "text", "text": "b"}, "c", {}], "ab"),
+        ({"type": "text", "text": "a"}, "a"),
+    ],
 )
 def test_the_text_of_a_message_is_found_in_all_of_its_forms(content, text):
     assert text_of({"content": content}) == text
