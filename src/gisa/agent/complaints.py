@@ -7,12 +7,14 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from src.gisa.agent.dialects import GUESSES, KINDS, Kind, Wording, ending_of
+from src.gisa.agent.dialects import GUESSES, KINDS, LONG_ID, Kind, Wording, ending_of
 from src.gisa.agent.fetch import RETRYABLE_STATUS
 
 _LIMITS = "rate.?limit|too many requests|throttl|per[ _]min|per[ _]day|quota|try again (?:in|later)|please wait"
 # The numbers in a refusal for length. A total holds what was asked to be written, too.
 _LIMIT = (
+    r"context window limit \((?P<n>\d+)",
+    r"max_seq_len\W+(?P<n>\d+)",
     r"tokens > (?P<n>\d+)",
     r"\+ \d+ > (?P<n>\d+)",
     r"max(?:imum)?[a-z_' ]*(?:length|size|tokens?|allowed|limit)[a-z' ]*[ :(]+(?P<n>\d{3,})",
@@ -33,6 +35,13 @@ _PROMPT = (
     r"(?P<n>\d+) tokens >",
     r"(?P<n>\d+) \+ \d+ >",
 )
+# A reply may not be so long: the field is named, and a bound, and nothing that has to be read.
+_OUTPUT = r"max(?:imum)?[ _]?(?:completion|output|new)?[ _]?tokens|completion tokens|number of output"
+_BOUND = (
+    r"[<>]|less than|at most|lower than|range|between|exceed|too (?:large|big|high)|(?:must|should) be|maximum|取值"
+)
+_NOT_OUTPUT = r"context(?!_)|\bprompt|\binputs?\b(?! should be)|\bstream|at least|_len\b"
+_CODE = r"\b(?:\w*code|status): \d{3}\b"
 _TOTAL = (r"requested:? (?:a total of |about )?(?P<n>\d+)",)
 
 _BEHIND = re.compile(r"Failed to parse input at pos \d+: (.*)", re.DOTALL)
@@ -60,7 +69,7 @@ class Complaint:
     def kind(self) -> Kind | None:
         """What it is about, where no change of a field would help."""
         too_large = re.search(r"request too large.*limit:? ?\d+,? requested", self.text)  # more than a minute may have
-        if self.status in (401, 402) or (self.status == 429 and not too_large):
+        if self.status in (401, 402) or (self.status == 429 and not too_large) or re.search(LONG_ID, self.text):
             return None
         if too_large or self.status == 413 or (self.status == 400 and not self.text):  # Cerebras: no body
             return "overflow"
@@ -79,23 +88,20 @@ class Complaint:
 
     def lengths(self, max_output: int) -> tuple[int | None, int | None]:
         """Return how many tokens the model can read and write together, and how many the request had to read."""
-        limit = _number(_LIMIT, self.text)
-        prompt, total = _number(_PROMPT, self.text, limit), _number(_TOTAL, self.text, limit)
+        text = re.sub(_CODE, "", self.text)
+        limit = _number(_LIMIT, text)
+        prompt, total = _number(_PROMPT, text, limit), _number(_TOTAL, text, limit)
         if prompt is None and total is not None:
             prompt = total - max_output if total > max_output else total
         return limit, prompt
 
     def most_output(self, asked: int) -> int | None:
         """Return how many tokens a reply may have, where that is what it says, and it is less than ``asked``."""
-        text = self.text.replace(",", "") if "[" not in self.text else self.text
-        if not re.search(
-            r"completion tokens|maximum allowed number of output|range of max_|max_?\w*tokens\S* (?:must|should) be"
-            r"|maxoutputtokens|maximum tokens you requested|max_output_tokens",
-            text,
-        ) or re.search(r"context length|context window is|context size|inputs?\W* tokens", text):
+        if re.search(_NOT_OUTPUT, self.text) or not all(re.search(words, self.text) for words in (_OUTPUT, _BOUND)):
             return None
-        numbers = [int(number) for number in re.findall(r"\d+", text) if 64 <= int(number) < asked]
-        return max(numbers) - bool(re.search(r"lower than|exclusive", text)) if numbers else None
+        told = (int(number) for number in re.findall(r"(?<![-\w])\d+\b", re.sub(_CODE, "", self.text)))
+        numbers = [number for number in told if 64 <= number < asked]
+        return max(numbers) - bool(re.search(r"lower than|exclusive", self.text)) if numbers else None
 
 
 def complaint_of(status: int, body: Any) -> Complaint:
@@ -133,11 +139,18 @@ def complaint_in(body: Any) -> Complaint | None:
     if choice.get("error"):  # the request was taken: whatever it names, another one may do better
         status = _status_in(choice["error"])
         return complaint_of(status if status in RETRYABLE_STATUS else 500, choice["error"])
+    told, message = (
+        body.get("base_resp"),
+        choice.get("message"),
+    )  # of MiniMax, with an empty reply where a filter took it
+    is_empty = not (isinstance(message, dict) and message.get("content"))
+    if isinstance(told, dict) and told.get("status_code") and is_empty:
+        return complaint_of(_status_in(told), told)
     if choice:
         failed = ending_of(choice.get("finish_reason")) == "failed"
         said = f"finish_reason: {choice.get('finish_reason')}"
         return Complaint(500, said.lower(), said) if failed else None
-    says_why = {"message", "detail", "base_resp", "promptFeedback", "prompt_feedback", "errors"} & body.keys()
+    says_why = {"message", "msg", "error_msg", "detail", "promptFeedback", "prompt_feedback", "errors"} & body.keys()
     return complaint_of(_status_in(body), body) if body.get("object") == "error" or says_why else None
 
 

@@ -35,11 +35,14 @@ UNKNOWN_FIELD = (
 )
 UNKNOWN_FIELD += "|unrecognized|cannot find field|additional propert"
 
+# Of an id of a call, not of the conversation: agno-agi/agno#5382, microsoft/autogen#6377 (LiteLLM's name for it).
+LONG_ID = r"(?:\.id|call_id)\W{0,3}: string too long"
+
 KINDS = (
     Wording(
         "filtered",
-        r"content_filter|responsibleaipolicy|content management policy|content[ _]policy[ _]violation",
-        "Azure, OpenAI",
+        r"content_filter|responsible ?ai|content management policy|content[ _]?policy[ _]?violation",
+        "Azure, OpenAI, LiteLLM, Copilot, Vertex",
         "stanford-crfm/helm#3327, compl-ai/compl-ai#20",
     ),
     Wording(
@@ -88,8 +91,9 @@ KINDS = (
     Wording("malformed", r"malformed_?(?:function|tool)", "Gemini", "googleapis/python-genai#1836"),
     Wording(
         "overflow",
-        r"context_length_exceeded|string_(?:above_max_length|too_long)|token_limit_exceeded|exceed_context_size|context_?window_?exceeded",
-        "OpenAI, Azure, llama.cpp, LiteLLM, z.ai",
+        r"context_length_exceeded|string_(?:above_max_length|too_long)|token_limit_exceeded|exceed_context_size|context_?window_?exceeded"
+        r"|max_tokens must be at least 1, got -",
+        "OpenAI, Azure, llama.cpp, LiteLLM, z.ai, vLLM",
         "DraconDev/pi-goal-list-loop-audit#48",
     ),
     Wording(
@@ -131,9 +135,10 @@ KINDS = (
     ),
     Wording(
         "overflow",
-        r"request_too_large|exceeds the maximum (?:allowed )?(?:size|number of (?:bytes|tokens))|entity too large",
-        "Anthropic, Gemini, nginx",
-        "earendil-works/pi packages/ai/src/utils/overflow.ts",
+        r"request_too_large|exceeds the maximum (?:allowed )?(?:size|number of (?:bytes|tokens))|entity too large"
+        r"|total message size \d+ exceeds",
+        "Anthropic, Gemini, nginx, Kimi",
+        "earendil-works/pi packages/ai/src/utils/overflow.ts, MoonshotAI/kimi-code#1862",
     ),
     Wording(
         "overflow",
@@ -143,7 +148,7 @@ KINDS = (
     ),
     Wording(
         "overflow",
-        r"超长|超出最大长度|超过.{0,10}(?:最大|上下文)|长度超限|token\S{0,4}超过上限",
+        r"超长|过长|超出最大长度|超过.{0,10}(?:最大|上下文)|长度超|token\S{0,4}超过上限",
         "GLM, Spark",
         "docs.bigmodel.cn (error 1261), xfyun.cn (error 10907)",
     ),
@@ -161,7 +166,8 @@ GUESSES = (
     Wording(
         "filtered",
         r"(?:content|safety|usage|moderation)\b.{0,40}(?:polic|filter|guideline|violat|blocked|flagged|reject)"
-        r"|(?:violat|blocked|flagged|reject)\w*.{0,40}\b(?:content|safety|usage|moderation)\b",
+        r"|(?:violat|blocked|flagged|reject)\w*.{0,40}\b(?:content|safety|usage|moderation)\b"
+        r"|acceptable use|\bcensor",
         "any other",
         "our choice: it blocks content, or has a policy on it",
     ),
@@ -171,7 +177,7 @@ GUESSES = (
 CHANGES = (
     Wording(
         "max_completion_tokens instead of max_tokens",
-        rf"\bmax_tokens\b.{{0,60}}(?:{_NO})|(?:{_NO}).{{0,60}}\bmax_tokens\b|use .?max_completion_tokens",
+        rf"\bmax_tokens\b.{{0,60}}(?:{_NO})|(?:{_NO}).{{0,60}}\bmax_tokens\b|use .?max_?completion_?tokens",
         "OpenAI, Azure",
         "koosoli/ESPHomeDesigner#379",
     ),
@@ -215,14 +221,16 @@ CHANGES = (
     Wording(
         "streamed",
         r"enable_thinking.{0,40}(?:must be|only support)|only supports? stream|enable the stream param|must be stream"
-        r"|non-streaming|非流式|stream=.?false|streaming is (?:required|strongly)",
-        "Qwen/DashScope, Anthropic for long replies",
-        "infiniflow/ragflow#5912, langchain4j/langchain4j#3974, musistudio/claude-code-router#948",
+        r"|non-streaming|非流式|stream=.?(?:false|true)|stream must be|streaming is (?:required|strongly)",
+        "Qwen/DashScope, Anthropic for long replies, Fireworks, Codex",
+        "infiniflow/ragflow#5912, langchain4j/langchain4j#3974, musistudio/claude-code-router#948, "
+        "nullclaw/nullclaw#231, leookun/cursor-byok#14",
     ),
     Wording(
         "the user's words with the tool's",
-        r"role.{0,3} .?user.{0,30}after.{0,30}tool|roles must alternate|expected last role|alternate between",
-        "Mistral, Devstral behind llama.cpp",
+        r"role.{0,3} .?user.{0,30}after.{0,30}tool|roles must alternate|expected last role|alternate between"
+        r"|successive user",
+        "Mistral, Devstral behind llama.cpp, DeepSeek R1",
         "datapizza-labs/datapizza-ai#98, mistralai/mistral-vibe#1006",
     ),
     Wording(
@@ -248,7 +256,7 @@ CHANGES = (
     Wording(
         "ids of calls in nine letters and digits",
         r"tool[_ ]?call[_ ]?ids?\b.{0,80}(?:must|length|long|pattern|match|invalid)|tool_calls\S*\.id\b|tool_?use_?id"
-        r"|tool_use\.id",
+        rf"|tool_use\.id|{LONG_ID}",
         "Mistral, Bedrock, Anthropic, OpenAI",
         "nearai/ironclaw#1241",
     ),
@@ -260,8 +268,9 @@ CHANGES = (
     ),
     Wording(
         "empty text instead of null",
-        r"content.{0,90}(?:null|none\b|nonetype|string_type|valid string|a string|required|missing)",
-        "OpenAI, LM Studio",
+        r"content.{0,90}(?:null|none\b|nonetype|string_type|valid string|a string|required|missing)"
+        r"|missing field .?content",
+        "OpenAI, LM Studio, DeepSeek",
         "docker/docker-agent#63, lmstudio-ai/lmstudio-bug-tracker#261",
     ),
     Wording(
@@ -278,11 +287,11 @@ CHANGES = (
     ),
     Wording(
         "tools as text",
-        r"not support (?:tools|function|tool)|support tool use|enable-auto-tool-choice|tool-call-parser"
-        r"|(?:tool|function)s?[ -]?(?:use|call\w*)? (?:is|are) (?:not|un)|roles must alternate|body\.tools\b"
+        r"not support (?:tools|function|tool)|support tool use|enable-auto-tool-choice|tool-call-parser|tools param"
+        r"|(?:tool|function)s?[ -]?(?:use|call\w*)?\W? (?:is|are) (?:not|un)|roles must alternate|body\.tools\b"
         r"|unexpected role|unknown role|role.{0,20}tool|(?:unsupported|unrecognized|unknown|invalid)\b.{0,40}\btools\b",
-        "Ollama, vLLM, OpenRouter, Gemma, Mistral 7B",
-        "ollama/ollama#5793, evalstate/fast-agent#122, vllm-project/vllm#4119",
+        "Ollama, vLLM, OpenRouter, Gemma, Mistral 7B, Groq, llama.cpp",
+        "ollama/ollama#5793, evalstate/fast-agent#122, vllm-project/vllm#4119, defilantech/LLMKube#126",
     ),
 )
 

@@ -181,6 +181,12 @@ OVERFLOWS = {
     "Triton": (400, {"error": "Cannot process new request: Prompt length (5056) exceeds maximum sequence length (2048)"}),
     "Qianfan": (400, openai("the max input characters is 11200", "characters_too_long")),
     "Spark": (400, {"error": {"code": "10907", "message": "token数量超过上限。对话历史+问题的字数太多，需要精简输入"}}),
+    "OpenAI, names of ids apart": (400, openai("Invalid 'messages[3].tool_calls[0].function.arguments': string too long. Expected a string with maximum length 10485760, but got a string with length 11534336 instead.", "string_above_max_length", "messages[3].tool_calls[0].function.arguments")),
+    "vLLM, without room": (400, {"object": "error", "message": "max_tokens must be at least 1, got -4210.", "type": "BadRequestError", "param": None, "code": 400}),
+    "Kimi, bytes": (400, {"error": {"message": "total message size 2100954 exceeds limit 2097152", "type": "invalid_request_error"}}),
+    "Cloudflare": (413, {"errors": [{"message": "AiError: AiError: The estimated number of input and maximum output tokens (41000) exceeded this model context window limit (24000).", "code": 5021}], "success": False, "result": {}, "messages": []}),
+    "TensorRT-LLM, without room": (400, {"object": "error", "message": "default_max_tokens (-931) must be greater than 0, default_max_tokens (-931) = max_seq_len (32768) - splited_prompt_len (33699) - query_token_len (0)", "type": "BadRequestError", "param": None, "code": 400}),
+    "GLM, in other words": (400, {"error": {"code": "1261", "message": "输入内容过长"}}),
     "Fireworks": (400, {"error": {"object": "error", "type": "invalid_request_error", "message": "The prompt is too long: 140000, model maximum context length: 131071"}}),
 }  # fmt: skip
 
@@ -201,6 +207,9 @@ FILTERS = {
     "Hunyuan": (400, {"error": {"code": "OperationDenied.TextIllegalDetected", "message": "文本包含违法违规信息，审核不通过"}}),
     "Gemini": (400, [{"error": {"code": 400, "message": "The prompt was blocked: PROHIBITED_CONTENT", "status": "INVALID_ARGUMENT"}}]),
     "Bedrock": (400, {"message": "Sorry, the model cannot answer: blocked by guardrail policy"}),
+    "LiteLLM, by name": (400, openai("litellm.BadRequestError: litellm.ContentPolicyViolationError: AzureException - Error", "400")),
+    "Copilot": (400, openai("Sorry, the response was filtered by the Responsible AI Service. Please rephrase your prompt and try again.")),
+    "MiniMax, with an empty reply": (200, {"choices": [{"finish_reason": "stop", "message": {"role": "assistant", "content": ""}}], "output_sensitive": True, "base_resp": {"status_code": 1027, "status_msg": "output new_sensitive"}}),
     "OpenRouter, with status 200": (200, {"error": {"code": 403, "message": "Provider returned error", "metadata": {"raw": "Input flagged by moderation"}}}),
 }  # fmt: skip
 
@@ -240,6 +249,18 @@ FIELDS = [
     Quirk("DeepSeek writes at most 4096 tokens", refusing(lambda sent: sent["max_tokens"] > 4096, 400, openai("Invalid max_tokens value, the valid range of max_tokens is [1, 4096]", "invalid_request_error")), lesson="at most 4096 tokens of output"),
     Quirk("Groq writes at most 4096 tokens", refusing(lambda sent: sent["max_tokens"] > 4096, 400, openai("`max_tokens` must be less than or equal to `4096`, the maximum value for `max_tokens` is less than the `context_window` for this model")), lesson="at most 4096 tokens of output"),
     Quirk("Bedrock writes less than 4096 tokens", refusing(lambda sent: sent["max_tokens"] >= 4096, 400, {"message": "The maximum tokens you requested exceeds the model limit of 4096. Try again with a maximum tokens value that is lower than 4096."}), lesson="at most 4095 tokens of output"),
+    Quirk("Ark writes at most 4096 tokens", refusing(lambda sent: sent["max_tokens"] > 4096, 400, {"error": {"code": "InvalidParameter", "message": "The parameter `max_tokens` specified in the request are not valid: integer above maximum value, expected a value <= 4096, but got 8192 instead. Request id: 021787281042180b566464da517b102b4cb09cdfd60e7ee3d23dd", "param": "max_tokens", "type": "BadRequest"}}), lesson="at most 4096 tokens of output"),
+    Quirk("vLLM behind LiteLLM writes at most 4096 tokens", refusing(lambda sent: sent["max_tokens"] > 4096, 400, openai("litellm.BadRequestError: OpenAIException - Error code: 400 - {'detail': 'max_tokens exceeds server limit (4096)'}. Received Model Group=m", "400")), lesson="at most 4096 tokens of output"),
+    Quirk("a server with pydantic writes at most 4096 tokens", refusing(lambda sent: sent["max_tokens"] > 4096, 422, {"detail": [{"type": "less_than_equal", "loc": ["body", "max_tokens"], "msg": "Input should be less than or equal to 4096", "input": 8192, "ctx": {"le": 4096}}]}), lesson="at most 4096 tokens of output"),
+    Quirk("GLM writes at most 4096 tokens", refusing(lambda sent: sent["max_tokens"] > 4096, 400, {"error": {"code": "1210", "message": "max_tokens参数非法。请检查参数。取值范围[1,4096]"}}), lesson="at most 4096 tokens of output"),
+    Quirk("Fireworks streams what is longer than 4096 tokens", refusing_unless_streamed(400, openai("Requests with max_tokens > 4096 must have stream=true", "BAD_REQUEST", "max_tokens", kind="error")), lesson="streamed"),
+    Quirk("Codex only streams", refusing_unless_streamed(400, {"detail": "Stream must be set to true"}), lesson="streamed"),
+    Quirk("Azure wants the other limit, in its own words", refusing(has("max_tokens"), 400, openai("this model is not supported MaxTokens, please use MaxCompletionTokens")), lesson="max_completion_tokens instead of max_tokens"),
+    Quirk("OpenAI refuses long ids", lambda sent, number: error(400, openai("Invalid 'messages[2].tool_calls[0].id': string too long. Expected a string with maximum length 40, but got a string with length 60 instead.", "string_above_max_length", "messages[2].tool_calls[0].id")) if "call_" * 12 in json.dumps(sent["messages"]) else completion(None, tool_calls=[CALL | {"id": "call_" * 12}]) if number == 0 else plain(sent), lesson="ids of calls in nine letters and digits"),
+    Quirk("LiteLLM takes long ids for a long conversation", lambda sent, number: error(400, openai("litellm.ContextWindowExceededError: litellm.BadRequestError: ContextWindowExceededError: OpenAIException - Invalid 'messages[2].tool_calls[0].id': string too long. Expected a string with maximum length 40, but got a string with length 60 instead.", "400")) if "call_" * 12 in json.dumps(sent["messages"]) else completion(None, tool_calls=[CALL | {"id": "call_" * 12}]) if number == 0 else plain(sent), lesson="ids of calls in nine letters and digits"),
+    Quirk("DeepSeek misses the content", refusing(in_messages(lambda message: message["content"] is None), 400, openai("Failed to deserialize the JSON body into the target type: messages[2]: missing field `content` at line 1 column 999", "invalid_request_error")), lesson="empty text instead of null"),
+    Quirk("llama.cpp reads no template", refusing(has("tools"), 500, {"error": {"code": 500, "message": "tools param requires --jinja flag", "type": "server_error"}}), lesson="tools as text"),
+    Quirk("Groq's model calls no tools", refusing(has("tools"), 400, openai("`tool calling` is not supported with this model")), lesson="tools as text"),
     Quirk("vLLM has room for a shorter reply", refusing(lambda sent: sent["max_tokens"] > 8192 - 500, 400, {"error": {"message": "'max_tokens' or 'max_completion_tokens' is too large: 8192. This model's maximum context length is 8192 tokens and your request has 500 input tokens (8192 > 8192 - 500).", "type": "BadRequestError", "code": 400}}), lesson="at most 2048 tokens of output"),
 ]  # fmt: skip
 
@@ -249,6 +270,7 @@ FORCED = [
     Quirk("Qwen/DashScope refuses tool_choice", refusing(has("tool_choice"), 400, openai("<400> InternalError.Algo.InvalidParameter: The tool_choice parameter does not support being set to required or object in thinking mode", "invalid_parameter_error")), lesson="no tool_choice"),
     Quirk("OpenRouter has no model with tool_choice", refusing(has("tool_choice"), 404, {"error": {"message": "No endpoints found that support the provided 'tool_choice' value.", "code": 404}}), lesson="no tool_choice"),
     Quirk("Mistral refuses the user after a tool", refusing(lambda sent: [message["role"] for message in sent["messages"][-2:]] == ["tool", "user"], 400, {"object": "error", "message": "Unexpected role 'user' after role 'tool'", "type": "invalid_request_message_order", "code": "3230"}), lesson="the user's words with the tool's"),
+    Quirk("DeepSeek R1 refuses the user after a user", refusing(lambda sent: [message["role"] for message in sent["messages"][-2:]] == ["tool", "user"], 400, openai("deepseek-reasoner does not support successive user or assistant messages (messages[3] and messages[4] in your input). You should interleave the user/assistant messages in the message sequence.", "invalid_request_error")), lesson="the user's words with the tool's"),
     Quirk("Devstral behind llama.cpp refuses the user after a tool", refusing(lambda sent: [message["role"] for message in sent["messages"][-2:]] == ["tool", "user"], 500, {"error": {"code": 500, "message": "Error: Jinja Exception: After the optional system message, conversation roles must alternate user and assistant roles except for tool calls and results.", "type": "server_error"}}), lesson="the user's words with the tool's"),
 ]  # fmt: skip
 
@@ -321,6 +343,8 @@ def combined(draw):
         "vLLM has room",
         "max_completion_tokens",
         "without streaming",
+        "streams",
+        "long ids",
         "writes",
         "refuses reasoning",
     )

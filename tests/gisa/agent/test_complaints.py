@@ -34,6 +34,9 @@ LENGTHS = {
     "Fireworks": (131071, 140000),
     "TensorRT-LLM": (8192, 9351),
     "Triton": (2048, 5056),
+    "Cloudflare": (24000, 41000),
+    "TensorRT-LLM, without room": (32768, None),
+    "vLLM, without room": (None, None),
     "Qwen/DashScope": (129024, None),
     "Cerebras": (None, None),
 }
@@ -102,6 +105,7 @@ def test_what_a_server_echoes_of_the_request_says_nothing():
         ({"object": "error", "message": "old vLLM", "code": 400}, 400, "old vLLM"),
         ({"choices": [{"error": {"code": 502, "message": "gone"}, "message": {"content": "x"}}]}, 502, "gone"),
         ({"choices": [{"finish_reason": "error", "message": {"content": "x"}}]}, 500, "finish_reason: error"),
+        ({"choices": [{"message": "x"}], "base_resp": {"status_code": 1000, "status_msg": "oops"}}, 500, "oops"),
         ({"choices": [], "detail": "no worker"}, 500, "choices: detail: no worker"),
     ],
 )
@@ -122,7 +126,10 @@ JSON = st.recursive(
     lambda inner: (
         st.lists(inner, max_size=3)
         | st.dictionaries(
-            st.sampled_from(["error", "choices", "code", "message", "detail", "loc", "finish_reason"]), inner
+            st.sampled_from(
+                ["error", "choices", "code", "message", "detail", "loc", "finish_reason", "base_resp", "status_code"]
+            ),
+            inner,
         )
     ),
     max_leaves=12,
