@@ -17,11 +17,13 @@ _NO_CREDIT = (
     r"insufficient[_ ](user[_ ])?(quota|balance|account balance)",  # OpenAI, new-api, z.ai, MiniMax, Moonshot
     r"(account|paid) balance is insufficient",  # SiliconFlow: FoundationAgents/OpenManus#438
     r"not[_ ]enough[_ ](balance|credits)|exceeded_current_quota",  # Novita, Serper; Moonshot
-    r"余额不足|额度不足",  # GLM, new-api: continuedev/continue#11823
+    r"余额不足|额度不足|欠费|额度已用尽|预扣费额度失败",  # GLM, new-api: continuedev/continue#11823
     r"credit balance is too low|reached your specified api usage limits",  # Anthropic: anthropics/claude-code#2127
     r"key limit exceeded",  # OpenRouter: RooCodeInc/Roo-Code#515
     r"budget has been exceeded|exceeded ?budget|budget_exceeded",  # LiteLLM: BerriAI/litellm#14144
-    r"arrearage|overdue|spending limit",  # DashScope, Ark, Fireworks
+    r"arrearage|overdue|spending limit|freetieronly",  # DashScope, Ark, Fireworks, xAI
+    r"billing[ _](?:hard limit|not[ _]active)|check your billing details|credits are depleted",  # OpenAI, Gemini
+    r"credit[ _]limit exceeded|doesn't have any credits|api calls / month",  # Together, xAI, Cohere
 )
 # Statuses, wording in lower case, what it means; the first that fits counts. A 403 may also be about what was sent
 # (OpenRouter's moderation) or come from a firewall, and a 429 be about the rate, so that these need a wording.
@@ -32,7 +34,8 @@ _SIGNS: tuple[tuple[Set[int], str, Stop], ...] = (
     # Their status is 400, as that of Gemini and xAI for a wrong key; MiniMax says so within a 200, as 1004 and 2049.
     (
         frozenset({400, 403, 500}),
-        r"api[ _]key[ _](expired|(not|in)[ _]?valid)|(invalid|incorrect)[ _]api[ _]?key|no api key|login fail",
+        r"api[ _]key[ _](expired|not[ _]found|(not|in)[ _]?valid)|(invalid|incorrect)[ _]api[ _]?key|no api key"
+        r"|login fail|location is not supported",
         "key",
     ),
     (frozenset({401}), "", "key"),
@@ -42,6 +45,13 @@ _SIGNS: tuple[tuple[Set[int], str, Stop], ...] = (
         "key",
     ),
     (frozenset({404}), "", "address"),
+    # The same of a name: DeepSeek, OpenRouter and LiteLLM, Groq, GLM (BerriAI/litellm#3142, BerriAI/litellm#9817).
+    (
+        frozenset({400}),
+        r"model not exist|not a valid model|invalid model (name|id)|unknown model|model_(not_found|decommissioned)"
+        r"|模型不存在",
+        "address",
+    ),
 )
 # Which settings of a part hold the key's variable, the address and the model.
 _PATHS: dict[Part, str] = {

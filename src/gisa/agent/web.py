@@ -82,8 +82,9 @@ def _forms_of(value: str) -> set[str]:
 
 
 def _unescaped(text: str) -> str:
-    """Undo what JSON may do to the characters of a key, in a text that need not be JSON."""
-    return re.sub(r"\\u00([2-7][0-9a-f])", lambda code: chr(int(code[1], 16)), text, flags=re.I).replace("\\/", "/")
+    """Undo what JSON may do to the characters of a key or a wording, in a text that need not be JSON."""
+    code = r"\\u(00[2-7][0-9a-f]|(?!00|d[89a-f])[0-9a-f]{4})"  # no control characters, no halves of a pair
+    return re.sub(code, lambda code: chr(int(code[1], 16)), text, flags=re.IGNORECASE).replace("\\/", "/")
 
 
 @dataclass(eq=False)

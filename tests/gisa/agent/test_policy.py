@@ -224,6 +224,7 @@ def test_where_a_model_fails_after_all_tries_another_is_asked_and_for_a_while_at
         ("403 No", {"error": {"message": "not today", "code": "insufficient_user_quota", "type": "new_api_error"}}),
         ("400 No", {"error": {"message": "Budget has been exceeded! Current cost: 10.1", "type": "budget_exceeded"}}),
         ("200 OK", {"choices": None, "base_resp": {"status_code": 1008, "status_msg": "insufficient balance"}}),
+        ("429 No", {"error": {"code": "1113", "message": "您的账户已欠费，请充值后重试。"}}),  # in ASCII only
     ],
 )
 def test_an_empty_account_stops_the_run_whatever_status_says_so(status, body):
@@ -241,10 +242,10 @@ def test_a_wrong_key_within_a_reply_of_status_200_stops_the_run(told):
         ask([reply(json.dumps(body))])
 
 
-@pytest.mark.parametrize("status", ["401 Who", "404 Where"])
-def test_no_other_model_hides_a_wrong_key_or_name(status):
+@pytest.mark.parametrize(("status", "text"), [("401 Who", "no"), ("404 Where", "no"), ("400 No", "Model Not Exist")])
+def test_no_other_model_hides_a_wrong_key_or_name(status, text):
     with pytest.raises(InputError, match=f"HTTP {status[:3]}"):
-        with_fallback(reply("no", status=status), completion("Lima"))
+        with_fallback(reply(text, status=status), completion("Lima"))
 
 
 def test_a_run_made_again_at_temperature_0_reads_its_replies_and_pays_nothing(tmp_path):

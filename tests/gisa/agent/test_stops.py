@@ -45,6 +45,32 @@ QUOTA = '{"error": {"message": "You exceeded your current quota", "code": "insuf
             "by the name of 'm'. Check  agent.policy.base_url=...\nand  agent",
         ),
         (404, "no such path", "search", "Check  agent.search.url=..."),
+        *(
+            (400, text, "chain", "by the name of 'm'. Check  agent.policy.base_url=...\nand  agent.policy.model=")
+            for text in (
+                '{"error": {"message": "Model Not Exist", "type": "invalid_request_error"}}',
+                '{"error": {"message": "m is not a valid model ID", "code": 400}}',
+                "Invalid model name passed in model=m. Call `/v1/models` to view available models for your key.",
+                '{"error": {"message": "The model `m` has been decommissioned", "code": "model_decommissioned"}}',
+                '{"error": {"code": "1211", "message": "模型不存在，请检查模型代码。"}}',
+            )
+        ),
+        *(
+            (status, text, "chain", "no credit left")
+            for status, text in (
+                (429, '{"error": {"message": "Your account is not active, please check your billing details"}}'),
+                (400, '{"error": {"message": "Billing hard limit has been reached"}}'),
+                (429, "Credit limit exceeded, please navigate to https://api.together.xyz/settings/billing"),
+                (429, "Your prepayment credits are depleted. Please go to AI Studio"),
+                (403, '{"code": "permission-denied", "error": "Your newly created team doesn\'t have any credits"}'),
+                (403, "The free tier of the model has been exhausted. AllocationQuota.FreeTierOnly"),
+                (429, "You are using a Trial key, which is limited to 1000 API calls / month."),
+                (429, "您的账户已欠费，请充值后重试。"),
+                (403, "预扣费额度失败, 用户剩余额度: ＄0.002"),
+            )
+        ),
+        (400, "API Key not found. Please pass a valid API key.", "chain", "does not take the key"),
+        (400, "User location is not supported for the API use.", "chain", "does not take the key"),
         (402, "Insufficient balance", "page", "no credit left"),
     ],
 )
@@ -68,6 +94,8 @@ def test_what_every_other_request_would_meet_is_told_with_what_to_type(status, t
         (400, "no such field", "chain"),
         (429, "You exceeded your current quota; please retry in 20 s", "chain"),
         (429, "Rate limit exceeded: free-models-per-min", "chain"),
+        (429, "You are using a Trial key, which is limited to 10 API calls / minute.", "chain"),
+        (400, "Invalid schema: the model does not exist in the tools' definitions", "chain"),
         (401, "who", None),
     ],
 )
