@@ -22,6 +22,7 @@ from src.gisa.agent.fetch import RequestError
 from src.gisa.agent.metering import Meter, usage_of
 from src.gisa.agent.payment import Payment, Terms
 from src.gisa.agent.stops import stop_of
+from src.gisa.agent.waits import asked_wait_s
 from src.gisa.agent.web import Key, Web
 from src.gisa.chat.format import Message
 from src.launch.errors import InputError
@@ -256,8 +257,10 @@ class ChatEndpoint:
             told, complaint = usage_of(found), complaint_in(found)
             try:
                 if complaint is not None:
+                    said = f"HTTP {complaint.status}: {complaint.said}"
+                    wait_s = asked_wait_s({}, complaint.text)
                     raise judged(complaint) or RequestError(
-                        "status", f"HTTP {complaint.status}: {complaint.said}", status=complaint.status
+                        "status", said, status=complaint.status, retry_after_s=wait_s
                     )
                 reply = first_choice(found)
             except (RequestError, RefusedError):

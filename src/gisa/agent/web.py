@@ -23,6 +23,7 @@ from src.gisa.agent.fetch import FetchLimits, Page, RequestError, SafeFetcher, n
 from src.gisa.agent.reading import PageReader, ReadingLimits
 from src.gisa.agent.stops import Stop, stop_of, stopped
 from src.gisa.agent.streams import decoded
+from src.gisa.agent.waits import asked_wait_s
 from src.launch.errors import InputError
 from src.launch.values import Count, Weight
 
@@ -196,7 +197,9 @@ class Web:
                     text = (await read_body(response, _MAX_REPLY_BYTES, _MAX_REPLY_BYTES)).decode("utf-8", "replace")
                     if response.status != 200:
                         said = key.redact(_unescaped(text))
-                        raise refused(response.status, said) or refusal_of(response, " ".join(said.split())[:300])
+                        refusal = refusal_of(response, " ".join(said.split())[:300])
+                        refusal.retry_after_s = asked_wait_s(response.headers, said)
+                        raise refused(response.status, said) or refusal
             try:
                 return parse(json.loads(key.redact(json.dumps(decoded(text)))))
             except (ValueError, RecursionError) as error:

@@ -115,6 +115,9 @@ def test_an_error_with_status_200_counts_as_the_error_it_is():
     answer, _, step = ask([reply('{"error": {"code": 429, "message": "busy"}}'), completion("Lima")])
     assert answer.message["content"] == "Lima"
     assert step.failures == ["127.0.0.1: HTTP 429: busy"]
+    with pytest.raises(RequestError, match="in 5m") as caught:
+        ask([reply('{"error": {"code": 429, "message": "Please try again in 5m"}}')])
+    assert caught.value.retry_after_s == 300
     with pytest.raises(InputError, match="HTTP 401: who are you"):
         ask([reply('{"error": {"code": 401, "message": "who are you"}}')])
 

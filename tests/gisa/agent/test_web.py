@@ -113,9 +113,17 @@ def test_after_the_last_attempt_the_failure_is_raised_with_its_history():
     assert [text.partition(": ")[2][:8] for text in step.failures] == ["no conne", "HTTP 503", "HTTP 500"]
 
 
-def test_a_wait_that_the_server_asks_for_is_kept():
+@pytest.mark.parametrize(
+    "slow",
+    [
+        reply(status="429 Slow", Retry_After="0.2"),
+        reply(status="529 Slow", retry_after_ms="200"),
+        reply('{"error": {"message": "Please retry in 0.2s."}}', status="429 Slow"),
+    ],
+)
+def test_a_wait_that_the_server_asks_for_is_kept(slow):
     began = time.monotonic()
-    call_service([reply(status="429 Slow", Retry_After="0.2"), OK])
+    call_service([slow, OK])
     assert time.monotonic() - began >= 0.2
 
 
