@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -21,6 +22,15 @@ _STEP = math.log(1.25)  # prompts of sizes within 25% are of one class
 _WORST = 2  # tokens that another tokenizer may make of one that is counted here
 _SHORTEST_REPLY = 256  # tokens that a reply is always given
 _FIRST_REPLY = 1024  # the same, before any reply has been seen
+# What each server calls the tokens; of several names the most counts, as some send the others as 0.
+_NAMES = {
+    "read": ("prompt_tokens", "input_tokens", "promptTokenCount"),
+    "written": ("completion_tokens", "output_tokens", "candidatesTokenCount"),
+    "total": ("total_tokens", "totalTokenCount"),
+    "cached": ("cached_tokens", "prompt_cache_hit_tokens", "cache_read_input_tokens", "cachedContentTokenCount"),
+    "put": ("cache_write_tokens", "cache_creation_tokens", "cache_creation_input_tokens"),
+    "thought": ("reasoning_tokens", "thoughtsTokenCount"),
+}
 
 
 class Size(NamedTuple):
@@ -130,26 +140,20 @@ class Meter:
 def usage_of(body: Any) -> Usage | None:
     """Read the tokens that a reply tells of, in the forms of the servers that are known; None if it tells none.
 
+    The names are OpenAI's, in both of its interfaces, or Gemini's own; Moonshot's streams tell them with the choice.
     Cached tokens: OpenAI, vLLM, OpenRouter and Gemini in ``prompt_tokens_details``, DeepSeek as
     ``prompt_cache_hit_tokens``, Moonshot as ``cached_tokens``, Anthropic behind LiteLLM as ``cache_read_input_tokens``.
-    Where they are more than the prompt, they stand beside it, as gateways pass Anthropic's books on
-    (decolua/9router#2658, future-agi/future-agi#1122). Where the total is more than both parts, the rest was thought
-    (xAI, Gemini), and is paid as what is written; so is thought of more tokens than were written.
+    Where they are more than the prompt, or that has Anthropic's own name, they stand beside it, as gateways pass
+    Anthropic's books on (decolua/9router#2658, future-agi/future-agi#1122). Where the total is more than both parts,
+    the rest was thought (xAI, Gemini), and is paid as what is written; so is thought of more tokens than were written.
     """
-    usage = body.get("usage") if isinstance(body, dict) else None
-    if not isinstance(usage, dict):
-        return None
-    read, written, total = (_whole(usage.get(f"{name}_tokens")) for name in ("prompt", "completion", "total"))
+    usage = _usage_in(body)
+    told = {name: _most_of(usage, names) for name, names in _NAMES.items()}
+    read, written, total, cached, put, thought = told.values()
     if not read and not written:
         return None
-    details = usage.get("prompt_tokens_details")
-    details = details if isinstance(details, dict) else {}
-    names = ("prompt_cache_hit_tokens", "cached_tokens", "cache_read_input_tokens")
-    cached = max(_whole(details.get("cached_tokens")), *(_whole(usage.get(name)) for name in names))
-    put = max(_whole(details.get("cache_write_tokens")), _whole(usage.get("cache_creation_input_tokens")))
-    thought = usage.get("completion_tokens_details")
-    thought = _whole(thought.get("reasoning_tokens")) if isinstance(thought, dict) else 0
-    if read and cached + put > read:
+    is_beside = "prompt_tokens" not in usage and "cache_read_input_tokens" in usage
+    if read and (cached + put > read or is_beside):
         read += cached + put
     if read and total > read + written:
         thought, written = max(thought, total - read - written), total - read
@@ -159,7 +163,23 @@ def usage_of(body: Any) -> Usage | None:
     return Usage(read, written, cached, min(put, read - cached), thought)
 
 
+def _usage_in(body: Any) -> Mapping[str, Any]:
+    body = body if isinstance(body, dict) else {}
+    choices = body.get("choices")
+    choice = choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], dict) else {}
+    told = (where.get(name) for where in (body, choice) for name in ("usage", "usageMetadata"))
+    return next((usage for usage in told if isinstance(usage, dict) and usage), {})
+
+
+def _most_of(usage: Mapping[str, Any], names: Sequence[str]) -> int:
+    """Return the most that stands under any of the names, in the usage or its details."""
+    nodes = [usage, *(node for key, node in usage.items() if key.endswith("_details") and isinstance(node, dict))]
+    return max(_whole(node.get(name)) for node in nodes for name in names)
+
+
 def _whole(value: Any) -> int:
+    if isinstance(value, str) and re.fullmatch(r"\d{1,12}", value):
+        return int(value)
     is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     return max(0, int(value)) if is_number else 0
 

@@ -177,6 +177,35 @@ def test_a_reply_cut_short_by_the_ceiling_is_asked_for_again_with_what_it_may_ha
             Usage(108, 5, 99),
         ),
         ({"prompt_tokens": 9, "completion_tokens": None, "prompt_tokens_details": None}, Usage(9, 0)),
+        ({"prompt_tokens": "9", "completion_tokens": "5"}, Usage(9, 5)),
+        ({"prompt_tokens": 9, "completion_tokens": 5, "reasoning_tokens": 3}, Usage(9, 5, reasoning=3)),  # SGLang
+        (
+            {
+                "prompt_tokens": 0,
+                "completion_tokens": 0,
+                "input_tokens": 9,
+                "input_tokens_details": {"cached_tokens": 4},
+                "output_tokens": 5,
+                "output_tokens_details": {"reasoning_tokens": 3},
+            },
+            Usage(9, 5, 4, reasoning=3),
+        ),
+        (
+            {"input_tokens": 9, "cache_read_input_tokens": 4, "cache_creation_input_tokens": 2, "output_tokens": 5},
+            Usage(15, 5, 4, 2),
+        ),
+        (
+            {
+                "prompt_tokens": 9,
+                "completion_tokens": 5,
+                "prompt_tokens_details": {"cached_tokens": 0, "cache_creation_input_tokens": 4},  # Qwen/DashScope
+            },
+            Usage(9, 5, cache_write=4),
+        ),
+        (
+            {"promptTokenCount": 9, "candidatesTokenCount": 5, "thoughtsTokenCount": 6, "totalTokenCount": 20},
+            Usage(9, 11, reasoning=6),
+        ),
         ({"prompt_tokens": 0, "completion_tokens": 0}, None),
         ({"prompt_tokens": "many"}, None),
         (None, None),
@@ -185,6 +214,7 @@ def test_a_reply_cut_short_by_the_ceiling_is_asked_for_again_with_what_it_may_ha
 )
 def test_the_tokens_of_a_reply_are_read_as_each_server_tells_them(usage, told):
     assert usage_of({"usage": usage}) == told
+    assert usage_of({"choices": [{"usage": usage}]}) == told  # the end of a stream of Moonshot's
     assert usage_of([usage]) is None
 
 
