@@ -319,8 +319,10 @@ def _library_usd(model: str, usage: Usage, server: str, date: str) -> float | No
     used = Used(input_tokens=usage.prompt, output_tokens=usage.completion)
     used.cache_read_tokens, used.cache_write_tokens = usage.cached or None, usage.cache_write or None
     used.output_reasoning_tokens = usage.reasoning or None
-    sellers: tuple[dict[str, Any], ...] = ({"provider_api_url": server}, {}, {"provider_id": "litellm"})
-    for seller in sellers:  # the last is for a proxy's names, seller/model
+    model = model.removeprefix("models/")  # as Gemini lists them
+    sellers: list[dict[str, Any]] = [{"provider_api_url": server}, {}]
+    sellers += [{"provider_id": name} for name in ("litellm", "aws")]  # a proxy's names, seller/model; Bedrock's
+    for seller in sellers:
         with suppress(LookupError):
             return float(calc_price(used, model, genai_request_timestamp=day, **seller).total_price)
     return None

@@ -118,6 +118,9 @@ def test_the_library_of_prices_is_asked_for_models_that_the_config_does_not_know
     assert prices.usd_of("gpt-4o", usage, "https://api.openai.com/v1") == pytest.approx(expected)
     assert prices.usd_of("gpt-4o", usage, "http://127.0.0.1:8000/v1") == pytest.approx(expected)
     assert prices.usd_of("openai/gpt-4o", usage, "http://127.0.0.1:8000/v1") == pytest.approx(expected)
+    gemini = "https://generativelanguage.googleapis.com/v1beta/openai"
+    assert prices.usd_of("models/gemini-2.5-pro", usage, gemini) == prices.usd_of("gemini-2.5-pro", usage, gemini) > 0
+    assert prices.usd_of("us.anthropic.claude-sonnet-4-5-20250929-v1:0", usage, "http://127.0.0.1:8000/v1") > 0
     assert prices.usd_of("of-our-own", usage, "http://127.0.0.1:8000/v1") is None
     assert prices.source.startswith("config, else genai-prices ")
     assert prices.source.endswith(", as of 2026-11-01")
