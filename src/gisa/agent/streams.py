@@ -10,7 +10,7 @@ def decoded(text: str) -> Any:
     """Decode the body of a reply: JSON, or the events of a stream put together.
 
     Raises:
-        ValueError: it is neither.
+        ValueError: it is neither, or the stream breaks off.
     """
     events = [line.strip().removeprefix("data:").strip() for line in text.splitlines() if line.startswith("data:")]
     if not events or text.lstrip().startswith(("{", "[")):
@@ -22,6 +22,8 @@ def decoded(text: str) -> Any:
             _add(choice["message"], piece.get("delta") or piece.get("message") or {})
             choice |= {name: value for name, value in piece.items() if name not in ("delta", "message") and value}
         whole |= {name: value for name, value in chunk.items() if value is not None}
+    if not (choice["finish_reason"] or "[DONE]" in events or "error" in whole):
+        raise ValueError("the stream ends before the reply does")
     for call in choice["message"].get("tool_calls") or []:
         call.pop("index", None)
     return {**whole, "choices": [choice]}

@@ -194,8 +194,9 @@ class Web:
                         allow_redirects=False,  # a key is for one host
                     ) as response,
                 ):
-                    text = (await read_body(response, _MAX_REPLY_BYTES, _MAX_REPLY_BYTES)).decode("utf-8", "replace")
-                    if response.status != 200:
+                    raw = await read_body(response, _MAX_REPLY_BYTES, _MAX_REPLY_BYTES)
+                    text = raw.decode("utf-8-sig", "replace")
+                    if not 200 <= response.status < 300:
                         said = key.redact(_unescaped(text))
                         refusal = refusal_of(response, " ".join(said.split())[:300])
                         refusal.retry_after_s = asked_wait_s(response.headers, said)

@@ -36,3 +36,11 @@ def test_plain_json_is_what_it_was_and_anything_else_is_refused():
     for text in ("", "data: {", "<html>"):
         with pytest.raises(ValueError, match="Expecting"):
             decoded(text)
+
+
+def test_a_stream_that_breaks_off_is_no_reply():
+    begun = 'data: {"choices": [{"delta": {"content": "Li"}, "finish_reason": null}]}\n\n'
+    for end in ("data: [DONE]", 'data: {"choices": [{"delta": {}, "finish_reason": "stop"}]}'):
+        assert decoded(begun + end)["choices"][0]["message"] == {"content": "Li"}
+    with pytest.raises(ValueError, match="the stream ends before the reply does"):
+        decoded(begun)

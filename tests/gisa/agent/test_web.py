@@ -64,6 +64,11 @@ def test_a_compressed_reply_is_read():
     assert call_service([packed])[0] == 8
 
 
+@pytest.mark.parametrize("done", [reply('{"value": 8}', status="201 Created"), reply('\ufeff{"value": 8}')])
+def test_a_reply_may_say_that_it_is_created_and_begin_with_a_mark_of_its_encoding(done):
+    assert call_service([done])[0] == 8
+
+
 @pytest.mark.parametrize(
     "first",
     [
