@@ -80,6 +80,11 @@ class Complaint:
         """What it seems to be about, where it is in the way of no field."""
         return self._means(GUESSES) if self.status in (400, 403, 413, 422, 451) else None
 
+    @property
+    def will_pass(self) -> bool:
+        """Whether a server says with the status of a bad request that it is busy: Bedrock, Anthropic."""
+        return self.status == 400 and re.search("throttl|overloaded|too many requests", self.text) is not None
+
     def _means(self, table: tuple[Wording, ...]) -> Kind | None:
         is_limited = re.search(_LIMITS, self.text) is not None
         meant = next((wording.means for wording in table if re.search(wording.pattern, self.text)), None)

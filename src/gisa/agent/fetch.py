@@ -30,7 +30,9 @@ from src.launch.values import Count, Positive, Whole
 
 Lookup = Callable[[str, int], Awaitable[list[str]]]
 Kind = Literal["refused", "status", "timeout", "connection", "too_large", "unreadable", "redirects"]
-RETRYABLE_STATUS = frozenset({408, 409, 429}) | frozenset(range(500, 600))
+RETRYABLE_STATUS = frozenset({408, 409, 424, 425, 429, 499}) | frozenset(
+    range(500, 600)
+)  # 424: Bedrock's, 499: Vertex'
 
 _PORTS = (80, 443)
 _MAX_URL_CHARS = 4096

@@ -238,7 +238,7 @@ class ChatEndpoint:
         """
         known = len(self._adaptation.learned)
 
-        def judged(complaint: Complaint) -> RefusedError | None:
+        def judged(complaint: Complaint) -> RefusedError | RequestError | None:
             about_form = complaint.status in FORM_STATUS
             if complaint.kind is not None:
                 return RefusedError(complaint, None)
@@ -247,6 +247,8 @@ class ChatEndpoint:
             said = RequestError("status", complaint.text, status=complaint.status)
             if complaint.status != 404 and stop_of(said, request.part):
                 return None  # of the key or the credit
+            if complaint.will_pass:
+                return RequestError("status", f"HTTP {complaint.status}: {complaint.said}", status=429)
             lesson = self._adaptation.learn(complaint, body)
             if lesson is None and about_form:
                 self._blame_settings(complaint)

@@ -29,6 +29,12 @@ def decoded(text: str) -> Any:
     return {**whole, "choices": [choice]}
 
 
+def _begins_another(piece: dict[str, Any], call: dict[str, Any]) -> bool:
+    """Whether a piece is of another call than the one of its index: Gemini gives all calls of a reply the same."""
+    named = (piece.get("function") or {}).get("name")
+    return bool(named and piece.get("id")) and piece["id"] != call.get("id")
+
+
 def _add(message: dict[str, Any], delta: dict[str, Any]) -> None:
     """Append the pieces of a message: texts and lists grow, calls by their index."""
     for name, value in delta.items():
@@ -37,8 +43,9 @@ def _add(message: dict[str, Any], delta: dict[str, Any]) -> None:
             calls = message.setdefault("tool_calls", [])
             for position, piece in enumerate(value or []):
                 index = piece.get("index", position)
-                call = next((call for call in calls if call.get("index", calls.index(call)) == index), None)
-                if call is None:
+                of_index = (call for call in reversed(calls) if call.get("index", calls.index(call)) == index)
+                call = next(of_index, None)
+                if call is None or _begins_another(piece, call):
                     calls.append({**piece, "index": index, "function": dict(piece.get("function") or {})})
                 else:
                     function = piece.get("function") or {}

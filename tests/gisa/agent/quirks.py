@@ -411,6 +411,8 @@ def quirks():
         compactions=1,
     )
     yield Quirk("fails with a text at the top", second(error(200, {"error": "upstream connect error"})))
+    busy = {"message": "ThrottlingException: Too many tokens, please wait before trying again."}
+    yield Quirk("Bedrock is busy with the status of a bad request", second(error(400, busy)))
     yield Quirk("fails with no choices", second(error(200, {"choices": [], "message": "busy"})))
     yield Quirk(
         "Groq failed to call",

@@ -425,7 +425,8 @@ def test_the_charset_of_the_header_is_used():
 
 
 @pytest.mark.parametrize(
-    ("status", "retryable"), [("404 Not Found", False), ("403 No", False), ("429 Slow", True), ("500 Oops", True)]
+    ("status", "retryable"),
+    [("404 Not Found", False), ("403 No", False), *((f"{status} Slow", True) for status in (424, 425, 429, 499, 500))],
 )
 def test_a_refusal_of_the_server_carries_its_status_and_whether_to_try_again(status, retryable):
     error = failure(reply("no", status=status, Retry_After="7"))

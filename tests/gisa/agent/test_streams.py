@@ -44,3 +44,16 @@ def test_a_stream_that_breaks_off_is_no_reply():
         assert decoded(begun + end)["choices"][0]["message"] == {"content": "Li"}
     with pytest.raises(ValueError, match="the stream ends before the reply does"):
         decoded(begun)
+
+
+def test_calls_of_one_index_are_told_apart_by_their_ids():
+    stream = ""
+    for name in ("a", "b"):
+        begun = {**CALL, "id": name, "index": 0, "function": {"name": "search", "arguments": '{"query": '}}
+        for piece in (begun, {"index": 0, "function": {"arguments": f'"{name}"}}'}}):
+            stream += f"data: {json.dumps({'choices': [{'delta': {'tool_calls': [piece]}}]})}\n\n"
+    calls = decoded(stream + "data: [DONE]")["choices"][0]["message"]["tool_calls"]
+    assert [(call["id"], call["function"]["arguments"]) for call in calls] == [
+        ("a", '{"query": "a"}'),
+        ("b", '{"query": "b"}'),
+    ]
