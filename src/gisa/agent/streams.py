@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 
@@ -12,17 +13,26 @@ def decoded(text: str) -> Any:
     Raises:
         ValueError: it is neither, or the stream breaks off.
     """
-    events = [line.strip().removeprefix("data:").strip() for line in text.splitlines() if line.startswith("data:")]
+    lines = re.split(r"[\r\n]+", text)  # not splitlines(), as a text may hold other separators
+    events = [line.strip().removeprefix("data:").strip() for line in lines if line.startswith("data:")]
     if not events or text.lstrip().startswith(("{", "[")):
         return json.loads(text)
+    try:
+        return _joined([json.loads(event) for event in events if event != "[DONE]"], is_done="[DONE]" in events)
+    except (AttributeError, TypeError) as error:
+        raise ValueError(f"no stream of a chat completion: {error}") from error
+
+
+def _joined(chunks: list[Any], *, is_done: bool) -> dict[str, Any]:
+    """Put the chunks of a stream together."""
     whole: dict[str, Any] = {}
     choice: dict[str, Any] = {"message": {}, "finish_reason": None}
-    for chunk in (json.loads(event) for event in events if event != "[DONE]"):
+    for chunk in chunks:
         for piece in (chunk.pop("choices", None) or [])[:1]:
             _add(choice["message"], piece.get("delta") or piece.get("message") or {})
             choice |= {name: value for name, value in piece.items() if name not in ("delta", "message") and value}
         whole |= {name: value for name, value in chunk.items() if value is not None}
-    if not (choice["finish_reason"] or "[DONE]" in events or "error" in whole):
+    if not (choice["finish_reason"] or is_done or "error" in whole):
         raise ValueError("the stream ends before the reply does")
     for call in choice["message"].get("tool_calls") or []:
         call.pop("index", None)

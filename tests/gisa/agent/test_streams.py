@@ -57,3 +57,22 @@ def test_calls_of_one_index_are_told_apart_by_their_ids():
         ("a", '{"query": "a"}'),
         ("b", '{"query": "b"}'),
     ]
+
+
+@pytest.mark.parametrize(
+    "event",
+    ["7", "[]", '{"choices": 7}', '{"choices": [7]}', '{"choices": [{"delta": "x"}]}']
+    + [
+        json.dumps({"choices": [{"delta": {"tool_calls": calls}}]})
+        for calls in (7, ["x"], [CALL, CALL | {"function": 7}])
+    ],
+)
+def test_a_stream_of_another_form_is_refused(event):
+    with pytest.raises(ValueError, match="no stream of a chat completion"):
+        decoded(f"data: {event}\n\ndata: {event}\n\ndata: [DONE]")
+
+
+def test_a_text_may_hold_what_separates_lines_elsewhere():
+    delta = {"content": "Li\u2028ma\x85\x0b"}
+    stream = f"data: {json.dumps({'choices': [{'delta': delta}]}, ensure_ascii=False)}\r\n\r\ndata: [DONE]\r\n"
+    assert decoded(stream)["choices"][0]["message"] == delta
