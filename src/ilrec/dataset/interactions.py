@@ -132,7 +132,7 @@ def prepare(source: Source, *, k_core: Count = 5, max_users: Count | None = None
     for setting, value in (("k_core", k_core), ("max_users", max_users)):
         if value is not None and value < 1:
             raise InputError(f"dataset.{setting}={value}: I need a whole number of at least 1.")
-    content = [_content_hash(path) for path in source.files()]
+    content = [_content_hash(path) for path in _files(source)]
     reading = getattr(source, "settings", None)  # of sources that can be told how to read their files
     settings = [_FORMAT, type(source).__name__, source.name, reading, k_core, max_users]
     fingerprint = hashlib.sha256(json.dumps([settings, content]).encode()).hexdigest()
@@ -143,6 +143,19 @@ def prepare(source: Source, *, k_core: Count = 5, max_users: Count | None = None
     interactions = _build(source, k_core, max_users, fingerprint)
     _store(path, interactions)
     return interactions
+
+
+def _files(source: Source) -> list[Path]:
+    """Return the files of a source.
+
+    Raises:
+        InputError: one is missing, or what is set can be no path: empty, too long, in the home of nobody.
+    """
+    try:
+        return source.files()
+    except (OSError, ValueError, RuntimeError) as error:
+        advice = "Type a path that there is for each of its files."
+        raise InputError(f"dataset.source names no file: {str(error)[:200]}.\n{advice}") from error
 
 
 def _build(source: Source, k_core: int, max_users: int | None, fingerprint: str) -> Interactions:

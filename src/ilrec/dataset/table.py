@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -139,8 +138,8 @@ class Table:
 
     def _open(self, path: Path, columns: Sequence[str] | None = None) -> Records:
         try:
-            codecs.lookup(self.encoding)
-        except LookupError:
+            "".encode(self.encoding)
+        except (LookupError, ValueError):  # no encoding at all, or one of something else than text
             raise InputError(
                 f"dataset.source.encoding={self.encoding} is not known. Type one such as utf-8 or latin-1."
             ) from None
@@ -155,6 +154,9 @@ class Table:
         needed = {what: records.column(what, getattr(self, what)) for what in ("user", "item", "timestamp")}
         if absent := [what for what, column in needed.items() if column is None]:
             raise _no_column(records, absent)
+        if needed["user"] == needed["item"]:
+            told = " ".join(f"dataset.source.{what}=<column>" for what in ("user", "item"))
+            raise InputError(f"{records.path}: user and item are both column {needed['user']!r}.\nType:  {told}")
         return [column for column in needed.values() if column is not None]
 
     def _split_rows(

@@ -213,8 +213,24 @@ def test_another_encoding_is_a_setting(write):
     with pytest.raises(InputError, match=r"x\.csv, line 2: not UTF-8 text"):
         list(Table(path).rows())
     assert list(Table(path, encoding="latin-1").rows()) == [("é", "1", 5)]
-    with pytest.raises(InputError, match="dataset.source.encoding=latin-99 is not known"):
-        list(Table(path, encoding="latin-99").rows())
+
+
+@pytest.mark.parametrize("encoding", ["latin-99", "rot13", "hex", "undefined", "utf-8\0"])
+def test_what_is_no_encoding_of_text_is_refused(write, encoding):
+    with pytest.raises(InputError, match=f"dataset.source.encoding={encoding} is not known"):
+        list(Table(write("x.csv", "user,item,time\nu,1,5\n"), encoding=encoding).rows())
+
+
+@pytest.mark.parametrize("path", ["", "a" * 5000, "~nobody-of-this-name/x.csv"])
+def test_what_can_be_no_path_is_refused(path):
+    with pytest.raises(InputError, match=r"dataset.source names no file: .*\nType a path that there is"):
+        prepare(Table(path))
+
+
+def test_one_column_is_not_users_and_items(write):
+    path = write("x.csv", "user,item,time\nu,1,5\n")
+    with pytest.raises(InputError, match="user and item are both column 'item'.\nType:  dataset.source.user=<column>"):
+        list(Table(path, user="item").rows())
 
 
 def test_settings_that_change_the_reading_change_the_fingerprint(write):
