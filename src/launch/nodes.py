@@ -6,6 +6,7 @@ import inspect
 import os
 import typing
 from collections.abc import Callable, Iterator
+from dataclasses import is_dataclass
 from typing import Any, Literal, TypedDict, cast
 
 from src.launch.errors import InputError
@@ -93,7 +94,8 @@ def _call(node: Node, path: str) -> Iterator[str]:
             faults.append(f"{path}.{name}: missing; type +{path}.{name}=...")
     for key in sorted(arguments.keys() & hints.keys()):
         value, files = arguments[key], choices(f"{path}.{key}")
-        if value != MISSING and isinstance(value, str) and files:
+        is_node = isinstance(value, dict) and "_target_" in value
+        if value != MISSING and isinstance(value, str | dict) and not is_node and files:
             group = f"{path}.{key}".replace(".", "/")
             faults.append(f"{path}.{key}={value!r}: this is a group of settings; type {group}=<one of {files}>")
         elif value != MISSING:
@@ -126,10 +128,7 @@ def _parameters(target: Callable[..., Any]) -> tuple[dict[str, inspect.Parameter
     with: so configs are flat, and constructors short.
     """
     parameters = dict(inspect.signature(target).parameters)
-    try:
-        hints = typing.get_type_hints(target.__init__ if inspect.isclass(target) else target, include_extras=True)
-    except (NameError, TypeError):
-        hints = {}
+    hints = _hints(target if is_dataclass(target) or not inspect.isclass(target) else target.__init__)
     settings = None
     for name in [name for name, one in parameters.items() if one.kind is one.VAR_KEYWORD and inspect.isclass(target)]:
         kinds = (kind for kind in inspect.getmro(cast(type, target)) if name in inspect.get_annotations(kind))
@@ -139,3 +138,19 @@ def _parameters(target: Callable[..., Any]) -> tuple[dict[str, inspect.Parameter
             parameters |= inspect.signature(settings).parameters
             hints |= typing.get_type_hints(settings, include_extras=True)
     return parameters, hints, settings
+
+
+def _hints(owner: Any) -> dict[str, Any]:
+    """Return the type hints of a function or a dataclass, those that can be resolved beside those that cannot.
+
+    What our code imports for its hints alone are classes, which a node makes; others' may be anything.
+    """
+    ours, absent = str(getattr(owner, "__module__", "")).startswith("src."), dict[str, Any]()
+    while True:
+        try:
+            return typing.get_type_hints(owner, localns=absent or None, include_extras=True)
+        except NameError as error:
+            name = str(error.name)
+            absent[name] = type(name, (), {}) if ours else Any
+        except (AttributeError, TypeError):
+            return {}

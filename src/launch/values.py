@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 import re
 import types
 import typing
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -58,8 +59,8 @@ def faults_of(path: str, value: Any, hint: Any) -> Iterator[str]:
         yield from _faults_within(path, value, group)
         return
     plain = [kind for kind in kinds if is_plain(kind)]
-    if len(plain) < len(kinds) and isinstance(value, dict | list):
-        return  # of other kinds: the nodes in it are looked at by themselves
+    if isinstance(value, dict | list) and any(map(_holds_nodes, kinds)):
+        return  # the nodes in it are looked at by themselves
     meant = [kind for kind in plain if _fits(value, _bare(kind))]
     if not meant:
         yield f"{path}={value!r}: needed: {_in_words(_bare(hint))}{_advice(path, value, kinds)}"
@@ -96,6 +97,12 @@ def _kinds(hint: Any) -> list[Any]:
 
 def _takes_anything(kind: Any) -> bool:
     return kind is Any or isinstance(kind, typing.TypeVar)
+
+
+def _holds_nodes(kind: Any) -> bool:
+    """Whether a type can be a collection of what nodes make, or of what only its owner knows."""
+    is_one = inspect.isclass(kind) and typing.get_origin(kind) is None and not issubclass(kind, Collection)
+    return not is_plain(kind) and (kind is object or not is_one)
 
 
 def _holds_groups(kind: Any) -> bool:

@@ -13,11 +13,16 @@ from omegaconf import OmegaConf
 
 from src.launch.config import Config, Node, _misfits, as_typed, check, help_text, prepare_arguments, resolve
 from src.launch.errors import InputError
+from src.launch.values import Count
 
 CONF = Path(__file__).parents[2] / "conf"
 
 
 def target(alpha: float, beta: int = 1, *, kind: Literal["a", "b"] = "a", names: list[str] | None = None):
+    return None
+
+
+def half_hinted(alpha: Count, other: "NowhereToBeFound | None" = None):  # noqa: F821
     return None
 
 
@@ -128,6 +133,11 @@ def test_settings_that_a_class_takes_as_a_dataclass_stand_flatly_among_its_argum
         "- stage.gamma: missing; type +stage.gamma=...",
         "- stage.layers='all': needed: whole number | [whole number, ...]",
     ]
+
+
+def test_settings_beside_one_whose_type_is_imported_for_hints_alone_are_checked():
+    text = faults(model={"_target_": f"{__name__}.half_hinted", "alpha": 0, "other": 3})
+    assert text.endswith("has 1 fault(s):\n- model.alpha=0: I need a whole number of at least 1.")
 
 
 def test_a_target_that_cannot_be_imported_is_named():

@@ -1,4 +1,5 @@
 import types
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, NotRequired, TypedDict
 
 import pytest
@@ -50,6 +51,7 @@ def test_a_number_out_of_its_range_is_named_with_the_range(value, hint, needed):
      (True, Count, "whole number"), ("x", bool | Literal["both"], "true | false | both"),
      (3, dict[str, Any], "a group of settings"),
      ({"a": "x"}, dict[str, int], "a group of settings"), ("x", Box, "a group of settings with a _target_"),
+     ({"x": 1}, Box, "a group of settings with a _target_"), ([1], Box, "a group of settings with a _target_"),
      (None, Box, "a group of settings with a _target_"), (3, Adapters | None, "a group of settings | null")],
 )  # fmt: skip
 def test_a_value_of_another_type_is_named_with_the_type(value, hint, needed):
@@ -67,8 +69,8 @@ def test_what_a_node_becomes_is_known_only_once_it_is_built(hint):
 
 @pytest.mark.parametrize(
     ("value", "hint"),
-    [([1], int | list[Box]), ({"x": 1}, Box), (1.0, Share), (0, Share), (2, float), ("5", str | Box),
-     (None, Count | None),
+    [([1], int | list[Box]), ([{"x": 1}], list[Box]), ({"x": 1}, Mapping), (1.0, Share), (0, Share), (2, float),
+     ("5", str | Box), (None, Count | None),
      ({"rank": 8, "alpha": 1}, Adapters), ({"x": {"rank": 8, "alpha": 1.5, "kind": "b"}}, dict[str, Adapters] | None)],
 )  # fmt: skip
 def test_what_fits_is_let_pass(value, hint):

@@ -14,6 +14,7 @@ from src.gisa.dataset.factbook.page_body import Extractor, check_extractor
 from src.gisa.dataset.factbook.page_text import ReadablePage, read_html
 from src.gisa.dataset.factbook.pages import factbook_web
 from src.gisa.dataset.gisa import Gisa
+from src.launch.values import Positive
 
 _SMALL_CHARS = 100_000  # of a page of a corpus that is read at once: in a fifth of a second, whatever is in it
 
@@ -127,7 +128,7 @@ class SerperSearch:
     url: str = "https://google.serper.dev/search"
     country: str = "us"
     language: str = "en"
-    timeout_s: float = 30.0
+    timeout_s: Positive = 30.0
 
     def __post_init__(self) -> None:
         """Look for the key."""
@@ -230,7 +231,7 @@ class JinaPages:
     prices: PriceList
     key_env: str | None = "JINA_API_KEY"
     url: str = "https://r.jina.ai/"
-    timeout_s: float = 60.0
+    timeout_s: Positive = 60.0
 
     def __post_init__(self) -> None:
         """Look for the key."""
