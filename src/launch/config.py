@@ -22,6 +22,7 @@ from src.launch.nodes import SEVERAL, apart, choices, faults_of_nodes
 from src.launch.overrides import quoted, readable, unquoted, value_of
 from src.launch.process import first_process
 from src.launch.record import change, may_change_in, require_resumable
+from src.launch.trainer import optimiser_refusals
 from src.launch.values import CONF as CONF
 from src.launch.values import MISSING, Count, Name, Node, Seed, did_you_mean, faults_of
 
@@ -144,7 +145,13 @@ def check(
             faults += faults_of_nodes(node, f"{key}.{name}")
         if key == "callbacks" and flat:
             faults.append(f"callbacks.{next(iter(flat))}: I need a name of yours, and below it _target_ and settings")
-    for look in (_absent_groups(config), _misfits(config) if parts else (), absent(config, multirun)):
+    in_order = not any(fault.startswith(("optimizer", "scheduler")) for fault in faults)
+    for look in (
+        _absent_groups(config),
+        _misfits(config) if parts else (),
+        absent(config, multirun),
+        optimiser_refusals(config, build) if in_order else (),
+    ):
         _extend(faults, look)
     if faults := _one_a_cause(faults):
         raise InputError("\n".join([f"The config has {len(faults)} fault(s):", *(f"- {fault}" for fault in faults)]))

@@ -11,6 +11,9 @@ from src.launch.record import older_version
 from src.launch.trainer import optimiser_faults, trainer_faults
 from src.launch.values import MISSING
 
+_NOT_IN_PROJECTS = "/\\#?%:"
+_MOST_THREADS = 1024  # with many more the process dies without a word
+
 
 def absent(config: Mapping[str, Any], multirun: bool) -> Iterator[str]:
     """Name combinations that are known to break, and paths and devices that are absent."""
@@ -22,6 +25,8 @@ def absent(config: Mapping[str, Any], multirun: bool) -> Iterator[str]:
             "trainer.strategy=auto), start one `torchrun --nproc-per-node=N -m src.run ...` a job, or use one of "
             "Hydra's launcher plugins"
         )
+    if isinstance(config.get("threads"), int) and config["threads"] > _MOST_THREADS:
+        yield f"threads={config['threads']}: more than PyTorch can start; I need one of at most {_MOST_THREADS}"
     yield from trainer_faults(trainer)
     yield from optimiser_faults(config)
     if "mode" in logger and mode_of(logger["mode"]) == "online" and not has_key():
@@ -30,6 +35,8 @@ def absent(config: Mapping[str, Any], multirun: bool) -> Iterator[str]:
             f"logger.mode=online: no key of Weights & Biases for {host()}; run `{login}` once, or type "
             "logger.mode=offline"
         )
+    if "mode" in logger and set(str(logger.get("project"))) & set(_NOT_IN_PROJECTS):
+        yield f"logger.project={logger['project']}: W&B takes no name with one of {' '.join(_NOT_IN_PROJECTS)}"
     starts = {f"stage.{key}": stage.get(key) for key in ("init_from", "reward_from")}
     for key, named in (starts | {"evaluator.reward_from": evaluator.get("reward_from")}).items():
         for start in named if isinstance(named, list) else [named]:

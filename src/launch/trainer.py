@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import os
+from collections.abc import Callable, Iterator, Mapping
 from typing import Annotated, Any, Literal, TypedDict
 
-from annotated_types import Ge, Gt, Le
+from annotated_types import Ge, Gt, Le, MinLen
 
 from src.launch.values import Count, Share, Weight, Whole
 
@@ -17,6 +18,7 @@ Precision = Literal[  # auto is ours, see ``precision``; of the others, Lightnin
     "auto", "32-true", "bf16-mixed", "bf16-true", "16-mixed", "16-true", "64-true", "transformer-engine",
     "transformer-engine-float16", "64", "32", "16", "bf16", 64, 32, 16,
 ]  # fmt: skip
+_TOLD_BY_LAUNCHERS = ("WORLD_SIZE", "NODE_RANK", "GROUP_RANK", "SLURM_JOB_ID", "LSB_JOBID", "OMPI_COMM_WORLD_SIZE")
 _ACCELERATORS = ("auto", "cpu", "cuda", "gpu", "mps")
 _TOLD_BY_THE_RUN = {
     "optimizer": {
@@ -38,6 +40,7 @@ class TrainerRanges(TypedDict, total=False):
 
     accumulate_grad_batches: Count
     check_val_every_n_epoch: Count | None
+    devices: Count | Literal[-1] | Annotated[list[Whole], MinLen(1)] | str
     gradient_clip_val: Weight | None
     log_every_n_steps: Whole | None
     limit_train_batches: Count | Share | None
@@ -63,24 +66,31 @@ class EarlyStoppingRanges(TypedDict, total=False):
 def trainer_faults(trainer: Mapping[str, Any]) -> Iterator[str]:
     """Name what a trainer of ours cannot do, by the arguments that ask for it."""
     strategy, accelerator = trainer.get("strategy"), trainer.get("accelerator")
-    name = str(strategy.get("_target_")).rpartition(".")[2] if isinstance(strategy, dict) else str(strategy or "auto")
+    named = strategy.get("_target_") if isinstance(strategy, dict) else "auto" if strategy is None else strategy
+    name = str(named).rpartition(".")[2] if isinstance(strategy, dict) else str(named)
     if name.startswith(("fsdp", "deepspeed", "FSDP", "DeepSpeed", "ModelParallel")):
         yield (
             f"trainer.strategy={name}: weights that are split over devices are ours to put together again in a "
             "checkpoint, and this one would not let us; type trainer.strategy=sharded (FSDP2), which splits weights, "
             "gradients and optimiser state likewise"
         )
-    elif isinstance(strategy, str) and strategy not in _STRATEGIES:
+    elif not isinstance(strategy, dict) and name not in _STRATEGIES:
         yield f"trainer.strategy={strategy}: I know {', '.join(_STRATEGIES)}; for several devices type ddp or sharded"
-    if isinstance(accelerator, str) and accelerator not in _ACCELERATORS:
+    is_node = isinstance(accelerator, dict) and "_target_" in accelerator
+    if accelerator is not None and not is_node and accelerator not in _ACCELERATORS:
         yield f"trainer.accelerator={accelerator}: I know {', '.join(_ACCELERATORS)}; type one of them"
-    elif accelerator in ("cuda", "gpu", "mps"):
+    elif isinstance(accelerator, str) and accelerator in ("cuda", "gpu", "mps"):
         import torch
 
         here = torch.backends.mps.is_available() if accelerator == "mps" else torch.cuda.is_available()
         if not here and not (accelerator == "gpu" and torch.backends.mps.is_available()):
             device = "Apple GPU" if accelerator == "mps" else "CUDA"
             yield f"trainer.accelerator={accelerator}: there is no {device} here; type trainer.accelerator=cpu"
+    if accelerator == "cpu" and str(trainer.get("precision")).startswith("16"):
+        yield (
+            f"trainer.precision={trainer['precision']}: a processor has no float16, and bf16-mixed would be taken "
+            "without a word in the config; type trainer.precision=auto"
+        )
     for key in ("callbacks", "plugins", "logger", "profiler", "strategy"):
         given = trainer.get(key)
         for one in given if isinstance(given, list) else [given] if isinstance(given, dict) else []:
@@ -107,6 +117,18 @@ def trainer_faults(trainer: Mapping[str, Any]) -> Iterator[str]:
             f"trainer.overfit_batches={trainer['overfit_batches']}: each epoch goes on with other examples, so that "
             "none would be learnt by heart; type trainer.limit_train_batches=... for short epochs"
         )
+    nodes = trainer.get("num_nodes")
+    if isinstance(nodes, int) and nodes > 1 and not any(map(os.environ.get, _TOLD_BY_LAUNCHERS)):
+        yield (
+            f"trainer.num_nodes={nodes}: nobody has started the processes of the other machines, and I would wait for "
+            f"them; type on each  torchrun --nnodes={nodes} --nproc-per-node=<devices> --node-rank=<its number> "
+            "--master-addr=<the first> -m src.run ...  or start it by Slurm"
+        )
+    if trainer.get("use_distributed_sampler"):
+        yield (
+            "trainer.use_distributed_sampler=true: the batches share the users out over the devices already, each "
+            "once; leave it out"
+        )
     if trainer.get("reload_dataloaders_every_n_epochs"):
         yield (
             "trainer.reload_dataloaders_every_n_epochs: new batches would begin with the first epoch's draws again; "
@@ -119,6 +141,31 @@ def trainer_faults(trainer: Mapping[str, Any]) -> Iterator[str]:
             f"trainer.logger={str(trainer['logger']).lower()}: metrics.csv is always written; type logger=none for "
             "nothing else, or 'logger=[wandb,tensorboard]' for more"
         )
+
+
+def optimiser_refusals(config: Mapping[str, Any], build: Callable[[Any], Any]) -> Iterator[str]:
+    """Name what optimiser and schedule themselves refuse, tried on a single weight.
+
+    Args:
+        config: The config, whose nodes are found in order so far.
+        build: Calls a target.
+    """
+    if not (config.get("optimizer") or config.get("scheduler")):
+        return
+    import torch
+
+    weight = torch.nn.Parameter(torch.zeros(1, 1))
+    told: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
+        "optimizer": (([weight],), {"lr": 0.1}),
+        "scheduler": ((), {"optimizer": torch.optim.SGD([weight]), "num_warmup_steps": 1, "num_training_steps": 9}),
+    }
+    for group, (positional, named) in told.items():
+        try:
+            if config.get(group):
+                build(config[group])(*positional, **named)
+        except Exception as error:  # other people's code, which is given anything
+            usual = "adamw" if group == "optimizer" else "cosine"
+            yield f"{group}: {error}. Mend its settings, or type {group}={usual}"
 
 
 def optimiser_faults(config: Mapping[str, Any]) -> Iterator[str]:

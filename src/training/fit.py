@@ -102,8 +102,8 @@ def _known_late() -> Iterator[None]:
         yield
     except MisconfigurationException as error:
         raise _refusal(error) from error
-    except RuntimeError as error:
-        if not str(error).startswith("Early stopping conditioned on metric"):
+    except (RuntimeError, ValueError) as error:
+        if not str(error).strip().startswith(("Early stopping conditioned on metric", "`val_check_interval`")):
             raise
         raise _refusal(error) from error
 

@@ -91,6 +91,11 @@ def test_what_the_trainer_cannot_take_up_is_refused_before_anything_is_made(toy_
      ({"default_root_dir": "x"}, "type hydra.run.dir=<folder> instead"),
      ({"overfit_batches": 2}, "trainer.overfit_batches=2: each epoch goes on with other examples"),
      ({"reload_dataloaders_every_n_epochs": 1}, "new batches would begin with the first epoch's draws again"),
+     ({"use_distributed_sampler": True}, "the batches share the users out over the devices already"),
+     ({"accelerator": "cpu", "precision": "16-mixed"}, "a processor has no float16"),
+     ({"num_nodes": 2}, "type on each  torchrun --nnodes=2 --nproc-per-node=<devices>"),
+     ({"accelerator": []}, "trainer.accelerator=[]: I know auto"),
+     ({"strategy": []}, "trainer.strategy=[]: I know auto"),
      ({"logger": False}, "type logger=none for nothing else"), ({"logger": True}, "'logger=[wandb,tensorboard]'")],
     ids=str,
 )  # fmt: skip
@@ -103,8 +108,9 @@ def test_what_a_run_of_ours_cannot_do_is_refused_with_advice(settings, advice, m
 @pytest.mark.parametrize(
     ("typed", "message"),
     [(["callbacks=[early_stopping]", "callbacks.early_stopping.monitor=val/nothing"], "metric `val/nothing` which is"),
-     (["trainer.limit_val_batches=0.1"], "Try at least `limit_val_batches=0.5`")],
-    ids=["metric", "share"],
+     (["trainer.limit_val_batches=0.1"], "Try at least `limit_val_batches=0.5`"),
+     (["trainer.val_check_interval=100"], "must be less than or equal to the number of the training batches (6)")],
+    ids=["metric", "share", "interval"],
 )  # fmt: skip
 def test_what_shows_once_there_are_data_and_metrics_is_told_without_a_traceback(
     run, toy_arguments, tmp_path, typed, message

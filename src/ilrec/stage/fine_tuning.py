@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import torch
+from annotated_types import MinLen
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - the field's usual name
 
@@ -65,7 +66,7 @@ class FineTuningSettings(TrainingSettings):
     ratio: Positive
     space: Space
     max_negatives: Count | None
-    layers: Count | list[Count]
+    layers: Count | Annotated[list[Count], MinLen(1)]
     ensemble: Literal["logits", "probabilities", "final"]
     distillation: Weight
     distilled: Literal["layers", "ensemble"] = "layers"  # as in runs of before there was a choice
@@ -81,6 +82,8 @@ class FineTuningSettings(TrainingSettings):
                 f"stage.ensemble={self.ensemble!r}: type stage.ensemble=logits, stage.ensemble=probabilities "
                 "or stage.ensemble=final"
             )
+        if isinstance(self.layers, list) and len({*self.layers}) < len(self.layers):
+            raise InputError(f"stage.layers={self.layers} names a block twice; type each once")
         if self.distillation > 0 and (self.distilled, self.ensemble) == ("ensemble", "final"):
             raise InputError(
                 "stage.ensemble=final makes the final layer its own pupil: stage.distilled=ensemble has nothing to "

@@ -41,6 +41,7 @@ def misfits(config: Mapping[str, Any]) -> Iterator[str]:
     if str(dataset := (config.get("dataset") or {}).get("_target_")).startswith("src.gisa."):
         yield f"dataset: {dataset} makes questions, and I need interactions. " + _type("dataset=ml_100k")
     yield from _unmeasured(config)
+    yield from _unfitting(config["prompt"])
     yield from _unread(config)
     yield from unrewarded(config["evaluator"])
     learnt_by = _learnt_by(config["model"]["_target_"])
@@ -113,6 +114,8 @@ def _unmeasured(config: Mapping[str, Any]) -> Iterator[str]:
     evaluator, monitor = config["evaluator"], (config.get("checkpointing") or {}).get("monitor")
     cutoffs = evaluator.get("cutoffs") or ()
     measured = [f"val/{metric}@{cutoff}" for metric in ("ndcg", "hit") for cutoff in cutoffs]
+    if len({*cutoffs}) < len(cutoffs):
+        yield f"evaluator.cutoffs={cutoffs} names one twice. " + _type(f"evaluator.cutoffs={[*dict.fromkeys(cutoffs)]}")
     if measured and isinstance(monitor, str) and monitor not in measured:
         yield f"checkpointing.monitor={monitor}: evaluator.cutoffs={cutoffs} measure no such metric" + did_you_mean(
             monitor, measured
@@ -124,6 +127,16 @@ def _unmeasured(config: Mapping[str, Any]) -> Iterator[str]:
             for cutoff in [max(cutoffs, default=0)]
             if cutoff > beams
         )
+
+
+def _unfitting(prompt: Mapping[str, Any]) -> Iterator[str]:
+    """Name a stride that leaves items between the windows, of a prompt or of the one within it."""
+    for node, path in ((prompt, "prompt"), (prompt.get("next") or {}, "prompt.next")):
+        stride, shown, kind = node.get("stride"), node.get("max_history"), str(node.get("_target_"))
+        if kind.startswith("src.ilrec.prompt.ids.") and isinstance(stride, int) and isinstance(shown, int):
+            most = shown + (not kind.endswith(".ItemsPrompt"))  # whose first item is no label
+            if stride > most:
+                yield f"{path}.stride={stride} must lie between 1 and {most} ({path}.max_history={shown})"
 
 
 def _unread(config: Mapping[str, Any]) -> Iterator[str]:
