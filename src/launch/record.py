@@ -181,7 +181,7 @@ def read_config(folder: Path, typed: Mapping[str, Any] | None = None) -> dict[st
     path = folder / "config.yaml"
     try:
         config = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, RecursionError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is damaged: {error}\n{_WRITE_AGAIN}") from error
     if not isinstance(config, dict):
         raise InputError(f"{path} is damaged: it holds no settings.\n{_WRITE_AGAIN}")
@@ -289,7 +289,7 @@ def _content(folder: Path) -> dict[str, Any]:
 def _read(path: Path) -> dict[str, Any] | None:
     try:
         content = json.loads(path.read_bytes())
-    except (OSError, ValueError):
+    except (OSError, RecursionError, ValueError):
         return None
     return content if isinstance(content, dict) else None
 

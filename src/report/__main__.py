@@ -52,6 +52,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except InputError as error:
         print(error, file=sys.stderr)
         return 1
+    except OSError as error:
+        in_the_way = Path(str(error.filename2 or error.filename or ""))
+        if not (in_the_way.is_relative_to(out) or out.is_relative_to(in_the_way)):
+            raise
+        print(f"Cannot write into {out}: {error.strerror}.\nMend that, or type  --out=<another>", file=sys.stderr)
+        return 1
     print(f"Written to {out}")
     return 0
 

@@ -125,19 +125,21 @@ class Run(BaseModel):
             return {}
         curves: dict[str, Curve] = defaultdict(dict)
         layers: dict[int, list[float]] = defaultdict(list)
-        with path.open(newline="") as stream:
-            reader = csv.DictReader(stream)
-            try:
+        number = 0
+        try:
+            with path.open(newline="") as stream:
+                reader = csv.DictReader(stream)
                 for row in reader:
+                    number = reader.line_num
                     step, name, value = int(row["step"]), row["metric"], float(row["value"])
                     curves[name][step] = value
                     if name.startswith("train/layer_agreement_"):
                         layers[step].append(value)
-            except (KeyError, TypeError, ValueError) as error:
-                raise InputError(
-                    f"{path}, line {reader.line_num}: needed are the columns step, epoch, metric and value with "
-                    f"numbers; got {error}.\nDelete the file to report without its training curve."
-                ) from error
+        except (csv.Error, KeyError, OSError, TypeError, ValueError) as error:
+            raise InputError(
+                f"{path}, line {number}: needed are the columns step, epoch, metric and value with numbers; got "
+                f"{error}.\nDelete the file to report without its training curve."
+            ) from error
         if layers:
             curves["train/layer_agreement"] = {step: float(np.mean(values)) for step, values in layers.items()}
         return dict(curves)
@@ -275,10 +277,11 @@ def _read_run(path: Path, source: Path) -> Run:
         content = json.loads(path.read_bytes())
         if not isinstance(content, dict):
             raise ValueError(f"it holds a {type(content).__name__}, not an object")
+        json.dumps(content, ensure_ascii=False).encode()  # half a character can be neither written nor drawn
         return Run.model_validate({**content, "folder": path.parent, "source": source})
     except ValidationError as error:
         faults = "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors())
-    except ValueError as error:
+    except (OSError, RecursionError, ValueError) as error:
         faults = str(error)
     raise InputError(
         f"{path} is not a result of src.run: {faults}.\nDelete the folder {path.parent}, or run that job again."

@@ -147,6 +147,15 @@ def test_ranks_that_are_torn_or_lack_a_column_are_named(tmp_path, write_run, con
     assert f"{tmp_path / '0/ranks.parquet'} cannot be read as columns user, target and rank" in report(tmp_path)
 
 
+@pytest.mark.parametrize(
+    "columns", [{"user": [None], "target": ["a"], "rank": [1.0]}, {"user": ["u"], "target": ["a"], "rank": [0.0]}]
+)
+def test_ranks_of_nobody_or_below_1_are_named(tmp_path, write_run, columns):
+    write_run(tmp_path / "0")
+    pq.write_table(pa.table(columns), tmp_path / "0/ranks.parquet")
+    assert f"{tmp_path / '0/ranks.parquet'} lacks a user or a target, or has a rank below 1" in report(tmp_path)
+
+
 def test_a_user_ranked_twice_is_named(tmp_path, write_run):
     write_run(tmp_path / "0")
     table = pa.table({"user": ["u0", "u0"], "target": ["a", "b"], "rank": [1.0, 2.0]})

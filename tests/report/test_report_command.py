@@ -189,6 +189,26 @@ def test_a_torn_metrics_file_is_named_with_its_line(tmp_path, write_run):
         report(tmp_path)
 
 
+@pytest.mark.parametrize("made", ["a folder", "a cell too long"])
+def test_a_metrics_file_that_is_none_is_named(tmp_path, write_run, made):
+    write_run(tmp_path / "0")
+    path = tmp_path / "0/metrics.csv"
+    if made == "a folder":
+        path.unlink()
+        path.mkdir()
+    else:
+        path.write_text(f"step,epoch,metric,value\n1,0,{'x' * 200_000},1\n")
+    with pytest.raises(InputError, match=r"metrics\.csv, line 0: needed are the columns"):
+        report(tmp_path)
+
+
+def test_a_file_in_the_place_of_the_report_is_told(sweep, capsys):
+    (sweep / "report").write_text("mine")
+    assert main([str(sweep)]) == 1
+    assert capsys.readouterr().err.endswith("Mend that, or type  --out=<another>\n")
+    assert (sweep / "report").read_text() == "mine"
+
+
 @given(st.lists(st.tuples(st.text("ab|\n", max_size=5), st.text("ab|\n", max_size=5)), max_size=4))
 def test_every_line_of_a_markdown_table_has_its_columns_and_one_length(body):
     lines = markdown_table(("cell", "value"), body).split("\n")

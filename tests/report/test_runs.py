@@ -121,6 +121,8 @@ def test_a_folder_that_does_not_exist_is_told(tmp_path):
             "status: Input",
         ),
         ("", "Expecting value"),
+        ("[" * 100_000, "maximum recursion depth"),
+        ('{"name": "\\ud800"}', "surrogates not allowed"),
         ("\udcff", "codec can't decode"),
     ],
 )

@@ -70,6 +70,8 @@ def _read_ranks(run: Run) -> dict[tuple[str, str], float]:
         ranks = table[column].cast(pa.float64()).fill_null(np.nan).to_pylist()
     except (OSError, KeyError, pa.ArrowException) as error:
         raise InputError(f"{path} cannot be read as columns user, target and {column}: {error}") from error
+    if None in users or None in targets or min((rank for rank in ranks if rank == rank), default=1) < 1:
+        raise InputError(f"{path} lacks a user or a target, or has a rank below 1")
     if repeated := [user for user, group in groupby(sorted(users)) if len(list(group)) > 1]:
         raise InputError(f"{path} ranks {len(repeated)} users more than once, such as {repeated[0]!r}")
     return dict(zip(zip(users, targets, strict=True), ranks, strict=True))
