@@ -187,7 +187,7 @@ def _opened(path: Path) -> Iterator[tuple[Iterable[bytes], IO[bytes]]]:
         raise InputError(f"{path} cannot be read: {error.strerror or error}.\nI need one that I may read.") from error
 
 
-def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """Return a JSON object; of a key that occurs twice one value would be lost without a word."""
     content = dict(pairs)
     if len(content) < len(pairs):
@@ -196,4 +196,4 @@ def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return content
 
 
-_JSON = json.JSONDecoder(object_pairs_hook=_distinct)
+_JSON = json.JSONDecoder(object_pairs_hook=distinct)

@@ -13,12 +13,13 @@ from scipy.optimize import linear_sum_assignment
 from src.ilrec.tokenizer.embeddings import CollaborativeEmbedding, Embedding
 from src.ilrec.tokenizer.item_tokens import ItemTokens, ReportValue
 from src.launch.errors import InputError
+from src.launch.lines import distinct
 
 if TYPE_CHECKING:
     from src.ilrec.dataset.interactions import Interactions
 
 _DIMENSIONS = 32  # of the vectors that say which free code is near
-_TOKEN = re.compile(r"<([a-z])_(0|[1-9][0-9]*)>")
+_TOKEN = re.compile(r"<([a-z])_(0|[1-9][0-9]{0,17})>")
 
 
 class IndexFile:
@@ -68,12 +69,12 @@ class IndexFile:
 
     def _read(self) -> dict[str, object]:
         try:
-            index = json.loads(self.path.read_text(encoding="utf-8"))
+            index = json.loads(self.path.read_text(encoding="utf-8-sig"), object_pairs_hook=distinct)
         except OSError as fault:
             raise InputError(
                 f"{self.path} cannot be read: {fault.strerror}. Point to an index:  tokenizer.path=<X.index.json>"
             ) from None
-        except ValueError as fault:
+        except (RecursionError, ValueError) as fault:
             raise InputError(f"{self.path} is not valid JSON: {fault}. Fetch or write the file again.") from None
         if not isinstance(index, dict):
             raise InputError(f'{self.path} holds no object; it must read {{"item id": ["<a_1>", "<b_2>"], ...}}.')

@@ -76,6 +76,7 @@ def test_missing_items_are_counted_and_named(write, shop):
     "broken",
     [
         ["<a_1>"],
+        [f"<a_{'9' * 5000}>", "<b_1>"],
         ["<a_1>", "<b_1>", "<c_1>"],
         ["<b_1>", "<a_1>"],
         ["<a_1>", "<a_2>"],
@@ -103,6 +104,18 @@ def test_a_first_item_without_an_id_is_named(write, shop):
 def test_broken_json_is_reported_with_file_and_line(write, shop):
     with pytest.raises(InputError, match=r"shop\.index\.json is not valid JSON: .*line 2 column"):
         write('{"0": ["<a_1>"],\n"1": [').fit(shop)
+
+
+def test_a_byte_order_mark_is_no_fault(write, shop):
+    assert write("\ufeff" + json.dumps(INDEX)).fit(shop).tokens.tolist() == [[0, 2], [1, 2], [0, 2]]
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"), [('{"0": ["<a_1>"], "0": ["<a_2>"]}', "the key '0' occurs twice"), ("[" * 100_000, "recursion")]
+)
+def test_what_would_be_lost_or_never_end_is_refused(write, shop, text, fault):
+    with pytest.raises(InputError, match=f"shop.index.json is not valid JSON: .*{fault}"):
+        write(text).fit(shop)
 
 
 def test_a_file_that_holds_no_object_is_refused(write, shop):
