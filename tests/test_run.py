@@ -354,6 +354,13 @@ def test_a_folder_in_the_place_of_a_file_of_the_run_is_named(run, toy_arguments,
     assert str(tmp_path / "a" / inner) in capsys.readouterr().err + (log.read_text() if log.is_file() else "")
 
 
+@pytest.mark.parametrize("content", [b"a: [", b"\xff\xfe"])
+def test_a_file_of_configs_that_is_no_yaml_is_told(run, toy_arguments, capsys, content):
+    (Path(toy_arguments[1]) / "stage" / "toy.yaml").write_bytes(content)
+    assert run(*toy_arguments) == 2
+    assert "A file of configs is no YAML: " in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [(["sft"], "sft: I need KEY=VALUE or GROUP=CHOICE, such as  +experiment=sft"),

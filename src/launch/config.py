@@ -349,8 +349,8 @@ def _own_folders(options: list[str], overrides: list[str]) -> list[Path]:
     named = [value for option, value in zip(options, options[1:], strict=False) if option in _CONFIG_DIR]
     named += [option.partition("=")[2] for option in options if option.startswith("--config-dir=")]
     listed = [text.partition("=")[2] for text in overrides if text.startswith("hydra.searchpath=")]
-    named += [path for text in listed for path in re.findall(r"file://([^,\]'\"]+)", text)]
-    folders = [Path(name) for name in named]
+    found = (path.strip().removeprefix("file://") for text in listed for path in re.findall(r"[^,\[\]'\"]+", text))
+    folders = [Path(name) for name in (*named, *found) if "://" not in name]
     for folder in folders:
         if not folder.is_dir():
             raise InputError(f"{folder}: no such folder of configs.\nType:  --config-dir <folder with experiment/ ...>")

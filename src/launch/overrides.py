@@ -65,6 +65,7 @@ def errors_of_hydra() -> Iterator[None]:
     """
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
 
     before = os.environ.get("HYDRA_FULL_ERROR")
     os.environ["HYDRA_FULL_ERROR"] = "1"
@@ -72,6 +73,8 @@ def errors_of_hydra() -> Iterator[None]:
         yield
     except (HydraException, OmegaConfBaseException) as error:
         raise InputError(in_words(error)) from error
+    except (YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"A file of configs is no YAML: {error}\nMend it, or choose another one.") from error
     except (OSError, ValueError) as error:  # the second from logging, which cannot open its file
         reason: BaseException | None = error
         while reason and not isinstance(reason, OSError):

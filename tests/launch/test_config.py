@@ -319,7 +319,8 @@ def test_options_of_hydra_may_stand_anywhere_and_groups_of_the_users_own_are_gro
     typed = ["+experiment=sft", "variant=b", *own, "seed=3", "-m"]
     assert prepare_arguments(typed, CONF) == ["-m", *own, "+experiment=sft", "variant=b", "++seed=3"]
     assert prepare_arguments(["seed=3", f"--config-dir={tmp_path}", "variant=b"], CONF)[1:] == ["++seed=3", "variant=b"]
-    assert prepare_arguments(["variant=b", f"hydra.searchpath=[file://{tmp_path}]"], CONF)[0] == "variant=b"
+    for path in (f"file://{tmp_path}", str(tmp_path), f"pkg://other, {tmp_path}"):
+        assert prepare_arguments(["variant=b", f"hydra.searchpath=[{path}]"], CONF)[0] == "variant=b"
     with pytest.raises(InputError, match="nowhere: no such folder of configs"):
         prepare_arguments(["seed=3", "--config-dir", "nowhere"], CONF)
 
