@@ -124,7 +124,7 @@ def _authority(parts: SplitResult) -> str:
         ValueError: there is no such port.
     """
     user, at, _ = parts.netloc.rpartition("@")
-    host, port = (parts.hostname or "").rstrip(_DOTS), parts.port
+    host, port = re.sub(rf"[\s{_DOTS}]+\Z", "", parts.hostname or ""), parts.port
     if not host.isascii():
         import idna  # only for names in other letters
 

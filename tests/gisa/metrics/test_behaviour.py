@@ -108,6 +108,7 @@ def test_addresses_of_one_page_become_equal(url, canonical):
 @example("http:////#")
 @example("//a//?#")
 @example("http://a.org..")
+@example("HTTP://. #")
 def test_a_canonical_address_is_its_own(url):
     assert canonical_url(canonical_url(url)) == canonical_url(url)
 
