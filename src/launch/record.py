@@ -21,7 +21,7 @@ from src.launch.errors import InputError, PrunedError, resume_command
 from src.launch.precision import settled
 from src.launch.process import first_process, peak_memory_mib, reset_peak_memory
 from src.launch.storage import sha256_of, write_atomic
-from src.launch.trusted import require_trusted, targets
+from src.launch.trusted import note_own, require_own, require_trusted, targets
 
 PACKAGES = ("torch", "transformers", "lightning", "hydra-core", "numpy", "ilrec-gisa")
 _SOURCE = Path(__file__).parents[1]
@@ -60,6 +60,7 @@ class Record:
                 "or leave out hydra.run.dir, and a new folder is made below outputs/."
             )
         reset_peak_memory()
+        note_own(config)
         write_atomic(folder / "config.yaml", yaml.safe_dump(config, sort_keys=False))
         record = cls(
             folder,
@@ -202,9 +203,10 @@ def change(folder: Path, settings: Mapping[str, Any]) -> None:
     """Change settings of a run that will be resumed; a finished one is opened again.
 
     Raises:
-        InputError: the config has no such setting.
+        InputError: the config has no such setting, or would start programs or send keys that no run here had.
     """
     config = read_config(folder)
+    require_own(config, folder)
     for name, value in settings.items():
         *groups, key = name.split(".")
         node: dict[str, Any] = config
@@ -214,6 +216,7 @@ def change(folder: Path, settings: Mapping[str, Any]) -> None:
         if key not in node:
             raise InputError(f"resume={folder}: the config of that run has no setting {name}, so it cannot change.")
         node[key] = value
+    note_own(config)
     write_atomic(folder / "config.yaml", yaml.safe_dump(config, sort_keys=False))
     content = _content(folder)
     if content["status"] == "finished":
@@ -258,7 +261,7 @@ def require_resumable(folder: Path, config_typed: Mapping[str, Any] | None = Non
         )
     if result.is_file() and config.is_file():
         if _content(folder).get("status") != "finished":
-            read_config(folder, config_typed)
+            require_own(read_config(folder, config_typed), folder, config_typed)
         return
     need = "I find no run there. I need a folder with config.yaml and result.json, as src.run writes it below outputs/."
     raise InputError(f"resume={folder}: {need}{_runs_nearby(folder)}")

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import re
 from collections.abc import Collection, Iterator, Mapping
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from src.launch.errors import InputError
+from src.launch.storage import cache_folder
 from src.launch.values import CONF
 
-VARIABLE = "ILREC_GISA_TRUST"  # packages of the user's own, with commas between them
+VARIABLE = "ILREC_GISA_TRUST"  # packages and run folders of the user's own, with commas between them
 _OF_LIGHTNING = r"lightning\.pytorch\.(callbacks|loggers|plugins|profilers|strategies)\.(\w+\.)?[A-Z]\w*"
 _OF_TORCH = r"torch\.optim\.(lr_scheduler\.)?[A-Z]\w*"
 # What finds a model's folder, which overrides put in the place of a name.
@@ -23,6 +27,8 @@ _CLASSES = {
     **dict.fromkeys(("optimizer", "scheduler"), re.compile(_OF_TORCH)),
     "name": re.compile(_FOLDERS),
 }
+_REACHES_OUT = frozenset(("command", "env", "key_env"))  # start programs, or give secrets of the environment away
+_WHERE_TO = frozenset(("base_url", "url"))
 # Keys that hold a choice of a group of another name.
 _ELSEWHERE = {"similarity": "embedding", "start": "embedding"}
 
@@ -52,7 +58,7 @@ def require_trusted(config: Any, path: Path, typed: Any = None) -> None:
 
 def untrusted(config: Any, typed: Collection[str] = ()) -> Iterator[str]:
     """Name every target of a config that its place does not allow, and every interpolation, which could read keys."""
-    own = tuple(f"{name.strip()}." for name in os.environ.get(VARIABLE, "").split(",") if name.strip())
+    own = tuple(f"{name}." for name in _trusted())
     for path, key, value in _leaves(config):
         place = ".".join([*path, key])
         if key != "_target_":
@@ -63,6 +69,56 @@ def untrusted(config: Any, typed: Collection[str] = ()) -> Iterator[str]:
         classes = (pattern.fullmatch(str(value)) for part in path if (pattern := _CLASSES.get(part)))
         if not (known or any(classes) or str(value).startswith(own or "\0")):
             yield f"{place}={value}"
+
+
+def require_own(config: Any, folder: Path, typed: Any = None) -> None:
+    """Refuse to go on with a run that starts programs or sends keys, unless such a one was begun on this machine.
+
+    Args:
+        config: Of the run.
+        folder: Of the run, which may be somebody else's.
+        typed: A config that the user has composed; what it says so is the user's own choice.
+
+    Raises:
+        InputError: it is refused; the message says what the run would start and send.
+    """
+    found = _outward(config)
+    known = {*_outward(typed)}.issuperset(found) or _sign(found).exists()
+    if not known and folder.resolve() not in map(Path, map(os.path.realpath, _trusted())):
+        raise InputError(
+            "\n".join(
+                [
+                    f"{folder} may be somebody else's: no run of this user on this machine had its",
+                    *(f"- {place}={value}" for place, value in found),
+                    "It would start programs, or send keys of yours to servers.",
+                    f"If they are what you want, type before the command:  {VARIABLE}={folder}",
+                ]
+            )
+        )
+
+
+def note_own(config: Any) -> None:
+    """Remember which programs a run of the user's starts, and where it sends keys."""
+    if found := _outward(config):
+        with suppress(OSError):  # without it, who goes on is asked
+            _sign(found).parent.mkdir(parents=True, exist_ok=True)
+            _sign(found).touch()
+
+
+def _outward(config: Any) -> list[tuple[str, str]]:
+    """Return the settings that start programs or give secrets away, and where to; none where no such one is set."""
+    named = [(".".join([*path, key]), key, value) for path, key, value in _leaves(config) if value is not None]
+    if not any(key in _REACHES_OUT for _, key, _ in named):
+        return []
+    return [(place, str(value)) for place, key, value in named if key in _REACHES_OUT | _WHERE_TO]
+
+
+def _sign(found: list[tuple[str, str]]) -> Path:
+    return cache_folder() / "own" / hashlib.sha256(json.dumps(found).encode()).hexdigest()
+
+
+def _trusted() -> list[str]:
+    return [name.strip() for name in os.environ.get(VARIABLE, "").split(",") if name.strip()]
 
 
 def targets(config: Any) -> Iterator[str]:

@@ -5,7 +5,7 @@ import pytest
 import yaml
 
 from src.launch.errors import InputError
-from src.launch.record import Record
+from src.launch.record import Record, change
 from src.launch.trusted import VARIABLE, named_in_conf, require_trusted, untrusted
 
 PLANTED = ["os.system", "src.launch.storage.write_atomic", "src.ilrec.dataset.records.write_atomic", "src.run.main"]
@@ -90,3 +90,53 @@ def test_a_sweep_that_is_typed_again_needs_no_further_trust_in_the_users_own_cod
     assert Record.resume(tmp_path, config).content["resumed"] == 1
     with pytest.raises(InputError, match="may be somebody else's"):
         Record.resume(tmp_path)
+
+
+OUTWARD = {
+    "programs": ({"command": ["touch", "made"]}, "- agent.search.command=touch"),
+    "secrets of the environment": ({"command": ["x"], "env": ["SECRET"]}, "- agent.search.env=SECRET"),
+    "keys": ({"key_env": "SECRET", "url": "http://x"}, "- agent.search.key_env=SECRET\n- agent.search.url=http://x"),
+}
+
+
+def rollout_with(**settings):
+    task = {"_target_": "src.gisa.task.rollout.RolloutTask"}
+    search = {"_target_": "src.gisa.agent.mcp_tools.McpSearch", "command": None, "key_env": None, "env": [], **settings}
+    return {"name": "x", "seed": 1, "task": task, "agent": {"search": search, "run_usd": 1}}
+
+
+@pytest.mark.parametrize(("settings", "said"), OUTWARD.values(), ids=OUTWARD)
+def test_what_a_folder_would_start_and_send_is_asked_of_the_user_unless_it_was_begun_here(
+    settings, said, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("ILREC_GISA_CACHE", str(tmp_path / "cache"))
+    folder = tmp_path / "run"
+    Record.start(folder, rollout_with(**settings), [])
+    change(folder, {"agent.run_usd": 2})
+    assert Record.resume(folder).content["resumed"] == 1
+    monkeypatch.setenv("ILREC_GISA_CACHE", str(tmp_path / "elsewhere"))
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    for refused in (lambda: Record.resume(folder), lambda: change(folder, {"agent.run_usd": 3})):
+        with pytest.raises(InputError, match=rf"(?s){said}.*type before the command:  {VARIABLE}={folder}$"):
+            refused()
+    assert {path: path.read_bytes() for path in folder.iterdir()} == before
+    assert Record.resume(folder, typed=rollout_with(**settings)).content["resumed"] == 2
+    monkeypatch.setenv(VARIABLE, f"mine, {folder}")
+    assert Record.resume(folder).content["resumed"] == 3
+
+
+def test_a_run_that_starts_no_program_and_sends_no_key_goes_on_anywhere(tmp_path, monkeypatch):
+    Record.start(tmp_path / "run", rollout_with(url="http://x"), [])
+    monkeypatch.setenv("ILREC_GISA_CACHE", str(tmp_path / "elsewhere"))
+    assert Record.resume(tmp_path / "run").content["resumed"] == 1
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_a_planted_program_is_not_started(run, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = rollout_with(command=["touch", str(tmp_path / "made")])
+    folder = planted(tmp_path / "run", "running", "src.gisa.task.rollout.RolloutTask")
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    assert run(f"resume={folder}") == 2
+    assert f"- agent.search.command={tmp_path / 'made'}" in "".join(capsys.readouterr())
+    assert not (tmp_path / "made").exists()
