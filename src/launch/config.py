@@ -17,12 +17,11 @@ from typing import Annotated, Any, Literal, TypedDict, cast
 from annotated_types import Ge
 
 from src.launch.errors import InputError, resume_command
-from src.launch.machine import absent
+from src.launch.machine import absent, optimiser_refusals
 from src.launch.nodes import SEVERAL, apart, choices, faults_of_nodes
 from src.launch.overrides import quoted, readable, unquoted, value_of
 from src.launch.process import first_process
 from src.launch.record import change, may_change_in, require_resumable
-from src.launch.trainer import optimiser_refusals
 from src.launch.values import CONF as CONF
 from src.launch.values import MISSING, Count, Name, Node, Seed, did_you_mean, faults_of
 

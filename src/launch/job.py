@@ -8,6 +8,7 @@ import errno
 import gc
 import logging
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
@@ -19,7 +20,6 @@ from src.launch.errors import InputError, resume_command
 from src.launch.precision import emulated, settled
 from src.launch.process import first_process
 from src.launch.progress import Line
-from src.launch.quiet import quieten
 from src.launch.record import Record
 
 log = logging.getLogger("run")
@@ -173,3 +173,31 @@ def free_memory() -> None:
         release = getattr(here, "MallocExtension_ReleaseFreeMemory", None)  # of tcmalloc, where it is the allocator
         if release is not None:
             release()
+
+
+_WARNINGS = (
+    ".*LeafSpec.* is deprecated",  # of Lightning, about itself
+    ".*past_key_values.* is deprecated",  # of transformers; pyproject.toml knows
+)
+_LOGS = ("lightning", "lightning.pytorch")  # devices and restored files at every start
+
+
+def quieten() -> None:
+    """Filter them; what is left is worth reading. To be called again when libraries have been imported."""
+    for message in _WARNINGS:
+        warnings.filterwarnings("ignore", message=message)
+    for name in _LOGS:
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for handler in logging.getLogger("transformers").handlers:
+        handler.addFilter(_is_news)
+    if "transformers.utils.logging" in sys.modules:
+        from huggingface_hub.utils import enable_progress_bars  # type: ignore[attr-defined]
+        from transformers.utils.logging import disable_progress_bar
+
+        disable_progress_bar()  # of weights that are read from a folder, and written
+        enable_progress_bars()  # of downloads, which it has switched off, too
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Whether transformers tells what warnings have not told already."""
+    return "are deprecated. Use `cache` instead" not in record.getMessage()

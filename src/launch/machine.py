@@ -1,15 +1,17 @@
-"""What a config asks of this machine and does not find: devices, keys, files."""
+"""What a config asks for that this machine does not have, or that a trainer of ours cannot do: refused with advice."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import os
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, TypedDict
+
+from annotated_types import Ge, Gt, Le, MinLen
 
 from src.launch.account import has_key, host, mode_of
 from src.launch.record import older_version
-from src.launch.trainer import optimiser_faults, trainer_faults
-from src.launch.values import MISSING
+from src.launch.values import MISSING, Count, Share, Weight, Whole
 
 _NOT_IN_PROJECTS = "/\\#?%:"
 _MOST_THREADS = 1024  # with many more the process dies without a word
@@ -56,3 +58,168 @@ def _within(setting: str, start: str) -> str:
         never = "That run was never validated (trainer.check_val_every_n_epoch?)"
         return f". {never}; for its last weights type {setting}={last}"
     return f"; type {setting}={best}" if best else ""
+
+
+_STRATEGIES = (
+    *("auto", "ddp", "ddp_find_unused_parameters_true", "ddp_find_unused_parameters_false", "sharded"),
+    "single_device",
+)
+Precision = Literal[  # auto is ours, see ``precision``; of the others, Lightning's, bf16-mixed and 32-true are auto's
+    "auto", "32-true", "bf16-mixed", "bf16-true", "16-mixed", "16-true", "64-true", "transformer-engine",
+    "transformer-engine-float16", "64", "32", "16", "bf16", 64, 32, 16,
+]  # fmt: skip
+_TOLD_BY_LAUNCHERS = ("WORLD_SIZE", "NODE_RANK", "GROUP_RANK", "SLURM_JOB_ID", "LSB_JOBID", "OMPI_COMM_WORLD_SIZE")
+_ACCELERATORS = ("auto", "cpu", "cuda", "gpu", "mps")
+_TOLD_BY_THE_RUN = {
+    "optimizer": {
+        "params": "the trained weights of the model",
+        "lr": "type stage.learning_rate=...",
+        "weight_decay": "type stage.weight_decay=...",
+    },
+    "scheduler": {
+        "optimizer": "that of the optimizer group",
+        "num_warmup_steps": "type stage.warmup_ratio=<share of all steps>",
+        "num_training_steps": "type trainer.max_epochs=... or trainer.max_steps=...",
+    },
+}
+"""What a stage tells optimiser and schedule, whatever their own groups say, and where that comes from."""
+
+
+class TrainerRanges(TypedDict, total=False):
+    """Settings that Lightning takes out of range, and stumbles over later."""
+
+    accumulate_grad_batches: Count
+    check_val_every_n_epoch: Count | None
+    devices: Count | Literal[-1] | Annotated[list[Whole], MinLen(1)] | str
+    gradient_clip_val: Weight | None
+    log_every_n_steps: Whole | None
+    limit_train_batches: Count | Share | None
+    limit_val_batches: Whole | Share | None
+    limit_test_batches: Whole | Share | None
+    val_check_interval: Count | Annotated[float, Gt(0), Le(1)] | None
+    overfit_batches: Whole | Share
+    max_epochs: Annotated[int, Ge(-1)] | None
+    max_steps: Annotated[int, Ge(-1)]
+    min_epochs: Whole | None
+    min_steps: Whole | None
+    num_nodes: Count
+    num_sanity_val_steps: Annotated[int, Ge(-1)] | None
+    precision: Precision | None
+
+
+class EarlyStoppingRanges(TypedDict, total=False):
+    """Likewise, of the callback that stops a training."""
+
+    patience: Whole
+
+
+def trainer_faults(trainer: Mapping[str, Any]) -> Iterator[str]:
+    """Name what a trainer of ours cannot do, by the arguments that ask for it."""
+    strategy, accelerator = trainer.get("strategy"), trainer.get("accelerator")
+    named = strategy.get("_target_") if isinstance(strategy, dict) else "auto" if strategy is None else strategy
+    name = str(named).rpartition(".")[2] if isinstance(strategy, dict) else str(named)
+    if name.startswith(("fsdp", "deepspeed", "FSDP", "DeepSpeed", "ModelParallel")):
+        yield (
+            f"trainer.strategy={name}: weights that are split over devices are ours to put together again in a "
+            "checkpoint, and this one would not let us; type trainer.strategy=sharded (FSDP2), which splits weights, "
+            "gradients and optimiser state likewise"
+        )
+    elif not isinstance(strategy, dict) and name not in _STRATEGIES:
+        yield f"trainer.strategy={strategy}: I know {', '.join(_STRATEGIES)}; for several devices type ddp or sharded"
+    is_node = isinstance(accelerator, dict) and "_target_" in accelerator
+    if accelerator is not None and not is_node and accelerator not in _ACCELERATORS:
+        yield f"trainer.accelerator={accelerator}: I know {', '.join(_ACCELERATORS)}; type one of them"
+    elif isinstance(accelerator, str) and accelerator in ("cuda", "gpu", "mps"):
+        import torch
+
+        here = torch.backends.mps.is_available() if accelerator == "mps" else torch.cuda.is_available()
+        if not here and not (accelerator == "gpu" and torch.backends.mps.is_available()):
+            device = "Apple GPU" if accelerator == "mps" else "CUDA"
+            yield f"trainer.accelerator={accelerator}: there is no {device} here; type trainer.accelerator=cpu"
+    if accelerator == "cpu" and str(trainer.get("precision")).startswith("16"):
+        yield (
+            f"trainer.precision={trainer['precision']}: a processor has no float16, and bf16-mixed would be taken "
+            "without a word in the config; type trainer.precision=auto"
+        )
+    for key in ("callbacks", "plugins", "logger", "profiler", "strategy"):
+        given = trainer.get(key)
+        for one in given if isinstance(given, list) else [given] if isinstance(given, dict) else []:
+            if not isinstance(one, dict) or "_target_" not in one:
+                yield f"trainer.{key}: {one!r} is no node; type 'trainer.{key}={{_target_: <class>, ...}}'"
+    if trainer.get("fast_dev_run"):
+        once = " ".join(f"trainer.{key}=1" for key in ("max_steps", "limit_val_batches", "limit_test_batches"))
+        yield f"trainer.fast_dev_run: it would log nothing; for a short try type {once}"
+    if trainer.get("limit_test_batches") == 0:
+        yield "trainer.limit_test_batches=0: nobody would be tested; type 1 for one batch, or leave it out"
+    if trainer.get("limit_train_batches") == 0:
+        yield (
+            "trainer.limit_train_batches=0: nothing would be trained; to test the weights as they start type "
+            "trainer.max_epochs=0"
+        )
+    if trainer.get("enable_checkpointing") is False or trainer.get("barebones"):
+        key = "barebones=true" if trainer.get("barebones") else "enable_checkpointing=false"
+        yield (
+            f"trainer.{key}: best.ckpt is what is tested, and last.ckpt what a killed run goes on from; leave it out. "
+            "For fewer writes type checkpointing.every_steps=null, which writes at the end of an epoch only"
+        )
+    if trainer.get("overfit_batches"):
+        yield (
+            f"trainer.overfit_batches={trainer['overfit_batches']}: each epoch goes on with other examples, so that "
+            "none would be learnt by heart; type trainer.limit_train_batches=... for short epochs"
+        )
+    nodes = trainer.get("num_nodes")
+    if isinstance(nodes, int) and nodes > 1 and not any(map(os.environ.get, _TOLD_BY_LAUNCHERS)):
+        yield (
+            f"trainer.num_nodes={nodes}: nobody has started the processes of the other machines, and I would wait for "
+            f"them; type on each  torchrun --nnodes={nodes} --nproc-per-node=<devices> --node-rank=<its number> "
+            "--master-addr=<the first> -m src.run ...  or start it by Slurm"
+        )
+    if trainer.get("use_distributed_sampler"):
+        yield (
+            "trainer.use_distributed_sampler=true: the batches share the users out over the devices already, each "
+            "once; leave it out"
+        )
+    if trainer.get("reload_dataloaders_every_n_epochs"):
+        yield (
+            "trainer.reload_dataloaders_every_n_epochs: new batches would begin with the first epoch's draws again; "
+            "leave it out, as every epoch is drawn anew"
+        )
+    if trainer.get("default_root_dir") is not None:
+        yield "trainer.default_root_dir: a run writes into its own folder; type hydra.run.dir=<folder> instead"
+    if isinstance(trainer.get("logger"), bool):
+        yield (
+            f"trainer.logger={str(trainer['logger']).lower()}: metrics.csv is always written; type logger=none for "
+            "nothing else, or 'logger=[wandb,tensorboard]' for more"
+        )
+
+
+def optimiser_refusals(config: Mapping[str, Any], build: Callable[[Any], Any]) -> Iterator[str]:
+    """Name what optimiser and schedule themselves refuse, tried on a single weight.
+
+    Args:
+        config: The config, whose nodes are found in order so far.
+        build: Calls a target.
+    """
+    if not (config.get("optimizer") or config.get("scheduler")):
+        return
+    import torch
+
+    weight = torch.nn.Parameter(torch.zeros(1, 1))
+    told: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
+        "optimizer": (([weight],), {"lr": 0.1}),
+        "scheduler": ((), {"optimizer": torch.optim.SGD([weight]), "num_warmup_steps": 1, "num_training_steps": 9}),
+    }
+    for group, (positional, named) in told.items():
+        try:
+            if config.get(group):
+                build(config[group])(*positional, **named)
+        except Exception as error:  # other people's code, which is given anything
+            usual = "adamw" if group == "optimizer" else "cosine"
+            yield f"{group}: {error}. Mend its settings, or type {group}={usual}"
+
+
+def optimiser_faults(config: Mapping[str, Any]) -> Iterator[str]:
+    """Name settings of optimiser and schedule in whose place every stage puts its own."""
+    for group, told in _TOLD_BY_THE_RUN.items():
+        for key in (config.get(group) or {}).keys() & told.keys():
+            yield f"{group}.{key}={config[group][key]}: a run tells it that itself; {told[key]}, and leave this one out"

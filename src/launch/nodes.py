@@ -10,7 +10,7 @@ from dataclasses import is_dataclass
 from typing import Any, Literal, TypedDict, cast
 
 from src.launch.errors import InputError
-from src.launch.trainer import EarlyStoppingRanges, TrainerRanges
+from src.launch.machine import EarlyStoppingRanges, TrainerRanges
 from src.launch.values import CONF, MISSING, Node, did_you_mean, faults_of
 
 SEVERAL = ("logger", "callbacks")  # groups of which several choices may stand side by side

@@ -5,6 +5,7 @@ Which shortcuts are exact for a network does not follow from its name; ``probe.p
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
+from src.launch.errors import InputError
 from src.model.attention import additive_mask
 
 LONG = 200
@@ -357,3 +359,27 @@ def _one_a_row(number: Tensor) -> tuple[Tensor, Tensor]:
     lengths = torch.unique_consecutive(example, return_counts=True)[1]
     present = torch.arange(int(lengths.max()), device=number.device) < lengths[:, None]
     return torch.zeros_like(present, dtype=torch.int64).masked_scatter(present, place), present
+
+
+def require_compiler() -> None:
+    """Refuse to compile where there is nothing to do it with.
+
+    Raises:
+        InputError: there is neither a GPU nor a C++ compiler.
+    """
+    if not torch.cuda.is_available() and not any(map(shutil.which, ("c++", "g++", "clang++"))):
+        raise InputError(
+            "model.compile=true: torch.compile needs a C++ compiler on a CPU, and there is none.\n"
+            "Install one, such as g++, or type:  model.compile=false"
+        )
+
+
+def compile_blocks(found: Architecture) -> None:
+    """Compile the transformer blocks for sequences of any length; weights keep their names.
+
+    Examples that share a row are then read under a mask: attending to each by itself would compile anew for every
+    batch.
+    """
+    found.by_example = False
+    for block in found.stack[1]:
+        block.compile(dynamic=True)

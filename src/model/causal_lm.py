@@ -26,8 +26,7 @@ from src.launch.errors import InputError
 from src.launch.precision import Dtype, torch_dtype
 from src.launch.values import Count, Dropout, Seed
 from src.model.adapters import Lora, trained_rows, with_adapters
-from src.model.architecture import Architecture, Head
-from src.model.compilation import compile_blocks, require_compiler
+from src.model.architecture import Architecture, Head, compile_blocks, require_compiler
 from src.model.probe import examine, extend
 from src.model.vocabulary import add_item_tokens, grow_vocabulary, start_from_texts, start_rows
 

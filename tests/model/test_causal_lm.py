@@ -479,7 +479,7 @@ def test_blocks_are_compiled_after_the_probe_and_give_the_same_states(saved, mon
     model.prepare_for(20, "")
     assert compiled == [("LlamaDecoderLayer", {"dynamic": True})] * 3
     assert not model.architecture.by_example
-    monkeypatch.setattr("src.model.compilation.shutil.which", lambda name: None)
+    monkeypatch.setattr("src.model.architecture.shutil.which", lambda name: None)
     with pytest.raises(InputError, match=r"model.compile=true: torch.compile needs a C\+\+ compiler.*\nInstall"):
         from_pretrained([], **settings, compile=True)
 

@@ -1,7 +1,8 @@
-"""What a chat model says: read from a completion, in whatever form a server sends it."""
+"""What a chat model says: read from a completion, in whatever form a server sends it, without its reasoning."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -10,7 +11,6 @@ from src.gisa.agent.dialects import ending_of
 from src.gisa.agent.fetch import RequestError
 from src.gisa.chat.format import Message
 from src.gisa.chat.reply import read_reply
-from src.gisa.chat.thinking import without_thinking
 
 # What a server sends beside a message and never wants back; all else it may want, and some do: thinking blocks,
 # signatures, reasoning in a dozen spellings.
@@ -118,3 +118,37 @@ def _joined(message: Message) -> str:
         parts = [part for part in listed if isinstance(part, dict) and part.get("type") not in _REASONING_PARTS]
         return "".join(str(part.get("text") or "") for part in parts)
     return str(content)
+
+
+# Reasoning within the text: Qwen, DeepSeek, GLM, MiniMax, Seed, LongCat and others; Mistral; Kimi-VL; Gemma 4; Command;
+# gpt-oss, whose calls are none, and whose marks are lost where a server leaves out special tokens.
+_THINKING = (
+    (r"<(?:\w+[:_])?think(?:ing)?>", r"</(?:\w+[:_])?think(?:ing)?>"),
+    (r"<(?:thought|reasoning)>", r"</(?:thought|reasoning)>"),
+    (r"\[THINK\]", r"\[/THINK\]"),
+    (r"◁think▷", r"◁/think▷"),
+    (r"<\|begin_of_thought\|>", r"<\|end_of_thought\|>"),
+    (r"<\|channel>thought", r"<channel\|>"),
+    (r"<\|START_THINKING\|>", r"<\|END_THINKING\|>"),
+    (
+        r"<\|channel\|>(?:analysis|commentary)<\|message\|>",
+        r"(?:<\|channel\|>final(?: [^<]*)?<\|message\|>|assistantfinal"
+        r"|(?=(?:<\|channel\|>\w+|<\|start\|>assistant) to=functions\.))",
+    ),
+)
+_LEFT_OVER = re.compile(r"<\|(?:start\|>assistant|end\|>|return\|>|channel\|>final<\|message\|>)")
+
+
+def without_thinking(text: str) -> str:
+    """Return what a text says beside its reasoning.
+
+    Closed blocks are taken out; what stands before an end without beginning, and after a beginning without end, is
+    reasoning too.
+    """
+    if not re.search(r"[<\[◁]|assistantfinal", text):
+        return text
+    for begin, end in _THINKING:
+        text = re.sub(f"{begin}.*?{end}", "", text, flags=re.DOTALL | re.IGNORECASE)
+        text = re.split(end, text, flags=re.IGNORECASE)[-1]
+        text = re.split(begin, text, maxsplit=1, flags=re.IGNORECASE)[0]
+    return _LEFT_OVER.sub("", text)

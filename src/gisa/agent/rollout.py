@@ -1,20 +1,23 @@
-"""Many episodes at once: a bounded number under way, results with the store as they end, nothing kept in memory."""
+"""Many episodes at once, a bounded number under way, stored as they end; Ctrl-C lets these end, twice stops all."""
 
 from __future__ import annotations
 
 import asyncio
 import json
+import signal
+import sys
+import threading
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import FrameType, TracebackType
 from typing import Any
 
 from src.gisa.agent.backends import PageSource, SearchEngine
 from src.gisa.agent.cache import Cache
 from src.gisa.agent.compaction import Compaction
 from src.gisa.agent.cost import Account, CeilingReachedError, PriceList
-from src.gisa.agent.pause import Pause
 from src.gisa.agent.policy import Policy, ScriptedPolicy
 from src.gisa.agent.prompts import Instructions
 from src.gisa.agent.react import Budget, ReActAgent
@@ -36,6 +39,51 @@ from src.gisa.metrics.behaviour import ToolCall
 from src.launch.config import build
 from src.launch.errors import InputError, resume_command
 from src.launch.values import Count, Positive, Weight
+
+
+class Pause:
+    """Watches for Ctrl-C (SIGINT) while a rollout is at work; to be used as a context manager in its event loop.
+
+    Outside the main thread, and where the signal is ignored, as for commands in the background of a script, it does
+    nothing.
+
+    Attributes:
+        is_asked: Whether nothing new is to be begun.
+    """
+
+    def __init__(self, under_way: Callable[[], int]) -> None:
+        """Take what tells how many episodes are under way."""
+        self.is_asked = False
+        self._under_way = under_way
+        self._before: Any = None
+
+    def __enter__(self) -> Pause:
+        self._loop = asyncio.get_running_loop()
+        before = signal.getsignal(signal.SIGINT)
+        if threading.current_thread() is threading.main_thread() and callable(before):
+            self._before = before
+            signal.signal(signal.SIGINT, self._on_signal)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._before is not None and signal.getsignal(signal.SIGINT) == self._on_signal:
+            signal.signal(signal.SIGINT, self._before)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if self.is_asked:
+            print("\nStopping at once.", file=sys.stderr, flush=True)
+            signal.signal(signal.SIGINT, self._before)
+            self._before(number, frame)  # that of asyncio cancels all that is under way
+            return
+        self.is_asked = True
+        print(
+            f"\nPausing: {self._under_way()} episodes under way end first, none is begun. Ctrl-C again stops at once.",
+            file=sys.stderr,
+            flush=True,
+        )
+        self._loop.call_soon_threadsafe(lambda: None)  # wakes the loop
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+from src.gisa.chat.plain import PROBE, PROBE_TOOLS, PROBED
 from src.gisa.chat.plain import in_plain_text as in_plain_text
 from src.gisa.chat.plain import with_parsed_arguments as with_parsed_arguments
-from src.gisa.chat.probe import PROBE, PROBE_TOOLS, PROBED
 from src.gisa.chat.reply import MARK, begun_thought
 from src.gisa.chat.reply import Message as Message
 from src.gisa.chat.reply import read_reply as read_reply  # for all who write, too

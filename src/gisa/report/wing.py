@@ -15,10 +15,9 @@ from src.gisa.report.anchors import anchor_tables
 from src.gisa.report.answered import AnsweredCell, episodes_of, read_questions, suite_of
 from src.gisa.report.attempts import attempts_figure, curve, curve_table
 from src.gisa.report.benchmark import TABLE_3, benchmark_tables, kinds_figure
-from src.gisa.report.inspect_log import require_inspect, write_log
 from src.gisa.report.page import write_page
 from src.gisa.report.status import watch
-from src.gisa.report.weave_traces import require_weave, send_traces
+from src.gisa.report.viewers import require_inspect, require_weave, send_traces, write_log
 from src.launch.errors import InputError
 from src.launch.storage import write_atomic
 from src.report.comparison import Findings, Scores, Section, Wing

@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from src.ilrec.prompt.examples import UNOWNED, Examples, labels_with_history
-from src.ilrec.prompt.form import PromptForm
+from src.ilrec.prompt.examples import UNOWNED, Examples, PromptForm, labels_with_history
 from src.ilrec.prompt.ids import CompactPrompt
 from src.ilrec.prompt.instruction import text_ids
 from src.ilrec.tokenizer.item_tokens import ItemTokens

@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from src.ilrec.prompt.examples import UNOWNED, Windows
-from src.ilrec.prompt.form import PromptForm, plain
+from src.ilrec.prompt.examples import UNOWNED, PromptForm, Windows, plain
 from src.ilrec.tokenizer.item_tokens import ItemTokens
 from src.ilrec.tokenizer.title import written_titles
 from src.launch.errors import InputError

@@ -7,8 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from src.ilrec.prompt.examples import Examples, labels_with_history
-from src.ilrec.prompt.form import PromptForm, plain
+from src.ilrec.prompt.examples import Examples, PromptForm, labels_with_history, plain
 from src.ilrec.tokenizer.item_tokens import ItemTokens
 from src.launch.errors import InputError
 from src.launch.values import Count

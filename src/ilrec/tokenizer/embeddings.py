@@ -11,7 +11,7 @@ from scipy.sparse import csr_matrix, diags
 from sklearn.decomposition import TruncatedSVD
 from sklearn.feature_extraction.text import TfidfVectorizer
 
-from src.ilrec.dataset.pairs import count_pairs
+from src.ilrec.dataset.interactions import count_pairs
 from src.launch.errors import InputError
 from src.launch.lines import existing_file, fault, read_lines
 from src.launch.values import Count, Seed, Share

@@ -5,7 +5,7 @@ from importlib.util import find_spec
 
 import pytest
 
-from src.gisa.report import weave_traces
+from src.gisa.report import viewers
 from src.launch.errors import InputError
 from src.report.__main__ import main
 from tests.gisa.report.test_live import QUESTIONS, answer  # noqa: F401, the fixture
@@ -67,14 +67,14 @@ def test_a_wandb_run_after_it_does_not_start_weave_anew(traces, tmp_path):
 
 @pytest.mark.parametrize(
     ("change", "message"),
-    [(lambda patch: patch.setattr(weave_traces, "find_spec", lambda name: None), r"pip install 'ilrec-gisa\[dash"),
+    [(lambda patch: patch.setattr(viewers, "find_spec", lambda name: None), r"pip install 'ilrec-gisa\[dash"),
      (lambda patch: patch.setenv("WANDB_MODE", "offline"), "export WANDB_MODE=online"),
-     (lambda patch: patch.setattr(weave_traces, "has_key", lambda: False), "export WANDB_API_KEY=<your key>")],
+     (lambda patch: patch.setattr(viewers, "has_key", lambda: False), "export WANDB_API_KEY=<your key>")],
     ids=["not installed", "offline", "no key"],
 )  # fmt: skip
 def test_without_a_way_to_send_it_says_what_to_type(change, message, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "online")
-    monkeypatch.setattr(weave_traces, "has_key", lambda: True)
+    monkeypatch.setattr(viewers, "has_key", lambda: True)
     change(monkeypatch)
     with pytest.raises(InputError, match=message):
-        weave_traces.require_weave()
+        viewers.require_weave()

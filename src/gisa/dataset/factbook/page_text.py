@@ -8,9 +8,21 @@ from contextlib import suppress
 from dataclasses import dataclass
 from urllib.parse import urldefrag, urljoin
 
-from src.gisa.dataset.factbook.page_formula import Formula, holds_source, is_drawn, of_tex
-from src.gisa.dataset.factbook.page_lines import BLOCKS, ROLES, SKIPPED, Listing, Sink, is_note, raised, whole
-from src.gisa.dataset.factbook.page_table import PageTable
+from src.gisa.dataset.factbook.page_parts import (
+    BLOCKS,
+    ROLES,
+    SKIPPED,
+    Formula,
+    Listing,
+    PageTable,
+    Sink,
+    holds_source,
+    is_drawn,
+    is_note,
+    of_tex,
+    raised,
+    whole,
+)
 
 _HEADINGS = {f"h{level}": "#" * level + " " for level in range(1, 7)}
 _HIDDEN = re.compile(r"display\s*:\s*none|visibility\s*:\s*hidden", re.IGNORECASE)

@@ -3,7 +3,7 @@
 import pytest
 
 from src.gisa.dataset.gisa import Gisa
-from src.gisa.report.inspect_log import write_log
+from src.gisa.report.viewers import write_log
 from src.gisa.report.wing import write_files
 from src.launch.errors import InputError
 from src.report.comparison import build_report
@@ -71,7 +71,7 @@ def test_questions_stay_out_of_it_unless_they_may_be_shown(scored):
 
 
 def test_without_the_package_the_report_ends_before_it_begins(monkeypatch, tmp_path):
-    monkeypatch.setattr("src.gisa.report.inspect_log.find_spec", lambda name: None)
+    monkeypatch.setattr("src.gisa.report.viewers.find_spec", lambda name: None)
     options = {"weave": False, "inspect": True, "leaderboard": False, "show_questions": False}
     with pytest.raises(
         InputError, match=r'--inspect needs the package inspect-ai.\nType:  pip install -e "\.\[inspect\]"'

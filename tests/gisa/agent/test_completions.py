@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from src.gisa.chat.thinking import without_thinking
+from src.gisa.agent.completions import without_thinking
 
 ENDS = [
     ("<think>", "</think>"),
