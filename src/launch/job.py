@@ -53,8 +53,7 @@ def run_job(
         The record of the finished run.
 
     Raises:
-        InputError: the folder holds a run and is not resumed, the config has faults, the disk is full, or what the task
-            raises; the record says so, too.
+        InputError: the folder holds a run already, the config has faults, the disk is full, or as the task does.
     """
     record = None
     quieten()
@@ -69,16 +68,10 @@ def run_job(
             config, chosen = settled(config)
             record.update(config=config)
         try:
-            if not config.get("task"):
-                raise InputError("There is no task.\nType:  +experiment=<recipe>   (--help lists them)")
-            with _nothing_to_collect(), Line(f"{config.get('name')}: reading the settings"):
-                own_groups = groups_of_users(config if resume else None)
-                check(config, multirun=multirun, parts=True, own_groups=own_groups)
-            quieten()  # of what that has imported
-            if first_process():
-                for level, text in ((logging.INFO, chosen), (logging.WARNING, emulated(config, resumed=resume))):
-                    if text:
-                        log.log(level, text)
+            _check(config, resumed=resume, multirun=multirun)
+            for level, text in ((logging.INFO, chosen), (logging.WARNING, emulated(config, resumed=resume))):
+                if text and first_process():
+                    log.log(level, text)
         except InputError as error:
             if not resume:  # of a resumed run, the config is kept to be mended
                 record.refuse(error)
@@ -87,21 +80,23 @@ def run_job(
         build(config["task"]).run(config, folder, record, sweep)
         return record
     except BaseException as error:
-        if interrupted := _interrupted(error):
-            if record:
-                record.fail(interrupted)
-            raise interrupted from error
-        if isinstance(error, OSError) and (advice := cannot_write(folder, error)):
-            go_on = f"go on:  {resume_command(folder)}" if record else "type the same command again."
-            refused = InputError(f"{advice}, then {go_on}")
-            if record:
-                record.fail(refused)
-            raise refused from error
+        told = _in_our_words(error, folder, started=record is not None)
         if record:
-            record.fail(error)
-        raise
+            record.fail(told)
+        if told is error:
+            raise
+        raise told from error
     finally:
         free_memory()  # the next run of this process needs it
+
+
+def _check(config: dict[str, Any], *, resumed: bool, multirun: bool) -> None:
+    """Refuse a config with faults, before anything is built of it."""
+    if not config.get("task"):
+        raise InputError("There is no task.\nType:  +experiment=<recipe>   (--help lists them)")
+    with _nothing_to_collect(), Line(f"{config.get('name')}: reading the settings"):
+        check(config, multirun=multirun, parts=True, own_groups=groups_of_users(config if resumed else None))
+    quieten()  # of what that has imported
 
 
 @contextmanager
@@ -114,6 +109,16 @@ def _nothing_to_collect() -> Iterator[None]:
     finally:
         if enabled:
             gc.enable()
+
+
+def _in_our_words(error: BaseException, folder: Path, *, started: bool) -> BaseException:
+    """Return what the record and the user are told: Ctrl-C, how to mend a folder or disk, or the error itself."""
+    if interrupted := _interrupted(error):
+        return interrupted
+    if isinstance(error, OSError) and (advice := cannot_write(folder, error)):
+        go_on = f"go on:  {resume_command(folder)}" if started else "type the same command again."
+        return InputError(f"{advice}, then {go_on}")
+    return error
 
 
 def _interrupted(error: BaseException) -> KeyboardInterrupt | None:

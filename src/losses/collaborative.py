@@ -130,8 +130,8 @@ def reward_loss(
     ``L = - mean over positions of sum_v s(v) log softmax(z)(v)`` where ``s`` is the reward restricted to Neg + {y} and
     renormalised, or ``softmax(r / temperature)`` over Neg + {y}. No gradient reaches the rewards.
 
-    Source: ILRec (arXiv 2602.17410), CRR, as we read it: positions without any reward (no history to ask
-    about, end of the response) are left out of the mean.
+    Source: ILRec (arXiv 2602.17410), CRR, as we read it: positions without any reward (no history, end of the response)
+    are left out of the mean.
 
     Args:
         final_logits: Last layer's logits, shape ``(N, V)``, float.
@@ -143,8 +143,7 @@ def reward_loss(
             Neg + {y}; what is not listed there has the reward 0. ``None``: those of :func:`marked_entries`.
 
     Returns:
-        Loss, shape ``()``, nats a position that has a reward; see :func:`rewarded_positions`. Without any it is 0 and
-        its gradient is zeros.
+        Loss, shape ``()``, nats a position that has a reward; without any it is 0 and its gradient is zeros.
 
     Raises:
         ValueError: the shapes disagree or ``temperature`` is not positive.
@@ -161,10 +160,8 @@ def reward_loss(
             marked = negatives.scatter(1, target[:, None], True)
             count = int(marked.count_nonzero())
             if rewards.shape not in (final_logits.shape, (count,)):
-                raise ValueError(
-                    f"shapes disagree: rewards {tuple(rewards.shape)}; need {tuple(final_logits.shape)}, "
-                    f"or {(count,)}, one for each negative and true token"
-                )
+                need = f"{tuple(final_logits.shape)}, or {(count,)}, one for each negative and true token"
+                raise ValueError(f"shapes disagree: rewards {tuple(rewards.shape)}; need {need}")
         elif rewards.shape != (count := len(entries[0]),):
             raise ValueError(f"shapes disagree: rewards {tuple(rewards.shape)}; need {(count,)}, one for each entry")
         elif temperature is not None:  # then every marked token has a share, those of no reward, too

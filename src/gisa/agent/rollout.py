@@ -228,20 +228,13 @@ class Rollout:
 
         pause = Pause(lambda: len(under_way))
         async with self.web as web:
-            workers = [asyncio.create_task(work(web)) for _ in range(self.concurrency)]
-            try:
-                with pause:
-                    await asyncio.gather(*workers)
-            finally:
-                for worker in workers:
-                    worker.cancel()
-                await asyncio.gather(*workers, return_exceptions=True)
+            await _finish([asyncio.create_task(work(web)) for _ in range(self.concurrency)], pause)
         if short:
+            folder = store.folder.parent if isinstance(store, RunStore) else Path("<folder>")
             raise InputError(
                 f"The run stops at its ceiling: {self.run_usd} USD, of which {spent_usd + run.spent_usd:.4f} are "
                 f"spent.\n{sum(outcomes.values())} episodes are done. To go on, resume with a higher ceiling:\n"
-                f"  {resume_command(store.folder.parent if isinstance(store, RunStore) else Path('<folder>'))} "
-                "agent.run_usd=<USD>"
+                f"  {resume_command(folder)} agent.run_usd=<USD>"
             ) from short[0]
         if pause.is_asked and next(waiting, None) is not None:
             raise KeyboardInterrupt
@@ -285,6 +278,17 @@ class Rollout:
             verdict = await replace(self.agent, policy=policy).answer(episode)
         messages = [*episode.messages, *replies_of(journal.lines)[-1:]]
         return Replayed(messages, verdict, episode.counts, tool_calls_of(journal.lines), self.agent.specs)
+
+
+async def _finish(workers: Sequence[asyncio.Task[None]], pause: Pause) -> None:
+    """Wait for the workers; the first that fails, and Ctrl-C twice, end the others."""
+    try:
+        with pause:
+            await asyncio.gather(*workers)
+    finally:
+        for worker in workers:
+            worker.cancel()
+        await asyncio.gather(*workers, return_exceptions=True)
 
 
 def rollout_with(policy: Policy, node: dict[str, Any]) -> Rollout:

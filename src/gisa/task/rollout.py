@@ -22,6 +22,8 @@ _NO_MATTER = frozenset(
     {"web", "cache", "concurrency", "question_usd", "run_usd", "prices", "tokenizer", "reply_cache", "timeout_s"}
 )
 
+_AGAIN = "Try them again, and only them:  {}\nor score them as wrong:  task.max_infra_errors=<number>"
+
 
 class RolloutTask(ScoreTask):
     """Write one record an episode into ``episodes/``, then what ``ScoreTask`` writes, ``page.html`` with trajectories.
@@ -98,14 +100,10 @@ class RolloutTask(ScoreTask):
                 return
             outcomes, counts = _tally(store.records())
             if outcomes["infra_error"] > self.max_infra_errors:
-                raise InputError(
-                    f"{infra_failures(store.records())}\n"
-                    f"Try them again, and only them:  {resume_command(folder)}\n"
-                    "or score them as wrong:  task.max_infra_errors=<number>"
-                )
+                raise InputError(f"{infra_failures(store.records())}\n{_AGAIN.format(resume_command(folder))}")
             predictions = read_predictions(folder, self.sample)
-            remarks += all_alike((one["outcome"], one["reason"]) for one in store.records())
-            remarks += [*getattr(rollout.policy, "remarks", ()), *predictions.remarks]
+            alike = all_alike((one["outcome"], one["reason"]) for one in store.records())
+            remarks += [*alike, *getattr(rollout.policy, "remarks", ()), *predictions.remarks]
             results = self.score(config, suite, predictions, remarks, folder, record)
             results["metrics"] |= {f"test/{name}_per_question": count / len(attempts) for name, count in counts.items()}
             for log in logs:
@@ -114,13 +112,19 @@ class RolloutTask(ScoreTask):
             for dashboard in shown:
                 show_questions(dashboard, folder, record.content, suite)
             record.lap("score")
-        results["protocol"] |= {"budget": config["agent"]["budget"]["semantics"]}
-        if (compaction := config["agent"].get("compaction", {}).get("method", "none")) != "none":
-            results["protocol"] |= {"compaction": compaction}  # its scores are not to be mixed with those without
-        results["protocol"] |= {"questions": "learnt from, perhaps"} if self.allow_contaminated else {}
-        results["protocol"] |= _remarkable(counts)
-        results["protocol"] |= {"prices": rollout.prices.source} if rollout.prices.library else {}
+        results["protocol"] |= self._protocol(config["agent"], counts, rollout.prices)
         record.finish(**results, outcomes=dict(outcomes))
+
+    def _protocol(self, agent: Mapping[str, Any], counts: Mapping[str, float], prices: Any) -> dict[str, str]:
+        """Return what scores depend on beside the questions: those under another protocol are not to be mixed."""
+        compaction = agent.get("compaction", {}).get("method", "none")
+        return {
+            "budget": agent["budget"]["semantics"],
+            **({"compaction": compaction} if compaction != "none" else {}),
+            **({"questions": "learnt from, perhaps"} if self.allow_contaminated else {}),
+            **_remarkable(counts),
+            **({"prices": prices.source} if prices.library else {}),
+        }
 
     def _suite(self, config: dict[str, Any]) -> tuple[Gisa, list[str], str]:
         """Return the questions to ask, what is odd about the files of the whole suite, and its fingerprint."""

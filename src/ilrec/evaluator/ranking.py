@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Literal
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -27,16 +28,11 @@ NEEDS_REWARDS = (
 )
 
 
-class RankingEvaluator:
-    """Full ranking over all items.
+@dataclass(frozen=True, kw_only=True)
+class RankingSettings:
+    """How items are searched for and what of it is measured.
 
-    Items that share one semantic ID or title share the rank they would have on average in a random order.
-
-    Source: leave-one-out full ranking as in ILRec (arXiv 2602.17410); guidance is ours, and the paper's tables are made
-    without it.
-
-    Args:
-        items: All items, as semantic IDs or titles.
+    Attributes:
         num_beams: Beams of the search; the target's rank is unknown (NaN) when no beam ends in it.
         exclude_history: Never recommend an item of the user's history; ``both`` tests with and without them, and
             validates with them.
@@ -50,44 +46,58 @@ class RankingEvaluator:
             test uses the best on validation users. It is made without a penalty, too.
         over: What the model's probabilities are taken over, see ``decode_items``.
 
-    Attributes:
-        rewards: The collaborative model; None before it is first asked.
-
     Raises:
         InputError: fewer beams than the largest cutoff, or rewards weigh and nothing gives them.
     """
 
-    def __init__(
-        self,
-        items: ItemTokens,
-        *,
-        num_beams: Count,
-        exclude_history: bool | Literal["both"],
-        cutoffs: Cutoffs,
-        guidance: Choice = 0.0,
-        guidance_users: Count | None = None,
-        reward_from: str | list[str] | None = None,
-        reward_excludes_history: bool | None = None,
-        history_penalty: Choice = 0.0,
-        over: Literal["vocabulary", "items"] = "vocabulary",
-    ) -> None:
-        if num_beams < max(cutoffs):
+    num_beams: Count
+    exclude_history: bool | Literal["both"]
+    cutoffs: Cutoffs
+    guidance: Choice = 0.0
+    guidance_users: Count | None = None
+    reward_from: str | list[str] | None = None
+    reward_excludes_history: bool | None = None
+    history_penalty: Choice = 0.0
+    over: Literal["vocabulary", "items"] = "vocabulary"
+
+    def __post_init__(self) -> None:
+        if self.num_beams < (most := max(self.cutoffs)):
             raise InputError(
-                f"evaluator.num_beams={num_beams} finds fewer items than the largest cutoff {max(cutoffs)} asks for.\n"
-                f"Type:  evaluator.num_beams={max(cutoffs)}"
+                f"evaluator.num_beams={self.num_beams} finds fewer items than the largest cutoff {most} asks for.\n"
+                f"Type:  evaluator.num_beams={most}"
             )
-        self.guidance, self.history_penalty = values_to_try(guidance), values_to_try(history_penalty)
-        if self.guidance and not reward_from:
-            raise InputError(f"evaluator.guidance={guidance} {NEEDS_REWARDS}")
-        self.guidance_users = guidance_users
-        self.reward_from, self.reward_excludes_history = reward_from, reward_excludes_history
+        if values_to_try(self.guidance) and not self.reward_from:
+            raise InputError(f"evaluator.guidance={self.guidance} {NEEDS_REWARDS}")
+
+
+class RankingEvaluator:
+    """Full ranking over all items.
+
+    Items that share one semantic ID or title share the rank they would have on average in a random order.
+
+    Source: leave-one-out full ranking as in ILRec (arXiv 2602.17410); guidance is ours, and the paper's tables are made
+    without it.
+
+    Args:
+        items: All items, as semantic IDs or titles.
+        settings: Those of ``RankingSettings``, which are attributes, too; ``guidance`` and ``history_penalty`` as lists
+            of the values to try.
+
+    Attributes:
+        rewards: The collaborative model; None before it is first asked.
+    """
+
+    settings: RankingSettings
+
+    def __init__(self, items: ItemTokens, **settings: Any) -> None:
+        told = self.settings = RankingSettings(**settings)
+        self.num_beams, self.exclude_history, self.cutoffs = told.num_beams, told.exclude_history, list(told.cutoffs)
+        self.guidance, self.history_penalty = values_to_try(told.guidance), values_to_try(told.history_penalty)
+        self.guidance_users, self.over = told.guidance_users, told.over
+        self.reward_from, self.reward_excludes_history = told.reward_from, told.reward_excludes_history
         self._interactions: Interactions | None = None
         self.rewards: RewardModel | None = None
         self.trie = TokenTrie.build(torch.from_numpy(items.tokens), vocabulary_size=len(items.vocabulary))
-        self.num_beams = num_beams
-        self.exclude_history = exclude_history
-        self.cutoffs = list(cutoffs)
-        self.over = over
 
     def start(self, interactions: Interactions) -> None:
         """Begin an evaluation: the collaborative model is loaded when it is first asked."""

@@ -102,9 +102,8 @@ def decode_items(
 ) -> DecodedItems:
     """Find each prompt's most probable items by beam search over the trie.
 
-    By tree attention, see ``SharedCache``: all beams of a prompt stand side by side in one sequence, and every step
-    feeds K tokens. So the prompt's keys and values exist once, and nothing is copied or reordered when beams change
-    places. A model that this is not exact for reads every beam apart.
+    By tree attention: all beams of a prompt stand side by side in one sequence, so that its keys and values exist once
+    and nothing is copied when beams change places. A model that this is not exact for reads every beam apart.
 
     A score is the sum of log-probabilities over the whole vocabulary, as ``transformers.generate`` with a prefix
     constraint gives it; opinions add to it. Equal scores are ordered by item index.
@@ -126,22 +125,18 @@ def decode_items(
     Returns:
         The K best sequences of each prompt.
     """
-    batch, device = len(input_ids), input_ids.device
+    batch, device, items = len(input_ids), input_ids.device, model.item_token_ids
     prompts = model.architecture.continued(input_ids, attention_mask, trie.depth)
     states = prompts.states[:, -1:].contiguous()  # or the head would be copied for each prompt
     blocked = None if excluded is None else _positions(trie, excluded)
-    head = model.read_head().of(model.item_token_ids) if over == "items" else None
+    head = model.read_head().of(items) if over == "items" else None
 
     node = torch.zeros(batch, 1, dtype=torch.int64, device=device)
     score = torch.zeros(batch, 1, device=device)
     for step in range(trie.depth):
-        if head is None:
-            log_p = partial(_log_probabilities, model.head(states), model.item_token_ids)
-        else:
-            log_p = partial(_shares, head(states))
+        log_p = partial(_shares, head(states)) if head else partial(_log_probabilities, model.head(states), items)
         node, score, parent = _advance(trie, node, score, log_p, num_beams, blocked, opinions)
-        if head is not None:
-            node = _only_leaf(trie, node)
+        node = _only_leaf(trie, node) if head else node
         goes_on = (trie.first_child[node] < trie.first_child[node + 1]) & score.isfinite()
         if step + 1 == trie.depth or not bool(goes_on.any()):
             break
@@ -150,7 +145,7 @@ def decode_items(
         node, score, parent = (values.gather(1, order) for values in (node, score, parent))
         fed = int(goes_on.sum(1).max())
         token, parent = trie.token[node[:, :fed]], parent[:, :fed].clamp(max=states.shape[1] - 1)
-        states = prompts.extend(model.item_token_ids[token.clamp(min=0)], parent)
+        states = prompts.extend(items[token.clamp(min=0)], parent)
     return _in_order(trie, node, score)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,27 @@ _ABOUT_ITEMS, _FROM_TITLES, _TO_TITLES = (1, 2), (1, 4), (2, 3)
 _SEPARATOR = ","
 
 
+@dataclass(frozen=True, kw_only=True)
+class AlignmentSettings:
+    """How much of each task an epoch draws, and how it is written.
+
+    Attributes:
+        title_to_id: Share of the items whose title is given and whose ID is asked in an epoch, 0 to 1.
+        id_to_title: Likewise the other way round.
+        ids_to_title: Share of the next items whose title is asked, given the history as IDs.
+        titles_to_id: Share of the next items whose ID is asked, given the history as titles.
+        max_history: Most recent items shown in the last two.
+        title_tokens: Longest title in tokens; the rest is cut off.
+    """
+
+    title_to_id: Share
+    id_to_title: Share
+    ids_to_title: Share
+    titles_to_id: Share
+    max_history: Count
+    title_tokens: Count
+
+
 class AlignmentPrompt:
     """The examples of another prompt of semantic IDs, mixed with tasks between IDs and titles.
 
@@ -38,30 +60,16 @@ class AlignmentPrompt:
         tokenizer: The language model's tokenizer, item tokens added.
         items: Semantic IDs of all items, with their titles.
         next: Makes the prompt whose response is the next item's ID, from tokenizer and items.
-        title_to_id: Share of the items whose title is given and whose ID is asked in an epoch, 0 to 1.
-        id_to_title: Likewise the other way round.
-        ids_to_title: Share of the next items whose title is asked, given the history as IDs.
-        titles_to_id: Share of the next items whose ID is asked, given the history as titles.
-        max_history: Most recent items shown in the last two.
-        title_tokens: Longest title in tokens; the rest is cut off.
+        settings: Those of ``AlignmentSettings``.
 
     Raises:
         InputError: the items are titles, or have none.
     """
 
-    def __init__(
-        self,
-        tokenizer: Any,
-        items: ItemTokens,
-        *,
-        next: Callable[..., Any],
-        title_to_id: Share,
-        id_to_title: Share,
-        ids_to_title: Share,
-        titles_to_id: Share,
-        max_history: Count,
-        title_tokens: Count,
-    ) -> None:
+    settings: AlignmentSettings
+
+    def __init__(self, tokenizer: Any, items: ItemTokens, *, next: Callable[..., Any], **settings: Any) -> None:
+        told = self.settings = AlignmentSettings(**settings)
         if items.as_text:
             raise InputError(
                 "prompt=alignment tells what semantic IDs stand for, but tokenizer=title makes none.\n"
@@ -73,9 +81,8 @@ class AlignmentPrompt:
             raise InputError(str(error).replace("prompt.", "prompt.next.")) from error
         self.packed, self.pad_token_id = self.next.packed, self.next.pad_token_id
         self.unlabelled = self.next.unlabelled
-        self._shares = title_to_id, id_to_title, ids_to_title, titles_to_id
-        self._max_history = max_history
-        self._titles = written_titles(tokenizer, items, title_tokens, "prompt=alignment")
+        self._shares = told.title_to_id, told.id_to_title, told.ids_to_title, told.titles_to_id
+        self._titles = written_titles(tokenizer, items, told.title_tokens, "prompt=alignment")
         self._ids = list(np.array(tokenizer.convert_tokens_to_ids(items.vocabulary))[items.tokens])
         begin = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
         texts = [template.split("{}") for template in _TASKS.values()]
@@ -86,7 +93,7 @@ class AlignmentPrompt:
         self._separator, self._end = np.array(text_ids(tokenizer, _SEPARATOR)), np.array([tokenizer.eos_token_id])
         around = max(len(before) + len(after) for before, after in self._around)
         item = max(len(written) for written in (*self._titles, *self._ids)) + 1
-        own = around + max_history * (item + len(self._separator)) + item
+        own = around + told.max_history * (item + len(self._separator)) + item
         self.longest = max(self.next.longest, own)
         self.advice = self.next.advice.replace("prompt.", "prompt.next.")
         if own > self.next.longest:
@@ -115,7 +122,7 @@ class AlignmentPrompt:
             else:
                 drawn = rng.permutation(len(users))[: self._count(task, lengths)]
                 user, label = users[drawn], labels[drawn]
-                columns = user, np.maximum(label - self._max_history, 0), label + 1, label
+                columns = user, np.maximum(label - self.settings.max_history, 0), label + 1, label
             parts.append(Examples(*columns))
         numbers = np.repeat(np.arange(len(parts)), list(map(len, parts)))
         names = ("user", "start", "stop", "first_label")
