@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from src.ilrec.task.misfits import unrewarded
 from src.launch.config import build
 from src.launch.errors import InputError
 from src.launch.machine import absent
@@ -210,7 +209,7 @@ def trained_config(checkpoint: str | None, changes: Mapping[str, Any]) -> dict[s
         )
     changed: Any = OmegaConf.to_container(OmegaConf.merge(config, changes))
     nodes = (fault for key in _BUILT for fault in faults_of_nodes(changed.get(key), key))
-    if faults := [*nodes, *absent(changes, False), *unrewarded(changed["evaluator"])]:
+    if faults := [*nodes, *absent(changes, False)]:
         raise InputError("\n".join([f"{checkpoint}: its run cannot be changed so:", *(f"- {one}" for one in faults)]))
     return cast(dict[str, Any], changed)
 

@@ -43,7 +43,6 @@ def misfits(config: Mapping[str, Any]) -> Iterator[str]:
     yield from _unmeasured(config)
     yield from _unfitting(config["prompt"])
     yield from _unread(config)
-    yield from unrewarded(config["evaluator"])
     learnt_by = _learnt_by(config["model"]["_target_"])
     if learnt_by:
         yield from _unread_by_collaborative_models(config, counted=learnt_by[1] == "counting")
@@ -120,13 +119,6 @@ def _unmeasured(config: Mapping[str, Any]) -> Iterator[str]:
         yield f"checkpointing.monitor={monitor}: evaluator.cutoffs={cutoffs} measure no such metric" + did_you_mean(
             monitor, measured
         )
-    if (beams := evaluator.get("num_beams")) and _name(str(evaluator["_target_"])).endswith("RankingEvaluator"):
-        yield from (
-            f"evaluator.num_beams={beams} finds fewer items than the largest cutoff {cutoff} asks for. "
-            + _type(f"evaluator.num_beams={cutoff}")
-            for cutoff in [max(cutoffs, default=0)]
-            if cutoff > beams
-        )
 
 
 def _unfitting(prompt: Mapping[str, Any]) -> Iterator[str]:
@@ -178,16 +170,6 @@ def unpenalised(evaluator: Mapping[str, Any]) -> Iterator[str]:
         yield f"evaluator.history_penalty={penalty}: items of the history are left out anyway. " + _type(
             "evaluator.history_penalty=0, or evaluator.exclude_history=both"
         )
-
-
-def unrewarded(evaluator: Mapping[str, Any]) -> Iterator[str]:
-    """Say what to type where rewards are to guide the search and nothing gives them."""
-    from src.ilrec.evaluator.ranking import NEEDS_REWARDS
-
-    weights = evaluator.get("guidance")
-    several = weights if isinstance(weights, list) else [weights]
-    if any(isinstance(one, int | float) and one > 0 for one in several) and not evaluator.get("reward_from"):
-        yield f"evaluator.guidance={weights} {NEEDS_REWARDS}"
 
 
 def _name(kind: str) -> str:

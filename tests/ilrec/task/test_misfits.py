@@ -4,6 +4,8 @@ import pytest
 
 from src.ilrec.model.sequence_models import SASRec
 from src.ilrec.task.misfits import _COLLABORATIVE, _LEARNT_BY, _OF_PAIRS, misfits
+from src.launch.config import check
+from src.launch.errors import InputError
 from tests.test_conf import RECIPES, composed
 
 ILREC = [recipe for recipe in RECIPES if not recipe.startswith(("gisa", "recommend", "export"))]
@@ -64,14 +66,24 @@ def test_what_may_be_combined_is_let_pass(choices):
     [(["prompt=titles"], "prompt=titles writes titles one after the other, but these items are semantic IDs."),
      (["tokenizer=title", "prompt=ids_with_titles"], "prompt=ids_with_titles writes semantic IDs one after the "),
      (["stage=dpo", "batches=pairs", "prompt=alignment"], "prompt=alignment asks more than next items, of which "),
-     (["evaluator.cutoffs=[5]"], "checkpointing.monitor=val/ndcg@10: evaluator.cutoffs=[5] measure no such metric"),
-     (["evaluator.num_beams=3"], "evaluator.num_beams=3 finds fewer items than the largest cutoff 20 asks for."),
-     (["evaluator.guidance=[0,1]"], "evaluator.guidance=[0, 1] needs a collaborative model trained on the same data")],
-    ids=["ids", "titles", "alignment", "monitor", "beams", "guidance"],
+     (["evaluator.cutoffs=[5]"], "checkpointing.monitor=val/ndcg@10: evaluator.cutoffs=[5] measure no such metric")],
+    ids=["ids", "titles", "alignment", "monitor"],
 )  # fmt: skip
-def test_prompts_of_other_items_metrics_not_measured_too_few_beams_and_missing_rewards_are_named(choices, fault):
+def test_prompts_of_other_items_and_metrics_that_are_not_measured_are_named(choices, fault):
     (told,) = misfits(composed("+experiment=sft", *choices)[0])
     assert told.startswith(fault)
+
+
+@pytest.mark.parametrize(
+    ("choice", "fault"),
+    [("evaluator.num_beams=3", "evaluator.num_beams=3 finds fewer items than the largest cutoff 20 asks for.\nType:  "),
+     ("evaluator.guidance=[0,1]", "evaluator.guidance=[0, 1] needs a collaborative model trained on the same data")],
+    ids=["beams", "guidance"],
+)  # fmt: skip
+def test_too_few_beams_and_missing_rewards_are_named_once(choice, fault):
+    with pytest.raises(InputError) as told:
+        check(composed("+experiment=sft", choice)[0], parts=True)
+    assert str(told.value).startswith(f"The config has 1 fault(s):\n- {fault}")
 
 
 @pytest.mark.parametrize(
