@@ -13,7 +13,7 @@ from src.gisa.dataset.factbook.corpus import Corpus, Hit
 from src.gisa.dataset.factbook.page_body import Extractor, check_extractor
 from src.gisa.dataset.factbook.page_text import ReadablePage, read_html
 from src.gisa.dataset.factbook.pages import factbook_web
-from src.gisa.dataset.gisa import Gisa
+from src.gisa.dataset.gisa import Gisa, folded
 from src.launch.values import Positive
 
 _SMALL_CHARS = 100_000  # of a page of a corpus that is read at once: in a fifth of a second, whatever is in it
@@ -76,15 +76,11 @@ class RecordedSearch:
     name = ""
 
     def __init__(self, results: Mapping[str, Sequence[Hit]]) -> None:
-        self._results = {_folded(query): hits for query, hits in results.items()}
+        self._results = {folded(query): hits for query, hits in results.items()}
 
     async def search(self, query: str, count: int, step: Step, web: Web) -> list[Hit]:
         """See ``SearchEngine``."""
-        return list(self._results.get(_folded(query), ()))[:count]
-
-
-def _folded(query: str) -> str:
-    return " ".join(query.split()).casefold()
+        return list(self._results.get(folded(query), ()))[:count]
 
 
 def recorded_search(root: str) -> RecordedSearch:

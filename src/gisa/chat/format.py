@@ -165,10 +165,6 @@ class ChatFormat:
             return {self._safe(key): self._safe(value) for key, value in said.items()}
         return [self._safe(part) for part in said] if isinstance(said, (list, tuple)) else said
 
-    def tokens_of(self, messages: Sequence[dict[str, Any]], tools: Sequence[Mapping[str, Any]]) -> list[int]:
-        """Return the tokens of ``text``, up to where the next reply begins."""
-        return self.encoded(self.text(messages, tools))
-
     def encoded(self, text: str) -> list[int]:
         """Return the tokens of a text, control tokens included."""
         return list(self.tokenizer(text, add_special_tokens=False).input_ids)

@@ -334,11 +334,11 @@ class ClickResolver:
     """Where a human stands after some clicks."""
 
     def __init__(self, trace: Trace) -> None:
-        self._queries = [_folded(query) for query in trace.searches]
+        self._queries = [folded(query) for query in trace.searches]
         listed: dict[str, set[str]] = {}
         for query, pages in trace.results.items():
             urls = {canonical_url(result.url) for page in pages for result in page.results}
-            listed.setdefault(_folded(query), set()).update(urls)
+            listed.setdefault(folded(query), set()).update(urls)
         self._listed = [listed.get(query, set()) for query in self._queries]
         self._reached: dict[str, int] = {}  # canonical address to the search that led there last
         self._last = 0
@@ -348,7 +348,7 @@ class ClickResolver:
         source, target = canonical_url(click.source), canonical_url(click.target)
         asked = query_of(click.source)
         resolved: tuple[int, Evidence] | None = None
-        same = [at for at, query in enumerate(self._queries) if asked is not None and query == _folded(asked)]
+        same = [at for at, query in enumerate(self._queries) if asked is not None and query == folded(asked)]
         listing = [at for at, urls in enumerate(self._listed) if target in urls]
         if same:
             resolved = self._next(same), "results_page"
@@ -366,5 +366,6 @@ class ClickResolver:
         return next((at for at in searches if at >= self._last), searches[-1])
 
 
-def _folded(query: str) -> str:
+def folded(query: str) -> str:
+    """Return a query whatever its case and white space."""
     return " ".join(query.split()).casefold()

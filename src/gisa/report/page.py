@@ -26,7 +26,6 @@ _MOST_CHARS, _FEWEST_CHARS = 8_000, 100  # of one text
 _MOST_CELL_CHARS = 300
 # Nothing is loaded, sent or run but the two parts whose hashes stand here, whatever a text of the run holds.
 _POLICY = "default-src 'none'; base-uri 'none'; form-action 'none'; script-src '{js}'; style-src '{css}'"
-_DATA = '<script id="data" type="text/plain">'
 
 
 def write_page(folder: Path, result: Mapping[str, Any], suite: Gisa, path: Path | None = None) -> Path:
@@ -63,13 +62,6 @@ def page_of(data: dict[str, Any]) -> bytes:
             return content
         limit = max(_FEWEST_CHARS, limit_for(data["questions"], 0.97 * MOST_BYTES / len(content)))
         data = {**data, "questions": [shortened(entry, limit) for entry in data["questions"]]}
-
-
-def read_page(content: bytes) -> dict[str, Any]:
-    """Return the data of a page."""
-    packed = content.rpartition(_DATA.encode())[2].partition(b"</script>")[0]
-    data: dict[str, Any] = json.loads(zlib.decompress(base64.b64decode(packed)))
-    return data
 
 
 def _packed(data: dict[str, Any]) -> str:

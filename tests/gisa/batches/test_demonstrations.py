@@ -70,7 +70,8 @@ def check_demonstrations(suite, chat, max_tokens, instructions="full"):
         # What comes before the first action is what a rollout begins with, made without any knowledge of the answer.
         begins = opening(Attempt.at(one), today="2024-07-01", limit="8 tool calls", instructions=instructions)
         prompt = chat.tokenizer.decode(marked.tokens[: marked.trained.index(True)])
-        assert by_own_names(prompt, names) == chat.tokenizer.decode(chat.tokens_of(begins, specs(instructions)))
+        asked = chat.text(begins, specs(instructions))
+        assert by_own_names(prompt, names) == chat.tokenizer.decode(chat.encoded(asked))
         rest = chat.tokenizer.decode(
             [token for token, trained in zip(marked.tokens, marked.trained, strict=True) if not trained]
         )

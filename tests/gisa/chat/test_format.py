@@ -83,7 +83,7 @@ def test_the_trained_tokens_are_exactly_the_actions_and_begin_where_a_reply_does
     begins = [at for at, one in enumerate(marked.trained) if one and not marked.trained[at - 1]]
     turns = [at for at, message in enumerate(CONVERSATION) if message["role"] == "assistant"]
     for begin, turn in zip(begins, turns, strict=True):
-        assert marked.tokens[:begin] == chat.tokens_of(CONVERSATION[:turn], specs())
+        assert marked.tokens[:begin] == chat.encoded(chat.text(CONVERSATION[:turn], specs()))
     for action, turn in zip(marked.actions, turns, strict=True):
         read = read_reply(action, ["search", "visit"])
         expected = CONVERSATION[turn]

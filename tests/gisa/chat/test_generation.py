@@ -29,8 +29,8 @@ def chat_model(template=PLAIN):
 
 def conversations(model, *questions):
     return [
-        model.tokens_of([{"role": "system", "content": "Be brief."}, {"role": "user", "content": question}], ())
-        for question in questions
+        model.encoded(model.text([{"role": "system", "content": "Be brief."}, {"role": "user", "content": asked}], ()))
+        for asked in questions
     ]
 
 
@@ -113,7 +113,7 @@ def test_a_template_that_knows_tools_is_given_them_and_another_is_not():
     messages = [{"role": "user", "content": "?"}]
     knowing, plain = chat_model(WITH_TOOLS), chat_model(PLAIN)
     assert (knowing.knows_tools, plain.knows_tools) == (True, False)
-    written = knowing.tokenizer.decode(knowing.tokens_of(messages, [TOOL]))
+    written = knowing.tokenizer.decode(knowing.encoded(knowing.text(messages, [TOOL])))
     assert '<|start|>tools\n{"type": "function", "function": {"name": "search"}}\n<|end|>' in written
 
 

@@ -86,7 +86,7 @@ def test_what_is_taught_is_what_a_rollout_reads_in_every_family(family):
         starts = [at for at, one in enumerate(marked.trained) if one and not marked.trained[at - 1]]
         begun += [marked.tokens[:start] for start in starts]
     for prompt, action, at in zip(begun, actions, TURNS, strict=True):
-        assert prompt == chat.tokens_of(EPISODE[:at], specs())
+        assert prompt == chat.encoded(chat.text(EPISODE[:at], specs()))
         written = chat.text_of(chat.encoded(action))
         for message in (chat.read(chat.text(EPISODE[:at], specs()), written, specs()), read_reply(action, NAMES)):
             assert message["content"] == EPISODE[at]["content"], name

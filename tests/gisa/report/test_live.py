@@ -6,10 +6,10 @@ import pytest
 
 from src.gisa.dataset.gisa import Gisa
 from src.gisa.report.live import Progress
-from src.gisa.report.page import read_page
 from src.launch.progress import Line
 from tests.gisa.agent.servers import completion, model_server
 from tests.gisa.gisa_files import question, write_suite
+from tests.gisa.pages import read_page
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 KEY = "sk-planted-0123456789"

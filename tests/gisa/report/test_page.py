@@ -5,10 +5,11 @@ import pytest
 
 from src.gisa.dataset.gisa import Gisa
 from src.gisa.report import page as page_module
-from src.gisa.report.page import MOST_BYTES, limit_for, page_data, page_of, read_page, shortened, write_page
+from src.gisa.report.page import MOST_BYTES, limit_for, page_data, page_of, shortened, write_page
 from src.launch.errors import InputError
 from src.report.__main__ import main
 from tests.gisa.gisa_files import question, write_suite
+from tests.gisa.pages import read_page
 from tests.gisa.report.page_run import episode, line, reply, search, visit, write_long_run, write_run
 
 TEXT = 'Which "Ämber" bridge is\nthe oldest?'

@@ -12,10 +12,10 @@ from urllib.parse import quote
 import pytest
 
 from src.gisa.report.answered import _read_run
-from src.gisa.report.page import read_page
 from src.report.runs import find_runs
 from tests.gisa.agent.servers import completion, model_server, reply
 from tests.gisa.gisa_files import question, write_suite
+from tests.gisa.pages import read_page
 from tests.processes import fork
 
 ROOT = Path(__file__).parents[3]

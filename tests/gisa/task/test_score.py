@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from src.gisa.report.page import read_page
 from tests.gisa.gisa_files import question, write_csv, write_suite
+from tests.gisa.pages import read_page
 
 ROOT = Path(__file__).parents[3]
 QUESTIONS = [
