@@ -26,6 +26,11 @@ log = logging.getLogger("run")
 
 _UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOENT)
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of malloc.h
+_WARNINGS = (
+    ".*LeafSpec.* is deprecated",  # of Lightning, about itself
+    ".*past_key_values.* is deprecated",  # of transformers; pyproject.toml knows
+)
+_LOGS = ("lightning", "lightning.pytorch")  # devices and restored files at every start
 
 
 def run_job(
@@ -178,13 +183,6 @@ def free_memory() -> None:
         release = getattr(here, "MallocExtension_ReleaseFreeMemory", None)  # of tcmalloc, where it is the allocator
         if release is not None:
             release()
-
-
-_WARNINGS = (
-    ".*LeafSpec.* is deprecated",  # of Lightning, about itself
-    ".*past_key_values.* is deprecated",  # of transformers; pyproject.toml knows
-)
-_LOGS = ("lightning", "lightning.pytorch")  # devices and restored files at every start
 
 
 def quieten() -> None:

@@ -15,6 +15,29 @@ from src.launch.values import MISSING, Count, Share, Weight, Whole
 
 _NOT_IN_PROJECTS = "/\\#?%:"
 _MOST_THREADS = 1024  # with many more the process dies without a word
+_STRATEGIES = (
+    *("auto", "ddp", "ddp_find_unused_parameters_true", "ddp_find_unused_parameters_false", "sharded"),
+    "single_device",
+)
+Precision = Literal[  # auto is ours, see ``precision``; of the others, Lightning's, bf16-mixed and 32-true are auto's
+    "auto", "32-true", "bf16-mixed", "bf16-true", "16-mixed", "16-true", "64-true", "transformer-engine",
+    "transformer-engine-float16", "64", "32", "16", "bf16", 64, 32, 16,
+]  # fmt: skip
+_TOLD_BY_LAUNCHERS = ("WORLD_SIZE", "NODE_RANK", "GROUP_RANK", "SLURM_JOB_ID", "LSB_JOBID", "OMPI_COMM_WORLD_SIZE")
+_ACCELERATORS = ("auto", "cpu", "cuda", "gpu", "mps")
+_TOLD_BY_THE_RUN = {
+    "optimizer": {
+        "params": "the trained weights of the model",
+        "lr": "type stage.learning_rate=...",
+        "weight_decay": "type stage.weight_decay=...",
+    },
+    "scheduler": {
+        "optimizer": "that of the optimizer group",
+        "num_warmup_steps": "type stage.warmup_ratio=<share of all steps>",
+        "num_training_steps": "type trainer.max_epochs=... or trainer.max_steps=...",
+    },
+}
+"""What a stage tells optimiser and schedule, whatever their own groups say, and where that comes from."""
 
 
 def absent(config: Mapping[str, Any], multirun: bool) -> Iterator[str]:
@@ -58,31 +81,6 @@ def _within(setting: str, start: str) -> str:
         never = "That run was never validated (trainer.check_val_every_n_epoch?)"
         return f". {never}; for its last weights type {setting}={last}"
     return f"; type {setting}={best}" if best else ""
-
-
-_STRATEGIES = (
-    *("auto", "ddp", "ddp_find_unused_parameters_true", "ddp_find_unused_parameters_false", "sharded"),
-    "single_device",
-)
-Precision = Literal[  # auto is ours, see ``precision``; of the others, Lightning's, bf16-mixed and 32-true are auto's
-    "auto", "32-true", "bf16-mixed", "bf16-true", "16-mixed", "16-true", "64-true", "transformer-engine",
-    "transformer-engine-float16", "64", "32", "16", "bf16", 64, 32, 16,
-]  # fmt: skip
-_TOLD_BY_LAUNCHERS = ("WORLD_SIZE", "NODE_RANK", "GROUP_RANK", "SLURM_JOB_ID", "LSB_JOBID", "OMPI_COMM_WORLD_SIZE")
-_ACCELERATORS = ("auto", "cpu", "cuda", "gpu", "mps")
-_TOLD_BY_THE_RUN = {
-    "optimizer": {
-        "params": "the trained weights of the model",
-        "lr": "type stage.learning_rate=...",
-        "weight_decay": "type stage.weight_decay=...",
-    },
-    "scheduler": {
-        "optimizer": "that of the optimizer group",
-        "num_warmup_steps": "type stage.warmup_ratio=<share of all steps>",
-        "num_training_steps": "type trainer.max_epochs=... or trainer.max_steps=...",
-    },
-}
-"""What a stage tells optimiser and schedule, whatever their own groups say, and where that comes from."""
 
 
 class TrainerRanges(TypedDict, total=False):

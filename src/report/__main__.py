@@ -12,7 +12,7 @@ from pathlib import Path
 from src.launch.errors import InputError
 from src.launch.progress import Line
 from src.report.comparison import build_report, wings
-from src.report.files import write_report
+from src.report.tables import write_report
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

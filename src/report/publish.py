@@ -101,7 +101,7 @@ class SweepSummary(Callback):
 
         if not _on_wandb({"logger": node}) or mode_of(node.get("mode")) == "disabled":
             return
-        from src.report.files import write_report
+        from src.report.tables import write_report
 
         try:
             with Line("Writing the report"):

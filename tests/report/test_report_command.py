@@ -11,11 +11,10 @@ from omegaconf import OmegaConf
 from src.launch.errors import InputError
 from src.report.__main__ import main
 from src.report.comparison import build_report, wings
-from src.report.files import write_report
 from src.report.plots import MOST_POINTS, curves, metric_intervals
 from src.report.publish import SweepSummary
 from src.report.runs import find_runs
-from src.report.tables import joint_table, markdown_table
+from src.report.tables import joint_table, markdown_table, write_report
 from tests.gisa.report.answered_runs import write_answered_run
 
 

@@ -16,6 +16,23 @@ from src.gisa.chat.reply import read_reply
 # signatures, reasoning in a dozen spellings.
 _NOT_RETURNED = {"role", "annotations", "audio", "images", "citations", "search_results", "function_call", "parsed"}
 _REASONING_PARTS = {"thinking", "redacted_thinking", "reasoning", "reasoning_content", "thought"}  # Mistral, Anthropic
+# Reasoning within the text: Qwen, DeepSeek, GLM, MiniMax, Seed, LongCat and others; Mistral; Kimi-VL; Gemma 4; Command;
+# gpt-oss, whose calls are none, and whose marks are lost where a server leaves out special tokens.
+_THINKING = (
+    (r"<(?:\w+[:_])?think(?:ing)?>", r"</(?:\w+[:_])?think(?:ing)?>"),
+    (r"<(?:thought|reasoning)>", r"</(?:thought|reasoning)>"),
+    (r"\[THINK\]", r"\[/THINK\]"),
+    (r"◁think▷", r"◁/think▷"),
+    (r"<\|begin_of_thought\|>", r"<\|end_of_thought\|>"),
+    (r"<\|channel>thought", r"<channel\|>"),
+    (r"<\|START_THINKING\|>", r"<\|END_THINKING\|>"),
+    (
+        r"<\|channel\|>(?:analysis|commentary)<\|message\|>",
+        r"(?:<\|channel\|>final(?: [^<]*)?<\|message\|>|assistantfinal"
+        r"|(?=(?:<\|channel\|>\w+|<\|start\|>assistant) to=functions\.))",
+    ),
+)
+_LEFT_OVER = re.compile(r"<\|(?:start\|>assistant|end\|>|return\|>|channel\|>final<\|message\|>)")
 
 
 class ReplyTokens(NamedTuple):
@@ -118,25 +135,6 @@ def _joined(message: Message) -> str:
         parts = [part for part in listed if isinstance(part, dict) and part.get("type") not in _REASONING_PARTS]
         return "".join(str(part.get("text") or "") for part in parts)
     return str(content)
-
-
-# Reasoning within the text: Qwen, DeepSeek, GLM, MiniMax, Seed, LongCat and others; Mistral; Kimi-VL; Gemma 4; Command;
-# gpt-oss, whose calls are none, and whose marks are lost where a server leaves out special tokens.
-_THINKING = (
-    (r"<(?:\w+[:_])?think(?:ing)?>", r"</(?:\w+[:_])?think(?:ing)?>"),
-    (r"<(?:thought|reasoning)>", r"</(?:thought|reasoning)>"),
-    (r"\[THINK\]", r"\[/THINK\]"),
-    (r"◁think▷", r"◁/think▷"),
-    (r"<\|begin_of_thought\|>", r"<\|end_of_thought\|>"),
-    (r"<\|channel>thought", r"<channel\|>"),
-    (r"<\|START_THINKING\|>", r"<\|END_THINKING\|>"),
-    (
-        r"<\|channel\|>(?:analysis|commentary)<\|message\|>",
-        r"(?:<\|channel\|>final(?: [^<]*)?<\|message\|>|assistantfinal"
-        r"|(?=(?:<\|channel\|>\w+|<\|start\|>assistant) to=functions\.))",
-    ),
-)
-_LEFT_OVER = re.compile(r"<\|(?:start\|>assistant|end\|>|return\|>|channel\|>final<\|message\|>)")
 
 
 def without_thinking(text: str) -> str:

@@ -19,6 +19,9 @@ To call one, end your reply with its name and arguments as JSON between tags, an
 <tool_call>
 {{"name": "...", "arguments": {{...}}}}
 </tool_call>"""
+_TEXT = {"type": "string", "description": "probe-text"}
+PROBED = re.compile(r"probe-\w+")
+"""Words of it that have to be found again."""
 
 
 def in_plain_text(
@@ -103,7 +106,6 @@ def _probe_result(number: int) -> Message:
     }
 
 
-_TEXT = {"type": "string", "description": "probe-text"}
 PROBE_TOOLS = (
     _probe_tool("search", query=_TEXT),
     _probe_tool("visit", url={"type": "array", "items": {"type": "string"}, "description": "probe-urls"}, goal=_TEXT),
@@ -125,5 +127,3 @@ PROBE: tuple[tuple[str, list[Message]], ...] = (
     ("a message of the user behind a result", [{"role": "user", "content": "probe-order"}]),
     ("an answer", [{"role": "assistant", "content": "probe-note\n```tsv\nA\tB\n1\t2\n```"}]),
 )
-PROBED = re.compile(r"probe-\w+")
-"""Words of it that have to be found again."""

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 
 _SCORES = ("exact_match", "robust_exact_match", "f1")
+_DEFAULT_PROJECT = "ilrec-gisa"
+_QUIET = {"print_call_link": False, "capture_code": False, "implicitly_patch_integrations": False, "log_level": "ERROR"}
 
 
 def require_inspect() -> None:
@@ -258,10 +260,6 @@ def _call(call: Mapping[str, Any]) -> dict[str, Any]:
 
 def _said(content: Any) -> str:
     return content if isinstance(content, str) else "" if content is None else json.dumps(content)
-
-
-_DEFAULT_PROJECT = "ilrec-gisa"
-_QUIET = {"print_call_link": False, "capture_code": False, "implicitly_patch_integrations": False, "log_level": "ERROR"}
 
 
 def require_weave() -> None:

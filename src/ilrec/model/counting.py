@@ -23,6 +23,8 @@ from src.metrics.ranking import per_user_metric
 
 TIE_BREAK = 1e-6  # score of the most popular item, so that popularity orders what nothing else does
 _BLOCK = 1 << 24  # products of sparse matrices at once: about 400 MiB
+_NOTHING = 1e-9  # below any count, above what rounding leaves where a user's own pairs are taken away
+log = logging.getLogger("run")
 
 
 def latest_items(interactions: Interactions, count: int) -> NDArray[np.int64]:
@@ -89,11 +91,6 @@ def _ranks_among(
         level = level + sign * np.bincount(row, value == own[row], minlength=len(targets))
     ranks: NDArray[np.float64] = ahead + (level + 1) / 2
     return ranks
-
-
-_NOTHING = 1e-9  # below any count, above what rounding leaves where a user's own pairs are taken away
-
-log = logging.getLogger("run")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,7 +16,7 @@ from sklearn.cluster import KMeans
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the field's usual name
 
-from src.ilrec.tokenizer.residual_codes import ResidualCodes, require_positive
+from src.ilrec.tokenizer.semantic_id import ResidualCodes, require_positive
 from src.launch.errors import InputError
 from src.launch.storage import write_atomic, writing_to_cache
 from src.launch.values import Count, Positive, Weight, Whole

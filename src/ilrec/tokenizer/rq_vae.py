@@ -16,7 +16,7 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 from src.ilrec.tokenizer.autoencoder import ResidualAutoencoder, Training, train
 from src.ilrec.tokenizer.embeddings import Embedding
 from src.ilrec.tokenizer.item_tokens import ItemTokens
-from src.ilrec.tokenizer.residual_codes import ResidualCodes
+from src.ilrec.tokenizer.semantic_id import ResidualCodes
 from src.launch.storage import cache_folder, locked
 from src.launch.values import Seed
 from src.losses.quantisation import squared_distances

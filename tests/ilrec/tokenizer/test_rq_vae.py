@@ -10,8 +10,8 @@ from sklearn.cluster import KMeans
 from torch import nn
 
 from src.ilrec.tokenizer.autoencoder import ResidualAutoencoder, Training, train
-from src.ilrec.tokenizer.residual_codes import ResidualCodes
 from src.ilrec.tokenizer.rq_vae import RqVae
+from src.ilrec.tokenizer.semantic_id import ResidualCodes
 from src.launch.errors import InputError
 
 pytestmark = pytest.mark.filterwarnings("ignore")

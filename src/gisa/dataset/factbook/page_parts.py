@@ -32,6 +32,12 @@ _ROMAN = [(1000, "M"), (900, "CM"), (500, "D"), (400, "CD"), (100, "C"), (90, "X
 _NOTE_CLASS = re.compile(r"\b(reference|footnote|noteref|fn-?ref|cite_ref|inline-template)", re.IGNORECASE)
 _NOTE_MARK = re.compile(r"\[[^\[\]]{1,40}\]|[*†‡§¶#]+|\(\d{1,3}\)|\[[^\[\]]{1,12}\](?:\s*\[[^\[\]]{1,12}\])+")
 _ORDINAL = re.compile(r"st|nd|rd|th|er|re|ère|ème|º|ª|TM|SM|®|™|℠")
+_SOURCE_CLASS = re.compile(r"mwe-math-mathml|katex-mathml|mjx_assistive", re.IGNORECASE)
+_DRAWN_CLASS = re.compile(
+    r"katex-html|mwe-math-fallback|mathjax_(preview|svg|chtml|display)\b|(?<!\S)mathjax(?!\S)|mjx-math", re.IGNORECASE
+)
+_DISPLAY = re.compile(r"\{\\(?:displaystyle|textstyle)\s+(.*)\}", re.DOTALL)
+_MOST_COLUMNS, _MOST_ROWS = 1_000, 65_534  # that a cell may span, as the HTML standard has it
 
 
 @dataclass
@@ -149,13 +155,6 @@ def raised(tag: str, text: str, before: str) -> str:
     return ("^" if tag == "sup" else "_") + (f"({text})" if " " in text else text)
 
 
-_SOURCE_CLASS = re.compile(r"mwe-math-mathml|katex-mathml|mjx_assistive", re.IGNORECASE)
-_DRAWN_CLASS = re.compile(
-    r"katex-html|mwe-math-fallback|mathjax_(preview|svg|chtml|display)\b|(?<!\S)mathjax(?!\S)|mjx-math", re.IGNORECASE
-)
-_DISPLAY = re.compile(r"\{\\(?:displaystyle|textstyle)\s+(.*)\}", re.DOTALL)
-
-
 def holds_source(kind: str) -> bool:
     """Tell whether an element of a class holds the source of a formula, even if it is hidden."""
     return _SOURCE_CLASS.search(kind) is not None
@@ -225,9 +224,6 @@ def _on_one_line(tag: str, parts: Sequence[str]) -> str:
     if tag in ("mtable", "mtr", "mlabeledtr"):
         return ("; " if tag == "mtable" else ", ").join(parts)
     return "".join(parts)
-
-
-_MOST_COLUMNS, _MOST_ROWS = 1_000, 65_534  # that a cell may span, as the HTML standard has it
 
 
 class _Cell(NamedTuple):
