@@ -6,9 +6,9 @@ from transformers import AutoModelForCausalLM
 
 from src.launch.errors import InputError
 from src.model import probe
+from src.model.adapters import save_model
 from src.model.causal_lm import _byte_tokenizer, intermediate_blocks
 from src.model.probe import agree, examine
-from src.model.saving import save_model
 from tests.model import architectures
 from tests.model.architectures import LORA, differences, load, tiny
 

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from src.launch.errors import InputError
+from src.model.adapters import save_model
 from src.model.causal_lm import from_pretrained, from_scratch
-from src.model.saving import save_model
 from src.model.vocabulary import start_rows
 from tests.model.architectures import LORA
 

@@ -116,9 +116,7 @@ class Journal:
         step, began = Step(account, name=f"{self.path.name}/{key}"), time.monotonic()
         try:
             value = await make(step)
-        except (
-            BaseException
-        ) as error:  # broken off by a timeout or by the end of the run, it has been paid all the same
+        except BaseException as error:  # by a timeout or the end of the run; it has been paid all the same
             self._append({"key": key, "error": f"{type(error).__name__}: {error}", **_books(step, began)})
             raise
         line = {"key": key, "value": value, **_books(step, began)}

@@ -149,7 +149,7 @@ def show_trained(record: Record) -> None:
 
 def keep_model(model: Any, manifest: dict[str, Any], folder: Path) -> None:
     """Write ``model/`` into a run folder, whole or not at all: adapters merged, tokenizer, and ``manifest.json``."""
-    from src.model.saving import save_model
+    from src.model.adapters import save_model
 
     unfinished = folder / "model.unfinished"
     shutil.rmtree(unfinished, ignore_errors=True)

@@ -30,20 +30,9 @@ _ML_100K_SHA256 = {
 _MOVIELENS_SMALL_SHA256 = "f11eb406d322dbeff4445a4e4954b6a37b6c210af3f2142310e895d2ee15f3c5"
 # The genres that u.item marks with 0 or 1, in the order of its columns.
 _GENRES = [
-    *(
-        "unknown",
-        "Action",
-        "Adventure",
-        "Animation",
-        "Children's",
-        "Comedy",
-        "Crime",
-        "Documentary",
-        "Drama",
-        "Fantasy",
-    ),
-    *("Film-Noir", "Horror", "Musical", "Mystery", "Romance", "Sci-Fi", "Thriller", "War", "Western"),
-]
+    "unknown", "Action", "Adventure", "Animation", "Children's", "Comedy", "Crime", "Documentary", "Drama", "Fantasy",
+    "Film-Noir", "Horror", "Musical", "Mystery", "Romance", "Sci-Fi", "Thriller", "War", "Western",
+]  # fmt: skip
 _FLAGGED = ["movieId", "title", "release", "video_release", "url", *_GENRES]
 # Ratings, films, what separates them, and their columns where they have no header.
 _SHAPES: dict[str, tuple[str, str, list[str] | None, list[str] | None]] = {

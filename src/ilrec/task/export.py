@@ -72,8 +72,8 @@ class ExportTask:
 
     def _save(self, trained: Parts, checkpoint: Path, target: Path) -> None:
         """Write the folder under another name first: it is whole or not there."""
+        from src.model.adapters import save_adapters, save_model
         from src.model.causal_lm import CausalLM
-        from src.model.saving import save_adapters, save_model
 
         assert isinstance(trained.model, CausalLM)
         config = trained_config(str(checkpoint), {})
