@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 # Elements that say nothing to a reader of text, or only lead around the site.
-SKIPPED = frozenset(
+_SKIPPED = frozenset(
     re.findall(
         r"\w+",
         "script style noscript template svg canvas iframe object video audio nav footer select textarea dialog "
@@ -32,6 +32,7 @@ _ROMAN = [(1000, "M"), (900, "CM"), (500, "D"), (400, "CD"), (100, "C"), (90, "X
 _NOTE_CLASS = re.compile(r"\b(reference|footnote|noteref|fn-?ref|cite_ref|inline-template)", re.IGNORECASE)
 _NOTE_MARK = re.compile(r"\[[^\[\]]{1,40}\]|[*†‡§¶#]+|\(\d{1,3}\)|\[[^\[\]]{1,12}\](?:\s*\[[^\[\]]{1,12}\])+")
 _ORDINAL = re.compile(r"st|nd|rd|th|er|re|ère|ème|º|ª|TM|SM|®|™|℠")
+_HIDDEN = re.compile(r"display\s*:\s*none|visibility\s*:\s*hidden", re.IGNORECASE)
 _SOURCE_CLASS = re.compile(r"mwe-math-mathml|katex-mathml|mjx_assistive", re.IGNORECASE)
 _DRAWN_CLASS = re.compile(
     r"katex-html|mwe-math-fallback|mathjax_(preview|svg|chtml|display)\b|(?<!\S)mathjax(?!\S)|mjx-math", re.IGNORECASE
@@ -155,9 +156,20 @@ def raised(tag: str, text: str, before: str) -> str:
     return ("^" if tag == "sup" else "_") + (f"({text})" if " " in text else text)
 
 
-def holds_source(kind: str) -> bool:
-    """Tell whether an element of a class holds the source of a formula, even if it is hidden."""
-    return _SOURCE_CLASS.search(kind) is not None
+def is_skipped(name: str, attributes: Mapping[str, str], *, in_heading: bool) -> bool:
+    """Tell whether an element, by its name and attributes, is not read: it is hidden, or says nothing.
+
+    The source of a formula is read though it is hidden, and what shows the formula beside it is not.
+    """
+    kind = attributes.get("class", "")
+    if name == "script" and attributes.get("type", "").startswith("math/tex"):
+        return False
+    if name == "button":
+        return not in_heading
+    if name in _SKIPPED or is_drawn(name, kind):
+        return name != "img"
+    hidden = attributes.get("hidden", "until-found").lower() != "until-found"
+    return (hidden or bool(_HIDDEN.search(attributes.get("style", "")))) and not _SOURCE_CLASS.search(kind)
 
 
 def is_drawn(name: str, kind: str) -> bool:

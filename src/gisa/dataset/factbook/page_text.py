@@ -11,21 +11,19 @@ from urllib.parse import urldefrag, urljoin
 from src.gisa.dataset.factbook.page_parts import (
     BLOCKS,
     ROLES,
-    SKIPPED,
     Formula,
     Listing,
     PageTable,
     Sink,
-    holds_source,
     is_drawn,
     is_note,
+    is_skipped,
     of_tex,
     raised,
     whole,
 )
 
 _HEADINGS = {f"h{level}": "#" * level + " " for level in range(1, 7)}
-_HIDDEN = re.compile(r"display\s*:\s*none|visibility\s*:\s*hidden", re.IGNORECASE)
 _PLACE = re.compile("\0(\\d+):(\\d+)\0")  # of an item in a list that counts down, whose length is known at its end
 _LINK_MARKS = re.compile(r"^- |\[|\]\([^)]*\)")
 _WITHOUT_WIDTH = dict.fromkeys(  # where a word may be parted or must not be; marks of the direction of writing
@@ -104,7 +102,7 @@ class _Renderer:
             return
         if name in BLOCKS:
             self._end_line()
-        if self._is_skipped(name, attributes):
+        if is_skipped(name, attributes, in_heading=bool(self._in_heading)):
             self._skipping = 1
             return
         self._ends.append(self._opened(name, attributes))
@@ -144,17 +142,6 @@ class _Renderer:
         sink = self._sinks[0]
         sink.end_line()
         return ReadablePage(self._title, _PLACE.sub(self._place, "\n".join(sink.lines)))
-
-    def _is_skipped(self, name: str, attributes: Mapping[str, str]) -> bool:
-        kind = attributes.get("class", "")
-        if name == "script" and attributes.get("type", "").startswith("math/tex"):
-            return False
-        if name == "button":
-            return not self._in_heading
-        if name in SKIPPED or is_drawn(name, kind):
-            return name != "img"
-        hidden = attributes.get("hidden", "until-found").lower() != "until-found"
-        return (hidden or bool(_HIDDEN.search(attributes.get("style", "")))) and not holds_source(kind)
 
     def _opened(self, name: str, attributes: Mapping[str, str]) -> Callable[[], None]:
         """Begin an element and return what is to be done at its end."""
