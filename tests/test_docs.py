@@ -160,7 +160,7 @@ def test_the_site_builds_without_a_warning_and_no_link_is_dead(tmp_path):
     assert (built.returncode, built.stdout, built.stderr) == (0, "", "")
     assert (tmp_path / "dashboards.html").read_text().count("<img") == 2
     stage = (tmp_path / "settings" / "stage.html").read_text()
-    assert "<td><code>int ≥ 1 or list[int ≥ 1]</code></td>" in stage  # stage.layers, from its annotation
+    assert "<td><code>int ≥ 1 or list[int ≥ 1], not empty</code></td>" in stage  # stage.layers, from its annotation
     assert "How many blocks before the final one vote" in stage  # from its docstring
     groups = {path.stem for path in (tmp_path / "settings").glob("*.html")} - {"index"}
     assert groups == {path.name for path in CONF.iterdir() if path.is_dir()}

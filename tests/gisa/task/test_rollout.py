@@ -12,6 +12,7 @@ from urllib.parse import quote
 import pytest
 
 from src.gisa.report.answered import _read_run
+from src.launch.trusted import VARIABLE
 from src.report.runs import find_runs
 from tests.gisa.agent.servers import completion, model_server, reply
 from tests.gisa.gisa_files import question, write_suite
@@ -174,7 +175,7 @@ def test_a_model_answers_a_suite_and_its_answers_are_scored(answer, capsys):
     assert KEY.encode() not in written(folder)
 
 
-def test_failures_of_the_infrastructure_are_not_scored_but_named_and_tried_again(answer, run, capsys):
+def test_failures_of_the_infrastructure_are_not_scored_but_named_and_tried_again(answer, run, capsys, monkeypatch):
     with model_server(broken) as url:
         status, folder = answer(url)
     said = capsys.readouterr().out
@@ -188,6 +189,9 @@ def test_failures_of_the_infrastructure_are_not_scored_but_named_and_tried_again
     config = (folder / "config.yaml").read_text()
     with model_server(healthy) as other:
         (folder / "config.yaml").write_text(config.replace(f"base_url: {url}", f"base_url: {other}"))
+        assert run(f"resume={folder}") == 2  # which would send the key where nobody has typed it to go
+        assert f"- agent.policy.base_url={other}" in capsys.readouterr().err
+        monkeypatch.setenv(VARIABLE, str(folder))
         assert run(f"resume={folder}") == 2  # another address is another run, as it may be another model
         assert "these differ: agent" in capsys.readouterr().out
     (folder / "config.yaml").write_text(config.replace("max_infra_errors: 0", "max_infra_errors: 2"))
