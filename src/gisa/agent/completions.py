@@ -32,7 +32,9 @@ _THINKING = (
         r"|(?=(?:<\|channel\|>\w+|<\|start\|>assistant) to=functions\.))",
     ),
 )
-_LEFT_OVER = re.compile(r"<\|(?:start\|>assistant|end\|>|return\|>|channel\|>final<\|message\|>)")
+_LEFT_OVER = re.compile(
+    r"<\|(?:start\|>assistant|end\|>|return\|>|channel\|>final<\|message\|>|(?:START|END)_RESPONSE\|>)"
+)
 
 
 class ReplyTokens(NamedTuple):

@@ -34,7 +34,9 @@ _CLOSINGS = {begin: re.compile(re.escape(end)) for begin, end in THOUGHTS}
 _CLOSINGS[THOUGHTS[-1][0]] = re.compile(r"(?:<\|end\|>)?(?:<\|start\|>)?(?:assistant)?(?=<\|channel\|>)|<\|end\|>")
 _CLOSE = re.compile("|".join(re.escape(end) for _, end in THOUGHTS[:-1]))  # <|end|> ends other things, too
 _THOUGHT = re.compile(rf"(?P<opens>{'|'.join(map(re.escape, _CLOSINGS))})|</(?:think|thinking|thought|seed:think)>")
-_HEADING = re.compile(r"(?:assistant)?<\|channel\|>\w+\s*(?:<\|constrain\|>\w+)?<\|message\|>")  # gpt-oss
+_HEADING = re.compile(  # gpt-oss; Command
+    r"(?:assistant)?<\|channel\|>\w+\s*(?:<\|constrain\|>\w+)?<\|message\|>|<\|(?:START|END)_RESPONSE\|>"
+)
 
 _TAGGED = re.compile(r"<tool_call>(.*?)(?:</tool_call>|(?=<tool_call>)|\Z)", re.DOTALL)
 _NAMED = re.compile(r'"name"\s*:\s*"([^"\\]*)"')
@@ -170,7 +172,7 @@ def _block(written: str, tools: _Tools) -> list[Message]:
         return [_typed_call(name, _KEYED.findall(written), tools)]
     if _PYTHON.match(written):
         return _python(written, tools) or [_faulty(written)]
-    return _objects(written) or [_faulty(written)]
+    return _objects(written) or _headed(r"\A", written, tools)
 
 
 def _elements(text: str, tools: _Tools) -> list[Message]:
@@ -338,9 +340,13 @@ def _call(name: Any, arguments: str) -> Message:
 _Reader = Callable[[str, _Tools], list[Message]]
 _Notation = tuple[re.Pattern[str], _Reader]
 _MARKS: dict[str, _Reader] = {
-    r"<tool_call>": _tagged,
+    r"(?:<tool_calls>\s*)?<tool_call>": _tagged,
     # Qwen3-Coder without tags, Llama 3.1's own, MiniMax, DeepSeek V3.2:
     rf"(?:<[^<>\n]*(?:tool|function)_calls?>\s*)?{_ELEMENT.pattern}": _elements,
+    # Nemotron; Apriel and Jamba; OLMo 3:
+    rf"<(?:TOOLCALL|tool_calls|function_calls)>(?=\s*(?:[\[{{]|{_NAME}\())": partial(
+        _marked, r"<(?:TOOLCALL|tool_calls|function_calls)>", r"</(?:TOOLCALL|tool_calls|function_calls)>"
+    ),
     r"\[TOOL_CALLS\]": partial(_headed, r"\[TOOL_CALLS\]"),  # Mistral, of all versions
     r"<\|python_(?:tag|start)\|>": partial(  # Llama 3, Llama 4
         _marked, r"<\|python_(?:tag|start)\|>", r"<\|eo[mt]_id\|>|<\|python_end\|>"

@@ -53,6 +53,11 @@ def test_a_call_of_gpt_oss_is_no_thought(call):
     assert without_thinking(f"{call}<|start|>assistant<|channel|>final<|message|>Lima").endswith("Lima")
 
 
+def test_marks_around_the_answer_are_none_of_it():
+    text = "<|START_THINKING|>a<|END_THINKING|><|START_RESPONSE|>Lima<|END_RESPONSE|>"
+    assert without_thinking(text) == "Lima"
+
+
 def test_thoughts_of_gpt_oss_without_its_marks_are_taken_out():
     assert without_thinking("analysisI look.assistantfinalLima") == "Lima"
 

@@ -221,6 +221,15 @@ NOTATIONS = {
     "DeepSeek V3.1, leaked in ASCII": "<|tool▁calls▁begin|>" + "".join(
         f"<|tool▁call▁begin|>{name}<|tool▁sep|>{json.dumps(arguments)}<|tool▁call▁end|>" for name, arguments in SAID
     ) + "<|tool▁calls▁end|>",
+    "Nemotron": f"<TOOLCALL>[{', '.join(objects())}]</TOOLCALL>",
+    "Apriel": f"<tool_calls>[{', '.join(objects(id='0'))}]</tool_calls>",
+    "Jamba, arguments first": "<tool_calls>[\n" + ",\n".join(
+        json.dumps({"arguments": arguments, "name": name}) for name, arguments in SAID
+    ) + "\n]</tool_calls>",
+    "OLMo 3": f"<function_calls>{python().replace(', visit', chr(10) + 'visit')}</function_calls>",
+    "Hunyuan": "<tool_calls>\n" + "\n".join(
+        f"<tool_call>{name}\n```json\n{json.dumps(arguments)}\n```\n</tool_call>" for name, arguments in SAID
+    ) + "\n</tool_calls>",
     "a code block in tags": "".join(f"<tool_call>\n```json\n{one}\n```\n</tool_call>" for one in objects()),
     "several in one pair of tags": "<tool_call>\n" + "\n".join(objects()) + "\n</tool_call>",
     "Python between tags": f"<tool_call>[{python()}]</tool_call>",
@@ -308,6 +317,7 @@ def test_behind_a_mark_everything_is_a_call_however_faulty(text):
         ("<|START_THINKING|>Hm.<|END_THINKING|>Lima", False, "Hm.", "Lima"),
         (f"{HARMONY}Hm.<|end|><|start|>assistant<|channel|>final<|message|>Lima", False, "Hm.", "Lima"),
         (f"{HARMONY}Hm.assistant<|channel|>final<|message|>Lima", False, "Hm.", "Lima"),
+        ("<|START_RESPONSE|>Lima<|END_RESPONSE|>", False, None, "Lima"),  # Command
         ("Lima<|end|>", False, None, "Lima<|end|>"),  # of a server that leaves Phi's end in
         (TABLE, False, None, TABLE),
     ],
