@@ -12,7 +12,6 @@ from typing import Any
 from src.gisa.agent.rollout import Replayed, Rollout, Script
 from src.gisa.agent.trajectory import Attempt, replies_of
 from src.gisa.chat.format import ChatFormat, Marked, sense_of
-from src.gisa.chat.reply import read_reply
 from src.gisa.dataset.contamination import refuse_benchmark
 from src.gisa.dataset.factbook.demonstrations import renamed, training_aids
 from src.gisa.dataset.gisa import Gisa, HumanTrajectory, Question, human_trajectory
@@ -139,10 +138,9 @@ def demonstrations_of(
         raise NotLearnableError("a call is malformed")
     if max(len(marked.tokens) for marked in sequences) > max_tokens:
         raise NotLearnableError(f"longer than {max_tokens} tokens")
-    names = [tool["function"]["name"] for tool in replayed.tools]
     taught = [sense_of(message) for message in replayed.messages if message["role"] == "assistant"]
     actions = [action for marked in sequences for action in marked.actions]
-    if [sense_of(read_reply(action, names, tools=replayed.tools)) for action in actions] != taught:
+    if [sense_of(chat.read("", action, replayed.tools)) for action in actions] != taught:
         raise NotLearnableError("a turn would be read otherwise than it is taught")
     shown = sum(value.new_cells for value in step_values(replayed.tool_calls, cells_of(answer), ()))
     return [Demonstration(question_id, shown, marked) for marked in sequences]

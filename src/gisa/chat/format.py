@@ -208,7 +208,7 @@ class ChatFormat:
     def _turn(self, messages: Sequence[Message], at: int, tools: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
         """Return what a turn of the assistant is written behind, and the turn as it is written there, with its end.
 
-        Where a reply begins within a thought that the template does not keep, the turn ends the thought first; white
+        Where a reply begins within a thought that the template does not keep or end, the turn ends it first; white
         space that is kept in one of both places only counts for nothing. Where the beginning of the next turn ends one,
         that is its end.
 
@@ -217,24 +217,27 @@ class ChatFormat:
         """
         before = self.text(messages[:at], tools)
         after = self.text(messages[: at + 1], tools, reply_follows=False)
+        thought, closing = begun_thought(before) or ("", "")
         if after.startswith(before):
             own = after[len(before) :]
         else:
-            thought, closing = begun_thought(before) or ("", "")
             stem = before.removesuffix(thought).rstrip()
             if not after.startswith(stem):
                 raise InputError(
                     f"{_THE_TEMPLATE}writes a turn of the assistant in another place than where its reply begins, so "
                     "what it would learn is not what it is asked for"
                 )
-            own = (f"\n{closing}\n\n" if closing else "") + after[len(stem) :].lstrip()
+            own = after[len(stem) :].lstrip().removeprefix(thought.strip())
+        if closing and closing not in own:
+            own = f"\n{closing}\n\n{own.lstrip()}"
         end = self._end.search(own)
         if end is None:
             calls = messages[at].get("tool_calls") or []
             results = [{"role": "tool", "tool_call_id": call["id"], "content": "?"} for call in calls]
-            follows = [*messages[: at + 1], *(results or [{"role": "user", "content": "?"}])]
-            rest = self.text(follows, tools, reply_follows=False).removeprefix(after)
-            end = re.match(rf"\s*(?:{self._end.pattern})", rest)
+            bare = [{key: said[key] for key in said if key != "reasoning_content"} for said in messages[: at + 1]]
+            follows = [*bare, *(results or [{"role": "user", "content": "?"}])]  # that some drop in turns that are past
+            shown, more = (self.text(said, tools, reply_follows=False) for said in (bare, follows))
+            end = re.match(rf"\s*(?:{self._end.pattern})", more.removeprefix(shown))
             if end is None:
                 raise InputError(
                     f"{_THE_TEMPLATE}ends a turn of the assistant with none of the tokens that end a reply "

@@ -238,6 +238,10 @@ GLM45 = lines(
     "{{ '\\n<tool_response>\\n' + m.content + '\\n</tool_response>' }}{% else %}{{ '<|system|>\\n' + m.content }}{% endif %}",
     "{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}",
 )
+GLM46 = GLM45.replace(  # without the thoughts of before the last question
+    "<think>' + (m.reasoning_content or '') + '</think>'",
+    "<think>' + (m.reasoning_content or '' if loop.index0 > ns.last else '') + '</think>'",
+).replace("{{ '[gMASK]<sop>' }}", LAST_QUERY + "{{ '[gMASK]<sop>' }}")
 GLM_TOKENS = ("<|endoftext|>", "[gMASK]", "<sop>", "<|system|>", "<|user|>", "<|assistant|>", "<|observation|>")
 GLM_ENDS = ("<|endoftext|>", "<|user|>", "<|observation|>")
 LFM_SYSTEM = lines(
@@ -285,6 +289,30 @@ SMOLLM3 = lines(
     "{% endfor %}{{ '</tools>' }}{% endif %}{{ '<|im_end|>\\n' }}{% for m in turns %}",
     "{{ '<|im_start|>' + ('user' if m.role == 'tool' else m.role) + '\\n' + m.content + '<|im_end|>\\n' }}{% endfor %}", CHATML_REPLY,
 )  # fmt: skip
+NEMOTRON = lines(  # the thought that the last turn begins is never ended
+    SPLIT_SYSTEM, "{{ '<SPECIAL_10>System\n' + system + '\n\n' }}{% for tool in tools or [] %}{{ tool | tojson }}{% endfor %}",
+    "{% for m in turns %}{% if m.role == 'assistant' %}{{ '<SPECIAL_11>Assistant\n' + ('<think>\n\n' if loop.last else '') + m.content }}",
+    "{% if m.tool_calls %}{{ '<TOOLCALL>[' }}{% for c in m.tool_calls %}{{ c.function | tojson }}{{ ', ' if not loop.last }}{% endfor %}",
+    "{{ ']</TOOLCALL>' }}{% endif %}{{ '\n<SPECIAL_12>\n\n' }}{% elif m.role == 'tool' %}",
+    "{{ '<SPECIAL_11>User\n<TOOL_RESPONSE>[' + m.content + ']</TOOL_RESPONSE>\n\n' }}{% else %}",
+    "{{ '<SPECIAL_11>User\n' + m.content + '\n' }}{% endif %}{% endfor %}",
+    "{% if add_generation_prompt %}{{ '<SPECIAL_11>Assistant\n<think>\n\n' }}{% endif %}",
+)  # fmt: skip
+COMMAND = lines(  # what is no call stands between marks of its own; text before a call is dropped
+    "{{ bos_token }}{% for m in messages %}{{ '<|START_OF_TURN_TOKEN|><|' + ('SYSTEM' if m.role in ['system', 'tool'] else",
+    " 'USER' if m.role == 'user' else 'CHATBOT') + '_TOKEN|>' }}{% if loop.first %}{{ tools | tojson }}{% endif %}",
+    "{% if m.tool_calls %}{{ '<|START_THINKING|>' + (m.tool_plan or '') + '<|END_THINKING|><|START_ACTION|>[' }}",
+    "{% for c in m.tool_calls %}{{ {'tool_name': c.function.name, 'parameters': c.function.arguments} | tojson }}{{ ', ' if not loop.last }}",
+    "{% endfor %}{{ ']<|END_ACTION|>' }}{% elif m.role == 'assistant' %}{{ '<|START_RESPONSE|>' + m.content + '<|END_RESPONSE|>' }}",
+    "{% else %}{{ m.content }}{% endif %}{{ '<|END_OF_TURN_TOKEN|>' }}{% endfor %}{{ '<|START_OF_TURN_TOKEN|><|CHATBOT_TOKEN|>' }}",
+)  # fmt: skip
+COMMAND_TOKENS = tuple(
+    f"<|{name}|>"
+    for name in (
+        "BOS_TOKEN", "START_OF_TURN_TOKEN", "END_OF_TURN_TOKEN", "SYSTEM_TOKEN", "USER_TOKEN", "CHATBOT_TOKEN",
+        "START_THINKING", "END_THINKING", "START_ACTION", "END_ACTION", "START_RESPONSE", "END_RESPONSE",
+    )
+)  # fmt: skip
 PHI_TOKENS = (
     "<|endoftext|>",
     "<|end|>",
@@ -328,12 +356,15 @@ FAMILIES = {
     "phi4-tools": Family(PHI4_TOOLS, PHI_TOKENS, "<|endoftext|>"),
     "glm4": Family(GLM4, GLM_TOKENS, "<|endoftext|>", GLM_ENDS),
     "glm4.5": Family(GLM45, GLM_TOKENS, "<|endoftext|>", GLM_ENDS),
+    "glm4.6": Family(GLM46, GLM_TOKENS, "<|endoftext|>", GLM_ENDS),
     "lfm2": Family(LFM_SYSTEM + LFM_END, LFM_TOKENS, "<|im_end|>"),
     "lfm2.5": Family(LFM_SYSTEM + LFM_CALLS + LFM_END, LFM_TOKENS, "<|im_end|>"),
     "deepseek-distill": Family(DEEPSEEK, DEEPSEEK_TOKENS, "<｜end▁of▁sentence｜>"),
     "deepseek-spaced": Family(
         DEEPSEEK.replace("<think>\\n'", "\\n'"), DEEPSEEK_TOKENS, "<｜end▁of▁sentence｜>"
     ),  # as llama.cpp has it
+    "nemotron-nano": Family(NEMOTRON, ("<s>", "<SPECIAL_10>", "<SPECIAL_11>", "<SPECIAL_12>"), "<SPECIAL_12>"),
+    "command-r7b": Family(COMMAND, COMMAND_TOKENS, "<|END_OF_TURN_TOKEN|>"),
     "smollm2": Family(SMOLLM2, CHATML, "<|im_end|>"),
     "smollm3": Family(SMOLLM3, CHATML, "<|im_end|>", QWEN_ENDS),
 }

@@ -5,12 +5,13 @@ import json
 import pytest
 
 from src.gisa.agent.tools import specs
-from src.gisa.chat.format import ChatFormat, read_reply
+from src.gisa.chat.format import ChatFormat
 from src.launch.errors import InputError
 from tests.gisa.chat.families import FAMILIES, Family
 from tests.gisa.chat_models import PLAIN, tokenizer
 
-NATIVE = {"qwen2.5", "qwen3", "qwen3.5", "qwen3-coder", "ministral", "gemma4", "glm4.5", "lfm2.5", "phi4-tools"}
+NATIVE = {"qwen2.5", "qwen3", "qwen3.5", "qwen3-coder", "ministral", "gemma4", "glm4.5", "glm4.6", "lfm2.5"}
+NATIVE |= {"phi4-tools", "nemotron-nano"}
 WITHOUT_SYSTEM = {"mistral-v0.1", "mistral-v0.3", "gemma", "gemma2-bare", "phi3-first"}
 NAMES = ["search", "visit"]
 
@@ -73,10 +74,12 @@ def test_a_whole_episode_is_written_in_every_family_with_nothing_lost_or_forged(
             assert f"{token[0]} {token[1:]}" in text
 
 
-def test_what_is_taught_is_what_a_rollout_reads_in_every_family(family):
+@pytest.mark.parametrize("thought", [{}, {"reasoning_content": "Hm. So I look."}], ids=["said", "thought"])
+def test_what_is_taught_is_what_a_rollout_reads_in_every_family(family, thought):
     """Each turn is learnt once, behind the very tokens of a rollout, and read as what was to be taught."""
     name, chat = family
-    sequences = chat.marked(EPISODE, specs())
+    episode = [{**message, **(thought if message["role"] == "assistant" else {})} for message in EPISODE]
+    sequences = chat.marked(episode, specs())
     actions = [action for marked in sequences for action in marked.actions]
     assert len(actions) == len(TURNS)
     begun = []
@@ -86,9 +89,9 @@ def test_what_is_taught_is_what_a_rollout_reads_in_every_family(family):
         starts = [at for at, one in enumerate(marked.trained) if one and not marked.trained[at - 1]]
         begun += [marked.tokens[:start] for start in starts]
     for prompt, action, at in zip(begun, actions, TURNS, strict=True):
-        assert prompt == chat.encoded(chat.text(EPISODE[:at], specs()))
+        assert prompt == chat.encoded(chat.text(episode[:at], specs()))
         written = chat.text_of(chat.encoded(action))
-        for message in (chat.read(chat.text(EPISODE[:at], specs()), written, specs()), read_reply(action, NAMES)):
+        for message in (chat.read(chat.text(episode[:at], specs()), written, specs()), chat.read("", action, specs())):
             assert message["content"] == EPISODE[at]["content"], name
             assert said(message) == said(EPISODE[at])
 
