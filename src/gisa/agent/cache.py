@@ -21,12 +21,12 @@ class Cache:
         self._bucket = bucket
 
     def get(self, *key: str) -> Any:
-        """Return a kept result, None if there is none."""
+        """Return a kept result, None if there is none that can be read."""
         try:
             kept = json.loads(self._path(key).read_bytes())
-        except (FileNotFoundError, ValueError):
+            return kept["result"] if kept["key"] == [self._bucket, *key] else None
+        except (FileNotFoundError, ValueError, KeyError, TypeError):
             return None
-        return kept["result"] if kept["key"] == [self._bucket, *key] else None
 
     def put(self, result: Any, *key: str) -> None:
         """Keep a success; it must be plain JSON."""

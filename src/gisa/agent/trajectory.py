@@ -72,18 +72,16 @@ class Journal:
 
     A step is asked for by its key. The first time it is carried out and its result appended; after a restart the
     result is read from the file, and nothing is called or paid again. Lines reach the operating system at once, which
-    survives a kill of the process at any moment; a line cut short is dropped. The stream is the file, open for reading
-    and writing, locked by the caller.
+    survives a kill of the process at any moment; a line cut short or damaged is dropped, and all behind it. The stream
+    is the file, open for reading and writing, locked by the caller.
     """
 
     def __init__(self, path: Path, stream: IO[bytes]) -> None:
         self.path = path
         self._stream = stream
-        content = stream.read()
-        whole = content[: content.rfind(b"\n") + 1]
-        stream.truncate(len(whole))
-        stream.seek(len(whole))
-        self.lines: list[dict[str, Any]] = [json.loads(line) for line in whole.splitlines()]
+        self.lines, length = whole_lines(stream.read())
+        stream.truncate(length)
+        stream.seek(length)
         self._results = {line["key"]: line for line in self.lines if "value" in line}
         self._append({"opened": datetime.now(UTC).isoformat(timespec="seconds")})
 
@@ -137,6 +135,22 @@ class Journal:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stream.close()
+
+
+def whole_lines(content: bytes) -> tuple[list[dict[str, Any]], int]:
+    """Read a journal up to the first line that is cut short or damaged; also return of how many bytes that is."""
+    lines: list[dict[str, Any]] = []
+    length = 0
+    for written in content.split(b"\n")[:-1]:
+        try:
+            line = json.loads(written)
+        except ValueError:
+            break
+        if not isinstance(line, dict):
+            break
+        lines.append(line)
+        length += len(written) + 1
+    return lines, length
 
 
 def _books(step: Step, began: float) -> dict[str, Any]:
@@ -300,7 +314,7 @@ class RunStore:
         """Tell whether an episode has ended other than by an infrastructure failure, and its record is whole."""
         try:
             return bool(json.loads(self._record(attempt).read_bytes())["outcome"] != "infra_error")
-        except (FileNotFoundError, ValueError):
+        except (FileNotFoundError, ValueError, KeyError, TypeError):
             return False
 
     def open_journal(self, attempt: Attempt) -> Journal | None:
@@ -338,13 +352,13 @@ class RunStore:
         """Return what the whole run has cost so far, episodes under way included."""
         charges = 0.0
         for path in self.folder.glob("*.json"):
-            with suppress(ValueError):  # a torn record; its episode is done again
+            with suppress(ValueError, KeyError, TypeError):  # a torn record; its episode is done again
                 if not path.with_suffix(".events.jsonl").is_file():
                     spent = json.loads(path.read_bytes())["spent"]
                     charges += sum(part["usd"] or 0.0 for part in spent.values())
         for path in self.folder.glob("*.events.jsonl"):
-            for line in path.read_bytes().split(b"\n")[:-1]:
-                charges += sum(charge["usd"] or 0.0 for charge in json.loads(line).get("charges", []))
+            for line in whole_lines(path.read_bytes())[0]:
+                charges += sum(charge["usd"] or 0.0 for charge in line.get("charges", []))
         return charges
 
     def _record(self, attempt: Attempt) -> Path:

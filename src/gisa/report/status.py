@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from src.gisa.agent.trajectory import whole_lines
 from src.gisa.dataset.gisa import Gisa
 from src.gisa.metrics.answers import official_score
 from src.gisa.report.answered import suite_of
@@ -20,6 +21,7 @@ from src.metrics.stats import bootstrap_interval
 from src.report.runs import Run
 
 _SHOWN_HOSTS, _SHOWN_REASONS = 5, 3
+_NEEDED = {"question_id", "sample", "outcome", "reason", "prediction", "opened", "steps"}  # of a record
 
 
 @dataclass
@@ -140,12 +142,14 @@ class Watched:
             changed = path.stat()
             if self._known.get(path, (0, {}))[0] != changed.st_mtime_ns:
                 record = json.loads(path.read_bytes())
+                if not record.keys() >= _NEEDED:
+                    return 0.0, None
                 # Texts of pages are not needed again; all that is kept of a long run would be gigabytes.
                 record["steps"] = [_slim(step) for step in record["steps"]]
                 self._known[path] = (changed.st_mtime_ns, record)
                 self._exact.pop(path, None)
             return changed.st_mtime, self._known[path][1]
-        except (OSError, ValueError, KeyError):  # torn, or just replaced: the next look finds it
+        except (OSError, ValueError, AttributeError, TypeError):  # torn, or just replaced: the next look finds it
             return 0.0, None
 
     def _score(self, path: Path, record: Mapping[str, Any], status: Status, sample: int) -> None:
@@ -166,12 +170,9 @@ def _slim(step: Mapping[str, Any]) -> dict[str, Any]:
 
 def _lines(path: Path) -> list[dict[str, Any]]:
     """Read the whole lines of a journal that another process writes."""
-    lines = []
     with suppress(OSError):
-        for line in path.read_bytes().split(b"\n")[:-1]:
-            with suppress(ValueError):
-                lines.append(json.loads(line))
-    return lines
+        return whole_lines(path.read_bytes())[0]
+    return []
 
 
 def _count(status: Status, steps: Iterable[Mapping[str, Any]], policy_host: str | None) -> None:

@@ -72,6 +72,21 @@ def test_every_length_a_kill_can_leave_is_read_and_only_the_cut_line_is_lost(tmp
         assert [json.loads(line).get("value", 0) for line in path.read_bytes().splitlines()].count(2) == 1
 
 
+@pytest.mark.parametrize("damage", [b"\0\0\0", b'{"key": "b", "val', b"\xff", b"null", b"[1]"])
+def test_a_damaged_line_is_lost_with_all_behind_it_and_what_comes_before_stays(tmp_path, damage):
+    store = RunStore(tmp_path, SETTINGS)
+    with store.open_journal(attempt()) as journal:
+        for key in "abc":
+            take(journal, key, key, Charge("chain", 1, 1, usd=1.0))
+        path = journal.path
+    lines = path.read_bytes().splitlines()  # the second is of step a
+    path.write_bytes(b"\n".join([*lines[:2], damage, *lines[3:]]) + b"\n")
+    assert store.spent_usd() == 1
+    with store.open_journal(attempt()) as journal:
+        assert [take(journal, key, key)[1] for key in "abc"] == [False, True, True]
+    assert [json.loads(line).get("key") for line in path.read_bytes().splitlines()] == [None, "a", None, "b", "c"]
+
+
 def test_a_failed_step_is_noted_with_its_attempts_and_tried_again(tmp_path):
     path = tmp_path / "e.jsonl"
     with opened(path) as journal, pytest.raises(ConnectionError):
@@ -137,12 +152,12 @@ def test_an_ended_episode_is_complete_and_leaves_one_file(tmp_path):
     assert [record["question_id"] for record in store.records()] == ["7"]
 
 
-@pytest.mark.parametrize("length", [0, 1, 40])
-def test_a_torn_record_is_none_and_its_episode_is_done_again(tmp_path, length):
+@pytest.mark.parametrize("left", [*(slice(length) for length in (0, 1, 40)), b"null", b"[]", b"{}"])
+def test_a_torn_record_is_none_and_its_episode_is_done_again(tmp_path, left):
     store = RunStore(tmp_path, SETTINGS)
     work(store, attempt())
     path = store.folder / "7.0.json"
-    path.write_bytes(path.read_bytes()[:length])
+    path.write_bytes(path.read_bytes()[left] if isinstance(left, slice) else left)
     assert not store.is_complete(attempt())
     assert store.spent_usd() == 0
     assert work(store, attempt())

@@ -65,6 +65,15 @@ def test_a_second_look_sees_what_has_changed(folder):
     assert watched.look().per_minute == pytest.approx(3 / 5, rel=0.05)
 
 
+@pytest.mark.parametrize("content", ["", "null", "[]", "5", "{}", '{"steps": null}', '{"steps": []}', '{"name": "x"}'])
+def test_files_that_are_no_records_are_passed_over(folder, content):
+    (folder / "episodes/3.0.json").write_text(content)
+    (folder / "episodes/4.0.events.jsonl").write_text(f"{content}\n")
+    status = Watched(folder).look()
+    assert (status.outcomes.total(), status.running, status.failed) == (2, 2, {})
+    assert "done 2 of 4 | running 2" in as_text(folder, status)
+
+
 def test_the_command_shows_it_once_where_no_terminal_reads(folder, capsys):
     assert main(["--live", str(folder)]) == 0
     assert "waiting 0" in capsys.readouterr().out
