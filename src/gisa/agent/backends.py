@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -17,6 +18,7 @@ from src.gisa.dataset.gisa import Gisa, folded
 from src.launch.values import Positive
 
 _SMALL_CHARS = 100_000  # of a page of a corpus that is read at once: in a fifth of a second, whatever is in it
+_QUERY = re.compile(r"\bquery\b|\bq\b", re.IGNORECASE)  # in what a service says of one; all else is about the request
 
 
 class SearchEngine(Protocol):
@@ -32,6 +34,7 @@ class SearchEngine(Protocol):
         """Return up to ``count`` organic results, best first.
 
         Raises:
+            QueryError: the engine does not take this query.
             RequestError: the engine failed; that is a failure of the infrastructure.
         """
 
@@ -136,7 +139,12 @@ class SerperSearch:
         body = {"q": query, "num": count, "gl": self.country, "hl": self.language}
         async with step.account.hold(self.prices.search):
             how: dict[str, Any] = {"key": self._key, "timeout_s": self.timeout_s, "part": "search"}
-            hits = await web.call(self.url, _organic, step, body=body, **how)
+            try:
+                hits = await web.call(self.url, _organic, step, body=body, **how)
+            except RequestError as error:
+                if error.status in (400, 422) and _QUERY.search(str(error)):
+                    raise QueryError(str(error)) from error
+                raise
             step.charge(Charge("search", usd=self.prices.search))
         return hits[:count]
 
@@ -151,6 +159,10 @@ def _organic(reply: Any) -> list[Hit]:
         for result in results
         if isinstance(result, dict) and isinstance(result.get("link"), str)
     ]
+
+
+class QueryError(Exception):
+    """A query that a search engine does not take, whoever asks again: the model is told, so that it can ask another."""
 
 
 class PageError(Exception):

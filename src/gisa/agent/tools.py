@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import urlsplit
 
-from src.gisa.agent.backends import PageError, PageSource, SearchEngine
+from src.gisa.agent.backends import PageError, PageSource, QueryError, SearchEngine
 from src.gisa.agent.cache import Cache
 from src.gisa.agent.cost import Step
 from src.gisa.agent.policy import ContextOverflowError, Policy, Request, text_of
@@ -196,7 +196,10 @@ class Toolbox:
         async def search() -> list[dict[str, str]]:
             return [dict(vars(hit)) for hit in await engine.search(call.query, self.results, step, web)]
 
-        results, cached = await self._cached(search, "search", engine.name, str(self.results), call.query)
+        try:
+            results, cached = await self._cached(search, "search", engine.name, str(self.results), call.query)
+        except QueryError as error:
+            return ToolResult(f"The search does not take this query: {neutral(str(error))}.", [])
         hits = [Hit(**result) for result in results]
         denied = [hit.url for hit in hits if self._is_denied(hit.url)]
         open_hits = [hit for hit in hits if hit.url not in denied]

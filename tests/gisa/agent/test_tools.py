@@ -250,6 +250,21 @@ def test_a_search_engine_that_fails_is_a_failure_of_the_infrastructure(data):
         with_serper([data])
 
 
+@pytest.mark.parametrize("said", ["Query pattern not allowed for free accounts.", "q must be shorter than 2048"])
+def test_a_query_that_the_engine_does_not_take_is_told_and_the_next_one_asked(tmp_path, said):
+    refusal = reply(json.dumps({"message": said, "statusCode": 400}), status="400 Bad Request")
+    (refused, found), requests, step = with_serper([refusal, ORGANIC], tmp_path, queries=("site:x", "lima"))
+    assert refused.content.startswith("The search does not take this query: HTTP 400: ")
+    assert said in refused.content
+    assert (refused.urls, len(found.urls), len(requests)) == ([], 2, 2)
+    assert step.charges == [Charge("search", usd=0.001)]
+
+
+def test_a_refusal_that_is_not_about_the_query_is_a_failure_of_the_infrastructure():
+    with pytest.raises(RequestError):
+        with_serper([reply('{"message": "gl must be a country"}', status="400 Bad Request")])
+
+
 def test_only_successes_are_kept_and_only_for_their_time(tmp_path):
     results, seen, step = with_serper([ORGANIC], tmp_path, queries=("a", "a", "b"))
     assert [result.cached for result in results] == [0, 1, 0]
