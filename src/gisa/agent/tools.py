@@ -159,6 +159,9 @@ class Toolbox:
         if name == "search":
             return Search(_text(arguments, "query", name))
         urls = arguments.get("url")
+        if isinstance(urls, str) and urls.lstrip().startswith("["):
+            with suppress(ValueError, RecursionError):  # a list as text, as some models write it
+                urls = json.loads(urls)
         urls = [urls] if isinstance(urls, str) else urls
         if not isinstance(urls, list) or not urls or not all(isinstance(url, str) and url.strip() for url in urls):
             raise CallError("visit needs `url`: a list of at least one address, each as text.")

@@ -56,6 +56,8 @@ def call(name, arguments):
         (call("search", {"query": "a", "more": 1}), Search("a")),
         (call("visit", '{"url": ["u", "v", "u"], "goal": "g"}'), Visit(("u", "v"), "g")),
         (call("visit", '{"url": "u", "goal": "g"}'), Visit(("u",), "g")),
+        (call("visit", {"url": '["u", "v"]', "goal": "g"}), Visit(("u", "v"), "g")),  # a list as text
+        (call("visit", {"url": "[u", "goal": "g"}), Visit(("[u",), "g")),
     ],
 )
 def test_calls_are_read(given, parsed):
