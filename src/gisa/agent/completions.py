@@ -10,12 +10,12 @@ from typing import Any, NamedTuple
 from src.gisa.agent.dialects import ending_of
 from src.gisa.agent.fetch import RequestError
 from src.gisa.chat.format import Message
+from src.gisa.chat.plain import joined
 from src.gisa.chat.reply import read_reply
 
 # What a server sends beside a message and never wants back; all else it may want, and some do: thinking blocks,
 # signatures, reasoning in a dozen spellings.
 _NOT_RETURNED = {"role", "annotations", "audio", "images", "citations", "search_results", "function_call", "parsed"}
-_REASONING_PARTS = {"thinking", "redacted_thinking", "reasoning", "reasoning_content", "thought"}  # Mistral, Anthropic
 # Reasoning within the text: Qwen, DeepSeek, GLM, MiniMax, Seed, LongCat and others; Mistral; Kimi-VL; Gemma 4; Command;
 # gpt-oss, whose calls are none, and whose marks are lost where a server leaves out special tokens.
 _THINKING = (
@@ -99,7 +99,7 @@ def with_calls_read(reply: Reply, tools: Sequence[Mapping[str, Any]]) -> Reply:
 
     Where nothing else was said, they may stand at the end of the reasoning: vllm-project/vllm#39056.
     """
-    text, thought = _joined(reply.message), _thought(reply.message)
+    text, thought = joined(reply.message), _thought(reply.message)
     is_thought = not text.strip() and ending_of(reply.finish_reason) in ("end", "calls")
     if not tools or reply.message.get("tool_calls") or not (text.strip() or (is_thought and thought)):
         return reply
@@ -115,7 +115,7 @@ def with_calls_read(reply: Reply, tools: Sequence[Mapping[str, Any]]) -> Reply:
 
 def text_of(message: Message) -> str:
     """Return what a message says, without its reasoning; some servers send it in parts."""
-    return without_thinking(_joined(message))
+    return without_thinking(joined(message))
 
 
 def refusal_in(message: Message) -> str:
@@ -128,15 +128,6 @@ def refusal_in(message: Message) -> str:
 def _thought(message: Message) -> str:
     told = (message.get(name) for name in ("reasoning_content", "reasoning"))
     return next((thought for thought in told if isinstance(thought, str) and thought), "")
-
-
-def _joined(message: Message) -> str:
-    content = message.get("content") or ""
-    if isinstance(content, list | dict):
-        listed = content if isinstance(content, list) else [content]
-        parts = [part for part in listed if isinstance(part, dict) and part.get("type") not in _REASONING_PARTS]
-        return "".join(str(part.get("text") or "") for part in parts)
-    return str(content)
 
 
 def without_thinking(text: str) -> str:

@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from src.gisa.chat.plain import PROBE, PROBE_TOOLS, PROBED
+from src.gisa.chat.plain import PROBE, PROBE_TOOLS, PROBED, joined
 from src.gisa.chat.plain import in_plain_text as in_plain_text
 from src.gisa.chat.plain import with_parsed_arguments as with_parsed_arguments
 from src.gisa.chat.reply import MARK, begun_thought
@@ -147,15 +147,21 @@ class ChatFormat:
             try:
                 return self._strictly(messages, tools, reply_follows)
             except Exception:  # no template may end an episode over a turn that the probe has not foreseen
-                plain = in_plain_text(self._safe(with_parsed_arguments(messages)), tools, system=False)
+                plain = in_plain_text(self._prepared(messages), tools, system=False)
                 return self._rendered(plain, (), reply_follows)
         return self._strictly(messages, tools, reply_follows)
 
     def _strictly(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]], reply_follows: bool) -> str:
-        safe = self._safe(with_parsed_arguments(messages))
+        safe = self._prepared(messages)
         if self.knows_tools:
             return self._rendered(safe, tools, reply_follows)
         return self._rendered(in_plain_text(safe, tools, system=self._takes_system), (), reply_follows)
+
+    def _prepared(self, messages: Sequence[Message]) -> list[Message]:
+        """Return messages in the one form that templates know, with nothing in them that forges a speaker."""
+        plain = [{**said, "content": joined(said)} for said in with_parsed_arguments(messages)]
+        prepared: list[Message] = self._safe(plain)
+        return prepared
 
     def _safe(self, said: Any) -> Any:
         if isinstance(said, str):
@@ -326,9 +332,9 @@ def end_tokens(settings: Any) -> list[int]:
 def sense_of(message: Message) -> tuple[str, list[tuple[str, Any]]]:
     """Return what a message says and calls, however its arguments are spelt."""
     calls = []
-    for call in (call["function"] for call in message.get("tool_calls", [])):
+    for call in (call["function"] for call in message.get("tool_calls") or []):
         try:
             calls.append((call["name"], json.loads(call["arguments"])))
         except ValueError:
             calls.append((call["name"], None))
-    return message["content"].strip(), calls
+    return joined(message).strip(), calls

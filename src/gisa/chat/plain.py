@@ -24,6 +24,10 @@ PROBED = re.compile(r"probe-\w+")
 """Words of it that have to be found again."""
 
 
+# Of a content that comes in parts: Mistral, Anthropic
+_REASONING_PARTS = {"thinking", "redacted_thinking", "reasoning", "reasoning_content", "thought"}
+
+
 def in_plain_text(
     messages: Sequence[Message], tools: Sequence[Mapping[str, Any]], *, system: bool = True
 ) -> list[Message]:
@@ -57,6 +61,16 @@ def with_parsed_arguments(messages: Sequence[Message]) -> list[Message]:
     ]
 
 
+def joined(message: Message) -> str:
+    """Return a message's content as text; servers leave it out beside calls, or send it in parts."""
+    content = message.get("content") or ""
+    if isinstance(content, list | dict):
+        listed = content if isinstance(content, list) else [content]
+        parts = [part for part in listed if isinstance(part, dict) and part.get("type") not in _REASONING_PARTS]
+        return "".join(str(part.get("text") or "") for part in parts)
+    return str(content)
+
+
 def _signature(tool: Mapping[str, Any]) -> str:
     """Describe a tool in less than half of the tokens of its JSON schema, as they are read in every conversation."""
     arguments = tool.get("parameters", {}).get("properties", {})
@@ -71,7 +85,7 @@ def _type_of(schema: Mapping[str, Any]) -> str:
 
 
 def _written(message: Message) -> str:
-    content = str(message.get("content") or "")
+    content = joined(message)
     calls = [_as_object(call["function"]) for call in message.get("tool_calls") or []]
     blocks = [f"<tool_call>\n{json.dumps(_name_first(call), ensure_ascii=False)}\n</tool_call>" for call in calls]
     return "\n".join(filter(None, [content, *blocks]))

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from src.gisa.agent.tools import specs
-from src.gisa.chat.format import ChatFormat
+from src.gisa.chat.format import ChatFormat, sense_of
 from src.launch.errors import InputError
 from tests.gisa.chat.families import FAMILIES, Family
 from tests.gisa.chat_models import PLAIN, tokenizer
@@ -94,6 +94,17 @@ def test_what_is_taught_is_what_a_rollout_reads_in_every_family(family, thought)
         for message in (chat.read(chat.text(episode[:at], specs()), written, specs()), chat.read("", action, specs())):
             assert message["content"] == EPISODE[at]["content"], name
             assert said(message) == said(EPISODE[at])
+
+
+def test_a_servers_episode_is_taught_as_one_of_its_own(family):
+    """Servers leave out the content beside calls, or send it in parts."""
+    _, chat = family
+    served = [
+        {**message, "content": [{"type": "text", "text": message["content"]}] if message["content"] else None}
+        for message in EPISODE
+    ]
+    assert chat.marked(served, specs()) == chat.marked(EPISODE, specs())
+    assert [sense_of(message) for message in served] == [sense_of(message) for message in EPISODE]
 
 
 def said(message):
