@@ -135,7 +135,8 @@ def _kind(found: Architecture, index: int, block: nn.Module) -> list[Any]:
 def _tokens(found: Architecture, count: int) -> Tensor:
     """Return tokens ``(count,)`` without special ones: first one and the same, then others, so that windows show."""
     size = int(found.config.vocab_size)
-    special = {value for name, value in found.config.to_dict().items() if name.endswith("_token_id")}
+    named = [value for name, value in found.config.to_dict().items() if name.endswith("_token_id")]
+    special = {token for value in named for token in (value if isinstance(value, list) else [value])}
     usable = [token for token in range(size // 8, size - size // 8) if token not in special][:4096]
     chosen = torch.randint(len(usable), (count,), generator=torch.Generator().manual_seed(0))
     chosen[: 2 * count // 5] = 0

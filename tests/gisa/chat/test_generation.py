@@ -1,5 +1,7 @@
 """Replies in any company, as transformers gives them, with and without what is remembered."""
 
+import json
+
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, GPT2Config, MistralConfig, Qwen2Config
@@ -141,6 +143,18 @@ def test_the_context_and_all_ends_of_a_reply_are_read_from_the_configs():
     replies = CachedGenerator(model).generate(prompts, seeds=range(6), max_tokens=60, temperature=1.0)
     assert not any(65 in one.tokens for one in replies)
     assert any(one.ended for one in replies)
+
+
+@pytest.mark.parametrize("generation", [True, False], ids=["with_generation_config", "without"])
+def test_a_config_that_names_several_ends_loads_with_all_of_them(tmp_path, generation):
+    """As those of Llama 3.1, Gemma 3 and GLM 4 do."""
+    folder = write_folder(tmp_path / "model")
+    for name in ("config.json", "generation_config.json"):
+        settings = json.loads((folder / name).read_text())
+        (folder / name).write_text(json.dumps(settings | {"eos_token_id": [257, 65, 66]}))
+    if not generation:
+        (folder / "generation_config.json").unlink()
+    assert load_chat_model(str(folder), dtype="float32", device="cpu").ends == {257, 65, 66}
 
 
 def test_a_model_without_a_chat_template_is_refused_with_what_to_use():
