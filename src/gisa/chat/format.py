@@ -277,7 +277,8 @@ class ChatFormat:
             last = next(at for at in inside if tokens[at] in self.ends)
             own = inside[: inside.index(last) + 1]
             action = text[begin : offsets[last][0]]
-            if self.tokenizer.decode([tokens[at] for at in own[:-1]]) != action:
+            told = str(self.tokenizer.decode([tokens[at] for at in own[:-1]]))  # some leave out a first space
+            if told != action and (f" {told}" != action or offsets[own[0]][0] != begin):
                 raise InputError(
                     f"The model's tokenizer joins a turn of the assistant, {action[:40]!r}, with what comes before it, "
                     "so that no tokens are just the turn. Use a model with another tokenizer or template."

@@ -92,6 +92,20 @@ def test_the_trained_tokens_are_exactly_the_actions_and_begin_where_a_reply_does
             assert json.loads(one["function"]["arguments"]) == json.loads(other["function"]["arguments"])
 
 
+def test_a_space_that_a_turn_begins_with_is_learnt_though_decoders_leave_it_out():
+    """As those of Llama 2 and the first of Mistral do, whose templates begin a turn with a space."""
+    spaced = PLAIN.replace("{{ message.content }}", "{{ ' ' * (message.role == 'assistant') + message.content }}")
+    made = pieces(spaced)
+    made.backend_tokenizer.decoder = decoders.Sequence(
+        [pieces(spaced).backend_tokenizer.decoder, decoders.Strip(" ", 1, 0)]
+    )
+    chat = ChatFormat(made)
+    (marked,) = chat.marked(CONVERSATION, specs())
+    own = [token for token, trained in zip(marked.tokens, marked.trained, strict=True) if trained]
+    assert own == chat.encoded("".join(f"{action}<|end|>" for action in marked.actions))
+    assert marked.actions[-1] == " ```tsv\nAnswer\nYamoussoukro\n```"
+
+
 @pytest.mark.parametrize("make", [tokenizer, merged, pieces])
 def test_of_plain_lines_the_second_parts_are_marked(make):
     chat = ChatFormat(make(PLAIN))
