@@ -60,6 +60,13 @@ class Sink:
     has_note_link: bool = False
     link_chars: int = 0
 
+    def strike(self) -> None:
+        """Begin or end what a page has struck out: between tildes, so that it does not read as valid."""
+        if self.pieces[-1:] == ["~~"]:
+            self.pieces.pop()
+        else:
+            self.pieces.append("~~")
+
     def end_line(self) -> None:
         """Make a line of the pieces, if there is something in them."""
         line = " ".join("".join(self.pieces).split())

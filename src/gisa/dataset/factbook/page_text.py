@@ -272,6 +272,10 @@ class _Renderer:
 
         return self._in_sink(end)
 
+    def _struck(self, name: str, attributes: Mapping[str, str]) -> Callable[[], None]:
+        self._sink.strike()
+        return lambda: self._sink.strike()
+
     def _in_sink(self, end: Callable[[Sink], None]) -> Callable[[], None]:
         """Collect what is in an element apart, and hand it over at its end."""
         self._sinks.append(Sink())
@@ -375,6 +379,7 @@ _OPENERS: dict[str, Callable[[_Renderer, str, Mapping[str, str]], Callable[[], N
     **dict.fromkeys(("ul", "ol", "menu", "dir"), _Renderer._list),
     **dict.fromkeys(("pre", "xmp", "listing", "code"), _Renderer._pre),
     **dict.fromkeys(("sup", "sub"), _Renderer._raised),
+    **dict.fromkeys(("del", "s", "strike"), _Renderer._struck),
     **dict.fromkeys(("tr", "thead", "tbody", "tfoot"), _Renderer._row_or_group),
     **dict.fromkeys(("td", "th"), _Renderer._cell),
     "li": _Renderer._item,

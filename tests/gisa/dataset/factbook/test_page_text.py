@@ -182,6 +182,11 @@ def test_marks_of_the_direction_of_writing_are_dropped_and_what_joins_letters_is
     assert read_html(html, URL).text == "45 שלום, 10km, \u0645\u06cc\u200c\u062e"
 
 
+def test_what_is_struck_out_does_not_read_as_valid():
+    html = "<p>Price: <del>10</del><ins>12</ins> <s></s>EUR<p><strike>Lima <b>is</b></strike>"
+    assert read_html(html, URL).text == "Price: ~~10~~12 EUR\n~~Lima is~~"
+
+
 def test_what_is_hidden_until_it_is_found_is_read():
     assert read_html("<p hidden=until-found>found<p hidden=''>poison", URL).text == "found"
 
