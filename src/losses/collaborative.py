@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from src.losses.known_gradient import FEW, row_blocks, with_gradient
+from src.losses.known_gradient import FEW, at_least_single, row_blocks, with_gradient
 
 # Probabilities become whole multiples of 2**-60, so that sums of up to 2**3 of mass fit into 63 bits.
 UNITS = 2.0**60
@@ -155,6 +155,7 @@ def reward_loss(
             f"shapes disagree: final_logits {tuple(final_logits.shape)}, negatives {tuple(negatives.shape)}, "
             f"target {tuple(target.shape)}; need (N, V) twice and (N,)"
         )
+    final_logits = at_least_single(final_logits)
     with torch.no_grad():
         if entries is None:
             marked = negatives.scatter(1, target[:, None], True)
@@ -191,7 +192,8 @@ def _from_listed(
     norm = torch.zeros_like(total).index_add_(0, row, share)
     label = torch.where(norm[row] > 0, share / norm[row], 0.0).to(logits.dtype)
     log_p, known = logits.log_softmax(1), total > 0
-    value = -(label * log_p[row, token]).sum()
+    listed = log_p[row, token].clamp(min=torch.finfo(log_p.dtype).min)  # 0 * -inf, of a token ruled out, would be NaN
+    value = -(label * listed).sum()
     gradient = log_p.exp_().mul_(known[:, None])
     gradient[row, token] -= label
     return value, known, gradient
@@ -214,7 +216,7 @@ def _from_all(
         total = reward.sum(1)
         share, norm = reward, total
         if temperature is not None:
-            share = reward.sub(reward.amax(1, keepdim=True)).div_(temperature).exp_().mul_(mark)
+            share = reward.sub(reward.amax(1, keepdim=True)).div_(max(temperature, _SMALLEST)).exp_().mul_(mark)
             norm = share.sum(1)
         none = (total == 0).nonzero()[:, 0]
         share[none] = 0

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - the field's usual name
 
-from src.losses.known_gradient import FEW, row_blocks, with_gradient
+from src.losses.known_gradient import FEW, at_least_single, row_blocks, with_gradient
 
 Space = Literal["probability", "logit"]
 Form = Literal["scaled", "additive", "log"]
@@ -61,6 +61,7 @@ def self_hard_negatives(
     if space not in ("probability", "logit"):
         raise ValueError(f"space={space!r} must be 'probability' or 'logit'")
     with torch.no_grad():
+        ensemble_logits, final_logits = at_least_single(ensemble_logits), at_least_single(final_logits)
         true_logit = final_logits.gather(1, target[:, None])
         if space == "probability":
             # softmax(zbar)(v) >= ratio * p(y), solved for zbar(v): one logsumexp a row instead of two softmaxes.
@@ -98,6 +99,7 @@ def negative_weights(ensemble_logits: Tensor, negatives: Tensor) -> Tensor:
             f"shapes disagree: ensemble_logits {tuple(ensemble_logits.shape)}, negatives {tuple(negatives.shape)}"
         )
     with torch.no_grad():
+        ensemble_logits = at_least_single(ensemble_logits)
         weights = torch.empty_like(ensemble_logits)
         for rows in row_blocks(weights):
             none = ~negatives[rows]
@@ -153,6 +155,7 @@ def preference_loss(
         )
     if strength == 0 or not negatives.count_nonzero():  # sums of bool are slow
         return F.cross_entropy(final_logits, target)
+    final_logits = at_least_single(final_logits)
     with torch.no_grad():
         value, gradient = final_logits.new_zeros(()), torch.empty_like(final_logits)
         for rows in row_blocks(final_logits):
@@ -165,7 +168,7 @@ def preference_loss(
 def _penalise(z: Tensor, target: Tensor, negatives: Tensor, penalty: Tensor, form: Form, gradient: Tensor) -> Tensor:
     """Return the sum of the rows' losses and write its gradient, from every entry; see :func:`preference_loss`."""
     # Products with the mask: where() takes three times as long on a CPU, whose branches it leaves to chance.
-    shift, slope = _shift(z.clamp(min=torch.finfo(z.dtype).min), penalty * negatives, form)  # 0 * -inf would be NaN
+    shift, slope = _shift(z, penalty * negatives, form)
     log_p = shift.add_(z).log_softmax(1)
     loss = -log_p.gather(1, target).sum()
     torch.mul(log_p.exp_(), slope, out=gradient)
@@ -194,7 +197,8 @@ def _penalise_few(
 def _shift(z: Tensor, penalty: Tensor, form: Form) -> tuple[Tensor, Tensor]:
     """Return what each logit is raised by, and the slope of the raised logit by the logit itself."""
     if form == "scaled":
-        return penalty * z.abs(), 1 + penalty * (z > 0)  # where z < 0, |z| carries no gradient
+        size = z.abs().nan_to_num_(torch.nan, 0.0)  # a token that the model rules out, z = -inf, stays so
+        return size.mul_(penalty), 1 + penalty * (z > 0)  # where z < 0, |z| carries no gradient
     return penalty if form == "additive" else penalty.log1p(), z.new_ones(())
 
 
@@ -234,7 +238,10 @@ def distillation_loss(
         layer_logits, final_logits = layer_logits[:, keep], final_logits[keep]
     if vocabulary is not None:
         layer_logits, final_logits = layer_logits[..., vocabulary], final_logits[..., vocabulary]
-    student = layer_logits.log_softmax(2)
-    teacher = final_logits.detach().log_softmax(1).expand_as(student)
+    student = at_least_single(layer_logits).log_softmax(2)
+    teacher = at_least_single(final_logits.detach()).log_softmax(1).expand_as(student)
     divergence = F.kl_div(student, teacher, reduction="sum", log_target=True)
+    if divergence.isnan():  # 0 * -inf, of a token that the model rules out
+        least = torch.finfo(student.dtype).min
+        divergence = F.kl_div(student.clamp(min=least), teacher.clamp(min=least), reduction="sum", log_target=True)
     return divergence / max(student.shape[0] * student.shape[1], 1)

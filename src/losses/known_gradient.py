@@ -21,6 +21,11 @@ def row_blocks(matrix: Tensor) -> Iterator[slice]:
     return (slice(start, start + size) for start in range(0, len(matrix), size))
 
 
+def at_least_single(logits: Tensor) -> Tensor:
+    """Return logits in float32, or in their own type where that is wider: sums in half precision lose their digits."""
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+
 class _WithGradient(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, logits: Tensor, value: Tensor, gradient: Tensor) -> Tensor:

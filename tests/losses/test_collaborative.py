@@ -205,6 +205,41 @@ def test_tokens_that_a_model_rules_out_stay_out_of_it(monkeypatch, few):
     torch.testing.assert_close(gradient, logits([1 / 8 - 0.75, 2 / 8 - 0.25, 5 / 8, 0]))
 
 
+@pytest.mark.parametrize("few", [0, 1], ids=["all entries", "listed entries"])
+def test_a_negative_that_the_model_rules_out_and_nobody_rewards_costs_nothing(monkeypatch, few):
+    monkeypatch.setattr(collaborative, "FEW", few)
+    final = logits([0, math.log(2), math.log(5), -math.inf]).requires_grad_()
+    negatives = torch.tensor([[False, True, False, True]])
+    loss = reward_loss(final, torch.tensor([0]), negatives, logits([0.3, 0.1, 0.6, 0]))
+    assert loss.item() == pytest.approx(1.906155, abs=1e-6)  # as without that token
+    (gradient,) = torch.autograd.grad(loss, final)
+    torch.testing.assert_close(gradient, logits([1 / 8 - 0.75, 2 / 8 - 0.25, 5 / 8, 0]))
+
+
+@pytest.mark.parametrize("few", [0, 1], ids=["all entries", "listed entries"])
+def test_a_temperature_near_nothing_leaves_the_best_and_a_huge_one_makes_all_alike(monkeypatch, few):
+    monkeypatch.setattr(collaborative, "FEW", few)
+    final, target, negatives, rewards = (one.float() if one.is_floating_point() else one for one in random_case(1))
+    marked, given = negatives.scatter(1, target[:, None], True), (rewards > 0).any(1)
+    log_p = final.log_softmax(1)
+    best = log_p.gather(1, (rewards * marked).argmax(1, keepdim=True))[:, 0]
+    alike = (log_p * marked).sum(1) / marked.sum(1)
+    for temperature, expected in ((1e-300, best), (1e-30, best), (1e30, alike)):
+        loss = reward_loss(final, target, negatives, rewards, temperature=temperature)
+        torch.testing.assert_close(loss, -expected[given].mean())
+
+
+@pytest.mark.parametrize("few", [0, 1], ids=["all entries", "listed entries"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_in_half_precision_the_loss_is_that_of_the_same_numbers(monkeypatch, dtype, few):
+    monkeypatch.setattr(collaborative, "FEW", few)
+    final, target, negatives, rewards = random_case(2)
+    half = final.to(dtype).requires_grad_()
+    loss = reward_loss(half, target, negatives, rewards)
+    torch.testing.assert_close(loss.double(), reward_loss(half.double(), target, negatives, rewards), rtol=1e-5, atol=0)
+    assert torch.autograd.grad(loss, half)[0].isfinite().all()
+
+
 def test_positions_with_a_reward_are_counted():
     # Position 0 has none listed, 1 has two, 2 has a zero only, 3 one of two.
     row, rewards = torch.tensor([1, 1, 2, 3, 3]), torch.tensor([0.5, 0.5, 0.0, 0.0, 0.2])

@@ -193,6 +193,42 @@ def test_tokens_that_a_model_rules_out_stay_out_of_it():
     assert gradient[0, 3] == 0
 
 
+@pytest.mark.parametrize("few", [0, 1], ids=["all entries", "listed entries"])
+@pytest.mark.parametrize("strength", [1.0, 7.0])
+def test_a_negative_that_the_final_layer_rules_out_is_raised_to_nothing(monkeypatch, few, strength):
+    # z = -inf stays so: of z = (1, 2, -inf) only 2 + strength * .5 * 2 is raised.
+    monkeypatch.setattr(cross_layer, "FEW", few)
+    final = logits([1, 2, -math.inf]).requires_grad_()
+    negatives, weights = torch.tensor([[False, True, True]]), logits([0, 0.5, 0.5])
+    loss = preference_loss(final, torch.tensor([0]), negatives, weights, strength=strength)
+    assert loss.item() == pytest.approx(math.log(math.e + math.exp(2 + strength)) - 1)
+    (gradient,) = torch.autograd.grad(loss, final)
+    assert gradient.isfinite().all()
+    assert gradient[0, 2] == 0
+
+
+@pytest.mark.parametrize("few", [0, 1], ids=["all entries", "listed entries"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_in_half_precision_all_is_as_of_the_same_numbers_in_double(monkeypatch, dtype, few):
+    monkeypatch.setattr(cross_layer, "FEW", few)
+    ensemble, final, target = random_case(3, scale=4.0)
+    found = []
+    for wide in (dtype, torch.float64):
+        layer, z = (one.to(dtype).to(wide) for one in (ensemble, final))
+        z.requires_grad_()
+        negatives = self_hard_negatives(layer, z, target, ratio=0.9, max_negatives=5)
+        weights = negative_weights(layer, negatives)
+        loss = preference_loss(z, target, negatives, weights, strength=0.7)
+        layers = torch.stack([layer, -layer]).requires_grad_()
+        taught = distillation_loss(layers, z)
+        found.append([negatives.double(), weights, loss, taught, *torch.autograd.grad(loss + taught, [z, layers])])
+    assert found[0][1].dtype == torch.float32
+    for half, double in zip(*found, strict=True):
+        torch.testing.assert_close(half.double(), double.double(), rtol=1e-2, atol=1e-3)
+    for half, double in zip(found[0][1:4], found[1][1:4], strict=True):  # gradients are as coarse as what they are of
+        torch.testing.assert_close(half.double(), double.double(), rtol=1e-5, atol=1e-5)
+
+
 def test_strength_zero_is_plain_cross_entropy_to_the_bit():
     ensemble, final, target = random_case(0)
     final.requires_grad_()
@@ -305,6 +341,17 @@ def test_distillation_equals_the_slow_reference():
         vocabulary, keep = torch.randperm(12, generator=generator)[:5], torch.tensor([1, 1, 0, 1, 0, 1]).bool()
         fast = distillation_loss(layers, final, vocabulary=vocabulary, keep=keep)
         torch.testing.assert_close(fast, reference_distillation(layers, final, vocabulary, keep))
+
+
+@pytest.mark.parametrize("layers_too", [False, True])
+def test_distillation_leaves_out_what_the_final_layer_rules_out(layers_too):
+    # KL((1/2, 1/2, 0) || (1/4, 1/4, 1/2)) = log 2; without the layer's third token both are the same.
+    final = log((0.5, 0.5, 1.0)) + logits([0, 0, -math.inf])
+    layer = (log((0.25, 0.25, 0.5)) + logits([0, 0, -math.inf if layers_too else 0]))[None].requires_grad_()
+    loss = distillation_loss(layer, final)
+    assert loss.item() == pytest.approx(0 if layers_too else math.log(2))
+    (gradient,) = torch.autograd.grad(loss, layer)
+    torch.testing.assert_close(gradient, torch.zeros_like(layer) if layers_too else logits([-0.25, -0.25, 0.5])[None])
 
 
 def test_a_layer_that_agrees_up_to_a_constant_has_nothing_to_learn():
