@@ -104,7 +104,10 @@ class TrainingBatches:
         self.data, self.rank, self.world_size = data, rank, world_size
         sequences = data.interactions
         self.lengths = np.diff(sequences.offsets) - 2
-        self.num_batches: int = max(data.prompt.most_examples(self.lengths) // data.batch_size, 1)
+        most = data.prompt.most_examples(self.lengths)
+        # Small batches need an example for each process in the epoch with the fewest, too.
+        fewest = data.prompt.fewest_examples(self.lengths) if hasattr(data.prompt, "fewest_examples") else most
+        self.num_batches: int = max(min(most // data.batch_size, fewest // world_size), 1)
         self.epoch, self.batch = 0, 0
 
     def __len__(self) -> int:

@@ -101,7 +101,11 @@ class AlignmentPrompt:
 
     def most_examples(self, lengths: NDArray[np.int64]) -> int:
         """Return an upper bound of the number of examples of one epoch."""
-        return int(self.next.most_examples(lengths)) + sum(map(self._count, range(1, 5), [lengths] * 4))
+        return int(self.next.most_examples(lengths)) + self._of_tasks(lengths)
+
+    def fewest_examples(self, lengths: NDArray[np.int64]) -> int:
+        """Return a lower bound of it."""
+        return int(self.next.fewest_examples(lengths)) + self._of_tasks(lengths)
 
     def examples(self, lengths: NDArray[np.int64], rng: np.random.Generator) -> Examples:
         """Make the other prompt's examples, and draw those of the tasks.
@@ -167,6 +171,9 @@ class AlignmentPrompt:
         """Return how a history is written, as the other prompt does."""
         form: PromptForm = self.next.form()
         return form
+
+    def _of_tasks(self, lengths: NDArray[np.int64]) -> int:
+        return sum(map(self._count, range(1, 5), [lengths] * 4))
 
     def _count(self, task: int, lengths: NDArray[np.int64]) -> int:
         of = len(self._ids) if task in _ABOUT_ITEMS else int((lengths - 1).clip(min=0).sum())

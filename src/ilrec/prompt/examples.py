@@ -105,6 +105,10 @@ class Windows:
         labels = (lengths - self.unlabelled).clip(min=0)
         return int(((-(-labels // self.stride) + 1) * (labels > 0)).sum())
 
+    def fewest_examples(self, lengths: NDArray[np.int64]) -> int:
+        """Return a lower bound of the number of examples of one epoch."""
+        return int((-(-(lengths - self.unlabelled).clip(min=0) // self.stride)).sum())
+
     def examples(self, lengths: NDArray[np.int64], rng: np.random.Generator) -> Examples:
         """Cut every user's training items into windows whose borders are drawn anew each epoch.
 

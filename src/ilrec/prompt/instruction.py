@@ -73,6 +73,8 @@ class InstructionPrompt:
         """Return the number of examples of one epoch."""
         return int((lengths - 1).clip(min=0).sum())
 
+    fewest_examples = most_examples
+
     def examples(self, lengths: NDArray[np.int64], rng: np.random.Generator) -> Examples:
         """Make one example of every training item that has an item before it.
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from src.ilrec.batches.next_item import EvaluationBatches, RecommendationData, TrainingBatches
 from src.ilrec.dataset.interactions import Interactions
 from src.ilrec.prompt.examples import Examples
+from src.ilrec.prompt.ids import ItemsPrompt
 from src.launch.errors import InputError
 from src.model.packing import pack
 
@@ -147,6 +148,21 @@ def test_processes_share_every_batch_without_loss_or_repetition(world_size):
     for batch, *parts in zip(whole, *shares, strict=True):
         tokens = sorted(itertools.chain.from_iterable(part["target"].tolist() for part in parts))
         assert tokens == sorted(batch["target"].tolist())
+
+
+@pytest.mark.parametrize(("batch_size", "world_size"), [(1, 1), (2, 2), (3, 2)])
+def test_every_small_batch_has_an_example_for_each_process_in_every_epoch(batch_size, world_size):
+    # How many windows there are depends on where the first of them begins; at most one more a user than needed.
+    small = data(batch_size=batch_size)
+    small.prompt = ItemsPrompt(None, None, max_history=3, stride=3)
+    loaders = [TrainingBatches(small, rank, world_size) for rank in range(world_size)]
+    for _ in range(5):
+        parts = [batch["interaction"].tolist() for loader in loaders for batch in loader]
+        assert all(parts)
+        assert len(parts) == world_size * loaders[0].num_batches
+        users = zip(interactions().offsets, (5, 3, 8, 4, 6), strict=False)
+        expected = [start + n for start, length in users for n in range(1, length - 2)]  # all but the first item
+        assert sorted(itertools.chain.from_iterable(parts)) == expected
 
 
 @pytest.mark.parametrize("split", ["val", "test"])

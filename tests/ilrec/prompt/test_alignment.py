@@ -69,7 +69,7 @@ def test_shares_are_of_the_items_and_of_the_next_items():
     lengths = np.array([5, 1, 3])
     examples = mixed.examples(lengths, np.random.default_rng(0))
     assert [(examples.task == task).sum() for task in range(1, 5)] == [5, 2, 3, 6]
-    assert len(examples) <= mixed.most_examples(lengths)
+    assert mixed.fewest_examples(lengths) <= len(examples) <= mixed.most_examples(lengths)
     about_items = (examples.task == 1) | (examples.task == 2)
     assert ((examples.user == -1) == about_items).all()
     assert sorted(examples.start[examples.task == 1]) == [0, 1, 2, 3, 4]
