@@ -30,6 +30,22 @@ def add_item_tokens(tokenizer: Any, item_vocabulary: Sequence[str]) -> None:
     tokenizer.add_tokens([AddedToken(token, normalized=False, special=False) for token in item_vocabulary])
 
 
+def text_tokens(tokenizer: Any, texts: Sequence[str], item_vocabulary: Sequence[str] = ()) -> list[list[int]]:
+    """Write texts; what spells a special token or an item's, such as "<s>" or "<a_1>", is text all the same."""
+
+    def write(texts: Sequence[str]) -> list[list[int]]:
+        rows: list[list[int]] = tokenizer(list(texts), add_special_tokens=False, split_special_tokens=True)["input_ids"]
+        return rows
+
+    spelled = dict(zip(tokenizer.convert_tokens_to_ids(list(item_vocabulary)), item_vocabulary, strict=True))
+
+    def apart(token: int) -> list[int]:
+        name = spelled.get(token)
+        return [token] if name is None else [part for half in write([name[:1], name[1:]]) for part in half]
+
+    return [[part for token in row for part in apart(token)] for row in write(texts)]
+
+
 def grow_vocabulary(network: Any, size: int, added: int) -> None:
     """Append rows around the mean of the known ones, so that a new token starts out neither likely nor unlikely.
 
@@ -71,7 +87,8 @@ def start_from_texts(network: Any, tokenizer: Any, texts: Sequence[Sequence[str]
     kept = [[text for text in of_token if text.strip()] for of_token in texts]
     distinct = list(dict.fromkeys(text for of_token in kept for text in of_token))
     number = {text: place for place, text in enumerate(distinct)}
-    ids = tokenizer([f" {text}" for text in distinct], add_special_tokens=False)["input_ids"]
+    added = tokenizer.convert_ids_to_tokens(range(known, len(tokenizer)))
+    ids = text_tokens(tokenizer, [f" {text}" for text in distinct], added)
     written = [place for place, of_token in enumerate(kept) if of_token]
     for weight in _matrices(network):
         rows = weight[:known].float()

@@ -58,6 +58,17 @@ def test_rows_start_near_the_mean_of_their_texts_and_without_texts_around_the_me
         assert torch.equal(rows[ids[2]], other.causal_network.get_input_embeddings().weight[ids[2]])
 
 
+def test_a_row_starts_from_the_letters_of_a_text_that_spells_a_new_token(tmp_path):
+    save_model(from_scratch([], **SIZES, seed=0), tmp_path)
+    settings = {"name": str(tmp_path), "dtype": "float32", "gradient_checkpointing": False, "seed": 1, "lora": None}
+    model = from_pretrained(VOCABULARY, [["<a_1>"], ["</s>"], []], new_rows="titles", **settings)
+    rows, ids = model.causal_network.get_input_embeddings().weight, model.item_token_ids
+    known = rows[: -len(VOCABULARY)]
+    for place, text in enumerate(("<a_1>", "</s>")):
+        letters = torch.tensor(model.tokenizer.convert_tokens_to_ids(["Ġ", *text]))  # Ġ is how bytes name a space
+        assert 0 < (rows[ids[place]] - known[letters].mean(0)).abs().max() < 0.1 * known.std(0).mean()
+
+
 @pytest.mark.parametrize("lora", [None, LORA], ids=["full", "lora"])
 @pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
 def test_item_tokens_are_read_and_predicted_by_the_vectors_that_they_start_from(tmp_path, lora, tied):

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from src.ilrec.tokenizer.item_tokens import ItemTokens, group_statistics
 from src.launch.errors import InputError
 from src.launch.values import Count
+from src.model.vocabulary import text_tokens
 
 if TYPE_CHECKING:
     from src.ilrec.dataset.interactions import Interactions
@@ -127,14 +128,11 @@ def written_titles(tokenizer: Any, items: ItemTokens, max_tokens: int, asker: st
             f"{asker}: {untitled or 'all'} of {len(items.tokens)} items have no title, and I need one for every item.\n"
             "Complete the data, or type:  prompt=ids"
         )
-    return [np.array(text) for text in _cut(_tokens(tokenizer, items.titles), max_tokens)]
+    return [np.array(text) for text in _cut(_tokens(tokenizer, items.titles, items.vocabulary), max_tokens)]
 
 
-def _tokens(tokenizer: Any, titles: Sequence[str]) -> list[list[int]]:
-    """Write titles behind a space; one that spells a special token, such as "<s>", is text all the same."""
-    spaced = [f" {' '.join(title.split())}" for title in titles]
-    texts: list[list[int]] = tokenizer(spaced, add_special_tokens=False, split_special_tokens=True)["input_ids"]
-    return texts
+def _tokens(tokenizer: Any, titles: Sequence[str], vocabulary: Sequence[str] = ()) -> list[list[int]]:
+    return text_tokens(tokenizer, [f" {' '.join(title.split())}" for title in titles], vocabulary)
 
 
 def _cut(texts: Sequence[list[int]], max_tokens: int) -> list[list[int]]:

@@ -49,6 +49,14 @@ def test_each_task_asks_and_answers_and_only_the_ids_of_next_items_belong_to_an_
     assert set(owners) == {-1, owner}
 
 
+def test_a_title_that_spells_an_items_code_is_text():
+    odd = replace(ITEMS, titles=["<a_2> up", *TITLES[1:]])
+    tokens, owners = prompt(items=odd, title_tokens=20).encode(np.array([0]), 0, 1)
+    assert TOKENIZER.decode(tokens) == "<s>An item is called <a_2> up. Its code is<a_0><b_0>"
+    codes = TOKENIZER.convert_tokens_to_ids(ITEMS.vocabulary)
+    assert [token in codes for token in tokens] == (owners == UNOWNED).tolist()  # the answer's two alone
+
+
 def test_without_shares_and_in_evaluation_it_is_the_other_prompt():
     mixed, alone, lengths = prompt(), NEXT(TOKENIZER, ITEMS), np.array([5, 1, 3])
     one, other = (each.examples(lengths, np.random.default_rng(3)) for each in (mixed, alone))
