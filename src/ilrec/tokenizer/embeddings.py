@@ -274,6 +274,8 @@ def _degree_normalised(counts: csr_matrix) -> csr_matrix:
 
 
 def _svd(matrix: csr_matrix, dimensions: int, seed: Seed) -> np.ndarray:
+    if matrix.shape[1] == 1:  # of one user, or one term: it is its own, and scikit-learn wants two columns
+        return np.asarray(matrix.toarray(), dtype=np.float32)
     kept = min(dimensions, *matrix.shape)
     vectors: np.ndarray = TruncatedSVD(n_components=kept, random_state=seed).fit_transform(matrix)
     return vectors.astype(np.float32)

@@ -69,6 +69,13 @@ def test_more_dimensions_than_the_matrix_has_are_cut(make_interactions):
     assert CollaborativeEmbedding(dimensions=64, seed=1).embed(make_interactions(SEQUENCES)).shape == (5, 3)
 
 
+def test_a_matrix_of_one_column_is_its_own_embedding(make_interactions):
+    # One user, whose training items are 0 and 2; and titles of one word in all.
+    lone = CollaborativeEmbedding(dimensions=4, seed=1).embed(make_interactions([[0, 2, 1, 1]]))
+    assert lone.tolist() == [[1], [1], [1]]  # item 1 was not seen: the mean of the others
+    assert text().embed(make_interactions(SEQUENCES, titles=["same"] * 5)).tolist() == [[1]] * 5
+
+
 @pytest.mark.parametrize("weight", [0.0, 0.25, 1.0])
 def test_squared_distances_of_the_joint_embedding_are_the_weighted_sum_of_its_halves(make_interactions, weight):
     shop = make_interactions(SEQUENCES, titles=TITLES)
