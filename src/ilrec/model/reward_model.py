@@ -176,7 +176,7 @@ class RewardModel(nn.Module):
 
     @torch.no_grad()
     def probabilities_after(self, history: Tensor) -> Tensor:
-        """Return P(i | history), shape ``(B, I)``, float32, in the order of the trie.
+        """Return P(i | history), shape ``(B, I)``, float32, in the order of the trie; all 0 where all are excluded.
 
         For items that nothing was learnt from: here no pairs of counted models are left out.
 
@@ -188,7 +188,7 @@ class RewardModel(nn.Module):
         if self.exclude_history:
             row, column = (history >= 0).nonzero(as_tuple=True)
             self._exclude(logits, row, history[row, column])
-        return _mean_probabilities(logits)
+        return _mean_probabilities(logits).nan_to_num_(0.0)
 
     @torch.no_grad()
     def log_probabilities(self, interaction: Tensor, items: Tensor) -> Tensor:

@@ -173,6 +173,15 @@ def test_probabilities_after_histories_are_those_of_each_alone(exclude):
     assert zero == ([{5, 2, 7, 11, 0, 1}, {8}, {5, 2, 7}] if exclude else [set()] * 3)
 
 
+def test_after_a_history_of_all_items_none_has_a_probability():
+    data = interactions([5, 2, 7, 11, 0, 1, 3, 4, 6, *[8, 9, 10], *[5, 2, 7, 11, 0]])
+    model = RewardModel(network(), data, TRIE, stride=1, exclude_history=True)
+    items = torch.arange(len(TRIE.items))
+    asked = model.probabilities_after(torch.stack([items, torch.where(items < 3, items, -1)]))
+    assert not asked[0].any()
+    assert asked[1].sum().item() == pytest.approx(1)
+
+
 def test_items_of_the_history_have_no_probability_but_one_that_comes_again_has():
     data = interactions([5, 2, 7, 2, 0, 1, 3, 4, 6, *[8, 9, 10], *[5, 2, 7, 11, 0]])
     model = RewardModel(network(), data, TRIE, stride=1, exclude_history=True)
