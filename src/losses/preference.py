@@ -215,9 +215,10 @@ def group_relative_loss(
             f"shapes disagree: policy {tuple(policy.shape)}, present {tuple(present.shape)}, advantages "
             f"{tuple(advantages.shape)}; need (N, G, M) twice and (N, G)"
         )
+    policy = policy.masked_fill(~present, 0.0)  # what stands at padding, such as -inf, is not even multiplied by 0
     loss = -(policy - policy.detach()).exp() * advantages.detach()[..., None]
     if reference is not None and kl_weight > 0:
-        gap = reference.detach() - policy
+        gap = reference.detach().masked_fill(~present, 0.0) - policy
         loss = loss + kl_weight * (gap.exp() - gap - 1)
     return ((loss * present).sum(2) / present.sum(2)).mean()
 

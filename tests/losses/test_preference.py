@@ -242,6 +242,21 @@ def test_group_relative_loss_worked_by_hand():
     assert loss.item() == pytest.approx(-0.461643, abs=1e-6)
 
 
+@pytest.mark.parametrize("filler", [7.0, -math.inf, math.nan])
+def test_what_stands_at_padding_changes_neither_loss_nor_gradient(filler):
+    # The answers worked by hand above.
+    policy, reference = (
+        numbers([[-1, -2], [-3, filler]]).requires_grad_(),
+        numbers([[-1, -2 + math.log(2)], [-3, filler]]),
+    )
+    present = torch.tensor([[[True, True], [True, False]]])
+    loss = group_relative_loss(policy, reference, numbers([2, -1]), present, kl_weight=0.5)
+    assert loss.item() == pytest.approx(-0.461643, abs=1e-6)
+    (gradient,) = torch.autograd.grad(loss, policy)
+    # -A / tokens / answers, and of the second token .5 (1 - 2) more in its place: -2/4, -2.5/4, 1/2, and none.
+    torch.testing.assert_close(gradient, numbers([[-0.5, -0.625], [0.5, 0]]))
+
+
 def test_group_relative_loss_equals_the_slow_reference():
     generator = torch.Generator().manual_seed(1)
     policy, reference = torch.randn(2, 3, 4, 5, generator=generator, dtype=torch.float64)
