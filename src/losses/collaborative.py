@@ -221,9 +221,9 @@ def _from_all(
         none = (total == 0).nonzero()[:, 0]
         share[none] = 0
         label = share.div_(norm.clamp(min=_SMALLEST)[:, None])
-        part = label.flatten() @ log_p.flatten()
+        part = label.flatten().dot(log_p.flatten())  # as @, but never in half precision, as that is under autocast
         if part.isnan():  # 0 * -inf, of a token that the model rules out
-            part = label.flatten() @ log_p.clamp(min=torch.finfo(log_p.dtype).min).flatten()
+            part = label.flatten().dot(log_p.clamp(min=torch.finfo(log_p.dtype).min).flatten())
         value -= part
         torch.sub(log_p.exp_(), label, out=gradient[rows])
         gradient[rows][none] = 0

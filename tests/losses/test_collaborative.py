@@ -240,6 +240,15 @@ def test_in_half_precision_the_loss_is_that_of_the_same_numbers(monkeypatch, dty
     assert torch.autograd.grad(loss, half)[0].isfinite().all()
 
 
+@pytest.mark.parametrize("few", [0, 1], ids=["all entries", "listed entries"])
+def test_mixed_precision_leaves_the_loss_as_it_is(monkeypatch, few):
+    monkeypatch.setattr(collaborative, "FEW", few)
+    final, target, negatives, rewards = (one.float() if one.is_floating_point() else one for one in random_case(2))
+    expected = reward_loss(final, target, negatives, rewards)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(reward_loss(final, target, negatives, rewards), expected)
+
+
 def test_positions_with_a_reward_are_counted():
     # Position 0 has none listed, 1 has two, 2 has a zero only, 3 one of two.
     row, rewards = torch.tensor([1, 1, 2, 3, 3]), torch.tensor([0.5, 0.5, 0.0, 0.0, 0.2])

@@ -121,7 +121,8 @@ class FullRankingEvaluator:
         size = max(_LARGEST_BLOCK // self._items, 1)
         for start in range(0, len(batch["history"]), size):
             block = {name: value[start : start + size] for name, value in batch.items()}
-            scores = model.scores(model.last_states(block["input_ids"], block["attention_mask"]))
+            with torch.autocast(block["history"].device.type, enabled=False):  # bfloat16 would make many scores equal
+                scores = model.scores(model.last_states(block["input_ids"], block["attention_mask"]))
             if penalty > 0:
                 seen = _without_padding(block["history"])
                 theirs = scores.gather(1, seen)

@@ -210,8 +210,7 @@ class RankingEvaluator:
             self.rewards = load_reward_model(
                 self.reward_from, self._interactions, trie, self.reward_excludes_history
             ).to(history.device)
-        with torch.autocast(history.device.type, enabled=False):
-            probabilities = self.rewards.probabilities_after(history)
+        probabilities = self.rewards.probabilities_after(history)
         if exclude_history:
             seen = self.trie.items.argsort()[torch.where(history < 0, history[:, :1], history)]  # padding repeats one
             probabilities = probabilities.scatter(1, seen, 0.0)

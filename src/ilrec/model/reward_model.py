@@ -164,7 +164,8 @@ class RewardModel(nn.Module):
 
         NaN for a user's first item, before which there is no history.
         """
-        logits = [reader.before(interaction) for reader in self.readers]
+        with torch.autocast(interaction.device.type, enabled=False):
+            logits = [reader.before(interaction) for reader in self.readers]
         seen = interaction - self.begin[interaction]
         if self.exclude_history:
             row = torch.repeat_interleave(seen)
@@ -184,7 +185,8 @@ class RewardModel(nn.Module):
             history: Item indices of each user, oldest first, shape ``(B, H)``, int64, padded on the right with -1; at
                 least one item each.
         """
-        logits = [reader.after(history) for reader in self.readers]
+        with torch.autocast(history.device.type, enabled=False):
+            logits = [reader.after(history) for reader in self.readers]
         if self.exclude_history:
             row, column = (history >= 0).nonzero(as_tuple=True)
             self._exclude(logits, row, history[row, column])

@@ -41,6 +41,14 @@ def test_higher_scores_come_first_and_equal_ones_share_their_expected_rank():
     assert [ranks([0], target) for target in range(4)] == [[4], [2.5], [1], [2.5]]
 
 
+def test_mixed_precision_makes_no_scores_equal():
+    # 1.001 is 1 in bfloat16, as item 0's score is.
+    model = LastItem()
+    model.item_embedding.weight.data[3] = torch.tensor([1.001, 0.0])
+    with torch.autocast("cpu", torch.bfloat16):
+        assert [ranks([0], target, model=model) for target in range(4)] == [[4], [2], [1], [3]]
+
+
 def test_items_of_the_history_step_aside_if_wanted():
     # The same scores after the history 2, 1, 0 leave only item 3; without exclusion item 2 is ahead, item 1 level.
     assert ranks([2, 1, 0], 3, exclude_history=True) == [1]

@@ -173,6 +173,16 @@ def test_probabilities_after_histories_are_those_of_each_alone(exclude):
     assert zero == ([{5, 2, 7, 11, 0, 1}, {8}, {5, 2, 7}] if exclude else [set()] * 3)
 
 
+def test_mixed_precision_leaves_probabilities_as_they_are():
+    data = interactions([5, 2, 7, 11, 0, 1, 3, 4, 6, *[8, 9, 10], *[5, 2, 7, 11, 0]])
+    model = RewardModel(network(), data, TRIE, stride=1)
+    asked = [(model.probabilities, torch.tensor([6, 10])), (model.probabilities_after, torch.tensor([[5, 2, 7]]))]
+    for ask, about in asked:
+        expected = ask(about)
+        with torch.autocast("cpu", torch.bfloat16):
+            assert torch.equal(ask(about), expected)
+
+
 def test_after_a_history_of_all_items_none_has_a_probability():
     data = interactions([5, 2, 7, 11, 0, 1, 3, 4, 6, *[8, 9, 10], *[5, 2, 7, 11, 0]])
     model = RewardModel(network(), data, TRIE, stride=1, exclude_history=True)
