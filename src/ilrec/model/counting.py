@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from itertools import product
 from typing import Annotated, Any
@@ -159,6 +159,11 @@ class CountedModel(nn.Module, ABC):
         """Return P(item next), all above 0, shape ``(B, I)``, float64, of states ``(B, K)``."""
         scores = self.scores(states) + 1
         return scores / scores.sum(1, keepdim=True)
+
+    def _apply(self, change: Callable[[Tensor], Tensor], recurse: bool = True) -> CountedModel:
+        for name, buffer in list(self.named_buffers()):  # half precision is for weights: counts move and stay exact
+            setattr(self, name, buffer.to(change(buffer).device))
+        return self
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         for name, buffer in list(self.named_buffers()):  # what was counted has a size of its own

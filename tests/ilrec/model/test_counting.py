@@ -163,6 +163,16 @@ def test_counts_come_back_from_a_state_dict_of_any_size():
     assert other.chosen_settings() == model.chosen_settings()
 
 
+def test_counts_stay_exact_in_half_precision_and_move():
+    model = counting(30)
+    model.count(drawn())
+    model.counts[3] = 257  # which is no bfloat16
+    states = torch.tensor([[3, 7, -1, -1]])
+    exact = model.scores(states)
+    assert torch.equal(model.to(torch.bfloat16).scores(states), exact)
+    assert {buffer.device.type for buffer in model.to("meta").buffers()} == {"meta"}
+
+
 def test_titles_are_refused():
     with pytest.raises(InputError, match=r"Counting reads whole items, not titles.\nType:  tokenizer=item_ids"):
         counting(0)
