@@ -139,6 +139,16 @@ def run():
     return call
 
 
+@pytest.fixture
+def half_by_default():
+    """What the trainer's bf16-true makes of every step: floating-point numbers are bfloat16 unless told otherwise."""
+    import torch
+
+    torch.set_default_dtype(torch.bfloat16)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
 @pytest.fixture(scope="session")
 def wandb_server():
     """A server of Weights & Biases, on loopback, for all tests of a process."""

@@ -160,7 +160,7 @@ def group_rewards(hit: Tensor) -> Tensor:
     Returns:
         Rewards, shape ``(N, G)``, float32.
     """
-    discount = (torch.arange(hit.shape[1], device=hit.device) + 2.0).log2().reciprocal()
+    discount = torch.arange(2, hit.shape[1] + 2, device=hit.device, dtype=torch.float32).log2().reciprocal()
     holds_target = hit.any(1, keepdim=True)
     return hit.float() - (discount / discount.sum()) * (holds_target & ~hit)
 

@@ -218,6 +218,13 @@ def test_rewards_equal_the_slow_reference(size, data):
     torch.testing.assert_close(group_rewards(hit)[0], torch.tensor(slow), rtol=0, atol=1e-6)
 
 
+def test_rewards_are_float32_whatever_the_run_computes_in(half_by_default):
+    hit = torch.tensor([[False, True, False]])
+    discounts = [1 / math.log2(rank + 2) for rank in range(3)]
+    expected = [-discounts[0] / sum(discounts), 1, -discounts[2] / sum(discounts)]
+    assert group_rewards(hit)[0].tolist() == pytest.approx(expected, rel=1e-6)
+
+
 def test_advantages_worked_by_hand():
     # Mean 1, deviations (-1, 0, 1), sample variance 2 / 2 = 1: (-1, 0, 1) / 1.0001.
     advantages = group_advantages(numbers([0, 1, 2]))

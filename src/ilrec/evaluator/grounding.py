@@ -95,8 +95,8 @@ class GroundedEvaluator:
         target = batch["target"][:, None]
         distance = self._distances(model, batch, exclude_history)
         own = distance.gather(1, target)
-        rank = (distance < own).sum(1) + ((distance == own).sum(1) + 1) / 2
-        result: NDArray[np.float64] = rank.double().masked_fill(own[:, 0].isinf(), torch.nan).cpu().numpy()
+        rank = (distance < own).sum(1) + ((distance == own).sum(1) + 1).double() / 2
+        result: NDArray[np.float64] = rank.masked_fill(own[:, 0].isinf(), torch.nan).cpu().numpy()
         return result
 
     @torch.no_grad()

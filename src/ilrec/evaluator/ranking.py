@@ -130,11 +130,11 @@ class RankingEvaluator:
             size = size - _excluded_per_leaf(self.trie, found.leaf, excluded)
         hit = (found.leaf == self.trie.leaf[target][:, None]) & found.score.isfinite()
         ahead = size.cumsum(1) - size
-        rank = (ahead + (size + 1) / 2).masked_fill(~hit, torch.inf).min(1).values
+        rank = (ahead + (size + 1).double() / 2).masked_fill(~hit, torch.inf).min(1).values
         gone = rank.isinf()
         if excluded is not None:
             gone |= (excluded == target[:, None]).any(1)
-        result: NDArray[np.float64] = rank.double().masked_fill(gone, torch.nan).cpu().numpy()
+        result: NDArray[np.float64] = rank.masked_fill(gone, torch.nan).cpu().numpy()
         return result
 
     def recommend(

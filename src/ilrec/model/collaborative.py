@@ -22,7 +22,7 @@ _ADVICE = "Train one:  python -m src.run +experiment=sasrec dataset=..."
 
 
 def load_collaborative_model(path: Path, interactions: Interactions) -> CollaborativeModel:
-    """Load a collaborative model, frozen and in eval mode.
+    """Load a collaborative model, frozen, in eval mode and in float32; counts in float64.
 
     Args:
         path: Checkpoint of ``stage=collaborative_filtering`` or ``stage=counting``.
@@ -51,7 +51,8 @@ def load_collaborative_model(path: Path, interactions: Interactions) -> Collabor
     drawn = {"seed": 0} if issubclass(kind, SequenceModel) else {}  # weights that the stored ones replace
     network: CollaborativeModel = kind([""] * items, **spec, **drawn)
     try:
-        network.load_state_dict({name.removeprefix("model."): weight for name, weight in weights.items()})
+        own = {name.removeprefix("model."): weight for name, weight in weights.items()}
+        network.load_state_dict(own, assign=True)  # as they are, whatever the precision of this run
     except RuntimeError as error:
         raise InputError(f"{path} was written by a version with other weights: {error}\n{_ADVICE}") from error
-    return network.eval().requires_grad_(False)
+    return network.float().eval().requires_grad_(False)

@@ -42,7 +42,8 @@ def history_states(network: SequenceModel, interactions: Interactions, *, stride
     # The state that sees the items up to `last` is the one before the interaction `last + 1`.
     start, last, asked = begin + chosen.start, begin + chosen.stop - 2, begin + chosen.first_label - 1
     length = last - start + 1
-    states = torch.full((len(interactions.items), network.item_embedding.embedding_dim), torch.nan)
+    shape = len(interactions.items), network.item_embedding.embedding_dim
+    states = torch.full(shape, torch.nan, dtype=torch.float32)
     for rows in np.array_split(np.argsort(length, kind="stable"), -(-len(length) // batch_size)):
         place = np.minimum(start[rows, None] + np.arange(length[rows].max()), last[rows, None])
         output = network(torch.from_numpy(interactions.items[place]))
@@ -273,7 +274,8 @@ class RewardModel(nn.Module):
         positions = torch.searchsorted(
             owner, torch.arange(0, len(histories) + size, size, device=owner.device)
         ).tolist()
-        rewards = torch.empty(len(interaction), len(self.place), device=interaction.device)
+        shape = len(interaction), len(self.place)
+        rewards = torch.empty(shape, dtype=torch.float32, device=interaction.device)
         for number, (first, last) in enumerate(pairwise(positions)):
             of = self.probabilities(histories[number * size : (number + 1) * size]).nan_to_num_(0.0)
             torch.index_select(of, 0, owner[first:last] - number * size, out=rewards[first:last])

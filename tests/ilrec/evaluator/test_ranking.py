@@ -32,8 +32,8 @@ def model():
     return flat
 
 
-def ranks(model, targets, history, exclude):
-    evaluator = RankingEvaluator(ITEMS, num_beams=5, exclude_history="both", cutoffs=[5])
+def ranks(model, targets, history, exclude, items=ITEMS):
+    evaluator = RankingEvaluator(items, num_beams=5, exclude_history="both", cutoffs=[5])
     batch = {
         "input_ids": torch.full((len(targets), 1), model.tokenizer.bos_token_id),
         "attention_mask": torch.ones(len(targets), 1, dtype=torch.int64),
@@ -46,6 +46,12 @@ def ranks(model, targets, history, exclude):
 def test_items_that_share_an_id_get_the_expected_rank(model):
     # Items 0 and 1 hold ranks 1 and 2 in some order: 1.5 each. Then 2, 3, 4 at ranks 3, 4, 5.
     assert ranks(model, [0, 1, 2, 3, 4], [[-1]] * 5, exclude=False) == [1.5, 1.5, 3, 4, 5]
+
+
+def test_ranks_are_whole_whatever_the_run_computes_in(model, half_by_default):
+    # 300 items hold the first ranks, in the mean 150.5, and the last one is at 301: neither is a bfloat16.
+    crowd = ItemTokens.from_codes(np.array([[0, 0]] * 300 + [[1, 1]]), [range(2), range(2)], {})
+    assert ranks(model, [0, 300], [[-1]] * 2, exclude=False, items=crowd) == [150.5, 301]
 
 
 def test_excluded_items_leave_their_group_and_make_room(model):

@@ -26,6 +26,15 @@ def test_a_checkpoint_comes_back_frozen_and_gives_the_same_states(tmp_path):
     assert torch.equal(loaded(items), network()(items))
 
 
+@pytest.mark.parametrize("stored", [torch.float32, torch.bfloat16])
+def test_it_is_read_in_float32_whatever_the_run_computes_in(tmp_path, half_by_default, stored):
+    weights = {f"model.{name}": weight.float().add(0.001).to(stored) for name, weight in network().state_dict().items()}
+    loaded = load_collaborative_model(saved(tmp_path / "a.ckpt", state_dict=weights), interactions())
+    for name, weight in loaded.state_dict().items():
+        assert weight.dtype == torch.float32
+        assert torch.equal(weight, weights[f"model.{name}"].float())
+
+
 def test_checkpoints_that_do_not_fit_are_refused(tmp_path):
     torn = tmp_path / "torn.ckpt"
     torn.write_bytes(b"PK\x03\x04 torn")

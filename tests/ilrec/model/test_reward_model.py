@@ -105,6 +105,16 @@ def test_of_items_of_one_token_each_all_rewards_come_at_once(monkeypatch, chunk)
     assert listed.sum(1).tolist() == pytest.approx([0, 1, 1, 0, 1, 1, 0, 1, 1])
 
 
+def test_rewards_are_float32_whatever_the_run_computes_in(half_by_default):
+    sasrec, tokens = network().float(), torch.arange(12)[:, None]
+    model = RewardModel(sasrec, interactions(), TokenTrie.build(tokens, vocabulary_size=12), stride=1)
+    interaction = torch.tensor([2, 5])
+    together = model.all_tokens(interaction, tokens[:2, 0])
+    assert together.dtype == torch.float32
+    states = sasrec(torch.from_numpy(interactions().items)[None, :2])[0, -1]
+    torch.testing.assert_close(together[0], sasrec.scores(states).softmax(0))
+
+
 def test_items_that_share_their_only_token_are_asked_by_lists():
     trie = TokenTrie.build(torch.tensor([0, 0, *range(1, 11)])[:, None], vocabulary_size=14)
     assert not RewardModel(network(), interactions(), trie, stride=1).of_single_tokens
