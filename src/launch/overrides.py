@@ -6,34 +6,48 @@ import difflib
 import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from src.launch.errors import InputError
 
 _NEEDS_NO_QUOTES = re.compile(r"[\w./+:@%?*-]*", re.ASCII)
+_LIST, _NESTED = re.compile(r"\[.*\]"), re.compile(r"[()\[\]{}'\"]")
 
 
 def readable(argument: str, *, multirun: bool = False) -> str:
     """Return ``KEY=VALUE`` with quotes around the value where Hydra could not read it, or would read a path as a list.
 
     Its grammar stumbles over ``=``, quotes, brackets, ``~``, ``<`` and everything that is not ASCII, and takes a comma
-    for the next value of a sweep.
+    for the next value of a sweep. In a list, typed or swept over, it is the parts that get them.
     """
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
 
+    def reads(value: str) -> Any:
+        return OverridesParser.create().parse_override(f"key={value}")
+
+    def readable_part(value: str) -> str:
+        with suppress(HydraException):
+            reads(value)
+            return value
+        return quoted(value.strip())
+
     key, equals, value = argument.partition("=")
-    if not equals or _NEEDS_NO_QUOTES.fullmatch(value) or (multirun and "," in value):
+    if not equals or _NEEDS_NO_QUOTES.fullmatch(value):
         return argument
-    try:
-        parsed = OverridesParser.create().parse_override(f"key={value}")
-        several = parsed.is_sweep_override() or isinstance(parsed.value(), list | dict)
+    sweep = multirun and "," in value
+    with suppress(HydraException):
+        parsed = reads(value)
+        several = not sweep and (parsed.is_sweep_override() or isinstance(parsed.value(), list | dict))
         is_text = several and (Path(value).exists() or key in ("hydra.run.dir", "hydra.sweep.dir"))
-    except HydraException:
-        is_text = True
-    return f"{key}={quoted(value)}" if is_text else argument
+        return f"{key}={quoted(value)}" if is_text else argument
+    if (sweep or _LIST.fullmatch(value)) and not _NESTED.search(value[1:-1]):
+        first, last = ("[", "]") if _LIST.fullmatch(value) else ("", "")
+        parts = value.removeprefix(first).removesuffix(last).split(",")
+        return f"{key}={first}{','.join(map(readable_part, parts))}{last}"
+    return argument if sweep else f"{key}={quoted(value)}"
 
 
 def quoted(text: str) -> str:

@@ -31,6 +31,13 @@ def test_what_hydra_can_read_is_left_alone(argument):
     assert readable(argument) == argument
 
 
+def test_the_parts_of_a_list_get_quotes_of_their_own():
+    assert read(readable("logger.tags=[ünï, a=b,c d,1]")) == ["ünï", "a=b", "c d", 1]
+    swept = readable("dataset.source.path=/é/a.csv,/x/b.csv", multirun=True)
+    assert swept == 'dataset.source.path="/é/a.csv",/x/b.csv'
+    assert readable("a=choice(é,b)", multirun=True) == "a=choice(é,b)"  # which Hydra will tell of
+
+
 def test_a_comma_is_a_part_of_a_path_that_is_there_or_of_a_run_folder_and_else_begins_the_next_value(tmp_path):
     (tmp_path / "a,b").mkdir()
     assert read(readable(f"dataset.source.folder={tmp_path / 'a,b'}")) == str(tmp_path / "a,b")
