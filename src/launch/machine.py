@@ -60,8 +60,8 @@ def absent(config: Mapping[str, Any], multirun: bool) -> Iterator[str]:
             f"logger.mode=online: no key of Weights & Biases for {host()}; run `{login}` once, or type "
             "logger.mode=offline"
         )
-    if "mode" in logger and set(str(logger.get("project"))) & set(_NOT_IN_PROJECTS):
-        yield f"logger.project={logger['project']}: W&B takes no name with one of {' '.join(_NOT_IN_PROJECTS)}"
+    if "mode" in logger:
+        yield from _not_on_wandb(str(logger.get("project")), logger.get("tags"))
     starts = {f"stage.{key}": stage.get(key) for key in ("init_from", "reward_from")}
     for key, named in (starts | {"evaluator.reward_from": evaluator.get("reward_from")}).items():
         for start in named if isinstance(named, list) else [named]:
@@ -71,6 +71,17 @@ def absent(config: Mapping[str, Any], multirun: bool) -> Iterator[str]:
     for key, path in (("checkpoint", config.get("checkpoint")), ("stage.init_from", stage.get("init_from"))):
         if isinstance(path, str) and (older := older_version(Path(path).parent.parent)):
             yield f"{key}={path}: {older}"
+
+
+def _not_on_wandb(project: str, tags: Any) -> Iterator[str]:
+    """Name what the client of W&B refuses."""
+    if set(project) & set(_NOT_IN_PROJECTS):
+        yield f"logger.project={project}: W&B takes no name with one of {' '.join(_NOT_IN_PROJECTS)}"
+    if len(project) > 128:
+        yield f"logger.project={project}: W&B takes no name of more than 128 letters"
+    for tag in tags if isinstance(tags, list) else ():
+        if isinstance(tag, str) and not 1 <= len(tag) <= 64:
+            yield f"logger.tags: W&B takes tags of 1 to 64 letters, not {tag!r}"
 
 
 def _within(setting: str, start: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 import logging
@@ -24,6 +23,7 @@ from src.launch.process import first_process, peak_memory_mib
 from src.launch.record import Record, read_config
 from src.launch.storage import write_atomic
 from src.launch.values import Whole
+from src.training.tracking import rows_since
 
 log = logging.getLogger("run")
 
@@ -244,15 +244,17 @@ def wandb_logger(
     overrides = list(record.content["overrides"])
     known = record.content.get("dashboard")  # of a run that goes on, which Hydra was told nothing more about
     job = {"overrides": overrides, "sweep_folder": sweep, **_choices("experiment", "sweep", "ablation")}
-    about = {"job": job, "tags": [*dict.fromkeys([*_tags(config), *tags])], "group": group}
+    told = os.environ.get  # what the client would take from there, were it not told something else
+    every = [*_tags(config), *tags, *filter(None, told("WANDB_TAGS", "").split(","))]
+    about = {"job": job, "tags": [*dict.fromkeys(every)], "group": (told("WANDB_RUN_GROUP") or group)[:128]}
     about = {**about, **{key: known[key] for key in about if known and key in known}}
     run = _begin(
         folder,
         mode=mode,
         known=known,
-        project=project,
+        project=project or "ilrec-gisa",
         entity=entity,
-        name=run_name(config["name"], overrides, config["seed"]),
+        name=told("WANDB_NAME") or run_name(config["name"], overrides, config["seed"]),
         group=about["group"],
         job_type=config["name"],
         tags=about["tags"],
@@ -261,7 +263,7 @@ def wandb_logger(
     )
     record.update(dashboard={"entity": run.entity or None, "project": run.project, "id": run.id, **about})
     dashboard = Dashboard(run, record, config, users)
-    for step, metrics in _unsent(folder / "metrics.csv", run.summary.get(STEP)):
+    for step, metrics in rows_since(folder / "metrics.csv", run.summary.get(STEP)):
         dashboard.log_row(metrics, step)
     return dashboard
 
@@ -315,9 +317,11 @@ def _begin(folder: Path, *, mode: Mode, known: Mapping[str, Any] | None, **about
             for torn in folder.glob(f"wandb/offline-run-*-{name}") if name else ():
                 shutil.rmtree(torn)
             run = wandb.init(id=name, dir=folder, mode=mode, resume="allow", settings=settings, **about)
-        except (wandb.errors.CommError, wandb.errors.AuthenticationError, wandb.errors.UsageError) as error:
+        except (wandb.errors.Error, ValueError) as error:
             if mode == "offline":
-                raise
+                raise InputError(
+                    f"W&B refuses its settings: {error}\nMend them, WANDB_... or logger..., or type  logger=none"
+                ) from error
             log.warning("%s takes no run (%s): it goes on offline.", host(), str(error).partition("\n")[0])
             wandb.teardown()
             return _begin(folder, mode="offline", known=known, **about)
@@ -375,24 +379,6 @@ def _choices(*groups: str) -> dict[str, str | None]:
 
     chosen = HydraConfig.get().runtime.choices if HydraConfig.initialized() else {}
     return {group: chosen.get(group) for group in groups}
-
-
-def _unsent(path: Path, last: Any) -> Iterator[tuple[int, dict[str, float]]]:
-    """Yield step and metrics of each row that was logged in ``metrics.csv`` from the last step that the server has."""
-    at: tuple[int, str] | None = None  # step and split, such as train, that were logged together
-    metrics: dict[str, float] = {}
-    with path.open(newline="") as stream:
-        for row in csv.DictReader(stream):
-            step, split = int(row["step"]), row["metric"].partition("/")[0]
-            if last is not None and step < last:
-                continue
-            if at and at != (step, split):
-                yield at[0], metrics
-                metrics = {}
-            at = (step, split)
-            metrics |= {row["metric"]: float(row["value"]), "epoch": int(row["epoch"])}
-    if at:
-        yield at[0], metrics
 
 
 def _safe(name: str) -> str:

@@ -72,6 +72,24 @@ def _as_csv(rows: list[Any]) -> str:
     return text.getvalue()
 
 
+def rows_since(path: Path, first: int | None) -> Iterator[tuple[int, dict[str, float]]]:
+    """Yield step and metrics of each row that was logged in ``metrics.csv`` from a step on; of all for None."""
+    at: tuple[int, str] | None = None  # step and split, such as train, that were logged together
+    metrics: dict[str, float] = {}
+    with path.open(newline="") as stream:
+        for row in csv.DictReader(stream):
+            step, split = int(row["step"]), row["metric"].partition("/")[0]
+            if first is not None and step < first:
+                continue
+            if at and at != (step, split):
+                yield at[0], metrics
+                metrics = {}
+            at = (step, split)
+            metrics |= {row["metric"]: float(row["value"]), "epoch": int(row["epoch"])}
+    if at:
+        yield at[0], metrics
+
+
 class ProgressBar(callbacks.ProgressBar):
     """One line a training: the epoch, counted from 1, how far all epochs are, the time they will still take, losses.
 

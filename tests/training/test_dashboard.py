@@ -281,6 +281,52 @@ def test_where_no_server_answers_the_run_goes_on_offline_and_says_so(online, run
     assert not online.runs
 
 
+def test_where_the_server_refuses_the_run_it_goes_on_offline(online, run, toy_arguments, tmp_path, monkeypatch):
+    refused = {"data": None, "errors": [{"message": "no such team"}]}
+    monkeypatch.setattr(online, "on_upsert_bucket", lambda _: refused, raising=False)
+    folder = tmp_path / "a"
+    assert run(*on_wandb(toy_arguments, "trainer.max_epochs=1", f"hydra.run.dir={folder}")) == 0
+    assert (
+        f"{online.url} takes no run (Error initializing run: input: no such team)" in (folder / "run.log").read_text()
+    )
+    assert list(folder.glob("wandb/offline-run-*/*.wandb"))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "told"),
+    [
+        ("MODE", "OFFLINE", "Input should be 'online', 'offline'"),
+        ("SILENT", "maybe", "Input should be a valid boolean"),
+        ("BASE_URL", "localhost:8080", "URL scheme should be 'http' or 'https'"),
+        ("API_KEY", " key ", "API key cannot start or end with whitespace"),
+        ("RUN_ID", "a/b", "Run ID cannot contain the characters"),
+    ],
+)
+def test_a_variable_that_the_client_refuses_is_told(
+    online, run, toy_arguments, tmp_path, monkeypatch, name, value, told
+):
+    monkeypatch.setenv(f"WANDB_{name}", value)
+    folder = tmp_path / "a"
+    assert run(*on_wandb(toy_arguments, "trainer.max_epochs=1", f"hydra.run.dir={folder}")) == 2
+    message = result(folder)["error"]["message"]
+    assert message.startswith("W&B refuses its settings: ")
+    assert told in message
+    assert message.endswith("Mend them, WANDB_... or logger..., or type  logger=none")
+
+
+def test_name_project_tags_and_group_of_the_environment_are_respected(
+    online, run, toy_arguments, tmp_path, monkeypatch
+):
+    told = {"NAME": "mine", "PROJECT": "theirs", "TAGS": "x,y", "RUN_GROUP": "ours", "NOTES": "why", "ENTITY": ENTITY}
+    for name, value in told.items():
+        monkeypatch.setenv(f"WANDB_{name}", value)
+    job = ["logger.tags=[z]", "trainer.max_epochs=1", f"hydra.run.dir={tmp_path / 'a'}"]
+    assert run(*on_wandb(toy_arguments, *job)) == 0
+    one = online.run(displayName="mine", groupName="ours", notes="why")
+    assert (one.project, one.fields["tags"]) == ("theirs", ["ILRec", "toy", "z", "x", "y"])
+    assert result(tmp_path / "a")["config"]["logger"]["project"] == "theirs"
+
+
 def test_a_mode_of_the_environment_is_respected(online, run, toy_arguments, tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "disabled")
     assert run(*on_wandb(toy_arguments, "trainer.max_epochs=1", f"hydra.run.dir={tmp_path / 'a'}")) == 0

@@ -279,7 +279,7 @@ class Handler(BaseHTTPRequestHandler):
                 asked = json.loads(content)
                 name = re.search(r"(?:query|mutation)\s+(\w+)", asked["query"])
                 answer = self.server.answer(name and name[1] or "", asked["query"], asked.get("variables") or {})
-                self.reply({"data": answer})
+                self.reply(answer if "errors" in answer else {"data": answer})
             else:
                 stream = re.fullmatch(r"/files/.*?([^/]+)/file_stream", self.path)
                 if stream:
