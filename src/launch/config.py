@@ -25,10 +25,11 @@ from src.launch.record import change, may_change_in, require_resumable
 from src.launch.values import CONF as CONF
 from src.launch.values import MISSING, Count, Name, Node, Seed, did_you_mean, faults_of
 
-_SHOWS_ONLY = ("--hydra-help", "--cfg", "-c", "--info", "-i", "--version", "--shell-completion", "-sc")
+_SPEAKS_ITSELF = ("--hydra-help", "--version", "--shell-completion", "-sc")
+_INFO = ("--info", "-i")
 _MULTIRUN = ("-m", "--multirun")
 _CONFIG_DIR = ("--config-dir", "-cd")
-_WITH_VALUE = (*_CONFIG_DIR, "--config-path", "-cp", "--config-name", "-cn", "--package", "-p")
+_WITH_VALUE = (*_CONFIG_DIR, "--cfg", "-c", *_INFO, "--config-path", "-cp", "--config-name", "-cn", "--package", "-p")
 _ADDED_BY_HAND = ("experiment", "sweep", "ablation")  # groups that are not in the defaults list
 _SETTING = re.compile(r"(?:[\w.]+\.)?(\w+)=")
 _PLAIN = re.compile(r"[A-Za-z_][\w.\-]*=")
@@ -257,9 +258,8 @@ def _holds(node: Any, value: Any) -> bool:
 def prepare_arguments(arguments: list[str], conf: Path) -> list[str]:
     """Rewrite the command line.
 
-    Plain overrides become forced ones (``++a.b=c``), so that a typo reaches ``check``, which lists
-    all faults at once, instead of ending in Hydra's complaint about the first. ``resume=FOLDER`` makes Hydra work in
-    that folder. Processes other than the first of a distributed run get a throw-away run folder.
+    Plain overrides become forced ones (``++a.b=c``), so that a typo reaches ``check``, which lists all faults at once.
+    ``resume=FOLDER`` makes Hydra work in that folder. Processes after the first of several get a throw-away run folder.
 
     Args:
         arguments: As typed, without the program.
@@ -269,8 +269,13 @@ def prepare_arguments(arguments: list[str], conf: Path) -> list[str]:
         InputError: ``resume`` stands beside other overrides, or names something else than a run to go on with; or a
             word is no override.
     """
-    if any(argument.partition("=")[0] in _SHOWS_ONLY for argument in arguments):
+    named = {argument.partition("=")[0] for argument in arguments}
+    multirun = not named.isdisjoint(_MULTIRUN)
+    if named & {*_SPEAKS_ITSELF}:
         return arguments
+    if named & {"--cfg", "-c", *_INFO}:  # behind overrides, as --info may have a value or none
+        options, texts = _options_first(arguments)
+        return [*(readable(text, multirun=multirun) for text in texts), *options]
     resumed = [argument for argument in arguments if argument.lstrip("+").startswith("resume=")]
     if resumed and not resumed[-1].endswith("=null"):
         rest = [argument for argument in arguments if argument not in resumed]
@@ -280,7 +285,6 @@ def prepare_arguments(arguments: list[str], conf: Path) -> list[str]:
     else:
         options, arguments = _options_first(arguments)
         _require_overrides(arguments)
-        multirun = any(option in _MULTIRUN for option in options)
         folders = [conf, *_own_folders(options, arguments)]
         groups = {path.name for folder in folders for path in folder.iterdir() if path.is_dir()}
         _require_choices(arguments, groups)
@@ -330,17 +334,19 @@ def _forced(argument: str, groups: set[str]) -> str:
 
 def _options_first(arguments: list[str]) -> tuple[list[str], list[str]]:
     """Split options of Hydra's, with their values, from overrides, between which its parser stumbles over them."""
-    options, overrides, rest = [], [], iter(arguments)
-    for argument in rest:
+    options, overrides, rest = [], [], [*arguments]
+    while rest:
+        argument = rest.pop(0)
         if argument.startswith("-"):
-            options += [argument, *([value] if argument in _WITH_VALUE and (value := next(rest, None)) else [])]
+            has_value = argument in _WITH_VALUE and rest and not (argument in _INFO and "=" in rest[0])
+            options += [argument, *([rest.pop(0)] if has_value else [])]
         else:
             overrides.append(argument)
     return sorted(options, key=lambda one: one not in _MULTIRUN), overrides
 
 
 def _own_folders(options: list[str], overrides: list[str]) -> list[Path]:
-    """Return the folders of configs that are named on the command line; their subfolders are groups, too.
+    """Return the folders of configs that the command line names; their subfolders are groups, too.
 
     Raises:
         InputError: there is no such folder.

@@ -245,8 +245,19 @@ def test_plain_overrides_are_forced_so_that_typos_reach_the_check():
     ]
 
 
-def test_commands_that_only_show_are_left_alone():
-    assert prepare_arguments(["seed=1", "--cfg", "job"], CONF) == ["seed=1", "--cfg", "job"]
+@pytest.mark.parametrize(
+    ("typed", "prepared"),
+    [
+        ("seed=1 --cfg job", "seed=1 --cfg job"),
+        ("--cfg job seed=1", "seed=1 --cfg job"),
+        ("seed=1 -m --cfg job name=é,b", 'seed=1 name="é",b -m --cfg job'),
+        ("name=é --info seed=1", 'name="é" seed=1 --info'),
+        ("--info defaults seed=1", "seed=1 --info defaults"),
+        ("-sc query=bash", "-sc query=bash"),
+    ],
+)
+def test_commands_that_only_show_are_left_as_they_are_but_for_their_order_and_quotes(typed, prepared):
+    assert prepare_arguments(typed.split(), CONF) == prepared.split()
 
 
 @given(st.lists(st.sampled_from(["seed=3", "stage.lr=0.1", "model=tiny_llama", "+experiment=sft"]), unique=True))
