@@ -90,7 +90,7 @@ def _refusal(error: Exception) -> InputError:
 
 
 @contextmanager
-def _known_late() -> Iterator[None]:
+def known_late() -> Iterator[None]:
     """Tell of settings whose fault shows once the data and the metrics are there as of those that show before.
 
     Raises:
@@ -188,7 +188,7 @@ def fitted(
     bars = [ProgressBar()] if config["trainer"].get("enable_progress_bar", True) else []
     dashboard = build(split_loggers(config)[0])
     context = {"config": config, "group": sweep or config["name"], "sweep": sweep, "record": record}
-    with _known_late(), open_logs(folder, dashboard, done_steps=done_steps, **context) as logs:
+    with known_late(), open_logs(folder, dashboard, done_steps=done_steps, **context) as logs:
         trial = running_trial(folder)
         pruning = [Pruning(trial, optimized_metric(config) or checkpoints.monitor)] if trial else []
         parts = {"callbacks": [checkpoints, *bars, *pruning], "logger": logs, "plugins": [checkpoint_io]}

@@ -260,8 +260,14 @@ class TrainingStage(lightning.LightningModule):
             InputError: it cannot be read, or belongs to another stage or model.
         """
         checkpoint = _read(path, setting, load_weights)
-        self._check(checkpoint, f"{setting}={str(path)!r}", _WHAT_TO_TYPE.format(setting), needed)
-        self.load_state_dict(checkpoint["state_dict"], strict=False)
+        source, advice, weights = f"{setting}={str(path)!r}", _WHAT_TO_TYPE.format(setting), checkpoint["state_dict"]
+        self._check(checkpoint, source, advice, needed)
+        if name := next((name for name in self._trained_names() if not weights[name].isfinite().all()), None):
+            raise InputError(f"{source} holds weights that are no numbers, such as in {name}.\n{advice}")
+        try:
+            self.load_state_dict(weights, strict=False)
+        except RuntimeError as error:
+            raise InputError(f"{source} holds weights of other shapes: {error}\n{advice}") from error
         return checkpoint
 
 
@@ -311,6 +317,7 @@ def _read(path: Path, setting: str, load: Callable[[Path], Any]) -> dict[str, An
     except Exception as error:
         reason = why_unreadable(path, error)
         raise InputError(f"{source} is not a checkpoint that can be read: {reason}\n{advice}") from error
-    if not isinstance(checkpoint, dict) or not {"state_dict", "shards"} & checkpoint.keys():
+    known = checkpoint if isinstance(checkpoint, dict) else {}
+    if not isinstance(known.get("state_dict"), dict) and "shards" not in known:
         raise InputError(f"{source} is not a checkpoint of this project.\n{advice}")
-    return checkpoint
+    return known

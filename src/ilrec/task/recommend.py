@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from src.ilrec.task.assemble import load_trained
 from src.launch.errors import InputError
-from src.launch.lines import read_lines
+from src.launch.lines import distinct, read_lines
 from src.launch.progress import tracked
 from src.launch.record import Record
 from src.launch.values import Count, Weight
@@ -139,7 +139,7 @@ def read_users(path: Path) -> list[Asked]:
     if not path.is_file():
         raise InputError(f"task.users={path}: there is no such file. {_FORM}")
     lines = read_lines(path)
-    asked = [_line_asked(f"{path}, line {number}", line) for number, line in lines]
+    asked = [_line_asked(f"{path}, line {number}", line) for number, line in lines if line.strip()]
     if not asked:
         raise InputError(f"task.users={path} is empty. {_FORM}\nType  task.users=null  for every user of the data set.")
     return asked
@@ -147,7 +147,7 @@ def read_users(path: Path) -> list[Asked]:
 
 def _line_asked(where: str, line: str) -> Asked:
     try:
-        entry = json.loads(line)
+        entry = json.loads(line, object_pairs_hook=distinct)
     except (ValueError, RecursionError) as error:
         raise InputError(f"{where}: not a JSON object: {error}\n{_FORM}") from error
     if not isinstance(entry, dict):

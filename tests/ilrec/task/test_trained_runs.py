@@ -104,6 +104,7 @@ def test_a_line_that_cannot_be_answered_is_named(run, trained, tmp_path, line, m
         (b'{"user": ["u1"]}', 'user is ["u1"]; I need one'),
         (b'{"user": true}', "user is true; I need one id"), (b'{"user": null}', "user is null; I need one id"),
         (b'{"usr": "u1"}', "neither user nor history, but usr."), (b"{}", "neither user nor history, but nothing."),
+        (b'{"user": "u1", "user": "u2"}', "not a JSON object: the key 'user' occurs twice"),
         (b'{"user": 7}', "there is no user '7' in small"), (b'{"history": [99]}', "as history, not ['99']."),
     ],
 )  # fmt: skip
@@ -123,7 +124,7 @@ def test_a_file_of_users_of_another_form_is_told_the_form(run, tmp_path, content
 
 def test_whole_numbers_are_ids_and_names_may_be_missing(tmp_path):
     data = stand_in_parts.dataset()  # with items "0" to "7"
-    (tmp_path / "users.jsonl").write_text('{"history": [0, "2"]}\n\n{"user": 5, "history": ["1"]}\n{"user": "u1"}\n')
+    (tmp_path / "users.jsonl").write_text('{"history": [0, "2"]}\n\n \n{"user": 5, "history": ["1"]}\n{"user": "u1"}\n')
     found = list(_histories(read_users(tmp_path / "users.jsonl"), data))
     assert [(user, items.tolist()) for user, items in found] == [(None, [0, 2]), ("5", [1]), ("u1", [0, 1, 2])]
 
@@ -145,6 +146,26 @@ def test_a_file_that_is_no_checkpoint_is_refused_before_anything_is_built(traine
     path = tmp_path / "checkpoints" / "best.ckpt"
     path.parent.mkdir()
     path.write_bytes(make(trained.read_bytes()))
+    with pytest.raises(InputError, match=f"checkpoint='{path}' {message}"):
+        load_trained(str(path))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda weight: torch.zeros(3, 3), "holds weights of other shapes: "),
+        (lambda weight: weight * torch.nan, "holds weights that are no numbers, such as in model"),
+        (lambda weight: None, "is not a checkpoint of this project."),
+    ],
+)
+def test_weights_that_cannot_be_the_run_s_are_refused(trained, tmp_path, spoil, message):
+    path, checkpoint = tmp_path / "checkpoints" / "best.ckpt", torch.load(trained, weights_only=True)
+    for name in ("config.yaml", "items.index.json"):
+        (tmp_path / name).write_bytes((trained.parent.parent / name).read_bytes())
+    name = next(name for name, weight in checkpoint["state_dict"].items() if weight.ndim == 2)
+    checkpoint["state_dict"][name] = spoil(checkpoint["state_dict"][name])
+    path.parent.mkdir()
+    torch.save(checkpoint if checkpoint["state_dict"][name] is not None else {**checkpoint, "state_dict": None}, path)
     with pytest.raises(InputError, match=f"checkpoint='{path}' {message}"):
         load_trained(str(path))
 
@@ -307,6 +328,7 @@ def test_recommendations_can_be_penalised(run, trained, tmp_path):
         ("evaluator.reward_from=x.ckpt", "evaluator.reward_from=x.ckpt: no such file; needed"),
         ("evaluator.guidence=1", "has no such setting; did you mean guidance?"),
         ("evaluator.guidance=[-1]", "evaluator.guidance=[-1]: I need [number of at least 0, ...], at least one."),
+        ("trainer.limit_test_batches=0.5", "Lightning refuses these settings: You requested to check 0.5"),
         ("batches.max_users=0", "batches.max_users=0: I need a whole number of at least 1"),
         ("stage.strength=1", "task.changes.stage: a finished run can be tested with other settings of its evaluator,"),
     ],
