@@ -10,7 +10,8 @@ import json
 import shlex
 import warnings
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
@@ -89,6 +90,8 @@ class OptunaSweeper(Sweeper):
         if faults := list(faults_of_nodes(node, "hydra.sweeper")):
             raise InputError("\n".join([f"The search has {len(faults)} fault(s):", *(f"- {one}" for one in faults)]))
         self.sampler, self.pruner = node["sampler"], node["pruner"]
+        with _told_as("pruner"):
+            build(self.pruner)
         self.hydra_context, self.metric = hydra_context, str(optimized_metric(config))
         self.config = config  # which the check of the jobs' overrides asks for
         self.folder = Path(config.hydra.sweep.dir)
@@ -107,9 +110,10 @@ class OptunaSweeper(Sweeper):
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         fixed, space = self._read(arguments)
         self.folder.mkdir(parents=True, exist_ok=True)
-        study = optuna.create_study(
-            study_name=_STUDY, storage=self.storage, direction=self.direction, load_if_exists=True
-        )
+        with _told_as("storage"):
+            study = optuna.create_study(
+                study_name=_STUDY, storage=self.storage, direction=self.direction, load_if_exists=True
+            )
         self._require_same_search(study, fixed, space)
         failures = []
         while numbers := self._next_trials(study, space):
@@ -160,9 +164,19 @@ class OptunaSweeper(Sweeper):
             return side_by_side[: self.n_jobs]
         numbers: list[int] = []
         while len(study.trials) < self.n_trials and len(numbers) < self.n_jobs:
-            study.sampler = build(self.sampler)(seed=_seed_of(self.seed, len(study.trials)))
-            numbers.append(study.ask(fixed_distributions=space).number)
+            with _told_as("sampler"):
+                study.sampler = build(self.sampler)(seed=_seed_of(self.seed, len(study.trials)))
+                numbers.append(study.ask(fixed_distributions=space).number)
         return numbers
+
+
+@contextmanager
+def _told_as(setting: str) -> Iterator[None]:
+    """Tell of what other people's code, which is given anything, refuses in a setting of the search."""
+    try:
+        yield
+    except Exception as error:
+        raise InputError(f"hydra.sweeper.{setting}: {error}\nMend its settings, or leave them out.") from error
 
 
 def optimized_metric(config: Mapping[str, Any]) -> str | None:

@@ -118,6 +118,20 @@ def test_hydras_words_for_what_is_swept_are_those_for_what_is_searched(typed, di
     assert _distribution(OverridesParser.create().parse_override(f"key={typed}")) == distribution
 
 
+@pytest.mark.parametrize(
+    ("typed", "message"),
+    [
+        ("hydra.sweeper.storage=study.db", "hydra.sweeper.storage: Could not parse SQLAlchemy URL"),
+        ("hydra.sweeper.storage=sqlite:////dev/null/x", "hydra.sweeper.storage: (sqlite3.OperationalError) unable to"),
+        ("hydra.sweeper.pruner.n_warmup_steps=-1", "hydra.sweeper.pruner: Number of warmup steps cannot be negative"),
+        ("hydra.sweeper.sampler.n_startup_trials=x", "hydra.sweeper.sampler: '<' not supported between"),
+    ],
+)
+def test_settings_that_optuna_refuses_are_told(search, tmp_path, capsys, typed, message):
+    assert search(tmp_path / "search", RATE, typed) == 2
+    assert message in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("typed", ["interval(2,1)", "tag(log,interval(0,1))"])
 def test_bounds_that_hold_nothing_are_refused(typed):
     with pytest.raises(InputError, match="cannot be searched"):
