@@ -23,7 +23,7 @@ Precision = Literal[  # auto is ours, see ``precision``; of the others, Lightnin
     "auto", "32-true", "bf16-mixed", "bf16-true", "16-mixed", "16-true", "64-true", "transformer-engine",
     "transformer-engine-float16", "64", "32", "16", "bf16", 64, 32, 16,
 ]  # fmt: skip
-_TOLD_BY_LAUNCHERS = ("WORLD_SIZE", "NODE_RANK", "GROUP_RANK", "SLURM_JOB_ID", "LSB_JOBID", "OMPI_COMM_WORLD_SIZE")
+_LAUNCHERS = ("WORLD_SIZE", "NODE_RANK", "GROUP_RANK", "SLURM_JOB_ID", "LSB_JOBID", "OMPI_COMM_WORLD_SIZE")
 _ACCELERATORS = ("auto", "cpu", "cuda", "gpu", "mps")
 _TOLD_BY_THE_RUN = {
     "optimizer": {
@@ -124,7 +124,19 @@ class EarlyStoppingRanges(TypedDict, total=False):
 
 def trainer_faults(trainer: Mapping[str, Any]) -> Iterator[str]:
     """Name what a trainer of ours cannot do, by the arguments that ask for it."""
-    strategy, accelerator = trainer.get("strategy"), trainer.get("accelerator")
+    yield from _strategy_faults(trainer.get("strategy"))
+    yield from _device_faults(trainer.get("accelerator"), trainer.get("precision"))
+    for key in ("callbacks", "plugins", "logger", "profiler", "strategy"):
+        given = trainer.get(key)
+        for one in given if isinstance(given, list) else [given] if isinstance(given, dict) else []:
+            if not isinstance(one, dict) or "_target_" not in one:
+                yield f"trainer.{key}: {one!r} is no node; type 'trainer.{key}={{_target_: <class>, ...}}'"
+    for key, is_refused, reason in _REFUSED:
+        if is_refused(trainer.get(key)):
+            yield f"trainer.{key}{reason.format(str(trainer[key]).lower())}"
+
+
+def _strategy_faults(strategy: Any) -> Iterator[str]:
     named = strategy.get("_target_") if isinstance(strategy, dict) else "auto" if strategy is None else strategy
     name = str(named).rpartition(".")[2] if isinstance(strategy, dict) else str(named)
     if name.startswith(("fsdp", "deepspeed", "FSDP", "DeepSpeed", "ModelParallel")):
@@ -135,6 +147,9 @@ def trainer_faults(trainer: Mapping[str, Any]) -> Iterator[str]:
         )
     elif not isinstance(strategy, dict) and name not in _STRATEGIES:
         yield f"trainer.strategy={strategy}: I know {', '.join(_STRATEGIES)}; for several devices type ddp or sharded"
+
+
+def _device_faults(accelerator: Any, precision: Any) -> Iterator[str]:
     is_node = isinstance(accelerator, dict) and "_target_" in accelerator
     if accelerator is not None and not is_node and accelerator not in _ACCELERATORS:
         yield f"trainer.accelerator={accelerator}: I know {', '.join(_ACCELERATORS)}; type one of them"
@@ -145,61 +160,63 @@ def trainer_faults(trainer: Mapping[str, Any]) -> Iterator[str]:
         if not here and not (accelerator == "gpu" and torch.backends.mps.is_available()):
             device = "Apple GPU" if accelerator == "mps" else "CUDA"
             yield f"trainer.accelerator={accelerator}: there is no {device} here; type trainer.accelerator=cpu"
-    if accelerator == "cpu" and str(trainer.get("precision")).startswith("16"):
+    if accelerator == "cpu" and str(precision).startswith("16"):
         yield (
-            f"trainer.precision={trainer['precision']}: a processor has no float16, and bf16-mixed would be taken "
-            "without a word in the config; type trainer.precision=auto"
+            f"trainer.precision={precision}: a processor has no float16, and bf16-mixed would be taken without a word "
+            "in the config; type trainer.precision=auto"
         )
-    for key in ("callbacks", "plugins", "logger", "profiler", "strategy"):
-        given = trainer.get(key)
-        for one in given if isinstance(given, list) else [given] if isinstance(given, dict) else []:
-            if not isinstance(one, dict) or "_target_" not in one:
-                yield f"trainer.{key}: {one!r} is no node; type 'trainer.{key}={{_target_: <class>, ...}}'"
-    if trainer.get("fast_dev_run"):
-        once = " ".join(f"trainer.{key}=1" for key in ("max_steps", "limit_val_batches", "limit_test_batches"))
-        yield f"trainer.fast_dev_run: it would log nothing; for a short try type {once}"
-    if trainer.get("limit_test_batches") == 0:
-        yield "trainer.limit_test_batches=0: nobody would be tested; type 1 for one batch, or leave it out"
-    if trainer.get("limit_train_batches") == 0:
-        yield (
-            "trainer.limit_train_batches=0: nothing would be trained; to test the weights as they start type "
-            "trainer.max_epochs=0"
-        )
-    if trainer.get("enable_checkpointing") is False or trainer.get("barebones"):
-        key = "barebones=true" if trainer.get("barebones") else "enable_checkpointing=false"
-        yield (
-            f"trainer.{key}: best.ckpt is what is tested, and last.ckpt what a killed run goes on from; leave it out. "
-            "For fewer writes type checkpointing.every_steps=null, which writes at the end of an epoch only"
-        )
-    if trainer.get("overfit_batches"):
-        yield (
-            f"trainer.overfit_batches={trainer['overfit_batches']}: each epoch goes on with other examples, so that "
-            "none would be learnt by heart; type trainer.limit_train_batches=... for short epochs"
-        )
-    nodes = trainer.get("num_nodes")
-    if isinstance(nodes, int) and nodes > 1 and not any(map(os.environ.get, _TOLD_BY_LAUNCHERS)):
-        yield (
-            f"trainer.num_nodes={nodes}: nobody has started the processes of the other machines, and I would wait for "
-            f"them; type on each  torchrun --nnodes={nodes} --nproc-per-node=<devices> --node-rank=<its number> "
-            "--master-addr=<the first> -m src.run ...  or start it by Slurm"
-        )
-    if trainer.get("use_distributed_sampler"):
-        yield (
-            "trainer.use_distributed_sampler=true: the batches share the users out over the devices already, each "
-            "once; leave it out"
-        )
-    if trainer.get("reload_dataloaders_every_n_epochs"):
-        yield (
-            "trainer.reload_dataloaders_every_n_epochs: new batches would begin with the first epoch's draws again; "
-            "leave it out, as every epoch is drawn anew"
-        )
-    if trainer.get("default_root_dir") is not None:
-        yield "trainer.default_root_dir: a run writes into its own folder; type hydra.run.dir=<folder> instead"
-    if isinstance(trainer.get("logger"), bool):
-        yield (
-            f"trainer.logger={str(trainer['logger']).lower()}: metrics.csv is always written; type logger=none for "
-            "nothing else, or 'logger=[wandb,tensorboard]' for more"
-        )
+
+
+_CHECKPOINTS = (
+    "={}: best.ckpt is what is tested, and last.ckpt what a killed run goes on from; leave it out. For fewer writes "
+    "type checkpointing.every_steps=null, which writes at the end of an epoch only"
+)
+# Arguments of a trainer, which values of them are refused, and what is said behind their names.
+_REFUSED: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
+    (
+        "fast_dev_run", bool,
+        ": it would log nothing; for a short try type trainer.max_steps=1 trainer.limit_val_batches=1 "
+        "trainer.limit_test_batches=1",
+    ),
+    (
+        "limit_test_batches", lambda value: value == 0,
+        "=0: nobody would be tested; type 1 for one batch, or leave it out",
+    ),
+    (
+        "limit_train_batches", lambda value: value == 0,
+        "=0: nothing would be trained; to test the weights as they start type trainer.max_epochs=0",
+    ),
+    ("enable_checkpointing", lambda value: value is False, _CHECKPOINTS),
+    ("barebones", bool, _CHECKPOINTS),
+    (
+        "overfit_batches", bool,
+        "={}: each epoch goes on with other examples, so that none would be learnt by heart; type "
+        "trainer.limit_train_batches=... for short epochs",
+    ),
+    (
+        "num_nodes", lambda value: isinstance(value, int) and value > 1 and not any(map(os.environ.get, _LAUNCHERS)),
+        "={0}: nobody has started the processes of the other machines, and I would wait for them; type on each  "
+        "torchrun --nnodes={0} --nproc-per-node=<devices> --node-rank=<its number> --master-addr=<the first> -m "
+        "src.run ...  or start it by Slurm",
+    ),
+    (
+        "use_distributed_sampler", bool,
+        "=true: the batches share the users out over the devices already, each once; leave it out",
+    ),
+    (
+        "reload_dataloaders_every_n_epochs", bool,
+        ": new batches would begin with the first epoch's draws again; leave it out, as every epoch is drawn anew",
+    ),
+    (
+        "default_root_dir", lambda value: value is not None,
+        ": a run writes into its own folder; type hydra.run.dir=<folder> instead",
+    ),
+    (
+        "logger", lambda value: isinstance(value, bool),
+        "={}: metrics.csv is always written; type logger=none for nothing else, or 'logger=[wandb,tensorboard]' for "
+        "more",
+    ),
+)  # fmt: skip
 
 
 def optimiser_refusals(config: Mapping[str, Any], build: Callable[[Any], Any]) -> Iterator[str]:

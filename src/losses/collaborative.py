@@ -130,8 +130,7 @@ def reward_loss(
     ``L = - mean over positions of sum_v s(v) log softmax(z)(v)`` where ``s`` is the reward restricted to Neg + {y} and
     renormalised, or ``softmax(r / temperature)`` over Neg + {y}. No gradient reaches the rewards.
 
-    Source: ILRec (arXiv 2602.17410), CRR, as we read it: positions without any reward (no history, end of the response)
-    are left out of the mean.
+    Source: ILRec (arXiv 2602.17410), CRR, as we read it: positions without any reward are left out of the mean.
 
     Args:
         final_logits: Last layer's logits, shape ``(N, V)``, float.

@@ -241,20 +241,14 @@ def wandb_logger(
             *(host(), reason, folder),
         )
         mode = "offline"
-    overrides = list(record.content["overrides"])
-    known = record.content.get("dashboard")  # of a run that goes on, which Hydra was told nothing more about
-    job = {"overrides": overrides, "sweep_folder": sweep, **_choices("experiment", "sweep", "ablation")}
-    told = os.environ.get  # what the client would take from there, were it not told something else
-    every = [*_tags(config), *tags, *filter(None, told("WANDB_TAGS", "").split(","))]
-    about = {"job": job, "tags": [*dict.fromkeys(every)], "group": (told("WANDB_RUN_GROUP") or group)[:128]}
-    about = {**about, **{key: known[key] for key in about if known and key in known}}
+    about = _about(record, [*_tags(config), *tags], group, sweep)
     run = _begin(
         folder,
         mode=mode,
-        known=known,
+        known=record.content.get("dashboard"),
         project=project or "ilrec-gisa",
         entity=entity,
-        name=told("WANDB_NAME") or run_name(config["name"], overrides, config["seed"]),
+        name=os.environ.get("WANDB_NAME") or run_name(config["name"], record.content["overrides"], config["seed"]),
         group=about["group"],
         job_type=config["name"],
         tags=about["tags"],
@@ -292,6 +286,23 @@ def open_summary(folder: Path, settings: Mapping[str, Any], **about: Any) -> Sho
     where = {"project": settings.get("project") or "ilrec-gisa", "entity": settings.get("entity")}
     run = _begin(folder, mode=mode, known=None, job_type="report", **where, **about)
     return Shown(run)
+
+
+def _about(record: Record, tags: Sequence[str], group: str, sweep: str | None) -> dict[str, Any]:
+    """Return job, tags and group: of a run that goes on those that it had, as Hydra was told nothing more about them.
+
+    From ``WANDB_*`` is read what the client would take from there, were it not told something else.
+    """
+    overrides = list(record.content["overrides"])
+    job = {"overrides": overrides, "sweep_folder": sweep, **_choices("experiment", "sweep", "ablation")}
+    every = [*tags, *filter(None, os.environ.get("WANDB_TAGS", "").split(","))]
+    about = {
+        "job": job,
+        "tags": [*dict.fromkeys(every)],
+        "group": (os.environ.get("WANDB_RUN_GROUP") or group)[:128],
+    }
+    known = record.content.get("dashboard") or {}
+    return {**about, **{key: known[key] for key in about if key in known}}
 
 
 def _begin(folder: Path, *, mode: Mode, known: Mapping[str, Any] | None, **about: Any) -> Any:

@@ -179,35 +179,46 @@ class Web:
         target = URL(url)
 
         async def attempt() -> T:
-            async with hold() as fields:
-                return await ask(None if body is None else {**body, **fields})
-
-        async def ask(sent: Mapping[str, Any] | None) -> T:
-            with named_failures():
-                async with (
-                    asyncio.timeout(timeout_s),
-                    self._session.request(
-                        "GET" if sent is None else "POST",
-                        target,
-                        json=sent,
-                        headers={**(headers or {}), **key.headers()},
-                        allow_redirects=False,  # a key is for one host
-                    ) as response,
-                ):
-                    raw = await read_body(response, _MAX_REPLY_BYTES, _MAX_REPLY_BYTES)
-                    text = raw.decode("utf-8-sig", "replace")
-                    if not 200 <= response.status < 300:
-                        said = key.redact(_unescaped(text))
-                        refusal = refusal_of(response, " ".join(said.split())[:300])
-                        refusal.retry_after_s = asked_wait_s(response.headers, said)
-                        raise refused(response.status, said) or refusal
-            try:
-                return parse(json.loads(key.redact(json.dumps(decoded(text)))))
-            except (ValueError, RecursionError) as error:
-                raise RequestError("unreadable", f"not the expected JSON: {error}", retryable=True) from error
+            async with hold() as fields:  # until the reply is parsed, which books what it cost
+                sent = None if body is None else {**body, **fields}
+                text = await self._asked(target, sent, key, headers or {}, timeout_s, refused)
+                try:
+                    return parse(json.loads(key.redact(json.dumps(decoded(text)))))
+                except (ValueError, RecursionError) as error:
+                    raise RequestError("unreadable", f"not the expected JSON: {error}", retryable=True) from error
 
         model = body.get("model") if body else None
         return await self._try(_Target(target, part, key.variable, model), attempt, step)
+
+    async def _asked(
+        self,
+        target: URL,
+        sent: Mapping[str, Any] | None,
+        key: Key,
+        headers: Mapping[str, str],
+        timeout_s: float,
+        refused: Callable[[int, str], Exception | None],
+    ) -> str:
+        """Send one request, and return the text of its reply."""
+        with named_failures():
+            async with (
+                asyncio.timeout(timeout_s),
+                self._session.request(
+                    "GET" if sent is None else "POST",
+                    target,
+                    json=sent,
+                    headers={**headers, **key.headers()},
+                    allow_redirects=False,  # a key is for one host
+                ) as response,
+            ):
+                raw = await read_body(response, _MAX_REPLY_BYTES, _MAX_REPLY_BYTES)
+                text = raw.decode("utf-8-sig", "replace")
+                if not 200 <= response.status < 300:
+                    said = key.redact(_unescaped(text))
+                    refusal = refusal_of(response, " ".join(said.split())[:300])
+                    refusal.retry_after_s = asked_wait_s(response.headers, said)
+                    raise refused(response.status, said) or refusal
+        return text
 
     async def retried(self, url: str, attempt: Callable[[], Awaitable[T]], step: Step) -> T:
         """Make tries of anything else that has an address, such as the call of a tool; see ``call``."""
