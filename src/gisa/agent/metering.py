@@ -185,7 +185,7 @@ def _whole(value: Any) -> int:
 
 
 def _texts(messages: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return all that is said in messages: texts, thoughts, and calls as JSON, as most templates write them."""
+    """Return all that is said in messages: texts, thoughts, and name and arguments of calls, as most templates do."""
     texts: list[str] = []
     for message in messages:
         thought = message.get("reasoning_content") or message.get("reasoning")
@@ -193,8 +193,17 @@ def _texts(messages: Sequence[Mapping[str, Any]]) -> list[str]:
             parts = part if isinstance(part, list) else [part]
             texts += [str(piece.get("text") or "") if isinstance(piece, dict) else str(piece or "") for piece in parts]
         calls = message.get("tool_calls")
-        texts += [json.dumps(call, ensure_ascii=False) for call in calls] if isinstance(calls, list) else []
+        texts += map(_called, calls) if isinstance(calls, list) else []
     return [text for text in texts if text]
+
+
+def _called(call: Any) -> str:
+    function = call.get("function") if isinstance(call, dict) else None
+    if not isinstance(function, dict):
+        return json.dumps(call, ensure_ascii=False)
+    arguments = function.get("arguments")
+    written = arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
+    return f'{{"name": "{function.get("name")}", "arguments": {written}}}'
 
 
 def _class_of(tokens: int) -> int:

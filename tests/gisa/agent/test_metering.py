@@ -101,3 +101,16 @@ def test_sums_that_hide_thoughts_are_found():
 def test_cached_tokens_beside_the_prompt_are_read_and_not_thought(cache, total):
     usage = {"prompt_tokens": 20, "completion_tokens": 5, **total, **cache}
     assert usage_of({"usage": usage}) == Usage(1220, 5, cached=1000, cache_write=200)
+
+
+def test_of_a_call_its_name_and_arguments_count_and_not_what_only_the_protocol_wants():
+    def sized(call):
+        return Meter().size([{"role": "assistant", "content": None, "tool_calls": [call]}], [])
+
+    function = {"name": "search", "arguments": '{"query": "peru"}'}
+    written = {"role": "assistant", "content": '{"name": "search", "arguments": {"query": "peru"}}'}
+    call = {"id": "call_" + "x1y2" * 20, "type": "function", "function": function}
+    assert sized(call).tokens == Meter().size([written], []).tokens
+    parsed = {**function, "arguments": {"query": "peru"}}
+    assert sized({"function": parsed}).tokens == sized(call).tokens
+    assert sized("search").tokens < sized(call).tokens  # what is no call at all is counted as it is
