@@ -124,7 +124,7 @@ def test_hydras_words_for_what_is_swept_are_those_for_what_is_searched(typed, di
         ("hydra.sweeper.storage=study.db", "hydra.sweeper.storage: Could not parse SQLAlchemy URL"),
         ("hydra.sweeper.storage=sqlite:////dev/null/x", "hydra.sweeper.storage: (sqlite3.OperationalError) unable to"),
         ("hydra.sweeper.pruner.n_warmup_steps=-1", "hydra.sweeper.pruner: Number of warmup steps cannot be negative"),
-        ("hydra.sweeper.sampler.n_startup_trials=x", "hydra.sweeper.sampler: '<' not supported between"),
+        ("hydra.sweeper.sampler.n_startup_trials=x", "hydra.sweeper.sampler"),  # by Optuna, or by us where it has hints
     ],
 )
 def test_settings_that_optuna_refuses_are_told(search, tmp_path, capsys, typed, message):

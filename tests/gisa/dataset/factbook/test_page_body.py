@@ -173,7 +173,8 @@ def test_every_label_of_the_standard_decodes_any_bytes(label, body):
 
 def test_a_damaged_page_of_a_pdf_costs_no_other_page():
     damaged = pdf(["first"], ["second"], ["third"]).replace(b"/Type /Page ", b"/Type /Pagx ", 1)
-    assert read_body(damaged, "application/pdf", None, URL, "built_in").text == "second\nthird"
+    text = read_body(damaged, "application/pdf", None, URL, "built_in").text
+    assert text.removeprefix("first\n") == "second\nthird"  # older versions of PDFium read such a page
 
 
 def test_plain_text_stays_as_it_is():
