@@ -12,38 +12,21 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from src.ilrec.dataset.interactions import Interactions
+from src.ilrec.evaluator.guided import GuidedEvaluator, RankingSettings, without_padding
 from src.ilrec.model.decoding import DecodedItems, Guidance, HistoryPenalty, Opinion, decode_items
-from src.ilrec.model.reward_model import RewardModel, load_reward_model
 from src.ilrec.model.trie import TokenTrie
 from src.ilrec.tokenizer.item_tokens import ItemTokens
 from src.launch.errors import InputError
-from src.launch.values import Choice, Count, Cutoffs, values_to_try
+from src.launch.values import Count
 from src.model.causal_lm import CausalLM
-
-NEEDS_REWARDS = (
-    "needs a collaborative model trained on the same data set.\n"
-    "Train one:     python -m src.run +experiment=sasrec\n"
-    "and name it:   evaluator.reward_from=outputs/sasrec/<run>/checkpoints/best.ckpt"
-)
 
 
 @dataclass(frozen=True, kw_only=True)
-class RankingSettings:
-    """How items are searched for and what of it is measured.
+class BeamRankingSettings(RankingSettings):
+    """How items are searched for, beside what every ranking is told.
 
     Attributes:
         num_beams: Beams of the search; the target's rank is unknown (NaN) when no beam ends in it.
-        exclude_history: Never recommend an item of the user's history; ``both`` tests with and without them, and
-            validates with them.
-        cutoffs: The k of Hit@k and NDCG@k.
-        guidance: Weight of a collaborative model's token rewards in the search, see ``Guidance``; 0 leaves them out. Of
-            several weights the test uses the best on validation users. It is made without guidance, too.
-        guidance_users: Validation users that weights and penalties are compared on, spread evenly; None for all.
-        reward_from: Checkpoint of a collaborative model that gives the rewards, or of several; needed with a weight.
-        reward_excludes_history: See ``RewardModel``.
-        history_penalty: Nats taken from items of the history where it is kept, see ``HistoryPenalty``. Of several the
-            test uses the best on validation users. It is made without a penalty, too.
         over: What the model's probabilities are taken over, see ``decode_items``.
 
     Raises:
@@ -51,13 +34,6 @@ class RankingSettings:
     """
 
     num_beams: Count
-    exclude_history: bool | Literal["both"]
-    cutoffs: Cutoffs
-    guidance: Choice = 0.0
-    guidance_users: Count | None = None
-    reward_from: str | list[str] | None = None
-    reward_excludes_history: bool | None = None
-    history_penalty: Choice = 0.0
     over: Literal["vocabulary", "items"] = "vocabulary"
 
     def __post_init__(self) -> None:
@@ -66,42 +42,27 @@ class RankingSettings:
                 f"evaluator.num_beams={self.num_beams} finds fewer items than the largest cutoff {most} asks for.\n"
                 f"Type:  evaluator.num_beams={most}"
             )
-        if values_to_try(self.guidance) and not self.reward_from:
-            raise InputError(f"evaluator.guidance={self.guidance} {NEEDS_REWARDS}")
+        super().__post_init__()
 
 
-class RankingEvaluator:
-    """Full ranking over all items.
+class RankingEvaluator(GuidedEvaluator):
+    """Full ranking over all items by constrained beam search.
 
     Items that share one semantic ID or title share the rank they would have on average in a random order.
 
-    Source: leave-one-out full ranking as in ILRec (arXiv 2602.17410); guidance is ours, and the paper's tables are made
-    without it.
+    Source: leave-one-out full ranking as in ILRec (arXiv 2602.17410).
 
     Args:
         items: All items, as semantic IDs or titles.
-        settings: Those of ``RankingSettings``, which are attributes, too; ``guidance`` and ``history_penalty`` as lists
-            of the values to try.
-
-    Attributes:
-        rewards: The collaborative model; None before it is first asked.
+        settings: Those of ``BeamRankingSettings``.
     """
 
-    settings: RankingSettings
+    settings: BeamRankingSettings
 
     def __init__(self, items: ItemTokens, **settings: Any) -> None:
-        told = self.settings = RankingSettings(**settings)
-        self.num_beams, self.exclude_history, self.cutoffs = told.num_beams, told.exclude_history, list(told.cutoffs)
-        self.guidance, self.history_penalty = values_to_try(told.guidance), values_to_try(told.history_penalty)
-        self.guidance_users, self.over = told.guidance_users, told.over
-        self.reward_from, self.reward_excludes_history = told.reward_from, told.reward_excludes_history
-        self._interactions: Interactions | None = None
-        self.rewards: RewardModel | None = None
-        self.trie = TokenTrie.build(torch.from_numpy(items.tokens), vocabulary_size=len(items.vocabulary))
-
-    def start(self, interactions: Interactions) -> None:
-        """Begin an evaluation: the collaborative model is loaded when it is first asked."""
-        self._interactions = interactions
+        self.settings = BeamRankingSettings(**settings)
+        super().__init__(items, self.settings)
+        self.num_beams, self.over = self.settings.num_beams, self.settings.over
 
     def rank(
         self,
@@ -187,7 +148,11 @@ class RankingEvaluator:
             self.trie = self.trie.to(history.device)
         opinions: list[Opinion] = []
         if guidance > 0:
-            opinions.append(Guidance(self._probabilities(history, exclude_history), guidance))
+            probabilities = self.probabilities(history)
+            if exclude_history:
+                place = self.trie.items.argsort()
+                probabilities = probabilities.scatter(1, place[without_padding(history)], 0.0)
+            opinions.append(Guidance(probabilities, guidance))
         if penalty > 0:
             opinions.append(HistoryPenalty(self.trie, history, penalty))
         return decode_items(
@@ -200,21 +165,6 @@ class RankingEvaluator:
             opinions=opinions,
             over=self.over,
         )
-
-    def _probabilities(self, history: Tensor, exclude_history: bool) -> Tensor:
-        """Return what the collaborative model thinks of items that may be found ``(B, I)``, in the trie's order."""
-        if self.rewards is None:
-            if self._interactions is None or not self.reward_from:
-                raise InputError(f"Guidance {NEEDS_REWARDS}")
-            trie = self.trie.to(torch.device("cpu"))
-            self.rewards = load_reward_model(
-                self.reward_from, self._interactions, trie, self.reward_excludes_history
-            ).to(history.device)
-        probabilities = self.rewards.probabilities_after(history)
-        if exclude_history:
-            seen = self.trie.items.argsort()[torch.where(history < 0, history[:, :1], history)]  # padding repeats one
-            probabilities = probabilities.scatter(1, seen, 0.0)
-        return probabilities
 
 
 def _excluded_per_leaf(trie: TokenTrie, leaf: Tensor, excluded: Tensor) -> Tensor:

@@ -51,7 +51,7 @@ class Guidance:
         weight: Of the rewards' logarithms, >= 0.
     """
 
-    _LEAST = 1e-12
+    LEAST = 1e-12
 
     def __init__(self, probabilities: Tensor, weight: float) -> None:
         self.weight = weight
@@ -60,7 +60,7 @@ class Guidance:
     def __call__(self, trie: TokenTrie, node: Tensor) -> Tensor:
         """Return ``weight * log P`` of the items below each node ``(B, ...)``, the same shape, float32."""
         below = self._upto(trie.last_item[node]) - self._upto(trie.first_item[node])
-        return (below.double() / UNITS).clamp_(min=self._LEAST).log_().mul_(self.weight).float()
+        return (below.double() / UNITS).clamp_(min=self.LEAST).log_().mul_(self.weight).float()
 
     def _upto(self, position: Tensor) -> Tensor:
         return self._cumulative.gather(1, position.flatten(1)).view(position.shape)

@@ -54,8 +54,8 @@ class RecommendTask:
         count: Items a user.
         exclude_history: Never recommend an item of the history.
         batch_size: Users at once.
-        guidance: Weight of a collaborative model's token rewards in the search, see ``RankingEvaluator``; a score is
-            then ``log p(item) + guidance * log P(item)``, up to a number for each user.
+        guidance: Weight of a collaborative model's rewards, see ``Guidance``; a score is then
+            ``log p(item) + guidance * log P(item)``, up to a number for each user.
         reward_from: That model's checkpoint; None for the run's own ``evaluator.reward_from``.
         history_penalty: Nats taken from the scores of items of the history, see ``HistoryPenalty``.
     """

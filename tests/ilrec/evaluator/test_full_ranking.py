@@ -72,6 +72,59 @@ def test_of_a_counted_model_a_penalty_is_a_factor():
     assert found == [[2], [3], [4], [1]]
 
 
+class Opinions:
+    """What a second model thinks of the items, whatever the history; 0 is what it rules out."""
+
+    def probabilities_after(self, history):
+        return torch.tensor([[0.5, 0.125, 0.0, 0.375]]).expand(len(history), -1)
+
+
+def guided(model, weight, **search):
+    settings = {"cutoffs": [1], "guidance": weight, "reward_from": "some.ckpt"}
+    evaluator = FullRankingEvaluator(ITEMS, exclude_history=search.get("exclude_history", False), **settings)
+    evaluator.rewards = Opinions()
+    batch = {
+        "input_ids": torch.tensor([[0]]),
+        "attention_mask": torch.tensor([[1]]),
+        "history": torch.tensor([[0, -1]]),
+    }
+    found = [
+        evaluator.rank(
+            model, batch | {"target": torch.tensor([target])}, **{"exclude_history": False, "guidance": weight} | search
+        )[0]
+        for target in range(4)
+    ]
+    return found, evaluator.recommend(model, batch, 4, guidance=weight)[0]
+
+
+def test_a_second_opinion_adds_its_logarithm_to_trained_scores():
+    # After item 0 the items score 1, 2, 3, 2; and 1 + log .5, 2 + log .125, 3 + log 1e-12, 2 + log .375.
+    found, best = guided(LastItem(), 1.0)
+    assert found == [2, 3, 4, 1]
+    assert [item for item, _ in best] == [3, 0, 1, 2]
+    expected = [2 + np.log(0.375), 1 + np.log(0.5), 2 + np.log(0.125), 3 + np.log(1e-12)]
+    np.testing.assert_allclose([score for _, score in best], expected, rtol=1e-6)
+    # With hardly any weight the order stays, but for equals, which it sets apart.
+    assert guided(LastItem(), 1e-3)[0] == [4, 3, 1, 2]
+    found, best = guided(LastItem(), 1.0, exclude_history=True)
+    assert found[1:] == [2, 3, 1]
+    assert np.isnan(found[0])
+    assert [item for item, _ in best] == [3, 1, 2]
+
+
+def test_a_counted_model_is_multiplied_by_a_second_opinion():
+    popular = Popularity(ITEMS.vocabulary, max_history=9)
+    popular.counts[:] = torch.tensor([1.0, 40.0, 9.0, 4.0])
+    found, best = guided(popular, 2.0)  # 1 * .25, 40 * .015625, 9 * 1e-24, 4 * .140625
+    assert found == [3, 1, 4, 2]
+    np.testing.assert_allclose([score for _, score in best], [0.625, 0.5625, 0.25, 9e-24], rtol=1e-6)
+
+
+def test_a_second_opinion_that_nobody_gives_is_refused():
+    with pytest.raises(InputError, match=r"(?s)evaluator.guidance=\[0.5\] needs a .*name it:   evaluator.reward_from="):
+        FullRankingEvaluator(ITEMS, exclude_history=False, cutoffs=[5], guidance=[0.5])
+
+
 def test_a_target_that_the_history_excludes_is_not_found():
     assert np.isnan(ranks([1, 0], 1, exclude_history=True)).all()
     assert ranks([1, 0], 1) == [2.5]

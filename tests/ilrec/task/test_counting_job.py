@@ -65,3 +65,19 @@ def test_ilrec_learns_from_the_mean_of_several(run, small_arguments, counted, tm
     origins = {key: origin["name"] for key, origin in result(tmp_path / "ilrec")["lineage"].items()}
     assert origins == {"reward_from[0]": "counting", "reward_from[1]": "uniform"}
     assert "train/loss_reward" in (tmp_path / "ilrec" / "metrics.csv").read_text()
+
+
+def test_it_guides_a_trained_model(run, counted, tmp_path):
+    shared, folder = counted
+    best = folder / "checkpoints" / "best.ckpt"
+    small = ["model.hidden_size=8", "trainer.max_epochs=1", "evaluator.exclude_history=both"]
+    guided = ["evaluator.guidance=[0.5,2]", f"evaluator.reward_from={best}"]
+    assert run("+experiment=sasrec", *shared, *small, *guided, f"hydra.run.dir={tmp_path / 'sasrec'}") == 0
+    content = result(tmp_path / "sasrec")
+    assert content["metrics"].keys() >= {"test_guided/ndcg@10", "test_guided_excluded/ndcg@10"}
+    assert content["guidance"]["test_guided_excluded"]["weight"] in (0.5, 2)
+    assert content["lineage"]["guidance_from"]["name"] == "counting"
+    own = tmp_path / "sasrec" / "checkpoints" / "best.ckpt"
+    more = ["task.guidance=2", "task.count=3", f"hydra.run.dir={tmp_path / 'recommended'}"]
+    assert run("+experiment=recommend", f"checkpoint={own}", *more) == 0
+    assert len((tmp_path / "recommended" / "recommendations.jsonl").read_text().splitlines()) == 24
