@@ -45,6 +45,7 @@ class CountingStage(NextItemStage):
                 f"{self.kind} counts in one process, and this run has {self.trainer.world_size}.\n"
                 "Type:  trainer.devices=1"
             )
+        self.trainer.check_val_every_n_epoch = 1  # there is one; a sweep may validate what is trained less often
         warnings.filterwarnings("ignore", message=".*(fit will run with no optimizer|`training_step` returned `None`)")
         super().setup(stage)
 

@@ -18,7 +18,7 @@ def counted(run, small_arguments, tmp_path_factory):
     folder = tmp_path_factory.mktemp("counted")
     own = ("tokenizer.", "model.", "stage.", "prompt.", "trainer.max")
     shared = [text for text in small_arguments[1:] if not text.startswith(own)]
-    arguments = ["+experiment=counting", *shared, "evaluator.exclude_history=both"]
+    arguments = ["+experiment=counting", *shared, "evaluator.exclude_history=both", "trainer.check_val_every_n_epoch=3"]
     assert run(*arguments, f"hydra.run.dir={folder}") == 0
     return shared, folder
 
