@@ -265,6 +265,7 @@ def test_commands_in_comments_and_readme_name_choices_that_there_are():
     texts = [*(path.read_text() for path in FILES), (ROOT / "README.md").read_text()]
     groups = {str(path.parent.relative_to(CONF)) for path in FILES}
     known = {*CHOICES, *(f"experiment={name}" for name in RECIPES), *(f"sweep={name}" for name in SWEEPS)}
+    known |= {f"ablation={path.stem}" for path in (CONF / "ablation").glob("*.yaml")}
     for text in texts:
         for group, names in re.findall(r"(?:^|[\s`+])([a-z_/]+)=([a-z][\w,]*)(?=[\s`)])", text):
             if group in groups:
