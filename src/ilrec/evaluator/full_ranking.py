@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -47,6 +48,11 @@ class FullRankingEvaluator(GuidedEvaluator):
                 "Type:  tokenizer=item_ids"
             )
         super().__init__(items, self.settings)
+
+    @cached_property
+    def _place(self) -> Tensor:
+        """Where each item is in the order of the trie, shape ``(I,)``."""
+        return self.trie.items.argsort()
 
     @torch.no_grad()
     def rank(
@@ -121,7 +127,7 @@ class FullRankingEvaluator(GuidedEvaluator):
             with torch.autocast(block["history"].device.type, enabled=False):  # bfloat16 would make many scores equal
                 scores = model.scores(model.last_states(block["input_ids"], block["attention_mask"]))
             if guidance > 0:
-                opinion = self.probabilities(block["history"])[:, self.trie.items.argsort()]
+                opinion = self.probabilities(block["history"])[:, self._place]
                 opinion = opinion.to(scores.dtype).clamp_(min=Guidance.LEAST)
                 scores = scores + guidance * opinion.log_() if is_logarithm else scores * opinion.pow_(guidance)
             if penalty > 0:
