@@ -109,8 +109,9 @@ def test_what_a_run_of_ours_cannot_do_is_refused_with_advice(settings, advice, m
     ("typed", "message"),
     [(["callbacks=[early_stopping]", "callbacks.early_stopping.monitor=val/nothing"], "metric `val/nothing` which is"),
      (["trainer.limit_val_batches=0.1"], "Try at least `limit_val_batches=0.5`"),
+     (["trainer.limit_test_batches=0.4"], "trainer.limit_test_batches=0.4: nobody would be tested, of 2 batch(es)."),
      (["trainer.val_check_interval=100"], "must be less than or equal to the number of the training batches (6)")],
-    ids=["metric", "share", "interval"],
+    ids=["metric", "share", "tested", "interval"],
 )  # fmt: skip
 def test_what_shows_once_there_are_data_and_metrics_is_told_without_a_traceback(
     run, toy_arguments, tmp_path, typed, message

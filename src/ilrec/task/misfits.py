@@ -109,15 +109,26 @@ def _misfits_of_pairs(kinds: Mapping[str, str], batches: Mapping[str, Any]) -> I
 
 
 def _unmeasured(config: Mapping[str, Any]) -> Iterator[str]:
-    """Name the metric that selects the weights where the evaluator does not measure it."""
+    """Name the metric that selects the weights, or settings in a search, where the evaluator does not measure it."""
     evaluator, monitor = config["evaluator"], (config.get("checkpointing") or {}).get("monitor")
     cutoffs = evaluator.get("cutoffs") or ()
-    measured = [f"val/{metric}@{cutoff}" for metric in ("ndcg", "hit") for cutoff in cutoffs]
+    names = [f"{metric}@{cutoff}" for metric in ("ndcg", "hit") for cutoff in cutoffs]
+    measured = [f"val/{name}" for name in names]
     if len({*cutoffs}) < len(cutoffs):
         yield f"evaluator.cutoffs={cutoffs} names one twice. " + _type(f"evaluator.cutoffs={[*dict.fromkeys(cutoffs)]}")
     if measured and isinstance(monitor, str) and monitor not in measured:
         yield f"checkpointing.monitor={monitor}: evaluator.cutoffs={cutoffs} measure no such metric" + did_you_mean(
             monitor, measured
+        )
+    asked = config.get("optimized_metric") or monitor
+    split, _, name = str(asked).partition("/")
+    if measured and asked != monitor and asked in measured:
+        yield f"optimized_metric={asked}: of the validation, a job returns what its weights are selected by. " + _type(
+            f"checkpointing.monitor={asked}"
+        )
+    elif measured and asked != monitor and not (split.startswith("test") and name in names):
+        yield f"optimized_metric={asked}: evaluator.cutoffs={cutoffs} measure no such metric" + did_you_mean(
+            str(asked), [*measured, *(f"test/{one}" for one in names)]
         )
 
 

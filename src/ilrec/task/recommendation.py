@@ -63,6 +63,7 @@ class RecommendationTask:
         parts = assemble(config)
         stage, interactions = parts.stage, parts.interactions
         _require_data_of_before(folder, parts)
+        _require_tested_users(parts, config)
         checkpoint = stage.initialise()
         if checkpoint is not None:
             require_same_items(checkpoint, Path(config["stage"]["init_from"]), parts)
@@ -160,6 +161,16 @@ def _require_data_of_before(folder: Path, parts: Parts) -> None:
         here = parts.items.index(parts.interactions.item_ids)
         if difference := differing(read_index(last, "resume"), here):
             raise InputError(f"The data or the tokenizer of this run have changed: {difference}.\n{BRING_BACK}")
+
+
+def _require_tested_users(parts: Parts, config: dict[str, Any]) -> None:
+    """Refuse a share of the test batches that is less than one: Lightning would, when the training is over."""
+    share, batches = config["trainer"].get("limit_test_batches"), len(parts.data.test_dataloader())
+    if isinstance(share, float) and int(share * batches) < 1:
+        raise InputError(
+            f"trainer.limit_test_batches={share}: nobody would be tested, of {batches} batch(es).\n"
+            "Type:  trainer.limit_test_batches=1"
+        )
 
 
 def protocol(config: dict[str, Any], interactions: Any) -> dict[str, Any]:

@@ -54,6 +54,7 @@ def test_the_parts_of_every_recipe_go_together(recipe):
     "choices",
     [["tokenizer=title", "prompt=instruction", "evaluator=grounded"], ["tokenizer=title", "prompt=titles"],
      ["tokenizer=item_ids"], ["tokenizer=rq_vae", "model=hub"], ["checkpointing.monitor=val/hit@5"],
+     ["optimized_metric=test_excluded/hit@5"], ["optimized_metric=val/ndcg@10"],
      ["evaluator.num_beams=50", "evaluator.cutoffs=[10,50]"]],
     ids=" ".join,
 )  # fmt: skip
@@ -66,8 +67,14 @@ def test_what_may_be_combined_is_let_pass(choices):
     [(["prompt=titles"], "prompt=titles writes titles one after the other, but these items are semantic IDs."),
      (["tokenizer=title", "prompt=ids_with_titles"], "prompt=ids_with_titles writes semantic IDs one after the "),
      (["stage=dpo", "batches=pairs", "prompt=alignment"], "prompt=alignment asks more than next items, of which "),
-     (["evaluator.cutoffs=[5]"], "checkpointing.monitor=val/ndcg@10: evaluator.cutoffs=[5] measure no such metric")],
-    ids=["ids", "titles", "alignment", "monitor"],
+     (["evaluator.cutoffs=[5]"], "checkpointing.monitor=val/ndcg@10: evaluator.cutoffs=[5] measure no such metric"),
+     (["optimized_metric=val/hit@10"], "optimized_metric=val/hit@10: of the validation, a job returns what its weights "
+      "are selected by. Type:  checkpointing.monitor=val/hit@10"),
+     (["optimized_metric=val/ndgc@10"], "optimized_metric=val/ndgc@10: evaluator.cutoffs=[5, 10, 20] measure no such "
+      "metric; did you mean val/ndcg@10?"),
+     (["optimized_metric=test/hit@11"], "optimized_metric=test/hit@11: evaluator.cutoffs=[5, 10, 20] measure no such"),
+     (["optimized_metric=ndcg@10"], "optimized_metric=ndcg@10: evaluator.cutoffs=[5, 10, 20] measure no such metric")],
+    ids=["ids", "titles", "alignment", "monitor", "validation", "misspelt", "cutoff", "split"],
 )  # fmt: skip
 def test_prompts_of_other_items_and_metrics_that_are_not_measured_are_named(choices, fault):
     (told,) = misfits(composed("+experiment=sft", *choices)[0])
