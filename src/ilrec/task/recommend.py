@@ -125,7 +125,7 @@ class RecommendTask:
     def show(self, record: Record) -> None:
         """Say where the recommendations are."""
         users = record.content["evaluated_users"]
-        print(f"{users:,} users, {self.count} items each: {record.path.parent / 'recommendations.jsonl'}")
+        print(f"{users:,} users, up to {self.count} items each: {record.path.parent / 'recommendations.jsonl'}")
 
 
 def read_users(path: Path) -> list[Asked]:
