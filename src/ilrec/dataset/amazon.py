@@ -23,8 +23,57 @@ _SAMPLE = 1000
 _RATINGS = ("user", "item", "rating", "timestamp")
 
 
+class _Reviews:
+    """What the files of all years have in common.
+
+    Attributes:
+        setting: The field that names the reviews or ratings.
+        order: Columns of a CSV without a header; None where the published one has a header.
+        fields: Keys of user, item and timestamp in a review.
+        described: Keys of item and texts in the metadata.
+    """
+
+    metadata: str | None
+    columns: list[str] | None
+    setting: ClassVar[str]
+    order: ClassVar[tuple[str, ...] | None]
+    fields: ClassVar[tuple[str, str, str]]
+    described: ClassVar[tuple[str, ...]]
+
+    @property
+    def name(self) -> str:
+        """File name of the reviews without its endings."""
+        return Path(self._reviews).name.partition(".")[0]
+
+    @property
+    def settings(self) -> list[str] | None:
+        """What decides, beside the content of the files, how they are read."""
+        return self.columns
+
+    @property
+    def _reviews(self) -> str:
+        return str(getattr(self, self.setting))
+
+    def files(self) -> list[Path]:
+        """Return the reviews, of a split all three files, and, if given, the metadata; all must be there."""
+        parts = [(self.setting, path) for _, path in split_files(Path(self._reviews).expanduser())]
+        given = [*parts, *([("metadata", Path(self.metadata).expanduser())] if self.metadata else ())]
+        return [existing_file(path, f"the file that dataset.source.{key} names") for key, path in given]
+
+    def rows(self) -> Iterator[Row]:
+        """Yield the reviews in file order."""
+        path, *_ = self.files()
+        if _is_json(path):
+            return _reviews(path, self.fields)
+        return _ratings(self._reviews, self.metadata, self.columns, self.order).rows()
+
+    def catalogue(self, items: Collection[str]) -> dict[str, Item]:
+        """Return title and text of the items that the metadata describes."""
+        return _catalogue(self.metadata, self.described, items)
+
+
 @dataclass(frozen=True)
-class Amazon2018:
+class Amazon2018(_Reviews):
     """Amazon 2018: a ratings CSV without header (item, user, rating, timestamp in s), or reviews as JSON lines.
 
     Attributes:
@@ -36,44 +85,21 @@ class Amazon2018:
     ratings: str
     metadata: str | None = None
     columns: list[str] | None = None
-    order: ClassVar[tuple[str, ...]] = ("item", "user", "rating", "timestamp")
-
-    @property
-    def name(self) -> str:
-        """File name of the ratings without its endings."""
-        return Path(self.ratings).name.partition(".")[0]
-
-    @property
-    def settings(self) -> list[str] | None:
-        """What decides, beside the content of the files, how they are read."""
-        return self.columns
-
-    def files(self) -> list[Path]:
-        """Return the ratings and, if given, the metadata."""
-        return _files("ratings", self.ratings, self.metadata)
-
-    def rows(self) -> Iterator[Row]:
-        """Yield the ratings in file order."""
-        path, *_ = self.files()
-        if _is_json(path):
-            return _reviews(path, ("reviewerID", "asin", "unixReviewTime"))
-        return _ratings(self.ratings, self.metadata, self.columns, self.order).rows()
-
-    def catalogue(self, items: Collection[str]) -> dict[str, Item]:
-        """Return title and text of the items that the metadata describes."""
-        others = ("brand", "category", "categories", "feature", "description")
-        return _catalogue(self.metadata, "asin", others, items)
+    setting = "ratings"
+    order = ("item", "user", "rating", "timestamp")
+    fields = ("reviewerID", "asin", "unixReviewTime")
+    described = ("asin", "brand", "category", "categories", "feature", "description")
 
 
 @dataclass(frozen=True)
 class Amazon2014(Amazon2018):
     """Amazon 2014: as 2018, but the CSV (``ratings_*.csv``) is user, item, rating, timestamp."""
 
-    order: ClassVar[tuple[str, ...]] = _RATINGS
+    order = _RATINGS
 
 
 @dataclass(frozen=True)
-class Amazon2023:
+class Amazon2023(_Reviews):
     """Amazon 2023: reviews and metadata as JSON lines, or the rating-only CSV with its header.
 
     Attributes:
@@ -85,42 +111,14 @@ class Amazon2023:
     reviews: str
     metadata: str | None = None
     columns: list[str] | None = None
-
-    @property
-    def name(self) -> str:
-        """File name of the reviews without its endings."""
-        return Path(self.reviews).name.partition(".")[0]
-
-    @property
-    def settings(self) -> list[str] | None:
-        """What decides, beside the content of the files, how they are read."""
-        return self.columns
-
-    def files(self) -> list[Path]:
-        """Return the reviews and, if given, the metadata."""
-        return _files("reviews", self.reviews, self.metadata)
-
-    def rows(self) -> Iterator[Row]:
-        """Yield the reviews in file order."""
-        path, *_ = self.files()
-        if _is_json(path):
-            return _reviews(path, ("user_id", "parent_asin", "timestamp"))
-        return _ratings(self.reviews, self.metadata, self.columns, None).rows()
+    setting = "reviews"
+    order = None
+    fields = ("user_id", "parent_asin", "timestamp")
+    described = ("parent_asin", "store", "categories", "features", "description")
 
     def targets(self) -> Targets | None:
         """Return what the split of the CSV files (``5core_last_out``) holds for each user, where there is one."""
         return None if _is_json(self.files()[0]) else Table(self.reviews, self.columns).targets()
-
-    def catalogue(self, items: Collection[str]) -> dict[str, Item]:
-        """Return title and text of the items that the metadata describes."""
-        return _catalogue(self.metadata, "parent_asin", ("store", "categories", "features", "description"), items)
-
-
-def _files(setting: str, interactions: str, metadata: str | None) -> list[Path]:
-    """Return the paths that are set, all of which must be there; of a split, all three."""
-    parts = [path for _, path in split_files(Path(interactions).expanduser())]
-    given = [*((setting, path) for path in parts), *([("metadata", Path(metadata).expanduser())] if metadata else ())]
-    return [existing_file(path, f"the file that dataset.source.{key} names") for key, path in given]
 
 
 def _is_json(path: Path) -> bool:
@@ -198,8 +196,9 @@ def _check_order(file: Path, sample: list[tuple[str, str]], metadata: str | None
     )
 
 
-def _catalogue(metadata: str | None, key: str, others: Sequence[str], items: Collection[str]) -> dict[str, Item]:
+def _catalogue(metadata: str | None, keys: Sequence[str], items: Collection[str]) -> dict[str, Item]:
     """Return title and text of the wanted items; other lines are forgotten at once."""
+    key, *others = keys
     found: dict[str, Item] = {}
     path = Path(metadata or "").expanduser()
     for number, record in read_json_lines(path) if metadata else ():
