@@ -43,7 +43,7 @@ class _Reviews:
     @property
     def name(self) -> str:
         """File name of the reviews without its endings."""
-        return Path(self._reviews).name.partition(".")[0]
+        return Path(self._path).name.partition(".")[0]
 
     @property
     def settings(self) -> list[str] | None:
@@ -51,12 +51,12 @@ class _Reviews:
         return self.columns
 
     @property
-    def _reviews(self) -> str:
+    def _path(self) -> str:
         return str(getattr(self, self.setting))
 
     def files(self) -> list[Path]:
         """Return the reviews, of a split all three files, and, if given, the metadata; all must be there."""
-        parts = [(self.setting, path) for _, path in split_files(Path(self._reviews).expanduser())]
+        parts = [(self.setting, path) for _, path in split_files(Path(self._path).expanduser())]
         given = [*parts, *([("metadata", Path(self.metadata).expanduser())] if self.metadata else ())]
         return [existing_file(path, f"the file that dataset.source.{key} names") for key, path in given]
 
@@ -65,7 +65,7 @@ class _Reviews:
         path, *_ = self.files()
         if _is_json(path):
             return _reviews(path, self.fields)
-        return _ratings(self._reviews, self.metadata, self.columns, self.order).rows()
+        return _ratings(self._path, self.metadata, self.columns, self.order).rows()
 
     def catalogue(self, items: Collection[str]) -> dict[str, Item]:
         """Return title and text of the items that the metadata describes."""
